@@ -1,0 +1,29 @@
+"""Caffe's messages and files: ``from allconv_caffe.proto import NetParameter, TRAIN, read_net, write_binary``.
+
+Every message of Caffe 1.0 is a class of this module (`NetParameter`, `SolverParameter`, `BlobProto`, ...), every
+top-level enum value a number (`TRAIN`, `TEST`), enums of a message its attributes (`SolverParameter.GPU`).
+The classes are built at run time from the tables in `schema`, see `build`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .build import build
+from .errors import ProtoError
+from .files import read_binary, read_net, read_solver, read_text, unknown_fields, write_binary, write_text
+from .text import float_text, parse_text, to_text
+
+_NAMES = build(__name__)
+globals().update(_NAMES)
+
+__all__ = [
+    "ProtoError", "float_text", "parse_text", "read_binary", "read_net", "read_solver", "read_text", "to_text",
+    "unknown_fields", "write_binary", "write_text",
+]  # fmt: skip
+__all__ += sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Only reached for names that exist nowhere; it also tells type checkers that the classes above do."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r} (messages: see allconv_caffe.proto.schema)")

@@ -1,0 +1,34 @@
+"""The one exception of this package."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+
+class ProtoError(Exception):
+    """A prototxt or binary file that cannot be read or written; `str()` is one line that begins with the place.
+
+    Attributes:
+        where: file name, or ``<string>``.
+        line, column: both counted from 1; None where the file has no lines.
+        found: what stood there, or None.
+        choices: what would have been accepted, if there are few enough to say.
+        reason: the sentence without the place.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        reason: str,
+        line: Optional[int] = None,
+        column: Optional[int] = None,
+        found: Optional[str] = None,
+        choices: Sequence[str] = (),
+    ) -> None:
+        self.where, self.reason, self.line, self.column = where, reason, line, column
+        self.found, self.choices = found, tuple(choices)
+        place = ":".join(str(part) for part in (where, line, column) if part is not None)
+        super().__init__(f"{place}: {reason}" if place else reason)
+
+    def __reduce__(self) -> tuple:  # type: ignore[type-arg]
+        return type(self), (self.where, self.reason, self.line, self.column, self.found, self.choices)

@@ -1,0 +1,195 @@
+"""Caffe's files: prototxt, and the binary .caffemodel, .solverstate and .binaryproto."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Iterable, Iterator, Union
+
+from google.protobuf.message import DecodeError, EncodeError
+
+from .errors import ProtoError
+from .text import decode, parse_text, to_text
+
+Path = Union[str, "os.PathLike[str]"]
+MOST_BYTES = 2**31 - 1  # protobuf's own limit for one message
+
+
+def read_text(path: Path, cls: Any) -> Any:
+    """The message of class `cls` that the prototxt file `path` describes.
+
+    Raises: ProtoError: ``File not found: X``, not a file, unreadable, or anything `parse_text` refuses.
+    """
+    where = os.fspath(path)
+    return parse_text(decode(_read(where), where), cls, where)
+
+
+def read_binary(path: Path, cls: Any, allow_unknown: bool = False) -> Any:
+    """The message of class `cls` in the binary file `path`; peak memory is about twice the file.
+
+    Args:
+        allow_unknown: keep fields that Caffe 1.0 does not know (written by a fork) instead of stopping at them.
+    Raises: ProtoError: missing, truncated, no such message, or with unknown fields.
+    """
+    where = os.fspath(path)
+    raw = _read(where)
+    name = cls.DESCRIPTOR.full_name
+    if not raw:
+        raise ProtoError(where, f"Found an empty file, expected a binary {name}", found="0 bytes")
+    if len(raw) > MOST_BYTES:
+        raise ProtoError(where, f"Found {len(raw)} bytes, expected at most {MOST_BYTES} in one binary {name}")
+    message = cls()
+    try:
+        # MergeFromString, not ParseFromString: the old C++ library reports some damage only by the count it returns
+        taken = message.MergeFromString(raw)
+    except (DecodeError, ValueError, RuntimeError) as error:
+        detail = str(error).strip().splitlines()[0] if str(error).strip() else "wrong format"
+        raise ProtoError(where, f"Found {len(raw)} bytes that are no binary {name}, truncated or corrupt ({detail})",
+                         found=f"{len(raw)} bytes") from None
+    if taken is not None and taken != len(raw):
+        raise ProtoError(where, f"Found {len(raw)} bytes that are no binary {name}: it ends after byte {taken}",
+                         found=f"{len(raw)} bytes")
+    del raw
+    if not allow_unknown:
+        for path_in_message, number in unknown_fields(message):
+            raise ProtoError(where, f"Found field number {number} in {path_in_message}, unknown to Caffe 1.0: "
+                                    f"no {name} of Caffe's, or a fork's", found=str(number))
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
+    return message
+
+
+def read_net(path: Path) -> Any:
+    """The NetParameter in prototxt file `path`, as written: V0 and V1 layers are not upgraded here."""
+    from . import NetParameter
+
+    return read_text(path, NetParameter)
+
+
+def read_solver(path: Path) -> Any:
+    """The SolverParameter in prototxt file `path`, as written."""
+    from . import SolverParameter
+
+    return read_text(path, SolverParameter)
+
+
+def write_binary(path: Path, message: Any) -> None:
+    """Write `message` to `path`, whole or not at all: temporary file beside it, fsync, rename.
+
+    Raises: ProtoError: over 2 GiB, required fields left out, or a folder that cannot be written.
+    """
+    where = os.fspath(path)
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
+    size = message.ByteSize()
+    if size > MOST_BYTES:
+        raise ProtoError(where, f"Found {size} bytes to write, expected at most {MOST_BYTES} in one binary "
+                                f"{message.DESCRIPTOR.full_name}; Caffe's HDF5 snapshot format has no such limit")
+    try:
+        _write(where, _pieces(message))
+    except EncodeError as error:
+        raise ProtoError(where, str(error)) from None
+
+
+def write_text(path: Path, message: Any) -> None:
+    """Write `message` to `path` as prototxt, whole or not at all."""
+    _write(os.fspath(path), [to_text(message).encode("ascii")])
+
+
+def unknown_fields(message: Any, place: str = "") -> Iterator[Any]:
+    """Pairs (where in the message, field number) of every field that the schema does not know, depth first."""
+    place = place or str(message.DESCRIPTOR.full_name)
+    for unknown in _unknown_set(message):
+        yield place, unknown.field_number
+    for field, value in message.ListFields():
+        if field.cpp_type == field.CPPTYPE_MESSAGE:
+            repeated = not hasattr(value, "ListFields")
+            for index, item in enumerate(value if repeated else (value,)):
+                yield from unknown_fields(item, f"{place}.{field.name}" + (f"[{index}]" if repeated else ""))
+
+
+def _unknown_set(message: Any) -> Any:
+    try:
+        from google.protobuf.unknown_fields import UnknownFieldSet
+    except ImportError:  # protobuf before 4.22
+        return message.UnknownFields()
+    return UnknownFieldSet(message)
+
+
+def _pieces(message: Any) -> Iterator[bytes]:
+    """The serialised message, one piece per element of its repeated messages: a net's weights never lie there twice.
+
+    Same bytes as SerializeToString: fields by number, elements in order.
+    """
+    if len(_unknown_set(message)):
+        yield message.SerializeToString()  # unknown fields have a place of their own in the order
+        return
+    for field, value in message.ListFields():
+        if field.cpp_type == field.CPPTYPE_MESSAGE and not hasattr(value, "ListFields"):
+            for item in value:
+                body = item.SerializeToString()
+                yield _varint(field.number << 3 | 2) + _varint(len(body))
+                yield body
+        else:
+            single = type(message)()
+            if hasattr(value, "ListFields"):
+                getattr(single, field.name).CopyFrom(value)
+            elif isinstance(value, (str, bytes, int, float)):
+                setattr(single, field.name, value)
+            else:
+                getattr(single, field.name).extend(value)
+            yield single.SerializePartialToString()
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read(where: str) -> bytes:
+    try:
+        with open(where, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ProtoError("", f"File not found: {where}", found=where) from None
+    except IsADirectoryError:
+        raise ProtoError(where, "Found a folder, expected a file", found="folder") from None
+    except OSError as error:
+        raise ProtoError(where, f"Cannot read: {error.strerror}") from None
+
+
+def _write(where: str, pieces: Iterable[bytes]) -> None:
+    folder, name = os.path.split(os.path.abspath(where))
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+    except OSError as error:
+        raise ProtoError(where, f"Cannot write: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide snapshots from everybody else
+        os.replace(temporary, where)
+    except OSError as error:
+        _remove(temporary)
+        raise ProtoError(where, f"Cannot write: {error.strerror}") from None
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

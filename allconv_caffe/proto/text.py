@@ -1,0 +1,166 @@
+"""Prototxt in and out: Google's text format as Caffe reads and prints it.
+
+Reading uses `google.protobuf.text_format` and puts Caffe's sentences and a place into its errors. Printing is our own:
+Caffe prints ``lr_mult: 1`` and ``base_lr: 1e-05`` where the Python library prints ``1.0``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import struct
+from typing import Any, Iterator, List, Optional, Tuple
+
+from google.protobuf import text_format
+
+from .errors import ProtoError
+
+_TOKEN = re.compile(r"[A-Za-z_][\w.]*|[-+]?[0-9.][\w.+-]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|\S")
+_STRING_OR_COMMENT = re.compile(r"(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')|#[^\n]*")
+_NO_FIELD = re.compile(r'Message type "(?P<message>[\w.]+)" has no field named "(?P<field>[^"]*)"\.?')
+_NO_VALUE = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value (?:named|with number) (?P<value>\S+?)\.?$')
+_TWICE = re.compile(r'Message type "(?P<message>[\w.]+)" should not have multiple "(?P<field>\w+)" fields\.?')
+_MOST_CHOICES = 12
+
+
+def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
+    """The message of class `cls` that prototxt `text` describes.
+
+    Args:
+        text: text format: comments, ``[1, 2]`` lists, ``;`` or ``,`` between fields, ``"a" "b"`` joined strings.
+        where: what to call the source in errors.
+    Raises: ProtoError with line and column for anything that Caffe's own parser refuses: syntax, unknown fields or
+        enum values, numbers out of range, a single field given twice, a required field left out.
+    Differs: the column is that of the wrong word itself; Caffe names the column after it.
+    """
+    message = cls()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise _explain(error, text, cls, where) from None
+    except (ValueError, TypeError) as error:  # e.g. a lone surrogate in a string
+        raise ProtoError(where, f"Error parsing text-format {cls.DESCRIPTOR.full_name}: {error}") from None
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
+    return message
+
+
+def decode(raw: bytes, where: str) -> str:
+    """UTF-8 `raw` as text; other bytes may stand in comments only, as in Caffe.
+
+    Raises: ProtoError with the place of the first byte that is not UTF-8.
+    """
+    text = raw.decode("utf-8-sig", errors="surrogateescape")
+    stray = re.compile("[\udc80-\udcff]")
+    if stray.search(text):
+        text = _STRING_OR_COMMENT.sub(lambda match: match.group(1) or stray.sub("?", match.group()), text)
+        found = stray.search(text)
+        if found:
+            byte = f"0x{ord(found.group()) - 0xDC00:02X}"
+            line, column = _place(text, found.start())
+            raise ProtoError(where, f"Found byte {byte}, expected UTF-8 text", line, column, byte)
+    return text
+
+
+def to_text(message: Any) -> str:
+    """`message` as Caffe's log and prototxt files print it: fields by number, two spaces per level, shortest numbers."""
+    return "".join(f"{line}\n" for line in _lines(message, ""))
+
+
+def _lines(message: Any, indent: str) -> Iterator[str]:
+    for field, value in message.ListFields():
+        for item in value if _is_repeated(field) else (value,):
+            if field.cpp_type == field.CPPTYPE_MESSAGE:
+                yield f"{indent}{field.name} {{"
+                yield from _lines(item, indent + "  ")
+                yield f"{indent}}}"
+            else:
+                yield f"{indent}{field.name}: {_scalar(field, item)}"
+
+
+def _is_repeated(field: Any) -> bool:
+    modern = getattr(field, "is_repeated", None)
+    return bool(modern) if modern is not None else field.label == field.LABEL_REPEATED
+
+
+def _scalar(field: Any, value: Any) -> str:
+    if field.cpp_type == field.CPPTYPE_FLOAT:
+        return float_text(value)
+    if field.cpp_type == field.CPPTYPE_DOUBLE:
+        short = f"{value:.15g}"
+        return short if float(short) == value or value != value else f"{value:.17g}"
+    if field.cpp_type == field.CPPTYPE_BOOL:
+        return "true" if value else "false"
+    if field.cpp_type == field.CPPTYPE_ENUM:
+        return field.enum_type.values_by_number[value].name
+    if field.cpp_type == field.CPPTYPE_STRING:
+        raw = value if isinstance(value, bytes) else value.encode("utf-8")
+        return '"' + "".join(map(_escape, raw)) + '"'
+    return str(value)
+
+
+_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"}
+
+
+def _escape(byte: int) -> str:
+    return _ESCAPES.get(byte) or (chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}")
+
+
+def float_text(value: float) -> str:
+    """A float32 as C++ protobuf prints it: 6 significant digits, 9 where 6 do not give the same float32 back."""
+    short = f"{value:.6g}"
+    try:
+        same = struct.pack("<f", float(short)) == struct.pack("<f", value)
+    except OverflowError:  # 6 digits of the largest float32 round to more than a float32 holds
+        same = False
+    return short if same or value != value else f"{value:.9g}"
+
+
+def _place(text: str, offset: int) -> Tuple[int, int]:
+    line_start = text.rfind("\n", 0, offset) + 1
+    return text.count("\n", 0, offset) + 1, offset - line_start + 1
+
+
+def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
+    line, column = error.GetLine(), error.GetColumn()
+    reason = re.sub(r"^\d+:\d+ ?: ", "", str(error))
+    rows = text.split("\n")
+    found: Optional[str] = None
+    if line is not None and line <= len(rows):
+        row = rows[line - 1]
+        reason = reason.replace(f"'{row}': ", "", 1).replace(f"{row!r}: ", "", 1)
+        token = _TOKEN.match(row, column - 1) if column else None
+        found = token.group() if token else None
+        if found is None and not "".join([row[column - 1:], *rows[line:]]).strip():
+            found = "end of file"
+    choices: List[str] = []
+    no_field, no_value, twice = (pattern.search(reason) for pattern in (_NO_FIELD, _NO_VALUE, _TWICE))
+    if no_field:
+        found = no_field.group("field")
+        descriptor = cls.DESCRIPTOR.file.pool.FindMessageTypeByName(no_field.group("message"))
+        choices = sorted(field.name for field in descriptor.fields)
+        reason = no_field.group().rstrip(".") + "." + _hint(found, choices)
+    elif no_value:
+        found = no_value.group("value")
+        descriptor = cls.DESCRIPTOR.file.pool.FindEnumTypeByName(no_value.group("enum"))
+        choices = [value.name for value in descriptor.values]
+        reason = f'Unknown enumeration value of "{found}" for {descriptor.full_name}.{_hint(found, choices)}'
+    elif twice:
+        found = twice.group("field")
+        reason = f'Non-repeated field "{found}" is specified multiple times.'
+    else:
+        if not reason.endswith("."):
+            reason += "."
+        if found is not None and found not in reason:
+            reason = f"{reason[:-1]}, found {found}."
+    return ProtoError(where, reason, line, column, found, choices)
+
+
+def _hint(found: str, choices: List[str]) -> str:
+    if not choices:
+        return ""
+    if len(choices) <= _MOST_CHOICES:
+        return f" (known: {', '.join(choices)})"
+    near = difflib.get_close_matches(found, choices, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
