@@ -50,7 +50,7 @@ def fatal(source: str, message: str) -> None:
 
 
 def number(x: SupportsFloat | int) -> str:
-    """`x` as a C++ stream prints it: 6 significant digits, ``0.0976562``, ``1e+20``, ``inf``, ``-nan``; integers whole."""
+    """`x` as a C++ stream prints it: 6 significant digits, ``0.0976562``, ``1e+20``, ``-nan``; integers whole."""
     if isinstance(x, int):
         return str(int(x))
     value = float(x)

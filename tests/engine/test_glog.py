@@ -98,7 +98,7 @@ def test_the_minimum_level_silences_all_but_fatal(
 
 
 def test_files_receive_their_level_and_all_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With GLOG_log_dir, caffe.INFO holds every line, caffe.WARNING the warnings and above; links point to dated files."""
+    """With GLOG_log_dir, caffe.INFO holds every line, caffe.WARNING warnings and above; links lead to dated files."""
     monkeypatch.setenv("GLOG_log_dir", str(tmp_path))
     glog.info("a.cpp:1", "one")
     glog.warning("a.cpp:2", "two")
@@ -131,9 +131,12 @@ def test_a_log_folder_that_cannot_be_written_is_said_once(
 
 def test_lines_of_several_threads_stay_whole(capfd: pytest.CaptureFixture[str]) -> None:
     """Threads that log at once never mix their lines."""
-    threads = [
-        threading.Thread(target=lambda k=k: [glog.info("a.cpp:1", f"{k}" * 200) for _ in range(50)]) for k in range(4)
-    ]
+
+    def say(k: int) -> None:
+        for _ in range(50):
+            glog.info("a.cpp:1", f"{k}" * 200)
+
+    threads = [threading.Thread(target=say, args=(k,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
