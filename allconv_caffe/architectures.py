@@ -1,8 +1,9 @@
 """The paper's networks as tables, and the three transformations that make twelve networks of three.
 
-``strided``, ``conv_pool`` and ``all_conv`` are pure functions from one ``Architecture`` to another; they use the pool's own
-kernel and stride and work for any base. ``build`` resolves an architecture, under ``NetOptions``, into the list of Caffe
-layers that the templates print. What the paper leaves open stands in ``ASSUMPTIONS``, each with its reason, and nowhere else.
+``strided``, ``conv_pool`` and ``all_conv`` are pure functions from one ``Architecture`` to another; they use the
+pool's own kernel and stride and work for any base. ``build`` resolves an architecture, under ``NetOptions``, into the
+list of Caffe layers that the templates print. What the paper leaves open stands in ``ASSUMPTIONS``, each with its
+reason, and nowhere else.
 
 Source: Tables 1, 2, 5 and 6; section 3.1.
 """
@@ -42,8 +43,9 @@ class TableError(ValueError):
 class Conv:
     """One row "k x k conv. n ReLU" of a table.
 
-    num_output: channels, or ``CLASSES``. pad: pixels, ``"same"`` ((kernel_size - 1) // 2), or ``"conv7"`` (``NetOptions.conv7_pad``).
-    dropout: rate printed in the table for this row. replaces_pool: section 3.1 puts dropout after this layer.
+    num_output: channels, or ``CLASSES``. pad: pixels, ``"same"`` ((kernel_size - 1) // 2), or ``"conv7"``
+    (``NetOptions.conv7_pad``). dropout: rate printed in the table for this row. replaces_pool: section 3.1 puts
+    dropout after this layer.
     """
 
     num_output: int | Literal["classes"]
@@ -208,7 +210,8 @@ def strided(base: Architecture, stride_on: str = "1x1") -> Architecture:
 
     Args:
         stride_on: ``"1x1"``: the convolution directly before the pool, whatever its size (in Model B that is the 1x1);
-            ``"5x5"``: the last one before the pool that is larger than 1x1. They differ where a 1x1 stands before a pool.
+            ``"5x5"``: the last one before the pool that is larger than 1x1. They differ where a 1x1 stands before a
+            pool.
     Raises:
         TableError: no convolution stands before a pool to take its stride.
     Source: Table 2, Strided-CNN-C; section 3.1 ("the stride of the convolution layers preceding the max-pool layers").
@@ -262,8 +265,8 @@ def conv_pool(base: Architecture) -> Architecture:
 def all_conv(base: Architecture) -> Architecture:
     """Replace each pool by a convolution with the pool's kernel size and stride, the channels unchanged.
 
-    The new convolution keeps the pool's padding if it has one, else is padded "same", which gives the map size that Caffe's
-    rounded-up pooling gave in the paper's tables.
+    The new convolution keeps the pool's padding if it has one, else is padded "same", which gives the map size that
+    Caffe's rounded-up pooling gave in the paper's tables.
     Source: Table 2, All-CNN-C; section 2 ("output channels equal to the number of input channels").
     """
     layers: list[Row] = []
@@ -402,8 +405,9 @@ class NetOptions:
     """What may be varied about a network; the defaults are the faithful ones. None: as the table or the text says.
 
     relu_last: ReLU on the last convolution. filler, filler_std: weight filler; the std is that of ``gaussian``.
-    bias_lr_mult, bias_decay_mult: multipliers of the bias. stride_on: see ``strided``. conv7_pad: padding in pixels of the
-    3x3 convolution above the last pool. dropout: where; input_dropout, dropout_ratio: rates. num_output: number of classes.
+    bias_lr_mult, bias_decay_mult: multipliers of the bias. stride_on: see ``strided``. conv7_pad: padding in pixels
+    of the 3x3 convolution above the last pool. dropout: where; input_dropout, dropout_ratio: rates. num_output:
+    number of classes.
     """
 
     relu_last: bool | None = None
@@ -465,7 +469,7 @@ def _whole(name: str, value: Any, least: int) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One Caffe layer, resolved: what the templates print. shape: (C, H, W) of the top. parameters: weights and biases."""
+    """One Caffe layer, resolved, as the templates print it. shape: (C, H, W) of the top. parameters: weights and biases."""
 
     name: str
     type: str
@@ -489,7 +493,8 @@ def build(base: Architecture, options: NetOptions | None = None, input_size: int
     Args:
         input_size: height and width of the input in pixels, if other than the table's.
     Returns:
-        The layers from the first above ``data`` to the one whose top are the class scores; the convolutions are conv1..convN.
+        The layers from the first above ``data`` to the one whose top are the class scores; the convolutions are
+        conv1..convN.
     Raises:
         TableError: an entry of the table cannot be built; it names the row.
     """
@@ -731,20 +736,20 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "stride_on",
         "1x1",
-        "\"the convolution layers preceding the max-pool layers\": in Model B the 1x1 stands directly before the pool",
+        '"the convolution layers preceding the max-pool layers": in Model B the 1x1 stands directly before the pool',
         "1x1, 5x5",
         option="stride_on",
     ),
     Assumption(
         "extra_conv",
         "3x3 with ReLU, last in its block",
-        "\"the same kernel size as the respective pooling layer\"; the counts of Table 3 fit 3x3 and not 5x5",
+        '"the same kernel size as the respective pooling layer"; the counts of Table 3 fit 3x3 and not 5x5',
         "none",
     ),
     Assumption(
         "relu_last",
         "true",
-        "Tables 1 and 6 print \"conv. 10 ReLU\" and \"conv. 1000 ReLU\"",
+        'Tables 1 and 6 print "conv. 10 ReLU" and "conv. 1000 ReLU"',
         "true, false (false removes one way for a net to die)",
         ("cifar", "imagenet"),
         "relu_last",
@@ -767,7 +772,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "bias_decay_mult",
         "1",
-        "\"all models were regularized with weight decay\", \"in all layers\"",
+        '"all models were regularized with weight decay", "in all layers"',
         "any; 0 is the habit of Caffe's examples",
         _ALL,
         "bias_decay_mult",
@@ -802,13 +807,13 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "augmentation",
         "zero padding by 5 pixels after whitening, random 32x32 crop, flip with probability 1/2 in training",
-        "\"a maximum translation of 5 pixels\", \"horizontally flipped examples\", order as in the maxout recipe",
+        '"a maximum translation of 5 pixels", "horizontally flipped examples", order as in the maxout recipe',
         "crop_size and mirror",
     ),
     Assumption(
         "cifar100_augmentation",
         "none",
-        "Table 4 compares with figures obtained without augmentation; \"the same model, all hyperparameters fixed\"",
+        'Table 4 compares with figures obtained without augmentation; "the same model, all hyperparameters fixed"',
         "train_lmdb, test_lmdb, crop_size and mirror",
     ),
     Assumption(
@@ -822,7 +827,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "large_negative_slope",
         "0.333",
-        "the paper says \"leaky\"; the network it is derived from (Graham) uses very leaky units of slope 0.333",
+        'the paper says "leaky"; the network it is derived from (Graham) uses very leaky units of slope 0.333',
         "any; 0.1 and 0.01 are usual",
         ("large",),
         "negative_slope",
@@ -845,7 +850,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
         "large_input",
         "32x32 centred in 126x126 of grey 128, (pixel - 128) / 128",
-        "\"the image is centered\"; scale and background are Graham's; no whitening is mentioned for this network",
+        '"the image is centered"; scale and background are Graham\'s; no whitening is mentioned for this network',
         "another LMDB",
         ("large",),
     ),
@@ -858,7 +863,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     Assumption(
         "imagenet_input",
-        "images warped to 256x256, BGR mean (104, 117, 123), random 224 crop and mirror in training, centre crop in test",
+        "images warped to 256x256, BGR mean (104, 117, 123), random 224 crop and mirror in training, centre in test",
         "only the centre 224x224 patch at test is stated; the rest is Caffe's reference recipe",
         "crop_size and mirror",
         ("imagenet",),

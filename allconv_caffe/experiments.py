@@ -1,8 +1,8 @@
 """The paper's experiments as data: network x data set x schedule x published error.
 
-Epochs become iterations here, in Python: iterations = epochs * training images / batch size, rounded to the nearest whole
-number, halves up (``iterations``). Published figures stand beside the row they come from; the competitors' rows of Table 4
-are ``CITED``.
+Epochs become iterations here, in Python: iterations = epochs * training images / batch size, rounded to the nearest
+whole number, halves up (``iterations``). Published figures stand beside the row they come from; the competitors' rows
+of Table 4 are ``CITED``.
 
 Source: Tables 3 and 4; sections 3.2 and 3.3.
 """
@@ -22,9 +22,9 @@ from allconv_caffe.architectures import Architecture, TableError
 class Dataset:
     """One prepared data set: two LMDBs of Datum, and how Caffe reads them.
 
-    train_lmdb, test_lmdb: paths relative to the project's root. shape: (C, H, W) of one Datum. input_size: pixels fed to the
-    network; below H, Caffe crops (at random in training, centrally in test). mirror: horizontal flips in training only.
-    scale, mean_value: transform_param, for LMDBs of bytes; a whitened LMDB needs neither.
+    train_lmdb, test_lmdb: paths relative to the project's root. shape: (C, H, W) of one Datum. input_size: pixels fed
+    to the network; below H, Caffe crops (at random in training, centrally in test). mirror: horizontal flips in
+    training only. scale, mean_value: transform_param, for LMDBs of bytes; a whitened LMDB needs neither.
     """
 
     name: str
@@ -94,9 +94,9 @@ DATASETS: dict[str, Dataset] = {
 class Schedule:
     """How a network is trained.
 
-    base_lr, momentum, weight_decay: as in Caffe. lr_policy ``multistep`` drops by ``gamma`` after each of ``drop_epochs``;
-    ``step`` drops every ``stepsize`` iterations; ``exp`` falls by exp(-``decay_per_epoch``) an epoch. epochs: total; or
-    max_iter, where the paper counts iterations.
+    base_lr, momentum, weight_decay: as in Caffe. lr_policy ``multistep`` drops by ``gamma`` after each of
+    ``drop_epochs``; ``step`` drops every ``stepsize`` iterations; ``exp`` falls by exp(-``decay_per_epoch``) an
+    epoch. epochs: total; or max_iter, where the paper counts iterations.
     """
 
     lr_policy: str
@@ -282,7 +282,7 @@ def experiment(name: str) -> Experiment:
 
 @dataclass(frozen=True)
 class Cited:
-    """A competitor's row: table and section of the table, method, error in percent, parameters, where the figure is from."""
+    """A competitor's row: table and its section, method, error in percent, parameters, where the figure is from."""
 
     table: str
     section: str
@@ -340,14 +340,14 @@ def iterations(epochs: float | Fraction, n_train: int, batch_size: int) -> int:
 
 
 def scaled_epochs(schedule: Schedule, epochs: float | None) -> tuple[Fraction, tuple[Fraction, ...]]:
-    """Total and drop epochs of a multistep schedule, stretched in proportion to ``epochs`` in all (None: as published)."""
+    """Total and drop epochs of a schedule, stretched in proportion to ``epochs`` in all (None: as published)."""
     total = Fraction(schedule.epochs).limit_denominator(10**6)
     new = total if epochs is None else Fraction(epochs).limit_denominator(10**6)
     return new, tuple(Fraction(drop).limit_denominator(10**6) * new / total for drop in schedule.drop_epochs)
 
 
 def exact_batch(n_test: int, most: int) -> int:
-    """The largest batch size of at most ``most`` that divides the test set, so that test_iter covers it exactly once."""
+    """The largest batch size of at most ``most`` that divides the test set: test_iter then covers it exactly once."""
     return next(size for size in range(min(most, n_test), 0, -1) if n_test % size == 0)
 
 
@@ -381,8 +381,9 @@ def plan(
 ) -> Plan:
     """Turn a schedule into iterations.
 
-    Tests once an epoch; shows the loss every 100, 10 or 1 iterations, the largest of them that fits into an epoch; snapshots
-    14 times a run and at its end, but not oftener than once an epoch. Other totals of epochs stretch the whole schedule.
+    Tests once an epoch; shows the loss every 100, 10 or 1 iterations, the largest of them that fits into an epoch;
+    snapshots 14 times a run and at its end, but not oftener than once an epoch. Other totals of epochs stretch the
+    whole schedule.
 
     Raises:
         TableError: a test batch size that does not divide the test set.

@@ -1,7 +1,7 @@
 """Tables and templates become prototxt: solver, train_val and deploy of an experiment.
 
-``render`` is pure: experiment and options in, three texts out. ``write`` puts them into a folder with the snapshot folder
-that the solver names; ``check`` renders everything again and compares bytes. All arithmetic happens here or in
+``render`` is pure: experiment and options in, three texts out. ``write`` puts them into a folder with the snapshot
+folder that the solver names; ``check`` renders everything again and compares bytes. All arithmetic happens here or in
 ``experiments``; the templates in ``prototxt_templates`` decide layout alone.
 """
 
@@ -41,8 +41,9 @@ class RenderOptions(NetOptions):
 
     epochs: total; the whole schedule is stretched in proportion. drop_epochs: other drops, in epochs out of ``epochs``.
     lr: base_lr. n_train, n_test, train_lmdb, test_lmdb, channels, image_size (height and width of a Datum in pixels),
-    crop_size, mirror, scale, mean_value: another data set. test_batch_size: must divide n_test. display, test_interval, snapshot:
-    iterations. net_path, snapshot_prefix: as written into the solver; the default is relative to the project's root.
+    crop_size, mirror, scale, mean_value: another data set. test_batch_size: must divide n_test. display,
+    test_interval, snapshot: iterations. net_path, snapshot_prefix: as written into the solver; the default is
+    relative to the project's root.
     """
 
     epochs: float | None = None
@@ -139,6 +140,27 @@ def options_from(entries: Mapping[str, Any], where: str = "options") -> RenderOp
         raise RenderError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
 
 
+def option_from_text(name: str, text: str) -> Any:
+    """The value of an option as typed on a command line: whole numbers, numbers, true or false, lists with commas.
+
+    Raises:
+        TableError: an unknown option, or a text that its type cannot be read from.
+    """
+    known = {entry.name: str(entry.type) for entry in dataclasses.fields(RenderOptions)}
+    if name not in known:
+        raise RenderError(f"option {name}", name, "the name of an option", known)
+    kind = known[name].removesuffix(" | None")
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind.startswith("tuple"):
+            return tuple(float(part) for part in text.split(","))
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (KeyError, ValueError):
+        words = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+        raise RenderError(f"option {name}", text, words.get(kind, "numbers with commas between")) from None
+
+
 def number(value: float) -> str:
     """The shortest decimal of at most 9 digits: 0.05, 1, 3e-05."""
     return f"{value:.9g}"
@@ -161,7 +183,7 @@ def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
         input_size = options.crop_size
     if input_size > min(height, width):
         raise RenderError("option crop_size", input_size, f"at most the image size, {min(height, width)}")
-    changes = {
+    changes: dict[str, Any] = {
         "classes": options.num_output,
         "n_train": options.n_train,
         "n_test": options.n_test,
@@ -254,7 +276,8 @@ def render(
 
     Args:
         experiment: its name in ``EXPERIMENTS``, or an ``Experiment`` of one's own.
-        command: what the first line names as the command that rendered it; by default ``allconv render`` with its flags.
+        command: what the first line names as the command that rendered it; by default ``allconv render`` with its
+        flags.
     Returns:
         ``{"solver.prototxt": text, "train_val.prototxt": text, "deploy.prototxt": text}``.
     Raises:
@@ -296,7 +319,7 @@ def render(
         "bias_lr_mult": number(options.bias_lr_mult),
         "bias_decay_mult": number(options.bias_decay_mult),
     }
-    epoch_iters = dataset.n_train / batch_size
+    epoch_iters = number(dataset.n_train / batch_size)
     drops = options.drop_epochs or experiments.scaled_epochs(schedule, options.epochs)[1]
     solver = {
         "net": options.net_path or f"solvers/{experiment.name}/train_val.prototxt",
@@ -307,7 +330,7 @@ def render(
         "test_interval": plan.test_interval,
         "base_lr": number(options.lr or schedule.base_lr),
         "display": plan.display,
-        "length_note": f"{plan.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {number(epoch_iters)} iterations",
+        "length_note": f"{plan.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations",
         "max_iter": plan.max_iter,
         "lr_policy": schedule.lr_policy,
         "gamma": number(plan.gamma),
@@ -351,7 +374,8 @@ def write(
     """Render an experiment into a folder and make the snapshot folder that its solver names.
 
     Args:
-        directory: by default ``root/solvers/<experiment>``. The solver names its files there, relative to ``root`` when the
+        directory: by default ``root/solvers/<experiment>``. The solver names its files there, relative to ``root``
+        when the
             folder lies below it, unless the options name others.
     Returns:
         The paths of the three files.
@@ -399,8 +423,8 @@ def check(root: str | Path = ".", names: Iterable[str] | None = None) -> list[st
     """Render again and compare bytes with what lies in ``root/solvers``.
 
     Returns:
-        One line per difference: a file that is missing or differs (with the first differing line), a missing snapshot folder,
-        a folder that belongs to no experiment. Empty: all is as rendered.
+        One line per difference: a file that is missing or differs (with the first differing line), a missing snapshot
+        folder, a folder that belongs to no experiment. Empty: all is as rendered.
     """
     root = Path(root)
     chosen = list(names) if names is not None else list(experiments.EXPERIMENTS)
@@ -433,4 +457,5 @@ def _first_difference(found: str, expected: str) -> tuple[int, str, str]:
         if one != other:
             return index + 1, one, other
     index = min(len(first), len(second))
-    return index + 1, *(lines[index] if index < len(lines) else "end of file" for lines in (first, second))
+    one, other = (lines[index] if index < len(lines) else "end of file" for lines in (first, second))
+    return index + 1, one, other
