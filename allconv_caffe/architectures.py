@@ -469,7 +469,7 @@ def _whole(name: str, value: Any, least: int) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One Caffe layer, resolved, as the templates print it. shape: (C, H, W) of the top. parameters: weights and biases."""
+    """One Caffe layer, resolved. shape: (C, H, W) of the top. parameters: weights and biases."""
 
     name: str
     type: str

@@ -133,7 +133,7 @@ def options_from(entries: Mapping[str, Any], where: str = "options") -> RenderOp
     for key in entries:
         if key not in known:
             raise RenderError(f"{where}: {key}", key, "the name of an option", known)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
     try:
         return RenderOptions(**values)
     except TableError as error:
