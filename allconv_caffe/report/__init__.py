@@ -1,0 +1,1 @@
+"""Logs read, runs collected, measured figures set beside the published ones."""

@@ -1,0 +1,211 @@
+"""Reads the log of ``caffe train``: every training and test point, rate and time, across resumes.
+
+The grammar is that of Caffe's own ``parse_log.py``, read one line at a time (``LogParser.feed``), so that the same code
+serves a finished file and a training that still runs. Each message is matched from its first character, so "MultiStep
+Status: Iteration 25, step = 1" is not mistaken for a test, and an added "(R iter/s, Ts/D iters)" changes nothing.
+
+Source: solver.cpp, sgd_solver.cpp, caffe.cpp; tools/extra/parse_log.py.
+Differs from parse_log.py: accepts empty lines, ``-nan``, lines without glog's prefix and a log whose first lines are
+missing; the rate of a training row is the one logged for that iteration, not the one before; a resumed training is one
+history; a last line without its newline is still being written and is not read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
+_PREFIX = re.compile(
+    r"(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?) +\d+ (?P<place>\S+:\d+)\] ?(?P<text>.*)"
+)
+_TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}$")
+_RATE = re.compile(rf"Iteration (\d+), lr = {_NUMBER}$")
+_TEST = re.compile(r"Iteration (\d+), Testing net \(#(\d+)\)$")
+_OUTPUT = re.compile(rf" *(Train|Test) net output #(\d+): (\S+) = {_NUMBER}(?: \(\* .* loss\))?$")
+_TEST_LOSS = re.compile(rf"Test loss: {_NUMBER}$")
+_SNAPSHOT = re.compile(r"Snapshotting solver state to (?:binary proto|HDF5) file (.+)$")
+_RESUMING = re.compile(r"Resuming from (.+)$")
+_YEAR_SECONDS = 366 * 86400  # of 2000, the year that dates without one are read in
+
+
+@dataclass
+class TrainRow:
+    """One displayed training iteration.
+
+    seconds: of training up to here, pauses between sessions left out; None where the log has no times. lr: of this
+    iteration; None if its line is missing. loss: as displayed (smoothed if average_loss says so); outputs: of the last batch.
+    """
+
+    iteration: int
+    loss: float
+    seconds: float | None = None
+    lr: float | None = None
+    outputs: dict[str, float] = field(default_factory=dict)
+    session: int = 0
+
+
+@dataclass
+class TestRow:
+    """One pass over the test set: outputs averaged by Caffe over test_iter batches. net: index of the test net."""
+
+    __test__ = False  # not a test case
+
+    iteration: int
+    net: int = 0
+    seconds: float | None = None
+    lr: float | None = None
+    outputs: dict[str, float] = field(default_factory=dict)
+    session: int = 0
+
+    @property
+    def error_percent(self) -> float | None:
+        """100 * (1 - accuracy); None without an accuracy, or where an output is not a number.
+
+        Caffe's Accuracy layer counts outputs that are NaN as correct, so a loss that is not finite makes the accuracy void.
+        """
+        accuracy = self.outputs.get("accuracy")
+        if accuracy is None or not all(math.isfinite(value) for value in self.outputs.values()):
+            return None
+        return 100.0 * (1.0 - accuracy)
+
+
+class LogParser:
+    """Collects rows from lines.
+
+    train, test: rows of the history that counts: where a resumed session repeats iterations, only its rows stay.
+    sessions: how many times "Solving" was met. done, stopped: how the last session ended. snapshots: solver states
+    written, in order. resumed_from: solver states resumed. fatal: messages of level F.
+    """
+
+    def __init__(self) -> None:
+        self.train: list[TrainRow] = []
+        self.test: list[TestRow] = []
+        self.sessions = 0
+        self.done = self.stopped = False
+        self.snapshots: list[str] = []
+        self.resumed_from: list[str] = []
+        self.fatal: list[str] = []
+        self._row: TrainRow | TestRow | None = None
+        self._rate: float | None = None
+        self._last_time: float | None = None
+        self._elapsed = 0.0
+        self._timed = False
+        self._fresh_session = False
+
+    def feed(self, line: str) -> TrainRow | TestRow | None:
+        """Read one line (with or without its newline); returns the row that the line began, if it began one."""
+        text = self._strip_prefix(line.rstrip("\r\n"))
+        if not text:
+            return None
+        if match := _TRAIN.match(text):
+            return self._begin(TrainRow(int(match[1]), float(match[2]), self._seconds(), session=self.sessions))
+        if match := _TEST.match(text):
+            return self._begin(
+                TestRow(int(match[1]), int(match[2]), self._seconds(), self._rate, session=self.sessions)
+            )
+        if match := _OUTPUT.match(text):
+            self._output(match[1], match[3], float(match[4]))
+        elif match := _RATE.match(text):
+            self._rate = float(match[2])
+            row = self.train[-1] if self.train else None
+            if row is not None and row.iteration == int(match[1]):
+                row.lr = self._rate
+        elif match := _TEST_LOSS.match(text):
+            if isinstance(self._row, TestRow):
+                self._row.outputs["test_loss"] = float(match[1])
+        elif match := _SNAPSHOT.match(text):
+            self.snapshots.append(match[1])
+        elif match := _RESUMING.match(text):
+            self.resumed_from.append(match[1])
+        elif text.startswith("Solving "):
+            self.sessions += 1
+            self._fresh_session = True
+            self._row, self._rate = None, None
+            self.done = self.stopped = False
+            self._last_time = self._now
+        elif text.startswith("Optimization stopped early."):
+            self.stopped = True
+        elif text.startswith("Optimization Done."):
+            self.done = not self.stopped
+        return None
+
+    def _strip_prefix(self, line: str) -> str:
+        self._now: float | None = None
+        match = _PREFIX.match(line)
+        if not match:
+            return line
+        self._now = _seconds_of(match["date"], match["time"])
+        if match["level"] == "F":
+            self.fatal.append(match["text"])
+        return match["text"]
+
+    def _seconds(self) -> float | None:
+        if self._now is None:
+            return round(self._elapsed, 6) if self._timed else None
+        if self._last_time is not None:
+            step = self._now - self._last_time
+            if step < -_YEAR_SECONDS / 2:  # New Year: glog's short date has no year
+                step += _YEAR_SECONDS
+            self._elapsed += max(0.0, step)
+        self._last_time, self._timed = self._now, True
+        return round(self._elapsed, 6)
+
+    def _begin(self, row: TrainRow | TestRow) -> TrainRow | TestRow:
+        seen = max((rows[-1].iteration for rows in (self.train, self.test) if rows), default=row.iteration)
+        if self._fresh_session or row.iteration < seen:  # resumed, be its "Solving" line there or not
+            self._fresh_session = False
+            self.train = [old for old in self.train if old.iteration < row.iteration]
+            self.test = [old for old in self.test if old.iteration < row.iteration]
+        self._row = row
+        if isinstance(row, TestRow):
+            self.test.append(row)
+        elif self.train and self.train[-1].iteration == row.iteration:
+            self.train[-1] = row
+        else:
+            self.train.append(row)
+        return row
+
+    def _output(self, phase: str, name: str, value: float) -> None:
+        row = self._row
+        if row is None or isinstance(row, TestRow) != (phase == "Test"):
+            return  # the line that names its iteration is missing
+        key, copy = name, 1
+        while key in row.outputs:  # an output of several elements prints its name once for each
+            key, copy = f"{name}_{copy}", copy + 1
+        row.outputs[key] = value
+
+
+def _seconds_of(date: str, time: str) -> float:
+    year, day = (int(date[:4]), date[4:]) if len(date) == 8 else (2000, date)
+    clock, _, fraction = time.partition(".")
+    stamp = datetime.strptime(f"{year:04d}{day} {clock}", "%Y%m%d %H:%M:%S")
+    return (stamp - datetime(1970, 1, 1)).total_seconds() + float(f"0.{fraction or 0}")
+
+
+def complete_lines(text: str) -> Iterator[str]:
+    """The lines of ``text`` that end in a newline; a last piece without one is still being written."""
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield line
+
+
+def parse_lines(lines: Iterable[str]) -> LogParser:
+    """Feed every line to a new parser."""
+    parser = LogParser()
+    for line in lines:
+        parser.feed(line)
+    return parser
+
+
+def parse_log(path: Path) -> LogParser:
+    """Read a log file of Caffe or of ``caffe-torch``, appended across resumes or not.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return parse_lines(complete_lines(Path(path).read_bytes().decode("utf-8", errors="replace")))
