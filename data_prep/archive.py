@@ -1,0 +1,202 @@
+"""Read the members of a folder, tar or zip one after another, in memory: nothing is ever unpacked to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep.errors import PrepError
+
+MAX_MEMBER_BYTES = 1 << 30  # CIFAR-100's train file, the largest we know, has 155 MB; a bomb has more
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """bytes: size; md5, sha256: hexadecimal digests of a file's bytes (of a folder: see `folder_checksums`)."""
+
+    bytes: int
+    md5: str
+    sha256: str
+
+
+def file_checksums(path: Path) -> Checksums:
+    """MD5 (which the CIFAR page publishes) and SHA-256 of one file, read once.
+
+    Raises:
+        PrepError: the file cannot be read.
+    """
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                md5.update(block)
+                sha256.update(block)
+                size += len(block)
+    except OSError as error:
+        raise PrepError(path, f"an unreadable file ({error.strerror})", "an archive or a folder of images") from error
+    return Checksums(size, md5.hexdigest(), sha256.hexdigest())
+
+
+def folder_checksums(path: Path) -> Checksums:
+    """Digests over `<relative name>\\0<size>\\0<bytes>` of all files in name order, so that two folders can be compared."""
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    for name, data in _folder_members(path, lambda name: True, None):
+        head = f"{name}\0{len(data)}\0".encode()
+        for digest in (md5, sha256):
+            digest.update(head)
+            digest.update(data)
+        size += len(data)
+    return Checksums(size, md5.hexdigest(), sha256.hexdigest())
+
+
+def members(
+    path: Path, wanted: Callable[[str], bool], *, progress: tqdm | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Yield `(name, bytes)` of every regular file whose name is wanted, in the order in which it is stored.
+
+    Args:
+        path: A folder, or a tar (plain, gz, bz2, xz) or zip file.
+        wanted: Called with the member's name, components joined by "/".
+        progress: A bar whose total is the file's size in bytes (for a folder: unknown).
+
+    Raises:
+        PrepError: the path is missing, no known archive, truncated or damaged, or a member has a name that leads
+            out of the archive, is a link or a device, or is larger than MAX_MEMBER_BYTES.
+    """
+    if path.is_dir():
+        yield from _folder_members(path, wanted, progress)
+        return
+    if not path.exists():
+        raise PrepError(path, "nothing", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
+    with _damage(path):
+        is_zip = zipfile.is_zipfile(path)
+        yield from (_zip_members if is_zip else _tar_members)(path, wanted, progress)
+
+
+class _damage:
+    """What the decompressors say about a damaged file, as a PrepError (a context manager, so that it spans a generator)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PrepError):
+            return
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if isinstance(error, EOFError) or (isinstance(error, tarfile.ReadError) and "unexpected end" in str(error)):
+            raise PrepError(self.path, f"a truncated archive ({size} bytes)", "a complete one; download it again") from error
+        if isinstance(error, tarfile.ReadError):
+            raise PrepError(self.path, f"no readable archive ({size} bytes)", "tar, tar.gz, tar.bz2, tar.xz or zip") from error
+        if isinstance(error, (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)):
+            raise PrepError(self.path, f"a damaged archive ({error})", "an intact one; download it again") from error
+        if isinstance(error, OSError):
+            raise PrepError(self.path, f"a damaged or unreadable archive ({error})", "an intact one") from error
+
+
+def _checked_name(path: Path, name: str) -> str:
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or (len(name) > 1 and name[1] == ":"):
+        raise PrepError(path, f"a member named {name!r}", "names that stay inside the archive")
+    return posixpath.normpath("/".join(parts))
+
+
+def _checked_size(path: Path, name: str, size: int) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise PrepError(f"{path}: {name}", f"{size} bytes", f"at most {MAX_MEMBER_BYTES}")
+
+
+class _CountingFile(io.RawIOBase):
+    """A file that tells a progress bar how much of it has been read."""
+
+    def __init__(self, path: Path, progress: tqdm | None) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
+        self._progress = progress
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = self._file.readinto(buffer)
+        if self._progress is not None and count:
+            self._progress.update(min(count, max(0, (self._progress.total or count) - self._progress.n)))
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _tar_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
+    with io.BufferedReader(_CountingFile(path, progress), _BLOCK) as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # tarfile keeps every header it has met; 60,000 of them cost 60 MB
+            name = _checked_name(path, member.name)
+            if member.isdir():
+                continue
+            if not member.isreg():
+                raise PrepError(f"{path}: {name}", "a link or device", "regular files and folders only")
+            if not wanted(name):
+                continue
+            _checked_size(path, name, member.size)
+            file = tar.extractfile(member)
+            assert file is not None
+            data = file.read()
+            if len(data) != member.size:
+                raise EOFError("member ends early")
+            yield name, data
+
+
+def _zip_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = _checked_name(path, info.filename)
+            if progress is not None:
+                progress.update(info.compress_size)
+            if info.is_dir() or not wanted(name):
+                continue
+            if (info.external_attr >> 16) & 0o170000 == 0o120000:
+                raise PrepError(f"{path}: {name}", "a link", "regular files and folders only")
+            _checked_size(path, name, info.file_size)
+            yield name, archive.read(info)
+
+
+def _folder_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        for file in sorted(files):
+            full = Path(folder) / file
+            name = full.relative_to(path).as_posix()
+            if not wanted(name):
+                continue
+            _checked_size(path, name, full.stat().st_size)
+            try:
+                data = full.read_bytes()
+            except OSError as error:
+                raise PrepError(full, f"an unreadable file ({error.strerror})", "a readable one") from error
+            if progress is not None:
+                progress.update(len(data))
+            yield name, data

@@ -1,0 +1,404 @@
+"""The four official CIFAR archives, in and out, in their own formats.
+
+Formats (https://www.cs.toronto.edu/~kriz/cifar.html): *python*, pickled dictionaries with `data` (N, 3072) uint8 and a
+list of labels; *binary*, records of 1 label byte (CIFAR-100: coarse, then fine) and 3072 pixel bytes. In both, a row holds
+1024 red values, then green, then blue, each plane row by row: exactly (3, 32, 32) in C order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import PrepError, writing
+from data_prep.imageset import IntArray, UInt8Array
+
+SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive as its author publishes it."""
+
+    name: str
+    dataset: str
+    display_name: str
+    bytes: int
+    md5: str
+    url: str
+
+
+def _official(name: str, dataset: str, display_name: str, size: int, md5: str) -> Archive:
+    return Archive(name, dataset, display_name, size, md5, f"https://www.cs.toronto.edu/~kriz/{name}")
+
+
+ARCHIVES: dict[str, Archive] = {
+    archive.name: archive
+    for archive in (
+        _official("cifar-10-python.tar.gz", "cifar10", "CIFAR-10", 170498071, "c58f30108f718f92721af3b95e74349a"),
+        _official("cifar-10-binary.tar.gz", "cifar10", "CIFAR-10", 170052171, "c32a1d4ab5d03f1284b67883e8d87530"),
+        _official("cifar-100-python.tar.gz", "cifar100", "CIFAR-100", 169001437, "eb9058c3a382ffc7106e4002c42a8d85"),
+        _official("cifar-100-binary.tar.gz", "cifar100", "CIFAR-100", 168513733, "03b5dce01913d631647c71ecec9e9cb8"),
+    )
+}
+
+# MD5 of the files inside the python archives, by which an unpacked folder is recognised as the official one.
+OFFICIAL_MEMBERS: dict[str, dict[str, str]] = {
+    "CIFAR-10": {
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    "CIFAR-100": {
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """Which members an archive consists of: training files in order, the test file, the files with names."""
+
+    dataset: str
+    binary: bool
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    meta: tuple[str, ...]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (*self.train, self.test, *self.meta)
+
+
+_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+FORMATS = (
+    Format("cifar10", False, "cifar-10-batches-py", _BATCHES, "test_batch", ("batches.meta",)),
+    Format(
+        "cifar10", True, "cifar-10-batches-bin", tuple(f"{b}.bin" for b in _BATCHES), "test_batch.bin", ("batches.meta.txt",)
+    ),
+    Format("cifar100", False, "cifar-100-python", ("train",), "test", ("meta",)),
+    Format(
+        "cifar100", True, "cifar-100-binary", ("train.bin",), "test.bin", ("coarse_label_names.txt", "fine_label_names.txt")
+    ),
+)
+MEMBER_FORMATS: dict[str, Format] = {member: form for form in FORMATS for member in form.members}
+
+
+# ---- pickles from the internet ------------------------------------------------------------------------------------
+
+
+def load_pickle(data: bytes, where: str) -> Any:
+    """Read a pickle that can build dictionaries, lists, strings, bytes, integers and uint8 arrays, and nothing else.
+
+    No name in the pickle reaches numpy or any other module: the three names by which numpy pickles an array stand for
+    little recorders of our own, made afresh for each call, from which the array is built here.
+
+    Args:
+        data: The pickle's bytes (protocol 0 to 5; Python 2's strings come back as bytes).
+        where: Named in the error.
+
+    Raises:
+        PrepError: the pickle asks for anything else (which a malicious one does), or is cut short or malformed.
+    """
+
+    class StoredDtype:
+        def __init__(self, name: Any, *_: Any) -> None:
+            if name not in (b"u1", "u1", b"|u1", "|u1"):
+                raise PrepError(where, f"an array of dtype {name!r}", "uint8")
+
+        def __setstate__(self, state: Any) -> None:
+            return None
+
+    class StoredArray:
+        def __init__(self, *_: Any) -> None:
+            self.array: UInt8Array = np.zeros(0, np.uint8)
+
+        def __setstate__(self, state: Any) -> None:
+            _, shape, dtype, fortran_order, raw = state
+            if not isinstance(dtype, StoredDtype) or not isinstance(raw, bytes):
+                raise PrepError(where, "an array that does not hold plain bytes", "uint8 pixels")
+            if not all(isinstance(n, int) and n >= 0 for n in shape) or int(np.prod(shape, dtype=object)) != len(raw):
+                raise PrepError(where, f"an array of shape {shape} with {len(raw)} bytes", "as many bytes as pixels")
+            self.array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran_order else "C")
+
+    def reconstruct(*_: Any) -> StoredArray:
+        return StoredArray()
+
+    def encode(text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise PrepError(where, f"a string in the encoding {encoding!r}", "latin1")
+        return text.encode("latin1")
+
+    allowed: dict[tuple[str, str], Any] = {
+        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+        ("numpy", "ndarray"): StoredArray,
+        ("numpy", "dtype"): StoredDtype,
+        ("_codecs", "encode"): encode,  # how protocol 2 writes Python 3's bytes
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            try:
+                return allowed[module, name]
+            except KeyError:
+                raise PrepError(where, f"a pickle that asks for {module}.{name}", "lists, strings, integers, arrays") from None
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, StoredArray):
+            return value.array
+        if isinstance(value, dict):
+            return {(k.decode("latin1") if isinstance(k, bytes) else k): plain(v) for k, v in value.items()}
+        return value
+
+    try:
+        return plain(Unpickler(io.BytesIO(data), encoding="bytes").load())
+    except PrepError:
+        raise
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise PrepError(where, f"a truncated or malformed pickle ({error})", "a CIFAR batch") from error
+    except Exception as error:  # a hostile pickle can make the interpreter of pickles raise nearly anything
+        raise PrepError(where, f"a malformed pickle ({type(error).__name__}: {error})", "a CIFAR batch") from error
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (N, 3, 32, 32) uint8; labels by kind ("fine", and "coarse" for CIFAR-100): (N,) int64."""
+
+    images: UInt8Array
+    labels: dict[str, IntArray]
+
+
+def parse_batch(data: bytes, form: Format, where: str) -> Batch:
+    """Read one batch file of the python or binary version.
+
+    Raises:
+        PrepError: not a batch: wrong shape, wrong number of labels, missing entry, cut short.
+    """
+    kinds = ("fine",) if form.dataset == "cifar10" else ("coarse", "fine")
+    if form.binary:
+        record = len(kinds) + _PIXELS
+        if not data or len(data) % record:
+            raise PrepError(where, f"{len(data)} bytes", f"a multiple of {record} bytes, {len(kinds)} of label and {_PIXELS} of image")
+        rows = np.frombuffer(data, np.uint8).reshape(-1, record)
+        return Batch(
+            rows[:, len(kinds) :].reshape(-1, *SHAPE), {kind: rows[:, i].astype(np.int64) for i, kind in enumerate(kinds)}
+        )
+    content = load_pickle(data, where)
+    if not isinstance(content, dict):
+        raise PrepError(where, f"a {type(content).__name__}", "a dictionary with 'data' and labels")
+    pixels = content.get("data")
+    if not isinstance(pixels, np.ndarray):
+        raise PrepError(where, f"entries {sorted(map(str, content))}", f"'data', an array (N, {_PIXELS}) uint8")
+    if pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
+        raise PrepError(where, f"images of shape {pixels.shape}", f"(N, {_PIXELS})")
+    labels = {}
+    for kind in kinds:
+        entry = "labels" if form.dataset == "cifar10" else f"{kind}_labels"
+        values = content.get(entry)
+        if isinstance(values, np.ndarray):
+            values = values.tolist()
+        if not isinstance(values, list) or not all(isinstance(v, int) and abs(v) < 1 << 31 for v in values):
+            raise PrepError(where, f"entries {sorted(map(str, content))}", f"{entry!r}, a list of integers")
+        if len(values) != len(pixels):
+            raise PrepError(where, f"{len(pixels)} images and {len(values)} {entry}", "as many labels as images")
+        labels[kind] = np.array(values, np.int64)
+    return Batch(pixels.reshape(-1, *SHAPE), labels)
+
+
+def parse_names(data: bytes, form: Format, member: str, where: str) -> dict[str, Any]:
+    """Class names by kind ("fine", "coarse"), and "data_set_name" where the archive's writer gave one.
+
+    Raises:
+        PrepError: the file does not list names.
+    """
+    if form.binary:
+        kind = "coarse" if member.startswith("coarse") else "fine"
+        names = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+        return {kind: tuple(names)}
+    content = load_pickle(data, where)
+    entries = {"fine": "label_names"} if form.dataset == "cifar10" else {k: f"{k}_label_names" for k in ("coarse", "fine")}
+    result: dict[str, Any] = {}
+    for kind, entry in entries.items():
+        names = content.get(entry) if isinstance(content, dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
+            raise PrepError(where, f"no list {entry!r}", f"the class names under {entry!r}")
+        result[kind] = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+    given = content.get("data_set_name")
+    if isinstance(given, (bytes, str)):
+        result["data_set_name"] = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
+    return result
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def _pickled(value: Any) -> bytes:
+    """Protocol 2 as Python 2 wrote it for the official archives: strings as byte strings, arrays by numpy.core."""
+    if value is None:
+        return b"N"
+    if isinstance(value, (int, np.integer)):
+        number = int(value)
+        if 0 <= number < 256:
+            return b"K" + bytes([number])
+        return b"M" + struct.pack("<H", number) if 0 <= number < 65536 else b"J" + struct.pack("<i", number)
+    if isinstance(value, str):
+        value = value.encode("utf-8")
+    if isinstance(value, bytes):
+        return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value
+    if isinstance(value, list):
+        return b"](" + b"".join(map(_pickled, value)) + b"e"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(_pickled(k) + _pickled(v) for k, v in value.items()) + b"u"
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        shape = b"(" + b"".join(map(_pickled, value.shape)) + b"t"
+        return made + b"(K\x01" + shape + dtype + b"\x89" + b"T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
+    raise TypeError(f"no CIFAR archive holds a {type(value).__name__}")
+
+
+def _pickle_file(value: Any) -> bytes:
+    return b"\x80\x02" + _pickled(value) + b"."
+
+
+def write_python_archive(
+    path: str | Path,
+    train_x: UInt8Array,
+    train_y: Sequence[int] | IntArray,
+    test_x: UInt8Array,
+    test_y: Sequence[int] | IntArray,
+    label_names: Sequence[str],
+    *,
+    data_set_name: str | None = None,
+    coarse: tuple[Sequence[int] | IntArray, Sequence[int] | IntArray, Sequence[str]] | None = None,
+    compresslevel: int = 6,
+) -> Path:
+    """Write images as a tar.gz in the format of cifar-10-python (or, with `coarse`, of cifar-100-python).
+
+    Args:
+        path: The file to write; equal input gives equal bytes.
+        train_x, test_x: (N, 3, 32, 32) uint8, RGB planes. CIFAR-10's five training files share train_x as evenly as they can.
+        train_y, test_y: (N,) integers; with `coarse` the fine ones.
+        label_names: One name for each class; with `coarse` the fine ones.
+        data_set_name: What tables shall call the set; an additional entry in batches.meta.
+        coarse: Training labels, test labels and names of the coarse classes.
+
+    Raises:
+        PrepError: images are not (N, 3, 32, 32) uint8, labels do not fit them, or the file cannot be written.
+    """
+
+    def serialise(form: Format, member: str, images: UInt8Array, labels: dict[str, IntArray]) -> bytes:
+        names = [f"{member}_{i:05d}.png" for i in range(len(images))]
+        content: dict[str, Any] = {"batch_label": member, "data": images.reshape(len(images), _PIXELS), "filenames": names}
+        for kind, values in labels.items():
+            content["labels" if form.dataset == "cifar10" else f"{kind}_labels"] = values.tolist()
+        return _pickle_file(content)
+
+    def names(form: Format, count: int) -> dict[str, bytes]:
+        content: dict[str, Any] = {} if data_set_name is None else {"data_set_name": data_set_name}
+        if coarse is None:
+            content |= {"num_cases_per_batch": count, "label_names": list(label_names), "num_vis": _PIXELS}
+        else:
+            content |= {"fine_label_names": list(label_names), "coarse_label_names": list(coarse[2])}
+        return {form.meta[0]: _pickle_file(content)}
+
+    return _write(path, False, serialise, names, train_x, train_y, test_x, test_y, coarse, compresslevel)
+
+
+def write_binary_archive(
+    path: str | Path,
+    train_x: UInt8Array,
+    train_y: Sequence[int] | IntArray,
+    test_x: UInt8Array,
+    test_y: Sequence[int] | IntArray,
+    label_names: Sequence[str],
+    *,
+    coarse: tuple[Sequence[int] | IntArray, Sequence[int] | IntArray, Sequence[str]] | None = None,
+    compresslevel: int = 6,
+) -> Path:
+    """Write images as a tar.gz in the format of cifar-10-binary (or, with `coarse`, of cifar-100-binary).
+
+    Args and Raises: see `write_python_archive`; labels must be below 256.
+    """
+
+    def serialise(form: Format, member: str, images: UInt8Array, labels: dict[str, IntArray]) -> bytes:
+        columns = [labels[kind][:, None] for kind in ("coarse", "fine") if kind in labels]
+        return np.hstack([*columns, images.reshape(len(images), _PIXELS)]).astype(np.uint8).tobytes()
+
+    def names(form: Format, count: int) -> dict[str, bytes]:
+        lists = [label_names] if coarse is None else [coarse[2], label_names]
+        return {member: "".join(f"{n}\n" for n in list_).encode() for member, list_ in zip(form.meta, lists, strict=True)}
+
+    return _write(path, True, serialise, names, train_x, train_y, test_x, test_y, coarse, compresslevel)
+
+
+def _write(
+    path: str | Path,
+    binary: bool,
+    serialise: Callable[[Format, str, UInt8Array, dict[str, IntArray]], bytes],
+    names: Callable[[Format, int], dict[str, bytes]],
+    train_x: UInt8Array,
+    train_y: Sequence[int] | IntArray,
+    test_x: UInt8Array,
+    test_y: Sequence[int] | IntArray,
+    coarse: tuple[Sequence[int] | IntArray, Sequence[int] | IntArray, Sequence[str]] | None,
+    compresslevel: int,
+) -> Path:
+    path = Path(path)
+    dataset = "cifar10" if coarse is None else "cifar100"
+    form = next(f for f in FORMATS if f.dataset == dataset and f.binary == binary)
+    splits: list[tuple[UInt8Array, dict[str, IntArray]]] = []
+    for i, (images, fine) in enumerate(((train_x, train_y), (test_x, test_y))):
+        labels = {"fine": np.asarray(fine, np.int64)}
+        if coarse is not None:
+            labels["coarse"] = np.asarray(coarse[i], np.int64)
+        if images.dtype != np.uint8 or images.shape[1:] != SHAPE:
+            raise PrepError(path, f"images {images.shape} {images.dtype}", "(N, 3, 32, 32) uint8")
+        for kind, values in labels.items():
+            if values.shape != (len(images),) or values.min(initial=0) < 0 or values.max(initial=0) > 255:
+                raise PrepError(path, f"{kind} labels {values.shape}", f"{len(images)} integers in [0, 255]")
+        splits.append((images, labels))
+    partial = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        try:
+            with (
+                open(partial, "wb") as raw,
+                gzip.GzipFile("", "wb", compresslevel, raw, mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+            ):
+
+                def add(member: str, data: bytes) -> None:
+                    info = tarfile.TarInfo(f"{form.folder}/{member}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+                for member, data in names(form, -(-len(train_x) // len(form.train))).items():
+                    add(member, data)
+                for (images, labels), members in zip(splits, (form.train, (form.test,)), strict=True):
+                    for member, rows in zip(members, np.array_split(np.arange(len(images)), len(members)), strict=True):
+                        part = {kind: values[rows] for kind, values in labels.items()}
+                        add(member, serialise(form, member, images[rows], part))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path

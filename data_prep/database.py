@@ -1,0 +1,129 @@
+"""LMDB environments as Caffe reads them: a folder with data.mdb, records met in the order of their keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import lmdb
+import numpy as np
+
+from data_prep.errors import PrepError, writing
+from data_prep.imageset import IntArray
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Content:
+    """records; sha256: over every key and value in the order of the keys (keys and values alternating, no separators)."""
+
+    records: int
+    sha256: str
+
+
+def keys(order: IntArray, start: int) -> list[bytes]:
+    """Fixed-width keys `<position>_<index>`, eight digits each: the place in the database, and the image's number in its
+    source (0-based, after sorting), by which any record can be traced back.
+
+    Args:
+        order: Source indices of consecutive records.
+        start: Position of the first of them.
+    """
+    return [b"%08d_%08d" % (start + i, index) for i, index in enumerate(order.tolist())]
+
+
+def shuffled(count: int, seed: int, split: int) -> IntArray:
+    """A permutation of `count` source indices (Caffe never reshuffles an LMDB): NumPy's frozen MT19937 stream of
+    (seed, split), the same on every version and machine."""
+    return np.random.RandomState(np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, split], np.uint32)).permutation(count).astype(np.int64)
+
+
+class Writer:
+    """Append records in key order; one thread writes and hashes while the caller computes the next ones.
+
+    Args:
+        path: Folder of the environment; created, must not exist.
+        records: How many records will come.
+        value_bytes: The longest value's length, from which the map size follows.
+
+    Raises (from any method):
+        PrepError: disk full, map full, no permission, or the keys do not ascend.
+    """
+
+    def __init__(self, path: Path, records: int, value_bytes: int) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._records = 0
+        self._pending: deque[Future[None]] = deque()
+        # A value beyond a quarter page lies on pages of its own (16 bytes of header); a leaf entry takes key + 8 + 8 + 2.
+        pages = -(-(value_bytes + 16) // _PAGE)
+        map_size = records * (pages * _PAGE + 96) * 21 // 20 + (64 << 20)
+        with writing(path):
+            path.mkdir(parents=True)
+            self._env = lmdb.open(str(path), map_size=map_size, sync=False, metasync=False, readahead=False, lock=False)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="lmdb")
+
+    def write(self, keys: Sequence[bytes], values: Sequence[memoryview]) -> None:
+        """Queue one chunk; at most two chunks wait, so memory stays bounded."""
+        while len(self._pending) >= 2:
+            self._wait()
+        self._pending.append(self._pool.submit(self._put, keys, values))
+
+    def _put(self, keys: Sequence[bytes], values: Sequence[memoryview]) -> None:
+        with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
+            for key, value in zip(keys, values, strict=True):
+                if not cursor.put(key, value, append=True):
+                    raise PrepError(self._path, f"key {key!r} out of order", "ascending keys")
+                self._digest.update(key)
+                self._digest.update(value)
+        self._records += len(keys)
+
+    def _wait(self) -> None:
+        with writing(self._path):
+            self._pending.popleft().result()
+
+    def finish(self) -> Content:
+        """Wait, flush to disk and close."""
+        while self._pending:
+            self._wait()
+        with writing(self._path):
+            self._env.sync(True)
+        return Content(self._records, self._digest.hexdigest())
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._env.close()
+
+
+def open_readonly(path: Path) -> lmdb.Environment:
+    """Open a finished database without writing to its folder (no lock file).
+
+    Raises:
+        PrepError: there is none, or LMDB cannot read it.
+    """
+    if not (path / "data.mdb").is_file():
+        raise PrepError(path, "no data.mdb", "an LMDB environment")
+    try:
+        return lmdb.open(str(path), readonly=True, lock=False, readahead=True)
+    except lmdb.Error as error:
+        raise PrepError(path, f"a file LMDB cannot open ({error})", "an LMDB environment") from error
+
+
+def records(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Every (key, value) in Caffe's order."""
+    with open_readonly(path) as env, env.begin() as transaction:
+        try:
+            yield from transaction.cursor()
+        except lmdb.Error as error:
+            raise PrepError(path, f"a damaged database ({error})", "an intact one; prepare it again") from error

@@ -1,0 +1,49 @@
+"""The one exception that every mistake in data preparation becomes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+
+class PrepError(ValueError):
+    """One line: where, what was found, what was expected.
+
+    Args:
+        where: The file, archive member or option the mistake is in.
+        found: What stands there.
+        expected: What should stand there, or the known choices.
+    """
+
+    def __init__(self, where: str | Path, found: str, expected: str) -> None:
+        self.where = str(where)
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{self.where}: found {found}; expected {expected}")
+
+
+@contextmanager
+def writing(where: str | Path) -> Iterator[None]:
+    """Turn what the system says about a failed write into a PrepError that names the place.
+
+    Raises:
+        PrepError: disk full (ENOSPC, EDQUOT), LMDB map full, no permission, or any other failure of the write.
+    """
+    try:
+        yield
+    except lmdb.MapFullError as error:
+        raise PrepError(where, "a full LMDB map", "a map_size that holds all records (a defect: please report it)") from error
+    except lmdb.DiskError as error:
+        raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
+    except lmdb.Error as error:
+        if "No space left" in str(error):
+            raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
+        raise PrepError(where, f"an LMDB failure ({error})", "a file system on which LMDB can write") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
+        raise PrepError(where, f"a failed write ({error.strerror or error})", "a folder that can be written") from error

@@ -1,0 +1,118 @@
+"""Class folders of images, `train/<class>/*.jpg` and `test/<class>/*.jpg`, decoded in threads as they come."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import cpu_count
+
+import cv2
+import numpy as np
+
+from data_prep.errors import PrepError
+from data_prep.imageset import CIFAR10_CLASSES, Split, UInt8Array
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_PATTERN = re.compile(r"^(?:.*/)?(train|test)/([^/]+)/([^/]+)$")
+_BATCH = 512
+
+
+def is_image(name: str) -> bool:
+    """Whether a member's name ends in `(train|test)/<class>/<file>.{jpg,jpeg,png}`."""
+    base = name.rsplit("/", 1)[-1]
+    return base.lower().endswith(SUFFIXES) and not base.startswith(".") and _PATTERN.match(name) is not None
+
+
+def decode(data: bytes, where: str) -> UInt8Array:
+    """One image file as (3, H, W) uint8, planes R, G, B (grey images: three equal planes).
+
+    Raises:
+        PrepError: OpenCV cannot decode the bytes.
+    """
+    image = None
+    if data:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error as error:
+            raise PrepError(where, f"an image OpenCV refuses ({error.err})", "a JPEG or PNG file") from error
+    if image is None:
+        raise PrepError(where, f"{len(data)} bytes that are no image", "a JPEG or PNG file")
+    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))  # OpenCV gives (H, W) of B, G, R
+
+
+class ImageTree:
+    """Collects image files in any order; `finish` sorts them by split, class and name.
+
+    Raises (from `add` or `finish`):
+        PrepError: a file is no image, shapes differ, a split or class is missing.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._pool = ThreadPoolExecutor(max_workers=min(8, cpu_count() or 1), thread_name_prefix="decode")
+        self._waiting: list[tuple[str, bytes]] = []
+        self._futures: list[Future[list[tuple[str, UInt8Array]]]] = []
+        self.suffixes: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._futures) * _BATCH + len(self._waiting)
+
+    def add(self, name: str, data: bytes) -> None:
+        self._waiting.append((name, data))
+        if len(self._waiting) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._futures.append(self._pool.submit(lambda: [(n, decode(d, f"{self._where}: {n}")) for n, d in batch]))
+        self.suffixes.update(n.rsplit(".", 1)[-1].lower() for n, _ in batch)
+
+    def close(self) -> None:
+        """Stop decoding (also after an error elsewhere)."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def finish(self) -> tuple[Split, Split, tuple[str, ...]]:
+        """Returns: train, test, class names in alphabetical order (CIFAR-10's own order is alphabetical)."""
+        if self._waiting:
+            self._flush()
+        images = dict(pair for future in self._futures for pair in future.result())
+        self._futures.clear()
+        places: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+        for name in sorted(images):
+            split, label, _ = _PATTERN.match(name).groups()  # type: ignore[union-attr]
+            places[split].setdefault(label, []).append(name)
+        for split, classes in places.items():
+            if not classes:
+                raise PrepError(self._where, f"no folder {split}/<class> with images", "train/<class>/ and test/<class>/")
+        for split, other in (("train", "test"), ("test", "train")):
+            if missing := sorted(set(places[other]) - set(places[split])):
+                raise PrepError(
+                    f"{self._where}: {split}", f"no image of class {', '.join(missing)}", f"the classes of {other}"
+                )
+        names = tuple(sorted(places["train"]))
+        first = places["train"][names[0]][0]
+        shape = images[first].shape
+        splits = []
+        for split in ("train", "test"):
+            order = [name for label in names for name in places[split][label]]
+            stacked = np.empty((len(order), *shape), np.uint8)
+            for i, name in enumerate(order):
+                image = images.pop(name)
+                if image.shape != shape:
+                    raise PrepError(
+                        f"{self._where}: {name}",
+                        f"an image of {image.shape[2]}x{image.shape[1]} pixels",
+                        f"{shape[2]}x{shape[1]} as in {first}",
+                    )
+                stacked[i] = image
+            labels = np.repeat(np.arange(len(names)), [len(places[split][label]) for label in names])
+            splits.append(Split(stacked, labels.astype(np.int64)))
+        return splits[0], splits[1], names
+
+
+def display_name(class_names: tuple[str, ...], suffixes: set[str], shape: tuple[int, int, int], fallback: str) -> str:
+    """What tables call a tree of images: never plain "CIFAR-10", since nobody can tell what was done to the pixels."""
+    kind = "JPEG" if suffixes & {"jpg", "jpeg"} else "PNG"
+    if class_names == CIFAR10_CLASSES and shape == (3, 32, 32):
+        return f"CIFAR-10 ({kind})"
+    return f"{fallback} ({kind})"

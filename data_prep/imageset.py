@@ -1,0 +1,88 @@
+"""What every reader gives and every later stage takes: images, labels, names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.errors import PrepError
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: (N, 3, H, W) uint8, planes in the order R, G, B; labels: (N,) int64 in [0, classes)."""
+
+    images: UInt8Array
+    labels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sha256(self) -> str:
+        """Digest of the pixels (C order) and then the labels (int64, little-endian): equal on two machines, whatever
+        archive the images came in."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A training and a test split with the names of their classes.
+
+    `display_name` is what tables may call the set; `dataset` says what it is in form (cifar10, cifar100, images);
+    `source` goes into the manifest as it is.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    dataset: str
+    display_name: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.train.images.shape[1:]  # type: ignore[return-value]
+
+
+def check(images: ImageSet, where: str | Path) -> ImageSet:
+    """Return the set if it can be prepared.
+
+    Raises:
+        PrepError: a split is empty, shapes differ or are not (N, 3, H, W) uint8, a label is out of range, or a class
+            has no image.
+    """
+    classes = len(images.class_names)
+    if classes < 2:
+        raise PrepError(where, f"{classes} classes", "at least 2")
+    for name, split in (("train", images.train), ("test", images.test)):
+        place = f"{where}: {name}"
+        if split.images.dtype != np.uint8 or split.images.ndim != 4 or split.images.shape[1] != 3:
+            raise PrepError(place, f"images {split.images.shape} {split.images.dtype}", "(N, 3, H, W) uint8")
+        if len(split) == 0:
+            raise PrepError(place, "no images", "at least one for each class")
+        if len(split.images) != len(split.labels):
+            raise PrepError(place, f"{len(split.images)} images and {len(split.labels)} labels", "as many labels as images")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            raise PrepError(place, f"label {low if low < 0 else high}", f"labels in [0, {classes - 1}]")
+        counts = np.bincount(split.labels, minlength=classes)
+        if missing := [images.class_names[i] for i in np.flatnonzero(counts == 0)]:
+            raise PrepError(place, f"no image of class {', '.join(missing)}", f"images of all {classes} classes")
+    if images.train.images.shape[1:] != images.test.images.shape[1:]:
+        raise PrepError(
+            f"{where}: test", f"images of shape {images.test.images.shape[1:]}", f"{images.train.images.shape[1:]} as in train"
+        )
+    return images

@@ -1,0 +1,293 @@
+"""The whole road: source -> images -> GCN -> ZCA -> train_lmdb, test_lmdb, whitening.npz, manifest.json."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import archive, database, datum, source
+from data_prep import whitening as whitening_
+from data_prep.errors import PrepError, writing
+from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
+from data_prep.manifest import NAME, SPLITS, Manifest
+from data_prep.whitening import GCN_SCALE, ZCA_BIAS, Whitening
+
+CHANNEL_ORDER = "RGB planes (channel, row, column)"
+_CHUNK = 1000  # records: 15 MB of Datums
+
+
+class Clock:
+    """Seconds by stage, in order; `with clock("read"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether a finished data set lies there: the manifest arrives under this name last, together with everything else."""
+    return (Path(folder) / NAME).is_file()
+
+
+def prepare(
+    source_path: str | Path,
+    out: str | Path,
+    *,
+    dataset: str = "cifar10",
+    labels: str = "fine",
+    preprocessing: str = "gcn-zca",
+    gcn_scale: float = GCN_SCALE,
+    zca_bias: float = ZCA_BIAS,
+    pad: int = 0,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Manifest:
+    """Prepare a data set under `out`, which appears complete or not at all.
+
+    Args:
+        source_path: An official CIFAR archive or its unpacked folder, or class folders of images (also packed).
+        out: `train_lmdb/`, `test_lmdb/`, `whitening.npz`, `manifest.json` and, for "raw", `mean.binaryproto`. Everything is
+            built in `.<name>.partial` beside it and renamed at the end; what an interrupted run left there is cleared.
+        dataset: "cifar10", "cifar100" or "images".
+        labels: "fine" or (CIFAR-100) "coarse".
+        preprocessing: "gcn-zca" or "gcn" (float_data), or "raw" (bytes, for `transform_param { mean_file }`).
+        gcn_scale: Norm of every image after GCN.
+        zca_bias: Added to the diagonal of the covariance.
+        pad: Border of zeros on each side after whitening (5 gives the 42x42 that a 32x32 random crop needs).
+        seed: Decides the order of records, >= 0.
+        force: Replace a finished data set.
+        progress: Show bars on standard error.
+        clock: Receives the seconds of each stage.
+
+    Returns:
+        The manifest of the finished set.
+
+    Raises:
+        PrepError: any mistake in the input or failure of the disk; nothing is left under `out` then.
+    """
+    out = Path(out)
+    clock = clock or Clock()
+    if preprocessing not in whitening_.METHODS:
+        raise PrepError("preprocessing", repr(preprocessing), " or ".join(whitening_.METHODS))
+    if not 0 <= pad <= 1024:
+        raise PrepError("pad", str(pad), "0 to 1024 pixels")
+    if not 0 <= seed < 1 << 63:
+        raise PrepError("seed", str(seed), "a number from 0 to 2^63 - 1")
+    _check_target(out, force)
+    with clock("read"):
+        images = source.read(source_path, dataset=dataset, labels=labels, progress=progress)
+    with _building(out, force) as partial:
+        _check_room(partial, images, pad, preprocessing)
+        transform = whitening_.fit(
+            images.train.images,
+            preprocessing,
+            gcn_scale=gcn_scale,
+            zca_bias=zca_bias,
+            class_names=images.class_names,
+            progress=progress,
+            clock=clock,
+        )
+        contents, statistics = {}, {}
+        for number, name in enumerate(SPLITS):
+            split: Split = getattr(images, name)
+            with clock(f"write {name}_lmdb"):
+                contents[name], statistics[f"{name}_mean"], statistics[f"{name}_std"] = _write_split(
+                    partial / f"{name}_lmdb", split, transform, pad, seed, number, progress
+                )
+        with clock("finish"):
+            if transform.eigenvalues is not None:
+                statistics["eigenvalue_min"] = float(transform.eigenvalues[0])
+                statistics["eigenvalue_max"] = float(transform.eigenvalues[-1])
+            transform.save(partial / "whitening.npz")
+            if preprocessing == "raw":
+                _save_mean(partial / "mean.binaryproto", transform, pad)
+            files = {f.name: archive.file_checksums(f).sha256 for f in sorted(partial.iterdir()) if f.is_file()}
+            channels, height, width = images.shape
+            manifest = Manifest(
+                dataset=images.dataset,
+                display_name=images.display_name,
+                labels=labels,
+                preprocessing=preprocessing,
+                gcn_scale=float(gcn_scale),
+                gcn_min_divisor=whitening_.GCN_MIN_DIVISOR,
+                zca_bias=float(zca_bias),
+                pad=pad,
+                seed=seed,
+                shape=(channels, height + 2 * pad, width + 2 * pad),
+                image_shape=images.shape,
+                channel_order=CHANNEL_ORDER,
+                classes=len(images.class_names),
+                class_names=images.class_names,
+                class_counts={
+                    name: np.bincount(getattr(images, name).labels, minlength=len(images.class_names)).tolist()
+                    for name in SPLITS
+                },
+                n_train=len(images.train),
+                n_test=len(images.test),
+                source=images.source,
+                pixels_sha256={name: getattr(images, name).sha256() for name in SPLITS},
+                lmdb={
+                    name: {"path": f"{name}_lmdb", "records": content.records, "sha256": content.sha256}
+                    for name, content in contents.items()
+                },
+                files=files,
+                statistics=statistics,
+                versions=versions(),
+            )
+            manifest.save(partial)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a number: Python, NumPy (with its BLAS), OpenCV, LMDB, and the machine's kind."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index,call-overload]
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "opencv": cv2.__version__,
+        "py-lmdb": lmdb.__version__,
+        "lmdb": ".".join(map(str, lmdb.version())),
+        "machine": f"{sys.platform} {platform.machine()}",
+    }
+
+
+# ---- the folder that appears complete or not at all ------------------------------------------------------------------
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not is_prepared(out):
+        raise PrepError(out, "something else than a prepared data set", "a new name or an empty folder")
+    if not force:
+        raise PrepError(out, "a finished data set", "a new name, or force to replace it")
+
+
+@contextmanager
+def _building(out: Path, force: bool) -> Iterator[Path]:
+    """Yield an empty sibling folder; at the end rename it to `out`, after any failure remove it.
+
+    The lock on the folder ends with the process, however it ends, so a left-over is told from a run at work.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    retired = out.with_name(f".{out.name}.replaced")
+    with writing(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PrepError(partial, "another preparation at work", "one at a time for the same folder") from error
+        try:
+            with writing(partial):
+                for leftover in (*partial.iterdir(), *((retired,) if retired.exists() else ())):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield partial
+            _check_target(out, force)
+            with writing(out):
+                _sync_folder(partial)
+                if is_prepared(out):
+                    out.rename(retired)
+                elif out.is_dir():
+                    out.rmdir()
+                partial.rename(out)
+                _sync_folder(out.parent)
+                shutil.rmtree(retired, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            if retired.exists() and not out.exists():
+                retired.rename(out)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force files and names to disk, so that a rename never outlives the data it promises."""
+    for path in (*folder.glob("*"), folder):
+        if path.is_file() or path == folder:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _check_room(folder: Path, images: ImageSet, pad: int, preprocessing: str) -> None:
+    """Compare the free space with what will be written before hours of other work depend on it."""
+    channels, height, width = images.shape
+    values = channels * (height + 2 * pad) * (width + 2 * pad)
+    record = values + 32 if preprocessing == "raw" else 5 * values + 32
+    need = (len(images.train) + len(images.test)) * (-(-record // 4096) * 4096 + 96)
+    if preprocessing == "gcn-zca":
+        need += 2 * 4 * (channels * height * width) ** 2
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise PrepError(folder, f"{free / 1e6:.0f} MB free", f"{need / 1e6:.0f} MB for the data set; free some space")
+
+
+# ---- the work --------------------------------------------------------------------------------------------------------
+
+
+def _write_split(
+    path: Path, split: Split, transform: Whitening, pad: int, seed: int, number: int, progress: bool
+) -> tuple[database.Content, float, float]:
+    """One LMDB; also the mean and standard deviation of all values written, padding apart."""
+    order = database.shuffled(len(split), seed, number)
+    total = squares = 0.0
+    sample = datum.encode(_values(split.images[order[:1]], transform), split.labels[order[:1]], pad)
+    longest = len(sample[0]) + len(datum.varint(int(split.labels.max())))
+    with database.Writer(path, len(split), longest) as writer:
+        bar = tqdm(total=len(split), desc=path.name, unit="image", disable=not progress, leave=False)
+        with bar:
+            for start in range(0, len(split), _CHUNK):
+                rows = order[start : start + _CHUNK]
+                values = _values(split.images[rows], transform)
+                flat = values.reshape(-1)
+                total += float(flat.sum(dtype=np.float64))
+                squares += float(np.vdot(flat, flat)) if values.dtype != np.uint8 else float(np.square(flat, dtype=np.float64).sum())
+                writer.write(database.keys(rows, start), datum.encode(values, split.labels[rows], pad))
+                bar.update(len(rows))
+        content = writer.finish()
+    count = split.images.size
+    return content, total / count, float(np.sqrt(max(0.0, squares / count - (total / count) ** 2)))
+
+
+def _values(images: UInt8Array, transform: Whitening) -> UInt8Array | FloatArray:
+    return images if transform.method == "raw" else transform.whiten(images)
+
+
+def _save_mean(path: Path, transform: Whitening, pad: int) -> None:
+    """The mean image as Caffe's compute_image_mean writes it: a BlobProto of the whole Datum's size (border: zeros)."""
+    from allconv_caffe.proto import BlobProto, write_binary
+
+    mean = np.pad(transform.mean.reshape(transform.shape), ((0, 0), (pad, pad), (pad, pad)))
+    blob = BlobProto(num=1, channels=mean.shape[0], height=mean.shape[1], width=mean.shape[2])
+    blob.data.extend(mean.ravel().tolist())
+    with writing(path):
+        write_binary(str(path), blob)
