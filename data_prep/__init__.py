@@ -1,4 +1,4 @@
-"""From a CIFAR archive or a tree of images to Caffe LMDBs: archive -> GCN -> ZCA -> LMDB of Datum (NumPy, lmdb, OpenCV)."""
+"""From a CIFAR archive or a tree of images to Caffe LMDBs: archive -> GCN -> ZCA -> LMDB of Datum."""
 
 from data_prep.errors import PrepError
 

@@ -1,8 +1,8 @@
 """The four official CIFAR archives, in and out, in their own formats.
 
 Formats (https://www.cs.toronto.edu/~kriz/cifar.html): *python*, pickled dictionaries with `data` (N, 3072) uint8 and a
-list of labels; *binary*, records of 1 label byte (CIFAR-100: coarse, then fine) and 3072 pixel bytes. In both, a row holds
-1024 red values, then green, then blue, each plane row by row: exactly (3, 32, 32) in C order.
+list of labels; *binary*, records of 1 label byte (CIFAR-100: coarse, then fine) and 3072 pixel bytes. In both, a row
+holds 1024 red values, then green, then blue, each plane row by row: exactly (3, 32, 32) in C order.
 """
 
 from __future__ import annotations
@@ -89,11 +89,21 @@ _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 FORMATS = (
     Format("cifar10", False, "cifar-10-batches-py", _BATCHES, "test_batch", ("batches.meta",)),
     Format(
-        "cifar10", True, "cifar-10-batches-bin", tuple(f"{b}.bin" for b in _BATCHES), "test_batch.bin", ("batches.meta.txt",)
+        "cifar10",
+        True,
+        "cifar-10-batches-bin",
+        tuple(f"{b}.bin" for b in _BATCHES),
+        "test_batch.bin",
+        ("batches.meta.txt",),
     ),
     Format("cifar100", False, "cifar-100-python", ("train",), "test", ("meta",)),
     Format(
-        "cifar100", True, "cifar-100-binary", ("train.bin",), "test.bin", ("coarse_label_names.txt", "fine_label_names.txt")
+        "cifar100",
+        True,
+        "cifar-100-binary",
+        ("train.bin",),
+        "test.bin",
+        ("coarse_label_names.txt", "fine_label_names.txt"),
     ),
 )
 MEMBER_FORMATS: dict[str, Format] = {member: form for form in FORMATS for member in form.members}
@@ -157,7 +167,9 @@ def load_pickle(data: bytes, where: str) -> Any:
             try:
                 return allowed[module, name]
             except KeyError:
-                raise PrepError(where, f"a pickle that asks for {module}.{name}", "lists, strings, integers, arrays") from None
+                raise PrepError(
+                    where, f"a pickle that asks for {module}.{name}", "lists, strings, integers, arrays"
+                ) from None
 
     def plain(value: Any) -> Any:
         if isinstance(value, StoredArray):
@@ -197,10 +209,15 @@ def parse_batch(data: bytes, form: Format, where: str) -> Batch:
     if form.binary:
         record = len(kinds) + _PIXELS
         if not data or len(data) % record:
-            raise PrepError(where, f"{len(data)} bytes", f"a multiple of {record} bytes, {len(kinds)} of label and {_PIXELS} of image")
+            raise PrepError(
+                where,
+                f"{len(data)} bytes",
+                f"a multiple of {record} bytes, {len(kinds)} of label and {_PIXELS} of image",
+            )
         rows = np.frombuffer(data, np.uint8).reshape(-1, record)
         return Batch(
-            rows[:, len(kinds) :].reshape(-1, *SHAPE), {kind: rows[:, i].astype(np.int64) for i, kind in enumerate(kinds)}
+            rows[:, len(kinds) :].reshape(-1, *SHAPE),
+            {kind: rows[:, i].astype(np.int64) for i, kind in enumerate(kinds)},
         )
     content = load_pickle(data, where)
     if not isinstance(content, dict):
@@ -232,16 +249,17 @@ def parse_names(data: bytes, form: Format, member: str, where: str) -> dict[str,
     """
     if form.binary:
         kind = "coarse" if member.startswith("coarse") else "fine"
-        names = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
-        return {kind: tuple(names)}
+        return {kind: tuple(line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip())}
     content = load_pickle(data, where)
-    entries = {"fine": "label_names"} if form.dataset == "cifar10" else {k: f"{k}_label_names" for k in ("coarse", "fine")}
+    entries = (
+        {"fine": "label_names"} if form.dataset == "cifar10" else {k: f"{k}_label_names" for k in ("coarse", "fine")}
+    )
     result: dict[str, Any] = {}
     for kind, entry in entries.items():
-        names = content.get(entry) if isinstance(content, dict) else None
-        if not isinstance(names, list) or not all(isinstance(name, (bytes, str)) for name in names):
+        listed = content.get(entry) if isinstance(content, dict) else None
+        if not isinstance(listed, list) or not all(isinstance(name, (bytes, str)) for name in listed):
             raise PrepError(where, f"no list {entry!r}", f"the class names under {entry!r}")
-        result[kind] = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
+        result[kind] = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in listed)
     given = content.get("data_set_name")
     if isinstance(given, (bytes, str)):
         result["data_set_name"] = given.decode("utf-8", "replace") if isinstance(given, bytes) else given
@@ -272,7 +290,9 @@ def _pickled(value: Any) -> bytes:
         made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         shape = b"(" + b"".join(map(_pickled, value.shape)) + b"t"
-        return made + b"(K\x01" + shape + dtype + b"\x89" + b"T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
+        return (
+            made + b"(K\x01" + shape + dtype + b"\x89" + b"T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
+        )
     raise TypeError(f"no CIFAR archive holds a {type(value).__name__}")
 
 
@@ -296,8 +316,8 @@ def write_python_archive(
 
     Args:
         path: The file to write; equal input gives equal bytes.
-        train_x, test_x: (N, 3, 32, 32) uint8, RGB planes. CIFAR-10's five training files share train_x as evenly as they can.
-        train_y, test_y: (N,) integers; with `coarse` the fine ones.
+        train_x, test_x: (N, 3, 32, 32) uint8, RGB planes. CIFAR-10's five training files share train_x as evenly as
+        they can. train_y, test_y: (N,) integers; with `coarse` the fine ones.
         label_names: One name for each class; with `coarse` the fine ones.
         data_set_name: What tables shall call the set; an additional entry in batches.meta.
         coarse: Training labels, test labels and names of the coarse classes.
@@ -308,7 +328,11 @@ def write_python_archive(
 
     def serialise(form: Format, member: str, images: UInt8Array, labels: dict[str, IntArray]) -> bytes:
         names = [f"{member}_{i:05d}.png" for i in range(len(images))]
-        content: dict[str, Any] = {"batch_label": member, "data": images.reshape(len(images), _PIXELS), "filenames": names}
+        content: dict[str, Any] = {
+            "batch_label": member,
+            "data": images.reshape(len(images), _PIXELS),
+            "filenames": names,
+        }
         for kind, values in labels.items():
             content["labels" if form.dataset == "cifar10" else f"{kind}_labels"] = values.tolist()
         return _pickle_file(content)
@@ -346,7 +370,9 @@ def write_binary_archive(
 
     def names(form: Format, count: int) -> dict[str, bytes]:
         lists = [label_names] if coarse is None else [coarse[2], label_names]
-        return {member: "".join(f"{n}\n" for n in list_).encode() for member, list_ in zip(form.meta, lists, strict=True)}
+        return {
+            member: "".join(f"{n}\n" for n in list_).encode() for member, list_ in zip(form.meta, lists, strict=True)
+        }
 
     return _write(path, True, serialise, names, train_x, train_y, test_x, test_y, coarse, compresslevel)
 

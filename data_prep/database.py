@@ -21,15 +21,16 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Content:
-    """records; sha256: over every key and value in the order of the keys (keys and values alternating, no separators)."""
+    """records; sha256: over every key and value in the order of the keys (keys and values alternating, no
+    separators)."""
 
     records: int
     sha256: str
 
 
 def keys(order: IntArray, start: int) -> list[bytes]:
-    """Fixed-width keys `<position>_<index>`, eight digits each: the place in the database, and the image's number in its
-    source (0-based, after sorting), by which any record can be traced back.
+    """Fixed-width keys `<position>_<index>`, eight digits each: the place in the database, and the image's number in
+    its source (0-based, after sorting), by which any record can be traced back.
 
     Args:
         order: Source indices of consecutive records.
@@ -41,7 +42,11 @@ def keys(order: IntArray, start: int) -> list[bytes]:
 def shuffled(count: int, seed: int, split: int) -> IntArray:
     """A permutation of `count` source indices (Caffe never reshuffles an LMDB): NumPy's frozen MT19937 stream of
     (seed, split), the same on every version and machine."""
-    return np.random.RandomState(np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, split], np.uint32)).permutation(count).astype(np.int64)
+    return (
+        np.random.RandomState(np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, split], np.uint32))
+        .permutation(count)
+        .astype(np.int64)
+    )
 
 
 class Writer:
@@ -61,7 +66,7 @@ class Writer:
         self._digest = hashlib.sha256()
         self._records = 0
         self._pending: deque[Future[None]] = deque()
-        # A value beyond a quarter page lies on pages of its own (16 bytes of header); a leaf entry takes key + 8 + 8 + 2.
+        # A long value lies on pages of its own, after 16 bytes of header; its entry in the leaf takes 17 + 8 + 8 + 2.
         pages = -(-(value_bytes + 16) // _PAGE)
         map_size = records * (pages * _PAGE + 96) * 21 // 20 + (64 << 20)
         with writing(path):

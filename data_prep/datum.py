@@ -2,9 +2,9 @@
 
     08 <channels> 10 <height> 18 <width> [22 <length> <bytes>] 28 <label> [35 <float32>]*
 
-`float_data` is not packed in caffe.proto (`repeated float float_data = 6;`), so every value has its own tag byte 0x35: a
-record of 3,072 floats is 15,368 bytes, and a (N, 15368) array with a five-byte item type is exactly the serialised form.
-Source: caffe.proto, message Datum. Proved equal to protobuf's serialisation in tests/data_prep/test_datum.py.
+`float_data` is not packed in caffe.proto (`repeated float float_data = 6;`), so every value has its own tag byte 0x35:
+a record of 3,072 floats is 15,368 bytes, and a (N, 15368) array with a five-byte item type is exactly the serialised
+form. Source: caffe.proto, message Datum. Proved equal to protobuf's serialisation in tests/data_prep/test_datum.py.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def decode(value: bytes) -> tuple[npt.NDArray[np.generic], int]:
     def take(tag: int) -> int:
         nonlocal position
         if position >= len(value) or value[position] != tag:
-            raise PrepError("Datum", f"{value[position : position + 1].hex() or 'the end'} at byte {position}", f"tag {tag:02x}")
+            raise PrepError(
+                "Datum", f"{value[position : position + 1].hex() or 'the end'} at byte {position}", f"tag {tag:02x}"
+            )
         position += 1
         number = shift = 0
         while True:

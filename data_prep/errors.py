@@ -36,7 +36,9 @@ def writing(where: str | Path) -> Iterator[None]:
     try:
         yield
     except lmdb.MapFullError as error:
-        raise PrepError(where, "a full LMDB map", "a map_size that holds all records (a defect: please report it)") from error
+        raise PrepError(
+            where, "a full LMDB map", "a map_size that holds all records (a defect: please report it)"
+        ) from error
     except lmdb.DiskError as error:
         raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
     except lmdb.Error as error:

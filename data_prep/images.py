@@ -83,7 +83,9 @@ class ImageTree:
             places[split].setdefault(label, []).append(name)
         for split, classes in places.items():
             if not classes:
-                raise PrepError(self._where, f"no folder {split}/<class> with images", "train/<class>/ and test/<class>/")
+                raise PrepError(
+                    self._where, f"no folder {split}/<class> with images", "train/<class>/ and test/<class>/"
+                )
         for split, other in (("train", "test"), ("test", "train")):
             if missing := sorted(set(places[other]) - set(places[split])):
                 raise PrepError(

@@ -54,7 +54,7 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.train.images.shape[1:]  # type: ignore[return-value]
+        return self.train.images.shape[1:]
 
 
 def check(images: ImageSet, where: str | Path) -> ImageSet:
@@ -74,7 +74,9 @@ def check(images: ImageSet, where: str | Path) -> ImageSet:
         if len(split) == 0:
             raise PrepError(place, "no images", "at least one for each class")
         if len(split.images) != len(split.labels):
-            raise PrepError(place, f"{len(split.images)} images and {len(split.labels)} labels", "as many labels as images")
+            raise PrepError(
+                place, f"{len(split.images)} images and {len(split.labels)} labels", "as many labels as images"
+            )
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= classes:
             raise PrepError(place, f"label {low if low < 0 else high}", f"labels in [0, {classes - 1}]")
@@ -83,6 +85,8 @@ def check(images: ImageSet, where: str | Path) -> ImageSet:
             raise PrepError(place, f"no image of class {', '.join(missing)}", f"images of all {classes} classes")
     if images.train.images.shape[1:] != images.test.images.shape[1:]:
         raise PrepError(
-            f"{where}: test", f"images of shape {images.test.images.shape[1:]}", f"{images.train.images.shape[1:]} as in train"
+            f"{where}: test",
+            f"images of shape {images.test.images.shape[1:]}",
+            f"{images.train.images.shape[1:]} as in train",
         )
     return images

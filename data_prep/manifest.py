@@ -22,9 +22,10 @@ class Manifest:
     dataset: cifar10, cifar100 or images. display_name: what tables must call the set. labels: fine or coarse.
     shape: (channels, height, width) of a Datum, padding included; image_shape: without. classes: their number.
     class_counts, pixels_sha256, lmdb: by split ("train", "test"); lmdb has `path`, `records`, `sha256` (see
-    `database.Content`). pixels_sha256 does not depend on the archive's form (see `imageset.Split.sha256`). files: SHA-256
-    of the other files. source: name, bytes, MD5, SHA-256 and format of the input, and whether its MD5 is the official one.
-    statistics: numbers of the result that must agree between machines to about 1e-3, where checksums of floats cannot.
+    `database.Content`). pixels_sha256 does not depend on the archive's form (see `imageset.Split.sha256`). files:
+    SHA-256 of the other files. source: name, bytes, MD5, SHA-256 and format of the input, and whether its MD5 is the
+    official one. statistics: numbers of the result that must agree between machines to about 1e-3, where checksums of
+    floats cannot.
     """
 
     dataset: str

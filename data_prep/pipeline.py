@@ -9,8 +9,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lmdb
@@ -44,7 +45,8 @@ class Clock:
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether a finished data set lies there: the manifest arrives under this name last, together with everything else."""
+    """Whether a finished data set lies there: the manifest arrives under this name last, together with everything
+    else."""
     return (Path(folder) / NAME).is_file()
 
 
@@ -67,8 +69,8 @@ def prepare(
 
     Args:
         source_path: An official CIFAR archive or its unpacked folder, or class folders of images (also packed).
-        out: `train_lmdb/`, `test_lmdb/`, `whitening.npz`, `manifest.json` and, for "raw", `mean.binaryproto`. Everything is
-            built in `.<name>.partial` beside it and renamed at the end; what an interrupted run left there is cleared.
+        out: Will hold `train_lmdb/`, `test_lmdb/`, `whitening.npz`, `manifest.json` and, for "raw", `mean.binaryproto`.
+            Built in `.<name>.partial` beside it and renamed at the end; what an interrupted run left there is cleared.
         dataset: "cifar10", "cifar100" or "images".
         labels: "fine" or (CIFAR-100) "coarse".
         preprocessing: "gcn-zca" or "gcn" (float_data), or "raw" (bytes, for `transform_param { mean_file }`).
@@ -161,11 +163,13 @@ def prepare(
 
 def versions() -> dict[str, str]:
     """Of everything that can change a number: Python, NumPy (with its BLAS), OpenCV, LMDB, and the machine's kind."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index,call-overload]
+    blas: dict[str, Any] = {}
+    with suppress(TypeError, KeyError):  # NumPy before 1.26 can only print it
+        blas = dict(np.show_config(mode="dicts")["Build Dependencies"]["blas"])
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
         "opencv": cv2.__version__,
         "py-lmdb": lmdb.__version__,
         "lmdb": ".".join(map(str, lmdb.version())),
@@ -270,7 +274,11 @@ def _write_split(
                 values = _values(split.images[rows], transform)
                 flat = values.reshape(-1)
                 total += float(flat.sum(dtype=np.float64))
-                squares += float(np.vdot(flat, flat)) if values.dtype != np.uint8 else float(np.square(flat, dtype=np.float64).sum())
+                squares += (
+                    float(np.vdot(flat, flat))
+                    if values.dtype != np.uint8
+                    else float(np.square(flat, dtype=np.float64).sum())
+                )
                 writer.write(database.keys(rows, start), datum.encode(values, split.labels[rows], pad))
                 bar.update(len(rows))
         content = writer.finish()

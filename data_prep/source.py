@@ -49,7 +49,10 @@ def read(source: str | Path, *, dataset: str = "cifar10", labels: str = "fine", 
     known = next((a for a in cifar.ARCHIVES.values() if a.md5 == checksums.md5 and a.bytes == checksums.bytes), None)
     if official and checksums.bytes == official.bytes and checksums.md5 != official.md5:
         raise PrepError(path, f"MD5 {checksums.md5}", f"{official.md5}; the file is damaged, download it again")
-    info: dict[str, Any] = {"name": path.name or str(path.resolve().name), "kind": "folder" if path.is_dir() else "archive"}
+    info: dict[str, Any] = {
+        "name": path.name or str(path.resolve().name),
+        "kind": "folder" if path.is_dir() else "archive",
+    }
     info |= {"bytes": checksums.bytes, "md5": checksums.md5, "sha256": checksums.sha256}
 
     tree = ImageTree(str(path))
@@ -61,7 +64,9 @@ def read(source: str | Path, *, dataset: str = "cifar10", labels: str = "fine", 
         with tqdm(
             total=checksums.bytes, desc="read", unit="B", unit_scale=True, disable=not progress, leave=False
         ) as bar:
-            for member, data in archive.members(path, lambda n: is_image(n) or _base(n) in cifar.MEMBER_FORMATS, progress=bar):
+            for member, data in archive.members(
+                path, lambda n: is_image(n) or _base(n) in cifar.MEMBER_FORMATS, progress=bar
+            ):
                 if is_image(member):
                     tree.add(member, data)
                     continue
@@ -111,7 +116,13 @@ def _stem(path: Path) -> str:
 
 
 def _from_tree(
-    path: Path, train: Split, test: Split, classes: tuple[str, ...], suffixes: set[str], dataset: str, info: dict[str, Any]
+    path: Path,
+    train: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    suffixes: set[str],
+    dataset: str,
+    info: dict[str, Any],
 ) -> ImageSet:
     if dataset == "cifar100":
         raise PrepError(path, "class folders of images", "an archive in CIFAR-100's format, or dataset 'images'")
@@ -122,7 +133,7 @@ def _from_tree(
         raise PrepError(path, f"classes {', '.join(extra)}", "the ten classes of CIFAR-10 only, or dataset 'images'")
     if dataset == "cifar10" and train.images.shape[1:] != cifar.SHAPE:
         raise PrepError(path, f"images of shape {train.images.shape[1:]}", f"{cifar.SHAPE}, or dataset 'images'")
-    name = display_name(classes, suffixes, train.images.shape[1:], _stem(path))  # type: ignore[arg-type]
+    name = display_name(classes, suffixes, train.images.shape[1:], _stem(path))
     return ImageSet(train, test, classes, dataset, name, info | {"format": "images", "official": False})
 
 
@@ -139,11 +150,14 @@ def _from_batches(
     info: dict[str, Any],
 ) -> ImageSet:
     if form.dataset != dataset:
-        raise PrepError(path, f"{form.dataset} data ({form.folder})", f"{dataset} data; choose dataset {form.dataset!r}")
+        raise PrepError(
+            path, f"{form.dataset} data ({form.folder})", f"{dataset} data; choose dataset {form.dataset!r}"
+        )
     if missing := [member for member in form.members if member not in found]:
         raise PrepError(path, f"no member {', '.join(missing)}", f"all of {', '.join(form.members)}")
     train = Split(
-        np.concatenate([batches[m].images for m in form.train]), np.concatenate([batches[m].labels[labels] for m in form.train])
+        np.concatenate([batches[m].images for m in form.train]),
+        np.concatenate([batches[m].labels[labels] for m in form.train]),
     )
     test = Split(np.ascontiguousarray(batches[form.test].images), batches[form.test].labels[labels])
     published = "CIFAR-10" if form.dataset == "cifar10" else "CIFAR-100"

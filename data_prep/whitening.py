@@ -9,13 +9,13 @@
 Source: pylearn2 (af81e5c) expr/preprocessing.py:16-94 and datasets/preprocessing.py:1171-1511, called by
 scripts/datasets/make_cifar10_gcn_whitened.py. Paper: section 3.1 ("whitening and contrast normalization following
 Goodfellow et al.").
-Differs: pixels are float32 and C is summed in float64 over chunks multiplied in float32; eigenvectors are float64. Against
-float64 throughout, a whitened value moves by less than 1e-3.
+Differs: pixels are float32 and C is summed in float64 over chunks multiplied in float32; eigenvectors are float64.
+Against float64 throughout, a whitened value moves by less than 1e-3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,21 +46,29 @@ def gcn(images: UInt8Array, scale: float = GCN_SCALE, min_divisor: float = GCN_M
     Returns:
         (N, D) float32, row norms = scale.
     """
+    return _gcn(images, scale, min_divisor)[0]
+
+
+def _gcn(images: UInt8Array, scale: float, min_divisor: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`gcn`, with the two numbers it takes from each image: its mean and the norm of what remains, (N,) float32."""
     x = images.reshape(len(images), -1).astype(np.float32)
-    x -= x.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
-    divisor = np.sqrt(np.einsum("ij,ij->i", x, x)) / np.float32(scale)
+    means = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+    x -= means[:, None]
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
+    divisor = norms / np.float32(scale)
     divisor[divisor < min_divisor] = 1
     x /= divisor[:, None]
-    return x
+    return x, means, norms
 
 
 @dataclass(frozen=True)
 class Whitening:
     """A fitted transform: whitens any image of the fitted shape, and takes it back.
 
-    shape: (3, H, W), D = 3 H W. mean: (D,) float32 (of GCN'd images; for "raw" of pixels). zca, zca_inverse: (D, D) float32,
-    both symmetric, only for "gcn-zca". eigenvalues: (D,) float64, ascending, of C (bias included). typical_mean,
-    typical_norm: averages over the training images of what GCN removes, so that `unwhiten` can return to grey levels.
+    shape: (3, H, W), D = 3 H W. mean: (D,) float32 (of GCN'd images; for "raw" of pixels). zca, zca_inverse: (D, D)
+    float32, both symmetric, only for "gcn-zca". eigenvalues: (D,) float64, ascending, of C (bias included).
+    typical_mean, typical_norm: averages over the training images of what GCN removes, so that `unwhiten` can return to
+    grey levels.
     """
 
     method: str
@@ -109,8 +117,8 @@ class Whitening:
         return out.reshape(images.shape)
 
     def unwhiten(self, x: FloatArray) -> FloatArray:
-        """Back to pixel-like values: exact up to the brightness and contrast that GCN took from each image, for which the
-        averages over the training images stand in.
+        """Back to pixel-like values: exact up to the brightness and contrast that GCN took from each image, for which
+        the averages over the training images stand in.
 
         Args:
             x: (N, 3, H, W) float32, whitened images (or gradients, patches of the same scale).
@@ -149,7 +157,7 @@ class Whitening:
             if (value := getattr(self, name)) is not None:
                 arrays[name] = value
         with writing(path), open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: str | Path) -> Whitening:
@@ -164,7 +172,9 @@ class Whitening:
         except FileNotFoundError as error:
             raise PrepError(path, "nothing", "the whitening.npz of a prepared data set") from error
         except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
-            raise PrepError(path, f"an unreadable file ({error})", "the whitening.npz of a prepared data set") from error
+            raise PrepError(
+                path, f"an unreadable file ({error})", "the whitening.npz of a prepared data set"
+            ) from error
         try:
             return Whitening(
                 method=str(arrays["method"]),
@@ -186,7 +196,8 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Moments:
-    """count; mean (D,) float64 and covariance (D, D) float64 without bias; averages of the images' own mean and norm."""
+    """count; mean (D,) float64 and covariance (D, D) float64 without bias; averages of the images' own mean and
+    norm."""
 
     count: int
     mean: npt.NDArray[np.float64]
@@ -198,8 +209,8 @@ class Moments:
 def moments(train: UInt8Array, scale: float, min_divisor: float, *, progress: bool = False) -> Moments:
     """Mean and covariance (divided by N) of the GCN'd training images, in one pass.
 
-    Chunks are centred on a provisional mean (of up to 2,000 images spread over the set), multiplied in float32 and summed
-    in float64; the remaining offset is taken out exactly at the end, so no digits are lost to it.
+    Chunks are centred on a provisional mean (of up to 2,000 images spread over the set), multiplied in float32 and
+    summed in float64; the remaining offset is taken out exactly at the end, so no digits are lost to it.
     """
     count, size = len(train), int(np.prod(train.shape[1:]))
     spread = np.linspace(0, count - 1, min(count, _CHUNK)).astype(np.int64)
@@ -209,10 +220,9 @@ def moments(train: UInt8Array, scale: float, min_divisor: float, *, progress: bo
     product = np.empty((size, size), np.float32)
     means = norms = 0.0
     for start in tqdm(_starts(count), desc="covariance", unit="chunk", disable=not progress, leave=False):
-        pixels = train[start : start + _CHUNK].reshape(-1, size)
-        x = gcn(pixels, scale, min_divisor)
-        means += float(pixels.mean(axis=1, dtype=np.float64).sum())
-        norms += float((pixels.std(axis=1, dtype=np.float32) * np.sqrt(size)).sum(dtype=np.float64))
+        x, mean, norm = _gcn(train[start : start + _CHUNK], scale, min_divisor)
+        means += float(mean.sum(dtype=np.float64))
+        norms += float(norm.sum(dtype=np.float64))
         x -= centre
         first += x.sum(axis=0, dtype=np.float64)
         np.matmul(x.T, x, out=product)
@@ -227,7 +237,9 @@ def _starts(count: int) -> list[int]:
     return list(range(0, count, _CHUNK))
 
 
-def decompose(covariance: npt.NDArray[np.float64], bias: float) -> tuple[npt.NDArray[np.float64], FloatArray, FloatArray]:
+def decompose(
+    covariance: npt.NDArray[np.float64], bias: float
+) -> tuple[npt.NDArray[np.float64], FloatArray, FloatArray]:
     """Eigenvalues of covariance + bias I, and the whitening matrix P and its inverse.
 
     Args:
@@ -243,7 +255,9 @@ def decompose(covariance: npt.NDArray[np.float64], bias: float) -> tuple[npt.NDA
     covariance.flat[:: len(covariance) + 1] += bias
     eigenvalues, vectors = np.linalg.eigh(covariance)
     if not eigenvalues[0] > 0:
-        raise PrepError("zca_bias", f"{bias:g}, with which the smallest eigenvalue is {eigenvalues[0]:.3g}", "a larger bias")
+        raise PrepError(
+            "zca_bias", f"{bias:g}, with which the smallest eigenvalue is {eigenvalues[0]:.3g}", "a larger bias"
+        )
     matrices = []
     for power in (-0.25, 0.25):
         half = vectors * eigenvalues**power  # P = half half^T: a symmetric product costs half of V diag V^T
@@ -261,7 +275,7 @@ def fit(
     zca_bias: float = ZCA_BIAS,
     class_names: tuple[str, ...] = (),
     progress: bool = False,
-    clock: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    clock: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Whitening:
     """Fit the transform on the training images alone.
 
@@ -290,15 +304,16 @@ def fit(
         total = np.zeros(size, np.int64)
         for start in _starts(len(train)):
             total += train[start : start + _CHUNK].reshape(-1, size).sum(axis=0, dtype=np.int64)
-        return Whitening("raw", shape, (total / len(train)).astype(np.float32), class_names)  # type: ignore[arg-type]
+        return Whitening("raw", shape, (total / len(train)).astype(np.float32), class_names)
     if method == "gcn":
         means = norms = 0.0
-        for pixels in _flat_chunks(train):
-            means += float(pixels.mean(axis=1, dtype=np.float64).sum())
-            norms += float((pixels.std(axis=1, dtype=np.float32) * np.sqrt(size)).sum(dtype=np.float64))
+        for start in _starts(len(train)):
+            _, mean, norm = _gcn(train[start : start + _CHUNK], gcn_scale, gcn_min_divisor)
+            means += float(mean.sum(dtype=np.float64))
+            norms += float(norm.sum(dtype=np.float64))
         return Whitening(
             "gcn",
-            shape,  # type: ignore[arg-type]
+            shape,
             np.zeros(size, np.float32),
             class_names,
             gcn_scale,
@@ -307,14 +322,16 @@ def fit(
             typical_norm=norms / len(train),
         )
     if size > MAX_ZCA_VALUES:
-        raise PrepError("preprocessing", f"gcn-zca for images of {size} values", f"at most {MAX_ZCA_VALUES}, or 'gcn' or 'raw'")
+        raise PrepError(
+            "preprocessing", f"gcn-zca for images of {size} values", f"at most {MAX_ZCA_VALUES}, or 'gcn' or 'raw'"
+        )
     with clock("covariance"):
         stats = moments(train, gcn_scale, gcn_min_divisor, progress=progress)
     with clock("eigh"):
         eigenvalues, zca, inverse = decompose(stats.covariance, zca_bias)
     return Whitening(
         "gcn-zca",
-        shape,  # type: ignore[arg-type]
+        shape,
         stats.mean.astype(np.float32),
         class_names,
         gcn_scale,
@@ -326,8 +343,3 @@ def fit(
         stats.typical_mean,
         stats.typical_norm,
     )
-
-
-def _flat_chunks(images: UInt8Array) -> Iterator[UInt8Array]:
-    for start in _starts(len(images)):
-        yield images[start : start + _CHUNK].reshape(-1, int(np.prod(images.shape[1:])))
