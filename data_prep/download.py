@@ -1,0 +1,142 @@
+"""Fetch an official archive: resumed where it stopped, retried when the line breaks, accepted only if size and MD5
+fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+import urllib3
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tqdm import tqdm
+
+from data_prep import archive as archive_
+from data_prep.cifar import ARCHIVES, Archive
+from data_prep.errors import PrepError, writing
+
+_TIMEOUT_SECONDS = (10, 60)  # to connect, between two reads
+_BLOCK = 1 << 18
+
+
+class _Interrupted(Exception):
+    """The transfer ended early, or the server is briefly unable: worth another try."""
+
+
+def download(
+    name: str,
+    directory: str | Path,
+    url: str | None = None,
+    *,
+    archive: Archive | None = None,
+    attempts: int = 5,
+    wait_seconds: float = 1.0,
+    progress: bool = True,
+) -> Path:
+    """Put the archive `name` into `directory`, under its final name only when it is complete and right.
+
+    What has arrived so far is kept in `<name>.part`, and the next attempt (or the next call) asks the server for the
+    rest.
+
+    Args:
+        name: A key of `cifar.ARCHIVES`, as "cifar-10-python.tar.gz".
+        directory: Created if need be.
+        url: Another place to fetch the same file from.
+        archive: Size, MD5 and URL to use instead of the official ones.
+        attempts: How often a broken transfer is taken up again.
+        wait_seconds: Before the second attempt; doubled before each later one, at most 30.
+        progress: Show a bar on standard error.
+
+    Returns:
+        The archive's path; if a right one is there already, nothing is fetched.
+
+    Raises:
+        PrepError: unknown name, the server refuses or stays unreachable, wrong size, wrong MD5, disk full.
+    """
+    archive = archive or ARCHIVES.get(name)
+    if archive is None:
+        raise PrepError("archive", repr(name), " or ".join(ARCHIVES))
+    url = url or archive.url
+    target = Path(directory) / name
+    part = target.with_name(name + ".part")
+    if target.exists():
+        sums = archive_.file_checksums(target)
+        if sums.md5 != archive.md5:
+            raise PrepError(target, f"MD5 {sums.md5}", f"{archive.md5}; remove or rename that file")
+        return target
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    retrying = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(multiplier=wait_seconds, max=30),
+        retry=retry_if_exception_type(_Interrupted),
+        reraise=True,
+    )
+    with (
+        tqdm(total=archive.bytes, desc=name, unit="B", unit_scale=True, disable=not progress, leave=False) as bar,
+        requests.Session() as session,
+    ):
+        try:
+            for attempt in retrying:
+                with attempt:
+                    _fetch(session, url, part, archive.bytes, bar)
+        except _Interrupted as error:
+            raise PrepError(url, str(error), f"{archive.bytes} bytes; run again to go on from there") from error
+    sums = archive_.file_checksums(part)
+    if sums.md5 != archive.md5:
+        part.unlink()
+        raise PrepError(url, f"MD5 {sums.md5}", f"{archive.md5}; the file was removed, run again")
+    with writing(target):
+        part.replace(target)
+    return target
+
+
+def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm) -> None:
+    """One attempt: append to `part` what it lacks. Raises _Interrupted if it is still too short afterwards."""
+    have = part.stat().st_size if part.exists() else 0
+    if have > size:
+        part.unlink()
+        have = 0
+    if have == size:
+        return
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _Interrupted(f"no connection after {have} bytes ({type(error).__name__})") from error
+    except requests.RequestException as error:
+        raise PrepError(url, f"an address that cannot be asked ({error})", "an http or https URL") from error
+    with response:
+        status = response.status_code
+        if status == 416:  # our part does not fit this file: begin again
+            part.unlink(missing_ok=True)
+            raise _Interrupted(f"HTTP status 416 for the rest after {have} bytes")
+        if status >= 500 or status in (408, 429):
+            raise _Interrupted(f"HTTP status {status} after {have} bytes")
+        if status not in (200, 206):
+            raise PrepError(url, f"HTTP status {status}", "200; give another url or a local archive")
+        if status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink(missing_ok=True)
+            raise _Interrupted(f"another range than asked for after {have} bytes")
+        if status == 200:
+            have = 0  # the server sends everything again
+        bar.n = have
+        bar.refresh()
+        with writing(part), open(part, "ab" if have else "wb") as file:
+            while True:
+                try:
+                    block = response.raw.read(_BLOCK, decode_content=False)
+                except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+                    file.flush()
+                    raise _Interrupted(f"a connection cut after {have} bytes ({type(error).__name__})") from error
+                if not block:
+                    break
+                have += len(block)
+                if have > size:
+                    break
+                file.write(block)
+                bar.update(len(block))
+    if have > size:
+        part.unlink()
+        raise PrepError(url, f"more than {size} bytes", f"{size} bytes")
+    if have < size:
+        raise _Interrupted(f"a connection cut after {have} bytes")
