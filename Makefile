@@ -1,0 +1,112 @@
+# allconv-caffe: `make quickstart` and `make test` are all it takes; `make help` lists the rest.
+# Nothing needs an activated environment: every recipe calls .venv/bin directly.
+
+PYTHON    ?= python3
+VENV      := .venv
+BIN       := $(VENV)/bin
+STAMP     := $(VENV)/.set-up
+# The folders in solvers/ are the experiments; allconv_caffe/experiments.py renders them.
+CIFAR_RUNS := $(filter cifar10-% cifar100-%,$(notdir $(patsubst %/,%,$(wildcard solvers/*/))))
+
+# Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`
+CIFAR10   ?=
+CIFAR100  ?=
+ENGINE    ?= auto
+GPU       ?=
+LR        ?=
+EPOCHS    ?=
+SEED      ?=
+PRECISION ?=
+RETRIES   ?=
+
+TEST_WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -q
+DATA_OF = $(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10))
+RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(if $(SEED),--seed $(SEED)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(RETRIES),--retries $(RETRIES))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe parity bench \
+	bench-prep docs wheel clean $(CIFAR_RUNS)
+
+help: ## list every target
+	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
+	@echo "            [SEED=...] [PRECISION=float32|tf32|bf16] [RETRIES=n]"
+	@echo
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS="$$(printf '\t')" read -r name text; do printf '  %-24s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo "Experiments: data, prototxt, training, test and report, as far as they are missing"
+	@for name in $(CIFAR_RUNS); do printf '  %-24s %s\n' "$$name" \
+		"$$(sed -n '1s/^# [^:]*: \(.*\)\. Rendered by.*/\1/p' solvers/$$name/solver.prototxt)"; done
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("make setup: Python %d.%d found, 3.10 or later expected; name one with PYTHON=" \
+		% sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## make .venv with the pinned versions; where there is no other caffe, let `caffe` be caffe-torch
+	@$(BIN)/python -m allconv_caffe.doctor place-caffe $(BIN)
+
+quickstart: setup ## the main job in minutes: a generated data set, All-CNN-C trained, tested and plotted
+	$(BIN)/allconv quickstart
+
+test: setup ## every test that needs no network, no GPU and no Caffe
+	$(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m "not caffe and not slow and not gpu"
+
+lint: setup ## ruff: style and order of imports
+	$(BIN)/ruff check .
+
+format: setup ## ruff: lay the code out afresh
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+render: setup ## tables and templates -> solvers/<experiment>/*.prototxt
+	$(BIN)/allconv render
+
+data: cifar10 cifar100 ## both data sets
+
+cifar10: setup ## data/cifar10 from CIFAR10=archive or the official archive (170 MB)
+	$(BIN)/allconv prep cifar10 $(if $(CIFAR10),--source "$(CIFAR10)")
+
+cifar100: setup ## data/cifar100 from CIFAR100=archive or the official archive (169 MB)
+	$(BIN)/allconv prep cifar100 $(if $(CIFAR100),--source "$(CIFAR100)")
+
+$(CIFAR_RUNS): setup
+	$(BIN)/allconv run $@ $(if $(call DATA_OF,$@),--data "$(call DATA_OF,$@)") $(RUN_FLAGS)
+
+report: setup ## measured beside published, for all runs in runs/
+	$(BIN)/allconv report
+
+doctor: setup ## engines, GPUs, data sets and versions found, and what to do about what is missing
+	@$(BIN)/allconv doctor
+
+caffe: setup ## a real BVLC Caffe (CPU) into .caffe, without root, from this machine's Debian mirror
+	$(BIN)/python -m allconv_caffe.bvlc install --prefix .caffe
+
+parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
+	ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
+
+bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in one run
+	$(BIN)/python benchmarks/bench_engine.py
+
+bench-prep: setup ## seconds and memory of preparing 60,000 images
+	$(BIN)/python benchmarks/bench_prep.py
+
+docs: setup ## write the generated pages of docs/ again and check every link in them
+	$(BIN)/python -m allconv_caffe.report.docs
+
+wheel: setup ## build the wheel into dist/, install it elsewhere and render a net with it
+	$(PYTEST) -m slow tests/test_packaging.py
+
+clean: ## remove what can be made again, but neither data, runs nor environments
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find allconv_caffe data_prep prototxt_templates benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
