@@ -21,9 +21,9 @@ class DriverError(ValueError):
 class Engine:
     """An engine, chosen.
 
-    name: ``caffe`` or ``torch``. command: what stands before ``train``. gpus: device numbers for ``-gpu``, empty on a CPU.
-    version, origin: which Caffe or PyTorch, and where it lies. reason: why this one. flags: its own,
-    after those of ``train``. env: added to the environment.
+    name: ``caffe`` or ``torch``. command: what stands before ``train``. gpus: device numbers for ``-gpu``, empty on a
+    CPU. version, origin: which Caffe or PyTorch, and where it lies. reason: why this one. flags: its own, after those
+    of ``train``. env: added to the environment.
     """
 
     name: str
@@ -50,7 +50,8 @@ def parse_gpus(text: str | None) -> tuple[int, ...] | None:
     """``"0,1"`` as numbers; None where nothing was said, () for ``none``.
 
     Raises:
-        DriverError: anything else; ``all`` too, since the batch is divided among the devices and their number must be known.
+        DriverError: anything else; ``all`` too, since the batch is divided among the devices and their number must be
+        known.
     """
     if text is None or not text.strip():
         return None
@@ -68,8 +69,8 @@ def parse_gpus(text: str | None) -> tuple[int, ...] | None:
 def choose(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None) -> Engine:
     """Take an engine as ``engine`` and ``gpus`` say.
 
-    ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is passed on
-    unchecked to an engine that was named; whether it works, the engine says.
+    ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is
+    passed on unchecked to an engine that was named; whether it works, the engine says.
 
     Raises:
         DriverError: an unknown engine; ``caffe`` where none is found; a precision that BVLC Caffe does not have.
@@ -84,11 +85,13 @@ def choose(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: i
     if engine == "caffe":
         if caffe is None:
             raise DriverError(
-                "ENGINE=caffe: found no Caffe; name one with CAFFE=path/to/caffe or CAFFE_ROOT=folder, install the CPU build "
-                "with `make caffe`, or use the built-in engine (ENGINE=torch)"
+                "ENGINE=caffe: found no Caffe; name one with CAFFE=path/to/caffe or CAFFE_ROOT=folder, install the "
+                "CPU build with `make caffe`, or use the built-in engine (ENGINE=torch)"
             )
         if precision != "float32":
-            raise DriverError(f"ENGINE=caffe: BVLC Caffe has no precision {precision} (choices: float32; or ENGINE=torch)")
+            raise DriverError(
+                f"ENGINE=caffe: BVLC Caffe has no precision {precision} (choices: float32; or ENGINE=torch)"
+            )
         if gpus is None:
             gpus = (0,) if caffe.has_working_gpu() else ()
         return _caffe(caffe, gpus, threads, "asked for")
@@ -106,7 +109,10 @@ def choose(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: i
 def _find_caffe() -> Any:
     from allconv_caffe import bvlc
 
-    return bvlc.find_caffe()
+    try:
+        return bvlc.find_caffe()
+    except bvlc.BvlcError as error:
+        raise DriverError(str(error)) from None
 
 
 def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) -> Engine:

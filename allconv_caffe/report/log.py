@@ -21,7 +21,8 @@ from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
 _PREFIX = re.compile(
-    r"(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?) +\d+ (?P<place>\S+:\d+)\] ?(?P<text>.*)"
+    r"(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
+    r" +\d+ (?P<place>\S+:\d+)\] ?(?P<text>.*)"
 )
 _TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}$")
 _RATE = re.compile(rf"Iteration (\d+), lr = {_NUMBER}$")
@@ -38,7 +39,8 @@ class TrainRow:
     """One displayed training iteration.
 
     seconds: of training up to here, pauses between sessions left out; None where the log has no times. lr: of this
-    iteration; None if its line is missing. loss: as displayed (smoothed if average_loss says so); outputs: of the last batch.
+    iteration; None if its line is missing. loss: as displayed (smoothed if average_loss says so); outputs: of the
+    last batch.
     """
 
     iteration: int
@@ -66,7 +68,8 @@ class TestRow:
     def error_percent(self) -> float | None:
         """100 * (1 - accuracy); None without an accuracy, or where an output is not a number.
 
-        Caffe's Accuracy layer counts outputs that are NaN as correct, so a loss that is not finite makes the accuracy void.
+        Caffe's Accuracy layer counts outputs that are NaN as correct, so a loss that is not finite makes the accuracy
+        void.
         """
         accuracy = self.outputs.get("accuracy")
         if accuracy is None or not all(math.isfinite(value) for value in self.outputs.values()):

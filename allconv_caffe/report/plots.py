@@ -1,0 +1,80 @@
+"""Curves of a training: loss, rate and test error over epochs."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from allconv_caffe.report.log import LogParser
+
+Points = Sequence[tuple[float, float]]
+
+
+def curves(
+    log: LogParser, epoch_iters: float, title: str, published_error_percent: float | None = None, form: str = "png"
+) -> bytes:
+    """Two panels: training loss (logarithmic) with the rate's drops, and test error with the published figure.
+
+    Args:
+        epoch_iters: iterations of one epoch. form: ``png`` or ``svg``.
+    Returns: the file's bytes. Values that are not finite are left out.
+    """
+    loss = [(row.iteration / epoch_iters, row.loss) for row in log.train]
+    tests = [row for row in log.test if row.net == 0]
+    test_loss = [(row.iteration / epoch_iters, row.outputs["loss"]) for row in tests if "loss" in row.outputs]
+    error = [(row.iteration / epoch_iters, row.error_percent) for row in tests if row.error_percent is not None]
+    drops = [
+        after.iteration / epoch_iters
+        for before, after in zip(log.train, log.train[1:], strict=False)
+        if before.lr is not None and after.lr is not None and after.lr < before.lr * 0.99
+    ]
+    return draw(
+        {"training": loss, "test": test_loss}, {"measured": error}, title, published_error_percent, drops, form=form
+    )
+
+
+def draw(
+    losses: dict[str, Points],
+    errors: dict[str, Points],
+    title: str,
+    published_error_percent: float | None = None,
+    drops: Sequence[float] = (),
+    form: str = "png",
+) -> bytes:
+    """Draw named series, x in epochs: losses on the left, errors in percent on the right."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2) if any(losses.values()) else (None, figure.subplots(1, 1))
+    panels = [(left, losses, "loss"), (right, errors, "test error (%)")]
+    for axes, series, label in panels:
+        if axes is None:
+            continue
+        for name, points in series.items():
+            finite = [(x, y) for x, y in points if math.isfinite(y)]
+            if finite:
+                axes.plot(
+                    *zip(*finite, strict=True), label=name, linewidth=1.2, marker="." if len(finite) < 40 else None
+                )
+        for drop in drops:
+            axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    if left is not None and any(y > 0 for points in losses.values() for _, y in points if math.isfinite(y)):
+        left.set_yscale("log")
+    if published_error_percent is not None:
+        right.axhline(published_error_percent, color="k", linestyle="--", linewidth=1, label="published")
+    for axes, _, _ in panels:
+        if axes is not None and axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    out = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    with rc_context({"svg.hashsalt": "allconv", "svg.fonttype": "path"}):
+        figure.savefig(out, format=form, dpi=110, metadata=metadata)
+    return out.getvalue()
