@@ -1,0 +1,30 @@
+"""By what a loss is divided. Source: softmax_loss_layer.cpp, sigmoid_cross_entropy_loss_layer.cpp (get_normalizer)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+FULL, VALID, BATCH_SIZE, NONE = 0, 1, 2, 3
+
+
+def loss_normalization(param: Any, default: int | None = None) -> int:
+    """The mode a LossParameter asks for.
+
+    The legacy `normalize` (true: VALID, false: BATCH_SIZE) counts only where `normalization` is unset. `default` is the
+    mode when both are unset; None: the schema's (VALID).
+    """
+    if param.HasField("normalization"):
+        return int(param.normalization)
+    if param.HasField("normalize"):
+        return VALID if param.normalize else BATCH_SIZE
+    return int(param.normalization) if default is None else default
+
+
+def normalizer(mode: int, outer_num: int, inner_num: int, ignored: torch.Tensor | None) -> torch.Tensor | float:
+    """max(1, n), n as `mode` counts. `ignored` marks the labels that do not count (None: all count)."""
+    if mode == VALID and ignored is not None:
+        return (~ignored).sum().to(torch.float32).clamp(min=1)
+    count = {FULL: outer_num * inner_num, VALID: outer_num * inner_num, BATCH_SIZE: outer_num, NONE: 1}[mode]
+    return float(max(1, count))
