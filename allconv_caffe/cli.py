@@ -121,7 +121,7 @@ def main() -> None:
     """Striving for Simplicity: The All Convolutional Net, with Caffe networks."""
 
 
-@main.command(epilog=_example("allconv render --check", "allconv render cifar10-model-c --lr 0.01 --output build/model-c"))
+@main.command(epilog=_example("allconv render --check", "allconv render cifar10-model-c --lr 0.01 --output build/c"))
 @click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--check", is_flag=True, help="write nothing; fail where a file differs from what would be rendered")
 @click.option("--list", "list_", is_flag=True, help="only name the experiments")
@@ -172,10 +172,16 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--output", type=click.Path(path_type=Path), help="folder of the finished data set"),
             click.option("--preprocessing", default="gcn-zca", show_default=True, help="gcn-zca, gcn or raw"),
             click.option("--gcn-scale", type=float, default=55.0, show_default=True, help="norm of an image after GCN"),
-            click.option("--zca-bias", type=float, default=0.1, show_default=True,
-                         help="added to the diagonal of the covariance"),  # fmt: skip
-            click.option("--pad", type=int, default=0, show_default=True,
-                         help="zeros on each side; 5 gives 42x42 for random crops"),  # fmt: skip
+            click.option(
+                "--zca-bias", type=float, default=0.1, show_default=True, help="added to the diagonal of the covariance"
+            ),  # fmt: skip
+            click.option(
+                "--pad",
+                type=int,
+                default=0,
+                show_default=True,
+                help="zeros on each side; 5 gives 42x42 for random crops",
+            ),  # fmt: skip
             click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records"),
             click.option("--force", is_flag=True, help="replace a finished data set"),
             click.option("--quiet", is_flag=True, help="no progress bars"),
@@ -317,19 +323,18 @@ def doctor(json_: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@main.command(epilog=_example("allconv quickstart --output runs/quickstart"))
-@click.option("--output", type=click.Path(path_type=Path), default=Path("runs/quickstart"), show_default=True,
-              help="folder for everything it makes")  # fmt: skip
+@main.command(epilog=_example("allconv quickstart --seed 2"))
+@click.option("--root", type=click.Path(path_type=Path), default=Path("."), show_default=True,
+              help="gets data/quickstart and runs/quickstart")  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True, help="of the pictures, the weights and dropout")
 @click.option("--engine", default="torch", show_default=True, help="auto, caffe or torch")
 @click.option("--gpu", help="device number; none for the CPU")
 @click.option("--epochs", type=float, help="epochs in all")
-def quickstart(output: Path, seed: int, engine: str, gpu: str | None, epochs: float | None) -> None:
+def quickstart(**settings: Any) -> None:
     """The main job in minutes, without a download: draws a data set, prepares, trains, tests, plots."""
     from allconv_caffe import quickstart as main_job
 
-    result = main_job.run(output, seed=seed, engine=engine, gpu=gpu, epochs=epochs, say=click.echo)
-    if result is None:
+    if main_job.run(**settings, say=click.echo) is None:
         click.get_current_context().exit(1)
 
 

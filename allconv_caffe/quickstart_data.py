@@ -1,8 +1,7 @@
 """Ten kinds of small pictures, drawn by seed: a data set for machines without a network.
 
-Every picture shows one object of random place, size, tilt and colours on a shaded background, with noise. Brightness says
-nothing (the object is as often darker as brighter than what lies behind it), nor does any single pixel, so a linear
-classifier stays far behind a network that composes edges into shapes.
+Every picture shows one bright object of random place, size, tilt and colours on a darker shaded ground, with noise.
+No single pixel tells the class, so a linear classifier stays far behind a network that composes edges into shapes.
 
 Only NumPy is used, so that a seed gives the same pictures wherever NumPy's generators do.
 """
