@@ -1,4 +1,4 @@
-"""transform_param: crop, mirror, mean and scale, over whole batches on their device.
+"""What happens to an image between data set and net: mirror, crop, mean, scale.
 
 Source: data_transformer.cpp.
 """
@@ -10,98 +10,175 @@ from typing import Any
 import numpy as np
 import torch
 
+from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import blob_proto_shape
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.engine.rng import Generator, TorchGenerator
+from allconv_caffe.engine.rng import Generator
 from allconv_caffe.proto import TRAIN, BlobProto, ProtoError, read_binary
+
+Draws = np.ndarray  # (N, 3) int64: mirror (0 or 1), first row, first column
+
+
+class Words:
+    """Raw 32-bit words of a Mersenne twister seeded as boost::mt19937 is: the sequence Caffe's transformers draw."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits: Any = np.random.RandomState(seed & 0xFFFFFFFF)._bit_generator  # legacy seeding, not MT19937(seed)
+
+    def draw(self, n: int) -> np.ndarray:
+        """The next n words, (n,) int64."""
+        return np.asarray(self._bits.random_raw(n), np.int64)
 
 
 class Transformer:
-    """x -> (x - mean) * scale on a crop, mirrored at random.
+    """(image - mean) * scale of an image cropped and mirrored as a TransformationParameter says.
 
-    TRAIN crops at random, TEST in the centre; `mirror` acts in both phases. Draws, per record: mirror (if set), then
-    the crop's row, then its column, each ``word % n`` from a generator seeded by one word of the main stream.
+    mirror is random in both phases; crop takes a random place in TRAIN, the middle (rounded down) in TEST. The order
+    of the draws, for each record: mirror, row offset, column offset, each `word % choices`, from a generator of the
+    transformer's own that `init_rand` seeds with one word of the main stream.
 
     Args:
         param: TransformationParameter.
         phase: TRAIN or TEST.
-        shape: (C, H, W) of the records.
-        rng: the main stream; nothing is drawn from it unless crop or mirror need it.
-
-    Raises:
-        CaffeError: crop larger than the image, mean_file and mean_value together, wrong mean size.
+        rng: the main stream.
+    Raises: CaffeError: both mean_file and mean_value, or a mean file that cannot be read.
     """
 
-    def __init__(self, param: Any, phase: int, shape: tuple[int, int, int], rng: Generator, device: torch.device) -> None:
-        self.crop: int = param.crop_size
-        self.mirror: bool = param.mirror
-        self.scale: float = param.scale
-        self.phase, self.shape, self.device = phase, shape, device
-        c, h, w = shape
-        if self.crop:
-            check(h >= self.crop, f"Check failed: datum_height >= crop_size ({h} vs. {self.crop})")
-            check(w >= self.crop, f"Check failed: datum_width >= crop_size ({w} vs. {self.crop})")
-        self.mean = self._mean(param)
-        self.random = self.mirror or (self.phase == TRAIN and self.crop > 0)
-        self._words: Any = None
-        if self.random:
-            seed = rng.word()
-            self._words = np.random.Generator(np.random.MT19937(seed)) if isinstance(rng, TorchGenerator) else seed
-
-    def _mean(self, param: Any) -> torch.Tensor | None:
-        c, h, w = self.shape
+    def __init__(self, param: Any, phase: int, rng: Generator) -> None:
+        self.param = param
+        self.phase = phase
+        self.crop_size: int = param.crop_size
+        self.scale = float(np.float32(param.scale))
+        self.random_crop = bool(self.crop_size) and phase == TRAIN
+        self._rng = rng
+        self._words: Words | None = None
+        self._mean_file: torch.Tensor | None = None  # (1, C, H, W)
+        self._mean_shape: tuple[int, ...] = ()
+        self._mean_on: dict[torch.device, torch.Tensor] = {}
         if param.HasField("mean_file"):
             check(not param.mean_value, "Cannot specify mean_file and mean_value at the same time")
-            try:
-                proto = read_binary(param.mean_file, BlobProto)
-            except ProtoError as error:
-                raise CaffeError(str(error)) from None
-            found = blob_proto_shape(proto)[-3:]
-            if tuple(found) != self.shape:
-                raise CaffeError(f"mean has shape {tuple(found)}, the data {self.shape}", param.mean_file)
-            return torch.tensor(np.array(proto.data, np.float32).reshape(self.shape), device=self.device)
-        if param.mean_value:
-            n = len(param.mean_value)
-            check(n in (1, c), "Specify either 1 mean_value or as many as channels: " + str(c))
-            return torch.tensor(list(param.mean_value), device=self.device).view(-1, 1, 1).expand(c, h, w)
-        return None
+            glog.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
+            self._mean_file = read_mean(param.mean_file)
 
     @property
-    def out_shape(self) -> tuple[int, int, int]:
-        c, h, w = self.shape
-        return (c, self.crop, self.crop) if self.crop else self.shape
+    def needs_rand(self) -> bool:
+        return bool(self.param.mirror) or self.random_crop
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) uint8 or float32 -> (N, C, crop, crop) float32; the input itself where nothing is to do."""
-        x = images if images.dtype == torch.float32 else images.to(torch.float32)
-        if self.mean is not None:
-            x = x - self.mean
-        if self.scale != 1:
-            x = x * self.scale
-        n, (_, h, w), crop = x.shape[0], self.shape, self.crop
-        if not self.random:
-            if crop:
-                top, left = (h - crop) // 2, (w - crop) // 2
-                x = x[:, :, top : top + crop, left : left + crop]
-            return x
-        size_h, size_w = (crop, crop) if crop else (h, w)
-        flips, rows, columns = self._draw(n, h - size_h + 1, w - size_w + 1)
-        row = rows[:, None] + torch.arange(size_h)
-        column = torch.arange(size_w).expand(n, -1)
-        column = torch.where(flips[:, None], size_w - 1 - column, column) + columns[:, None]
-        flat = (row[:, :, None] * w + column[:, None, :]).reshape(n, 1, -1)
-        if self.device.type == "cuda":
-            flat = flat.pin_memory().to(self.device, non_blocking=True)
-        c = x.shape[1]
-        return x.reshape(n, c, h * w).gather(2, flat.expand(n, c, -1)).reshape(n, c, size_h, size_w)
+    def init_rand(self) -> None:
+        """Takes one word of the main stream where anything is random, and seeds the transformer's generator with it."""
+        self._words = Words(self._rng.word()) if self.needs_rand else None
 
-    def _draw(self, n: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        crops = self.crop > 0 and self.phase == TRAIN
-        each = int(self.mirror) + 2 * int(crops)
-        words = self._words.integers(0, 2**32, (n, each), dtype=np.int64)
-        flips = words[:, 0] % 2 == 1 if self.mirror else np.zeros(n, bool)
-        if crops:
-            row, column = words[:, -2] % rows, words[:, -1] % columns
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        """C, H, W after cropping. Raises CaffeError where the crop does not fit, or the mean does not."""
+        crop = self.crop_size
+        check(channels > 0, f"Check failed: datum_channels > 0 ({channels} vs. 0)")
+        check(height >= crop, f"Check failed: datum_height >= crop_size ({height} vs. {crop})")
+        check(width >= crop, f"Check failed: datum_width >= crop_size ({width} vs. {crop})")
+        if self._mean_file is not None:
+            for word, own, mean in zip(
+                ("channels", "height", "width"), (channels, height, width), self._mean_file.shape[1:], strict=True
+            ):
+                if own != mean:
+                    raise CaffeError(
+                        f"Check failed: datum_{word} == data_mean_.{word}() ({own} vs. {mean})", self.param.mean_file
+                    )
+        values = len(self.param.mean_value)
+        check(
+            values in (0, 1, channels), f"Specify either 1 mean_value or as many as channels: {channels}"
+        )
+        return channels, crop or height, crop or width
+
+    def draw(self, n: int, height: int, width: int) -> Draws | None:
+        """The random choices for n images of height x width, (n, 3); None where nothing is random."""
+        if not self.needs_rand:
+            return None
+        if self._words is None:
+            self.init_rand()
+        assert self._words is not None
+        choices = [2] if self.param.mirror else []
+        if self.random_crop:
+            choices += [height - self.crop_size + 1, width - self.crop_size + 1]
+        draws = np.zeros((n, 3), np.int64)
+        if self.crop_size:
+            draws[:, 1:] = (height - self.crop_size) // 2, (width - self.crop_size) // 2
+        values = self._words.draw(n * len(choices)).reshape(n, len(choices)) % choices
+        if self.param.mirror:
+            draws[:, 0] = values[:, 0]
+        if self.random_crop:
+            draws[:, 1:] = values[:, -2:]
+        return draws
+
+    def apply(self, images: torch.Tensor, draws: Draws | None, index: torch.Tensor | None = None) -> torch.Tensor:
+        """Crops, mirrors, subtracts the mean, scales.
+
+        Args:
+            images: (N, C, H, W) float32 or uint8.
+            draws: what `draw` gave, or None where nothing is random.
+            index: (B,) int64, which of `images` to take, on their device; None: all, B = N.
+
+        Returns: (B, C, h, w) float32 on the device of `images`; `images` itself where there is nothing to do.
+        """
+        channels, height, width = self.shape(*images.shape[1:])
+        mean = self._mean(images.device, channels)
+        if draws is None:
+            if index is not None:
+                images = images.index_select(0, index)
+            if self.crop_size:
+                top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+                images = images[:, :, top : top + height, left : left + width]
+                if self._mean_file is not None and mean is not None:
+                    mean = mean[:, :, top : top + height, left : left + width]
         else:
-            row, column = np.full(n, (rows - 1) // 2), np.full(n, (columns - 1) // 2)
-        return torch.from_numpy(flips), torch.from_numpy(row), torch.from_numpy(column)
+            place = _to_device(draws, images.device)
+            steps = torch.arange(width, device=images.device)
+            rows = place[:, 1, None] + torch.arange(height, device=images.device)
+            columns = place[:, 2, None] + torch.where(place[:, :1] == 1, width - 1 - steps, steps)
+            which = torch.arange(len(images), device=images.device) if index is None else index
+            if self._mean_file is not None and mean is not None:
+                mean = _gather(mean, torch.zeros_like(which), rows, columns)
+            images = _gather(images, which, rows, columns)
+        out = images.to(torch.float32)
+        if mean is not None:
+            out = out - mean
+        if self.scale != 1:
+            out = out * self.scale
+        return out
+
+    def _mean(self, device: torch.device, channels: int) -> torch.Tensor | None:
+        if self._mean_file is None and not self.param.mean_value:
+            return None
+        if device not in self._mean_on:
+            if self._mean_file is not None:
+                mean = self._mean_file
+            else:
+                mean = torch.tensor(list(self.param.mean_value), dtype=torch.float32).reshape(1, -1, 1, 1)
+            self._mean_on[device] = mean.to(device)
+        return self._mean_on[device]
+
+
+def _to_device(draws: Draws, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(draws)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _gather(images: torch.Tensor, which: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """out[b, c, i, j] = images[which[b], c, rows[b, i], columns[b, j]]."""
+    channels = torch.arange(images.shape[1], device=images.device)
+    return images[which[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None],
+                  columns[:, None, None, :]]
+
+
+def read_mean(path: str) -> torch.Tensor:
+    """The mean image of a binary BlobProto as (1, C, H, W) float32. Raises CaffeError."""
+    try:
+        proto = read_binary(path, BlobProto)
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    shape = blob_proto_shape(proto)
+    check(len(shape) <= 4, f"{path}: Cannot use legacy accessors on Blobs with > 4 axes.")
+    shape = (tuple(shape) + (1,) * 4)[:4]
+    values = np.array(proto.double_data or proto.data, np.float32)
+    size = int(np.prod(shape))
+    if values.size != size:
+        raise CaffeError(f"Check failed: count_ == proto.data_size() ({size} vs. {values.size})", path)
+    return torch.from_numpy(values.reshape(shape))[:1]

@@ -1,4 +1,7 @@
-"""Where data comes in: Data (LMDB), Input, DummyData."""
+"""Layers that bring data into a net, and the Data layer.
+
+Source: base_data_layer.cpp, data_layer.cpp.
+"""
 
 from __future__ import annotations
 
@@ -6,128 +9,127 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.engine import glog
+from allconv_caffe.engine import data, glog
 from allconv_caffe.engine.blob import Blob
-from allconv_caffe.engine.data import Source
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.engine.fillers import fill
-from allconv_caffe.engine.layer import Layer, register
+from allconv_caffe.engine.layer import Context, Layer, register
 from allconv_caffe.engine.transformer import Transformer
-from allconv_caffe.proto import DataParameter, FillerParameter
+from allconv_caffe.proto import LayerParameter
 
 
 class SourceLayer(Layer):
-    """A layer without bottoms, run outside of compiled graphs."""
+    """A layer without bottoms: its tops are given, there is no gradient to pass on."""
 
     traceable = False
     num_bottom = 0
-    min_top = 1
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """The tops keep the shape of the last batch."""
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         """Nothing lies below."""
 
 
-@register("Data")
-class DataLayer(SourceLayer):
-    """Records of an LMDB in key order, wrapping at the end, never shuffled; transform_param applied.
+class BatchLayer(SourceLayer):
+    """A layer that transforms batches of images; subclasses give `setup_data` and `next_batch`.
 
-    top[0]: (N, C, H, W) float32; top[1], optional: labels (N,) as floats. Source: data_layer.cpp.
-    Differs: LEVELDB, Caffe's default backend, is not read.
+    Words taken from the main stream at set-up, as Caffe takes them: where anything is random, one that is thrown away
+    and, after `setup_data`, the seed of the transformer's generator; then always one for the prefetch thread.
     """
 
-    max_top = 2
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__(param, context)
+        self.transformer: Transformer
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        param, transform = self.param.data_param, self.param.transform_param
-        if param.backend != DataParameter.LMDB:
-            raise CaffeError(
-                f"backend LEVELDB of {param.source} cannot be read; expected backend: LMDB "
-                "(convert with Caffe's convert_imageset -backend lmdb, or allconv prep)"
-            )
-        check(param.batch_size > 0, f"Check failed: batch_size > 0 ({param.batch_size} vs. 0)")
-        color = 1 if transform.force_color else 0 if transform.force_gray else -1
-        self.source = Source(param.source, param.batch_size, param.prefetch, color, self.ctx.device)
-        glog.info("db_lmdb.cpp:35", f"Opened lmdb {param.source}")
-        self.transformer = Transformer(transform, self.phase, self.source.shape, self.ctx.rng, self.ctx.device)
-        shape = (param.batch_size, *self.transformer.out_shape)
-        glog.info("data_layer.cpp:41", f"output data size: {','.join(map(str, shape))}")
-        self.ctx.rng.word()  # Caffe seeds its prefetch thread from the main stream
+        self.output_labels = len(top) > 1
+        self.transformer = Transformer(self.param.transform_param, self.phase, self.ctx.rng)
+        self.transformer.init_rand()
+        self.setup_data(top)
+        self.transformer.init_rand()
+        self.ctx.rng.word()
 
-    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        n = self.source.batch_size
-        top[0].reshape(n, *self.transformer.out_shape)
-        self.labels = len(top) > 1
-        if self.labels:
-            top[1].reshape(n)
+    def setup_data(self, top: Sequence[Blob]) -> None:
+        raise CaffeError(f"layer type {self.type} lacks setup_data")
 
     def next_batch(self) -> list[torch.Tensor]:
-        """The next batch as tensors on the context's device: images, and labels where there is a top for them."""
-        batch = self.source.next_batch()
-        images = self.transformer(batch.images)
-        return [images, batch.labels] if self.labels else [images]
+        """Data (N, C, H, W) and, with two tops, labels (N,): float32 on the net's device. May be views: do not write."""
+        raise CaffeError(f"layer type {self.type} lacks next_batch")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, value in zip(top, self.next_batch(), strict=True):
+            if blob.shape != tuple(value.shape):
+                blob.reshape(*value.shape)
             blob.data = value
 
 
-@register("Input")
-class InputLayer(SourceLayer):
-    """Tops of stated shapes, filled by the caller. Source: input_layer.cpp."""
+@register("Data")
+class DataLayer(BatchLayer):
+    """top = the next batch_size records of an LMDB, in key order, transformed; it goes round for ever.
 
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        shapes = list(self.param.input_param.shape)
-        check(
-            len(shapes) in (0, 1, len(top)), "Must specify 'shape' once, once per top blob, or not at all: "
-            f"{len(top)} tops vs. {len(shapes)} shapes."
-        )
-        if shapes:
-            for i, blob in enumerate(top):
-                blob.reshape(*shapes[0 if len(shapes) == 1 else i].dim)
+    top[0]: (N, C, H, W), of the shape of the batch's first record; top[1], if there: labels (N,).
+    The position runs on over epochs and tests. `rand_skip` is ignored, as in Caffe 1.0.
+    A data set that fits (see `data.memory_limit`) is kept on the device and shared by all layers that read it; a
+    larger one is read by a thread, `prefetch` batches ahead.
+    Source: data_layer.cpp.
+    """
 
-    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """The caller decides."""
+    min_top, max_top = 1, 2
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """The caller has filled the tops."""
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__(param, context)
+        options = param.data_param
+        self.source = data.open_source(options.source, options.backend)
+        transform = param.transform_param
+        self.reader = data.Reader(self.source, transform.force_color, transform.force_gray)
+        self._feed: data.Feed | None = None
+        self._position = 0
+
+    def setup_data(self, top: Sequence[Blob]) -> None:
+        batch_size = self.param.data_param.batch_size
+        try:
+            shape = self.transformer.shape(*self.reader.first().shape)
+        except CaffeError as error:
+            raise error.within("" if error.where else self.source.path) from None
+        check(batch_size > 0, f"Check failed: batch->data_.count() (batch_size {batch_size}, expected at least 1)")
+        top[0].reshape(batch_size, *shape)
+        glog.info("data_layer.cpp:45", f"output data size: {','.join(str(d) for d in top[0].shape)}")
+        if self.output_labels:
+            top[1].reshape(batch_size)
+
+    @property
+    def data_position(self) -> int:
+        """The record that the next batch begins with; assigning continues there."""
+        return self._position if self._feed is None else self._feed.position
+
+    @data_position.setter
+    def data_position(self, position: int) -> None:
+        count = len(self.source)
+        check(0 <= position < count, f"{self.source.path}: record {position} (expected 0 to {count - 1})")
+        self.close()
+        self._position = position
+
+    def close(self) -> None:
+        """Stops the prefetch thread; the next batch begins at `data_position`."""
+        if self._feed is not None:
+            self._position = self._feed.position
+            self._feed.close()
+            self._feed = None
+
+    def next_batch(self) -> list[torch.Tensor]:
+        if self._feed is None:
+            self._feed = self._open_feed()
+        images, labels = self._feed.next()
+        return [images, labels] if self.output_labels else [images]
+
+    def _open_feed(self) -> data.Feed:
+        options = self.param.data_param
+        loaded = data.load(self.reader, self.ctx.device)
+        if loaded is not None:
+            return data.MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped)
+        return data.StreamFeed(self.reader, self.transformer, options.batch_size, self._position, _wrapped,
+                               self.ctx.device, options.prefetch)
 
 
-@register("DummyData")
-class DummyDataLayer(SourceLayer):
-    """Tops from fillers: constants once at set-up, all others anew at each forward. Source: dummy_data_layer.cpp."""
-
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        param, n = self.param.dummy_data_param, len(top)
-        fillers = list(param.data_filler)
-        check(
-            len(fillers) in (0, 1, n),
-            f"Number of data fillers must be 0, 1 or equal to the number of tops: {n}; you specified "
-            f"{len(fillers)} data fillers.",
-        )
-        if param.shape:
-            check(
-                len(param.shape) in (1, n), f"Must specify 'shape' once or once per top blob ({n})"
-            )
-            shapes = [tuple(param.shape[0 if len(param.shape) == 1 else i].dim) for i in range(n)]
-        else:
-            words = ("num", "channels", "height", "width")
-            for word in words:
-                check(
-                    len(getattr(param, word)) in (1, n),
-                    f"Must specify '{word}' once, or once per top blob ({n}); specified {len(getattr(param, word))}.",
-                )
-            columns = [list(getattr(param, word)) for word in words]
-            shapes = [tuple(col[0 if len(col) == 1 else i] for col in columns) for i in range(n)]
-        self.fillers = [fillers[0 if len(fillers) == 1 else i] if fillers else FillerParameter() for i in range(n)]
-        for blob, shape, filler in zip(top, shapes, self.fillers, strict=True):
-            blob.reshape(*shape)
-            if filler.type == "constant":
-                blob.data = fill(shape, filler, self.ctx.rng).to(blob.device)
-
-    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """Shapes are fixed at set-up."""
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for blob, filler in zip(top, self.fillers, strict=True):
-            if filler.type != "constant":
-                blob.data = fill(blob.shape, filler, self.ctx.rng).to(blob.device)
+def _wrapped() -> None:
+    glog.info("data_layer.cpp:73", "Restarting data prefetching from start.")
