@@ -288,7 +288,7 @@ def _build(cxx: str) -> Path:
     """Compiles the kernels unless this source, compiler and processor have met before; returns the library's path."""
     p, q = POINTS[4]
     flags = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-fopenmp", "-fPIC",
-             "-shared", f"-DP4={p}f", f"-DQ4={q}f", f"-DBLOCK={os.environ.get('WB','24')}", f"-DCHUNK={os.environ.get('WC','192')}"]
+             "-shared", f"-DP4={p}f", f"-DQ4={q}f", f"-DBLOCK={24}", f"-DCHUNK={192}"]
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout
     target = subprocess.run([cxx, "-march=native", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull],
                             capture_output=True, text=True, check=False).stderr

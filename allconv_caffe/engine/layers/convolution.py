@@ -101,12 +101,10 @@ class ConvolutionLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
-        self.saved: list[Any] = []
         for fro, to in zip(bottom, top, strict=True):
             x = self.images(fro.data)
             algo = self.algorithm(x, w)
-            y, saved = conv_algo.forward(algo, x, w, b, self.stride, self.pad, self.dilation, self.group)
-            self.saved.append((algo, saved))
+            y = conv_algo.forward(algo, x, w, b, self.stride, self.pad, self.dilation, self.group)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -117,9 +115,9 @@ class ConvolutionLayer(Layer):
             if not (want_w or want_b or propagate_down[i]):
                 continue
             x, dy = self.images(fro.data), self.images(to.diff)
-            algo, saved = self.saved[i] if i < len(getattr(self, "saved", [])) else ("direct", None)
+            algo = self.algorithm(x, w)
             dx, dw, db = conv_algo.backward(
-                algo, dy, x, w, saved, self.stride, self.pad, self.dilation, self.group,
+                algo, dy, x, w, self.stride, self.pad, self.dilation, self.group,
                 (bool(propagate_down[i]), want_w, want_b),
             )  # fmt: skip
             if dw is not None and want_w:
