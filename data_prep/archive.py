@@ -173,6 +173,8 @@ def _tar_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | Non
             if len(data) != member.size:
                 raise EOFError("member ends early")
             yield name, data
+        while tar.fileobj.read(_BLOCK):  # the compressor's checksum comes last
+            pass
 
 
 def _zip_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:

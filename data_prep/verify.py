@@ -17,13 +17,17 @@ from data_prep.whitening import Whitening
 
 GRID_COLUMNS = 10
 _ZOOM = 2
+_MOST = 5  # wrong records of a database that are named one by one
 _GAP = 2
 
 
 @dataclass
 class Report:
-    """What `verify` found. problems: one line each, empty if all is well. counts: records by split; class_counts: by
-    split and class, as counted in the databases; statistics: mean and standard deviation of the values, padding apart."""
+    """What `verify` found; `str` gives it as text.
+
+    problems: one line each, empty if all is well. counts: records by split; class_counts: by split and class, as found
+    in the databases; statistics: mean and standard deviation of the values, padding apart.
+    """
 
     path: Path
     manifest: Manifest
@@ -127,21 +131,24 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
         size += flat.size
         if label in samples and len(samples[label]) < GRID_COLUMNS:
             samples[label].append(part.copy())
+    whole: list[str] = []
     if not np.isfinite(total):
-        wrong.append(f"{split}_lmdb: values that are not finite")
+        whole.append("values that are not finite")
     if records != entry["records"]:
-        wrong.append(f"{split}_lmdb: {records} records, in the manifest {entry['records']}")
+        whole.append(f"{records} records, in the manifest {entry['records']}")
     elif len(seen) != records and not wrong:
-        wrong.append(f"{split}_lmdb: {len(seen)} different images in {records} records")
+        whole.append(f"{len(seen)} different images in {records} records")
     if counts.tolist() != manifest.class_counts[split]:
-        wrong.append(f"{split}_lmdb: class counts {counts.tolist()}, in the manifest {manifest.class_counts[split]}")
+        whole.append(f"class counts {counts.tolist()}, in the manifest {manifest.class_counts[split]}")
     if digest.hexdigest() != entry["sha256"]:
-        wrong.append(f"{split}_lmdb: SHA-256 {digest.hexdigest()}, in the manifest {entry['sha256']}")
+        whole.append(f"SHA-256 {digest.hexdigest()}, in the manifest {entry['sha256']}")
+    report.problems += [f"{split}_lmdb: {line}" for line in whole] + wrong[:_MOST]
+    if len(wrong) > _MOST:
+        report.problems.append(f"{split}_lmdb: {len(wrong) - _MOST} more wrong records")
     report.counts[split] = records
     report.class_counts[split] = counts.tolist()
     report.statistics[f"{split}_mean"] = mean = total / max(size, 1)
     report.statistics[f"{split}_std"] = float(np.sqrt(max(0.0, squares / max(size, 1) - mean * mean)))
-    report.problems += wrong[:10] + ([f"{split}_lmdb: {len(wrong) - 10} more problems"] if len(wrong) > 10 else [])
 
 
 def _write_grid(path: Path, samples: dict[int, list[np.ndarray]], manifest: Manifest, transform: Whitening) -> None:
