@@ -517,6 +517,7 @@ class _Run:
             "published_parameters": published.published_parameters,
             "dataset": self.data.display_name,
             "paper_dataset": published.dataset.name,
+            "paper_title": published.dataset.title,
             "seed": attempt["seed"],
             "epochs": self.epochs,
             "iterations": attempt.get("iterations", 0),
@@ -536,6 +537,7 @@ class _Run:
             "data_sha256": self.data.checksums,
             "attempts": [{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
             "resumed": len(attempt["sessions"]) - 1,
+            "options": dict(self.settings.options),
             "assumptions": [
                 f"{entry.key}: {entry.value}"
                 for entry in architectures.assumptions(published.network(self.options.stride_on), self.options)
@@ -586,7 +588,7 @@ def _summary(result: dict[str, Any]) -> str:
     words = [f"{result['model']} on {result['dataset']}: test error "]
     words.append("not a number" if error is None else f"{error:.2f} %")
     if result["published_error_percent"] is not None:
-        words.append(f" (published {result['published_error_percent']:.2f} %)")
+        words.append(f" (the paper on {result['paper_title']}: {result['published_error_percent']:.2f} %)")
     words.append(
         f", {result['parameters']:,} parameters, {result['epochs']:g} epochs, seed {result['seed']}, {result['engine']}"
     )

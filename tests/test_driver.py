@@ -173,7 +173,7 @@ def test_a_run_leaves_everything_that_reproduces_it(bench: Bench) -> None:
 
 
 def test_paths_in_a_run_begin_at_the_root(bench: Bench) -> None:
-    """Prototxt in a run directory names data and snapshots relative to the project's root, so that runs can be moved."""
+    """Prototxt in a run directory names data and snapshots relative to the project's root."""
     folder = bench.run().directory
     for name in ("solver.prototxt", "train_val.prototxt"):
         assert str(bench.home) not in (folder / name).read_text()
@@ -313,7 +313,7 @@ def test_a_snapshot_needs_its_caffemodel_and_all_its_histories(tmp_path: Path) -
 
 
 def test_a_missing_last_test_is_made_up_for(bench: Bench) -> None:
-    """Where the log has no test of the last iteration, `caffe test` is run on the final weights over the whole test set."""
+    """Where the log has no test of the last iteration, `caffe test` tests the final weights on all images."""
     bench.behave(**{"1": {"no_last_test": True}})
     ended = bench.run()
     (call,) = bench.calls("test")
@@ -386,7 +386,7 @@ def _wait_for(bench: Bench, text: str) -> Path:
 
 
 def test_ctrl_c_snapshots_and_the_same_command_goes_on(bench: Bench) -> None:
-    """The first SIGINT reaches the engine once; it snapshots, the driver says how to go on, and the same run continues."""
+    """The first SIGINT reaches the engine once; it snapshots, and the same command goes on from there."""
     bench.behave(sleep=0.02)
     running = _launch(bench, command="make cifar10-allcnn-c EPOCHS=40")
     log = _wait_for(bench, "Iteration 20, lr")
@@ -452,11 +452,15 @@ def test_a_missing_local_archive_is_named(tmp_path: Path) -> None:
         driver.run("cifar100-allcnn-c", settings, lambda _: None)
 
 
-def test_a_local_archive_is_prepared_once_beside_the_official_set(tmp_path: Path) -> None:
+def test_a_local_archive_is_prepared_once_beside_the_official_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CIFAR10=path prepares a set under its own name, never under the name of the official one, and finds it again."""
-    from data_prep import cifar
+    from data_prep import cifar, pipeline
     from data_prep.imageset import CIFAR10_CLASSES
 
+    prepare = pipeline.prepare  # without ZCA, whose 3072 x 3072 eigenvectors take seconds
+    monkeypatch.setattr(pipeline, "prepare", lambda *words, **flags: prepare(*words, **flags, preprocessing="gcn"))
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
     labels = np.arange(50) % 10
@@ -527,13 +531,15 @@ def test_three_tests_at_chance_are_dead() -> None:
     def test(iteration: int, accuracy: float, loss: float = 2.29) -> str | None:
         return watch.test(TestRow(iteration, outputs={"accuracy": accuracy, "loss": loss}))
 
-    assert [test(400, 0.1), test(800, 0.1), test(1200, 0.1), test(1600, 0.13), test(2000, 0.1), test(2400, 0.0)] == [None] * 6
+    assert [test(400, 0.1), test(800, 0.1), test(1200, 0.1), test(1600, 0.13), test(2000, 0.1), test(2400, 0.0)] == [
+        None
+    ] * 6
     assert "no better than chance (10 %)" in str(test(2800, 0.1))
     assert "not a number" in str(test(3200, 1.0, float("nan")))
 
 
 def test_small_data_sets_get_more_epochs() -> None:
-    """Three epochs of 12 iterations are too short to judge: the patience is 1000 iterations, or half of a shorter training."""
+    """Three epochs of 12 iterations are too short to judge: the patience is 1000 iterations, or half of all."""
     assert DeadRule(10, 100, 12, 100_000).patience_iters == 1000
     assert DeadRule(10, 100, 12, 600).patience_iters == 300
 

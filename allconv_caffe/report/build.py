@@ -1,0 +1,47 @@
+"""``allconv report``: finds the runs, writes report.md, report.csv and report.html, returns what to print."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from allconv_caffe.report import page, tables
+from allconv_caffe.report import trends as trends_
+from allconv_caffe.report.collect import find_runs
+
+DEFAULT_FOLDERS: tuple[Path, ...] = (Path("runs"), Path("results"))
+
+
+def build(
+    folders: Sequence[Path] = DEFAULT_FOLDERS, output: Path | None = Path("runs/report"), trends: bool = False
+) -> str:
+    """Set all runs below ``folders`` beside the published figures.
+
+    Args:
+        folders: searched for ``result.json``; those that do not exist are passed over.
+        output: folder for report.md, report.csv and report.html; None writes nothing.
+        trends: check the sentences of section 3.2 as well.
+    Returns: the report as Markdown.
+    Raises:
+        ReportError: a record that is not one.
+        OSError: ``output`` cannot be written.
+    """
+    runs = find_runs(folder for folder in folders if folder.is_dir())
+    found = tables.tables(runs)
+    verdicts = trends_.check(runs) if trends else None
+    markdown = tables.to_markdown(found, runs, verdicts)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / "report.md", markdown)
+        _write(output / "report.csv", tables.to_csv(runs))
+        _write(output / "report.html", page.to_html(found, runs, verdicts))
+    return markdown
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

@@ -1,0 +1,276 @@
+"""Measured beside published, in the form of the paper's Tables 3 and 4: Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from allconv_caffe import architectures
+from allconv_caffe.experiments import AUGMENTED, CITED, EXPERIMENTS, HUNDRED, LARGE, PLAIN, Experiment
+from allconv_caffe.report.collect import Measured, Run, measured
+from allconv_caffe.report.trends import Verdict
+
+HEAD = (
+    "model", "published error", "measured error", "published parameters", "measured parameters", "epochs", "lr", "seed",
+    "data set", "engine", "time",
+)  # fmt: skip
+"""Columns of every table; errors are of the last iteration."""
+
+CITED_MARK = "cited"
+
+_OURS: dict[str, tuple[str, ...]] = {
+    PLAIN: ("cifar10-allcnn-c",),
+    AUGMENTED: ("cifar10-allcnn-c-aug",),
+    HUNDRED: ("cifar100-allcnn-c",),
+    LARGE: ("cifar10-large-allcnn",),
+    "ILSVRC-2012, Top-1": ("imagenet-allcnn",),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title and rows of text under ``HEAD``; notes stand below it."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def true_parameters(experiment: Experiment) -> int:
+    """Weights and biases that the table of the paper gives."""
+    return architectures.parameters(experiment.network())
+
+
+def on_its_dataset(run: Run) -> bool:
+    """Whether a run is on the experiment's data set, or a marked copy of it such as "CIFAR-10 (JPEG)"."""
+    entry = EXPERIMENTS.get(run.experiment)
+    if entry is None:
+        return True
+    name = str(run.result["dataset"])
+    return name == entry.dataset.title or name.startswith(f"{entry.dataset.title} (")
+
+
+def _row(name: str, group: Measured | None, published: bool = True) -> tuple[str, ...]:
+    entry = EXPERIMENTS.get(name)
+    title = entry.title if entry else str(group.first["model"]) if group else name
+    error = entry.published_error_percent if entry and published else None
+    shown = "–" if error is None else f"{error:.2f} %"
+    words = (entry.published_parameters if entry else "") or "–"
+    if group is None:
+        count = f"{true_parameters(entry):,}" if entry else "–"
+        return (title, shown, "–", words, f"{count} (not run)", "–", "–", "–", "–", "–", "–")
+    first = group.first
+    if group.runs[0].variant:
+        title += f" ({group.runs[0].variant})"
+    lr = first.get("lr")
+    engine = str(first["engine"])
+    for extra in (first.get("device"), first.get("precision") if first.get("precision") != "float32" else None):
+        engine += f", {extra}" if extra else ""
+    return (
+        title, shown, group.error_words(), words,
+        f"{first['parameters']:,}" if first["parameters"] else "–", f"{float(first['epochs']):g}",
+        f"{lr:g}" if isinstance(lr, int | float) else "–", group.seeds, str(first["dataset"]), engine,
+        clock(group.seconds),
+    )  # fmt: skip
+
+
+def clock(seconds: float | None) -> str:
+    """``2 h 03 min``, ``12 min``, ``40 s``; a dash where it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Table 3, the four parts of Table 4, the ImageNet figure, other runs, and those that did not end well."""
+    groups: dict[str, list[Measured]] = {}
+    for group in measured(runs):
+        groups.setdefault(group.runs[0].experiment, []).append(group)
+    elsewhere: list[Measured] = []
+    for entries in groups.values():
+        elsewhere += [group for group in entries if not on_its_dataset(group.runs[0])]
+        entries[:] = [group for group in entries if on_its_dataset(group.runs[0])]
+        entries.sort(key=lambda group: (group.runs[0].conditions, -1.0 if group.mean is None else group.mean))
+
+    def rows(name: str) -> list[tuple[str, ...]]:
+        return [_row(name, group) for group in groups.get(name, [])] or [_row(name, None)]
+
+    table_3 = [name for name, entry in EXPERIMENTS.items() if entry.source.startswith("Table 3")]
+    found = [
+        Table(
+            "Table 3: base and derived models on CIFAR-10, without data augmentation",
+            tuple(row for name in table_3 for row in rows(name)),
+            (_parameters_note(),),
+        )
+    ]
+    for section, names in _OURS.items():
+        cited = [
+            (row.method, f"{row.error_percent:.2f} % ({CITED_MARK})", "–", row.parameters or "–", "–", "–", "–", "–",
+             CITED_MARK, row.reference, "–")
+            for row in CITED
+            if row.section == section
+        ]  # fmt: skip
+        ours = [row for name in names for row in rows(name)]
+        title = f"Table 4: {section}" if section in (PLAIN, AUGMENTED, HUNDRED, LARGE) else f"Section 3.3: {section}"
+        found.append(
+            Table(title, tuple(cited + ours), (f"Rows marked {CITED_MARK}: the paper's words, not measured here.",))
+        )
+    shown = {*table_3, *(name for names in _OURS.values() for name in names)}
+    others = [row for name, entries in groups.items() if name not in shown and entries for row in rows(name)]
+    others += [_row(group.runs[0].experiment, group, published=False) for group in elsewhere]
+    if others:
+        found.append(Table("Other networks and other data sets: nothing published to compare with", tuple(others)))
+    return found
+
+
+def _parameters_note() -> str:
+    entry = EXPERIMENTS["cifar10-model-c"]
+    return (
+        f"Model C and Strided-CNN-C: the layers of Table 1 have {true_parameters(entry):,} parameters; the paper's "
+        f"{entry.published_parameters} contradicts its own table. Both are shown."
+    )
+
+
+def unfinished(runs: Sequence[Run]) -> list[str]:
+    """A line for each run that is not done, and for each attempt that was given up."""
+    lines = []
+    for run in runs:
+        result = run.result
+        for attempt in result.get("attempts", []):
+            if attempt.get("status") == "dead":
+                lines.append(
+                    f"{run.experiment}, seed {attempt.get('seed')}: dead, {attempt.get('why')} "
+                    f"({run.folder.as_posix()})"
+                )
+        if not run.done and result["status"] != "dead":
+            lines.append(
+                f"{run.experiment}, seed {result['seed']}: {result['status']} at iteration {result.get('iterations')} "
+                "of "
+                f"{result.get('max_iter')} ({run.folder.as_posix()})"
+            )
+    return lines
+
+
+def best_on_test(runs: Sequence[Run]) -> list[str]:
+    """The best test of each run: chosen on test data, so no result."""
+    lines = []
+    for run in runs:
+        best = run.result.get("best_on_test") or {}
+        if run.done and best.get("error_percent") is not None:
+            lines.append(
+                f"{run.experiment}, seed {run.result['seed']}, {run.result['dataset']}, {run.result['epochs']:g} "
+                "epochs: "
+                f"{best['error_percent']:.2f} % at iteration {best['iteration']}"
+            )
+    return lines
+
+
+def assumptions(runs: Sequence[Run]) -> list[str]:
+    """What the paper leaves open and these runs took, each once."""
+    found: dict[str, None] = {}
+    for run in runs:
+        found.update(dict.fromkeys(run.result.get("assumptions") or []))
+    return list(found)
+
+
+def to_markdown(found: Sequence[Table], runs: Sequence[Run], verdicts: Sequence[Verdict] | None = None) -> str:
+    """The whole report as Markdown."""
+    lines = ["# Measured beside published", ""]
+    lines += [f"Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(runs)}.", ""]
+    for table in found:
+        lines += [f"## {table.title}", "", _line(HEAD), _line(["---"] * len(HEAD))]
+        lines += [_line(row) for row in table.rows]
+        lines += ["", *table.notes, ""] if table.notes else [""]
+    if verdicts is not None:
+        lines += ["## Section 3.2, sentence by sentence", ""]
+        for verdict in verdicts:
+            lines += _verdict_lines(verdict)
+    for title, entries in sections(runs):
+        lines += [f"## {title}", "", *(f"- {entry}" for entry in entries), ""]
+    return "\n".join(lines)
+
+
+def sections(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Titles and lines of what stands below the tables; empty ones are left out."""
+    found = [
+        ("Best on test: chosen on test data, not results", best_on_test(runs)),
+        ("Dead and unfinished trainings", unfinished(runs)),
+        ("What the paper leaves open, as taken in these runs", assumptions(runs)),
+    ]
+    return [(title, lines) for title, lines in found if lines]
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    trend = verdict.trend
+    lines = [f'- **{verdict.verdict}** ({trend.section}): "{trend.sentence}"']
+    if trend.reading:
+        lines.append(f"  - read as: {trend.reading}")
+    if verdict.conditions:
+        lines.append(f"  - compared on {verdict.conditions}")
+    lines += [f"  - {number}" for number in verdict.numbers]
+    if verdict.runs:
+        lines.append(f"  - runs: {', '.join(verdict.runs)}")
+    return [*lines, ""]
+
+
+def trends_text(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts alone."""
+    return "\n".join(line for verdict in verdicts for line in _verdict_lines(verdict))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+CSV_HEAD = (
+    "kind", "table", "experiment", "model", "variant", "dataset", "test_error_percent", "published_error_percent",
+    "parameters", "published_parameters", "seed", "epochs", "lr", "batch_size", "engine", "precision", "device",
+    "seconds", "images_per_second", "best_on_test_percent", "status", "reference", "folder",
+)  # fmt: skip
+
+
+def to_csv(runs: Sequence[Run]) -> str:
+    """One row per run (kind ``measured``), per result of the paper (``published``), per competitor (``cited``)."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_HEAD, restval="", lineterminator="\n")
+    writer.writeheader()
+    for run in runs:
+        result = run.result
+        row = {key: result[key] for key in CSV_HEAD if result.get(key) is not None}
+        best = (result.get("best_on_test") or {}).get("error_percent")
+        row |= {"kind": "measured", "variant": run.variant, "folder": run.folder.as_posix()}
+        row["test_error_percent"] = "" if run.error_percent is None else run.error_percent
+        row["best_on_test_percent"] = "" if best is None else best
+        writer.writerow(row)
+    for name, entry in EXPERIMENTS.items():
+        if entry.published_error_percent is not None:
+            writer.writerow(
+                {
+                    "kind": "published",
+                    "table": entry.source,
+                    "experiment": name,
+                    "model": entry.title,
+                    "dataset": entry.dataset.title,
+                    "published_error_percent": entry.published_error_percent,
+                    "parameters": true_parameters(entry),
+                    "published_parameters": entry.published_parameters,
+                }  # fmt: skip
+            )
+    for cited in CITED:
+        writer.writerow(
+            {
+                "kind": "cited",
+                "table": cited.table,
+                "model": cited.method,
+                "dataset": cited.section,
+                "published_error_percent": cited.error_percent,
+                "published_parameters": cited.parameters,
+                "reference": cited.reference,
+            }  # fmt: skip
+        )
+    return out.getvalue()

@@ -1,0 +1,307 @@
+"""The sentences of section 3.2 that compare networks, as data, each checked against the runs at hand.
+
+Only runs on the same data set, for the same epochs, on the same schedule are compared; as in the paper, each network
+enters with the best of the learning rates it was run with. A cited figure is compared with runs on the paper's own
+data set over the paper's own epochs alone.
+
+Source: section 3.2 of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from allconv_caffe.experiments import AUGMENTED, CITED, EXPERIMENTS, HUNDRED, LARGE, PLAIN
+from allconv_caffe.report.collect import Measured, Run, measured
+
+ON_PAR_POINTS = 0.5
+"""Two errors are "about on par" within half a point: twice the paper's own largest such difference (0.23)."""
+
+DRAMATIC_POINTS = 2.0
+"""A drop is "dramatic" from two points on: twice the paper's own largest drop (0.99)."""
+
+HOLDS, FAILS, NOT_ENOUGH = "holds", "fails", "not enough runs"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: of networks among themselves, or of one with a figure.
+
+    networks: experiments that must be at hand, with ``|option value`` behind them for a variant. holds: of their
+    errors in percent. words: what is claimed, with the names. cited: the claim is about a cited figure.
+    """
+
+    networks: tuple[str, ...]
+    holds: Callable[[Mapping[str, float]], bool]
+    words: str
+    cited: bool = False
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A sentence, and the comparisons that it makes: it holds if all of them do.
+
+    reading: how its words were made into numbers; "" where they are plain. any_of: the comparisons are instances of a
+    general claim, and those at hand are enough.
+    """
+
+    section: str
+    sentence: str
+    checks: tuple[Check, ...]
+    reading: str = ""
+    any_of: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say of a sentence.
+
+    verdict: ``holds``, ``fails`` or ``not enough runs``. conditions: of the runs compared. numbers: one line per
+    comparison. runs: the folders used.
+    """
+
+    trend: Trend
+    verdict: str
+    conditions: str
+    numbers: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+def _below(better: str, worse: str) -> Check:
+    return Check((better, worse), lambda e: e[better] < e[worse], f"{_title(better)} below {_title(worse)}")
+
+
+def _title(name: str) -> str:
+    base, _, variant = name.partition("|")
+    return EXPERIMENTS[base].title + (f" ({variant})" if variant else "")
+
+
+def _cifar10(family: str, letter: str) -> str:
+    return f"cifar10-{family}-{letter}"
+
+
+def _on_par(one: str, other: str) -> Check:
+    return Check(
+        (one, other),
+        lambda e: abs(e[one] - e[other]) <= ON_PAR_POINTS,
+        f"{_title(one)} within {ON_PAR_POINTS} points of {_title(other)}",
+    )
+
+
+def _no_drama(strided: str, base: str) -> Check:
+    return Check(
+        (strided, base),
+        lambda e: e[strided] - e[base] < DRAMATIC_POINTS,
+        f"{_title(strided)} less than {DRAMATIC_POINTS:g} points above {_title(base)}",
+    )
+
+
+def _cited(section: str, but: str = "") -> float:
+    return min(row.error_percent for row in CITED if row.section == section and (not but or but not in row.method))
+
+
+def _figure(name: str, limit: float, what: str, above: bool = False) -> Check:
+    return Check(
+        (name,),
+        lambda e: e[name] > limit if above else e[name] < limit,
+        f"{_title(name)} {'above' if above else 'below'} {limit:.2f} % ({what}, cited)",
+        cited=True,
+    )
+
+
+def _not_below(worse: str, better: str) -> Callable[[Mapping[str, float]], bool]:
+    return lambda e: e[worse] >= e[better]
+
+
+def _best_is_3x3() -> Check:
+    names = [name for name in EXPERIMENTS if name.startswith("cifar10-") and name[-2:] in ("-a", "-b", "-c")]
+    small = [name for name in names if name.endswith("-c")]
+    large = [name for name in names if not name.endswith("-c")]
+    return Check(
+        tuple(names),
+        lambda e: min(e[name] for name in small) < min(e[name] for name in large),
+        "the best of the C networks (3x3 only) below the best of the A and B networks",
+    )
+
+
+_LETTERS = ("a", "b", "c")
+_PLAIN_NAMES = [_cifar10(f, x) for x in _LETTERS for f in ("model", "strided-cnn", "convpool-cnn", "allcnn")]
+
+TRENDS: tuple[Trend, ...] = (
+    Trend(
+        "3.2.1",
+        "simply removing the max-pooling layer and just increasing the stride of the previous layer results in "
+        "diminished "
+        "performance in all settings",
+        tuple(_below(_cifar10("model", x), _cifar10("strided-cnn", x)) for x in _LETTERS),
+    ),
+    Trend(
+        "3.2.1",
+        "the drop in performance is not as dramatic as one might expect from such a drastic change to the network "
+        "architecture",
+        tuple(_no_drama(_cifar10("strided-cnn", x), _cifar10("model", x)) for x in _LETTERS),
+        f"dramatic: {DRAMATIC_POINTS:g} points or more; the paper's drops are 0.99, 0.78 and 0.45",
+    ),
+    Trend(
+        "3.2.1",
+        "when pooling is replaced by an additional convolution layer with stride r = 2 performance stabilizes and even "
+        "improves on the base model",
+        tuple(_below(_cifar10("allcnn", x), _cifar10("model", x)) for x in _LETTERS),
+    ),
+    Trend(
+        "3.2.1",
+        "In all cases the performance of the model without any pooling and the model with pooling on top of the "
+        "additional "
+        "convolution perform about on par",
+        tuple(_on_par(_cifar10("allcnn", x), _cifar10("convpool-cnn", x)) for x in _LETTERS),
+        f"on par: within {ON_PAR_POINTS:g} points; the paper's differences are 0.09, 0.23 and 0.23",
+    ),
+    Trend(
+        "3.2.1",
+        "small 3x3 convolutions stacked after each other seem to be enough to achieve the best performance",
+        (_best_is_3x3(),),
+        "the best of all twelve networks is one of the four derived from or equal to model C",
+    ),
+    Trend(
+        "3.2.1",
+        "We also experimented with additional dropout (i.e. dropout on all layers or only on the 1x1 convolution "
+        "layer) "
+        "which however did not result in increased accuracy",
+        tuple(
+            Check(
+                (f"{name}|dropout {kind}", name),
+                _not_below(f"{name}|dropout {kind}", name),
+                f"{_title(name)} with dropout on {kind} not below {_title(name)}",
+            )
+            for name in _PLAIN_NAMES
+            for kind in ("all", "1x1")
+        ),
+        "any of the twelve networks",
+        any_of=True,
+    ),
+    Trend(
+        "3.2.1",
+        "both with and without data augmentation. In both cases the simple network performs better than the best "
+        "previously "
+        "reported result",
+        (
+            _figure("cifar10-allcnn-c", _cited(PLAIN), "Deeply Supervised"),
+            _figure("cifar10-allcnn-c-aug", _cited(AUGMENTED), "Deeply Supervised"),
+        ),
+    ),
+    Trend(
+        "3.2.2",
+        "the simple model using only 3x3 convolutions again performs comparable to the state of the art for this "
+        "dataset "
+        "[...] It is only outperformed by the fractional max-pooling approach",
+        (
+            _figure("cifar100-allcnn-c", _cited(HUNDRED, "Fractional"), "dasNet"),
+            _figure("cifar100-allcnn-c", _cited(HUNDRED), "Fractional Pooling, 12 tests", above=True),
+        ),
+        "below every cited figure but those of fractional pooling",
+    ),
+    Trend(
+        "3.2.3",
+        "Large-All-CNN achieves performance comparable to the network with max-pooling. It is only outperformed by the "
+        "fractional max-pooling approach when performing multiple passes through the network",
+        (
+            _figure("cifar10-large-allcnn", 4.47, "Spatially Sparse CNN"),
+            _figure("cifar10-large-allcnn", 4.50, "Fractional Pooling, 1 test"),
+            _figure("cifar10-large-allcnn", _cited(LARGE), "Fractional Pooling, 100 tests", above=True),
+        ),
+    ),
+)
+
+
+def published_errors() -> dict[str, float]:
+    """The paper's own errors in percent, by experiment."""
+    return {
+        name: entry.published_error_percent
+        for name, entry in EXPERIMENTS.items()
+        if entry.published_error_percent is not None
+    }
+
+
+def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict]:
+    """A verdict on each sentence for each set of comparable runs at hand; else ``not enough runs``."""
+    conditions: dict[tuple[str, float, str], dict[str, Measured]] = {}
+    for group in measured(runs):
+        if group.mean is None:
+            continue
+        run = group.runs[0]
+        name = run.network
+        if name.partition("|")[0] not in EXPERIMENTS:
+            continue
+        networks = conditions.setdefault(run.conditions, {})
+        best = networks.get(name)
+        if best is None or best.mean is None or group.mean < best.mean:
+            networks[name] = group
+    verdicts = []
+    for trend in trends:
+        found = [
+            verdict
+            for key, networks in sorted(conditions.items())
+            if (verdict := _judge(trend, key, networks)) is not None
+        ]
+        verdicts += found or [
+            Verdict(trend, NOT_ENOUGH, "", tuple(f"{c.words}: no runs" for c in trend.checks[:3]), ())
+        ]
+    return verdicts
+
+
+def _judge(trend: Trend, key: tuple[str, float, str], networks: Mapping[str, Measured]) -> Verdict | None:
+    lines: list[str] = []
+    used: dict[str, None] = {}
+    outcomes: list[bool | None] = []
+    for entry in trend.checks:
+        if any(name not in networks for name in entry.networks):
+            outcomes.append(None)
+            missing = [_title(name) for name in entry.networks if name not in networks]
+            if not trend.any_of:
+                lines.append(f"{entry.words}: no run of {', '.join(missing)}")
+            continue
+        experiment = EXPERIMENTS[entry.networks[0].partition("|")[0]]
+        if entry.cited and (key[0] != experiment.dataset.title or key[1] != experiment.schedule.epochs):
+            outcomes.append(None)
+            lines.append(
+                f"{entry.words}: a run on {key[0]} over {key[1]:g} epochs cannot be set against a figure of "
+                f"{experiment.dataset.title} over {experiment.schedule.epochs:g}"
+            )
+            continue
+        groups = [networks[name] for name in entry.networks]
+        holds = entry.holds({name: networks[name].mean or 0.0 for name in entry.networks})
+        outcomes.append(holds)
+        shown = "; ".join(_number(group) for group in groups)
+        lines.append(f"{entry.words}: {'yes' if holds else 'no'} ({shown}{_noise(groups)})")
+        used.update(dict.fromkeys(str(run.folder) for group in groups for run in group.runs))
+    if all(outcome is None for outcome in outcomes):
+        return None
+    if False in outcomes:
+        verdict = FAILS
+    elif None in outcomes and not trend.any_of:
+        verdict = NOT_ENOUGH
+    else:
+        verdict = HOLDS
+    where = f"{key[0]}, {key[1]:g} epochs"
+    return Verdict(trend, verdict, where, tuple(lines), tuple(used))
+
+
+def _number(group: Measured) -> str:
+    rate = group.first.get("lr")
+    name = group.runs[0].result["model"] + (f" ({group.runs[0].variant})" if group.runs[0].variant else "")
+    words = f"{name} {group.error_words()}"
+    return f"{words}, lr {rate:g}" if isinstance(rate, int | float) else words
+
+
+def _noise(groups: Sequence[Measured]) -> str:
+    """Whether the difference of two networks is more than seeds make."""
+    if len(groups) != 2:
+        return ""
+    if any(group.std is None for group in groups):
+        return "; one seed each says little of differences below half a point"
+    one, other = groups
+    spread = math.sqrt(sum((group.std or 0.0) ** 2 / len(group.errors) for group in groups))
+    difference = abs((one.mean or 0.0) - (other.mean or 0.0))
+    return "; within what seeds make" if difference < 2 * spread else ""

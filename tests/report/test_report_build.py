@@ -1,0 +1,226 @@
+"""Tables, page and verdicts from records of runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allconv_caffe.experiments import CITED, EXPERIMENTS
+from allconv_caffe.report import tables, trends
+from allconv_caffe.report.build import build
+from allconv_caffe.report.collect import ReportError, Run, find_runs, measured
+
+SCHEDULE = (
+    "SGD multistep base_lr {lr:g}, momentum 0.9; weight_decay 0.001, batch 128; drops after epochs 200; 350 epochs"
+)
+
+
+def record(experiment: str, error: float | None, **changes: Any) -> dict[str, Any]:
+    entry = EXPERIMENTS[experiment]
+    lr = changes.get("lr", 0.05)
+    return {
+        "experiment": experiment, "model": entry.title, "status": "done", "test_error_percent": error,
+        "parameters": tables.true_parameters(entry), "dataset": entry.dataset.title, "seed": 1, "epochs": 350.0,
+        "engine": "torch", "precision": "float32", "device": "1 GPU", "lr": lr, "seconds": 7380.0, "n_train": 50000,
+        "n_test": 10000, "max_iter": 136719, "schedule": SCHEDULE.format(lr=lr), "options": {}, "attempts": [],
+        "published_error_percent": entry.published_error_percent, "assumptions": ["batch_size: 128"],
+        "best_on_test": {"error_percent": 8.5, "iteration": 99}, **changes,
+    }  # fmt: skip
+
+
+def runs_of(*records: dict[str, Any]) -> list[Run]:
+    return [Run(Path(f"runs/r{number}"), entry) for number, entry in enumerate(records)]
+
+
+def paper() -> list[Run]:
+    """The paper's own figures as runs."""
+    return runs_of(
+        *(
+            record(name, entry.published_error_percent, epochs=entry.schedule.epochs, schedule=entry.name[-9:])
+            if name == "cifar10-large-allcnn"
+            else record(name, entry.published_error_percent)
+            for name, entry in EXPERIMENTS.items()
+            if entry.published_error_percent is not None and name != "imagenet-allcnn"
+        )
+    )
+
+
+def verdict_of(runs: list[Run], beginning: str) -> list[trends.Verdict]:
+    return [verdict for verdict in trends.check(runs) if verdict.trend.sentence.startswith(beginning)]
+
+
+def test_every_sentence_holds_of_the_papers_own_figures() -> None:
+    """Fed with Tables 3 and 4, each sentence holds; that of footnote 4's dropout has no figures to check."""
+    verdicts = trends.check(paper())
+    found = {(verdict.trend.sentence[:24], verdict.verdict) for verdict in verdicts}
+    assert {words for words, verdict in found if verdict == trends.NOT_ENOUGH} == {"We also experimented wit"}
+    assert len([verdict for verdict in verdicts if verdict.verdict == trends.HOLDS]) == len(trends.TRENDS) - 1
+    assert trends.FAILS not in {verdict.verdict for verdict in verdicts}
+
+
+@pytest.mark.parametrize(
+    ("beginning", "experiment", "error"),
+    [
+        ("simply removing", "cifar10-strided-cnn-b", 10.1),  # Model B has 10.20
+        ("the drop in performance", "cifar10-strided-cnn-c", 11.75),  # Model C has 9.74
+        ("when pooling is replaced", "cifar10-allcnn-a", 12.5),  # Model A has 12.47
+        ("In all cases", "cifar10-convpool-cnn-c", 9.6),  # All-CNN-C has 9.08
+        ("small 3x3", "cifar10-allcnn-b", 9.0),  # All-CNN-C has 9.08
+        ("both with and without", "cifar10-allcnn-c-aug", 8.0),  # Deeply Supervised has 7.97
+        ("the simple model using", "cifar100-allcnn-c", 33.8),  # dasNet has 33.78
+        ("Large-All-CNN achieves", "cifar10-large-allcnn", 3.4),  # Fractional Pooling (100 tests) has 3.47
+    ],
+)
+def test_a_sentence_fails_where_one_network_contradicts_it(beginning: str, experiment: str, error: float) -> None:
+    """One figure changed beyond the claim makes its sentence fail."""
+    runs = [run for run in paper() if run.experiment != experiment]
+    changed = next(run for run in paper() if run.experiment == experiment)
+    changed.result["test_error_percent"] = error
+    assert [verdict.verdict for verdict in verdict_of([*runs, changed], beginning)] == [trends.FAILS]
+
+
+def test_a_sentence_about_all_settings_needs_all() -> None:
+    """Two of six networks leave "in all settings" open, with the numbers that there are."""
+    found = verdict_of(
+        runs_of(record("cifar10-model-a", 12.0), record("cifar10-strided-cnn-a", 13.0)), "simply removing"
+    )
+    assert [verdict.verdict for verdict in found] == [trends.NOT_ENOUGH]
+    assert (
+        found[0]
+        .numbers[0]
+        .startswith("Model A below Strided-CNN-A: yes (Model A 12.00 %, lr 0.05; Strided-CNN-A 13.00 %")
+    )
+    assert found[0].numbers[1] == "Model B below Strided-CNN-B: no run of Model B, Strided-CNN-B"
+    assert found[0].runs == ("runs/r0", "runs/r1")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dataset": "CIFAR-10 (JPEG)"}, {"epochs": 15.0}, {"schedule": "SGD fixed base_lr 0.05, momentum 0.9"},
+                {"options": {"filler": "msra"}}]
+)  # fmt: skip
+def test_only_comparable_runs_are_compared(changes: dict[str, Any]) -> None:
+    """Another data set, length, schedule or recipe keeps two networks apart."""
+    runs = runs_of(record("cifar10-model-a", 12.0), record("cifar10-strided-cnn-a", 11.0, **changes))
+    (verdict,) = verdict_of(runs, "simply removing")
+    assert verdict.verdict == trends.NOT_ENOUGH and verdict.runs == ()
+
+
+def test_each_network_enters_with_its_best_rate() -> None:
+    """As in the paper, of several learning rates the one with the lowest mean error counts, and is named."""
+    runs = runs_of(
+        record("cifar10-model-a", 14.0, lr=0.1), record("cifar10-model-a", 12.0, lr=0.01),
+        record("cifar10-strided-cnn-a", 13.0),
+    )  # fmt: skip
+    (verdict,) = verdict_of(runs, "simply removing")
+    assert "Model A 12.00 %, lr 0.01" in verdict.numbers[0]
+
+
+def test_cited_figures_are_not_set_against_other_data() -> None:
+    """A run on JPEG copies, or a short one, says nothing about the competitors' figures."""
+    (verdict,) = verdict_of(runs_of(record("cifar100-allcnn-c", 20.0, epochs=15.0)), "the simple model")
+    assert verdict.verdict == trends.NOT_ENOUGH
+
+
+def test_dropout_variants_are_compared_with_their_network() -> None:
+    """A run with dropout on all layers is another network under equal conditions."""
+    runs = runs_of(record("cifar10-allcnn-c", 9.1), record("cifar10-allcnn-c", 10.0, options={"dropout": "all"}))
+    assert [verdict.verdict for verdict in verdict_of(runs, "We also")] == [trends.HOLDS]
+
+
+def test_seeds_become_mean_and_deviation() -> None:
+    """9.0, 9.2 and 9.4 are 9.2 with a standard deviation (N - 1) of 0.2; another engine is another row."""
+    entries = [record("cifar10-allcnn-c", 9.0 + 0.2 * seed, seed=seed) for seed in range(3)]
+    groups = measured(runs_of(*entries, record("cifar10-allcnn-c", 9.9, engine="caffe")))
+    assert [group.error_words() for group in groups] == ["9.20 % ± 0.20 (3 runs)", "9.90 %"]
+    assert groups[0].seeds == "0, 1, 2"
+
+
+def test_the_tables_set_measured_beside_published() -> None:
+    """Table 3 has the twelve networks in order, with both counts of parameters; Table 4 every cited figure."""
+    found = tables.tables(runs_of(record("cifar10-model-c", 10.1)))
+    names = [row[0] for row in found[0].rows]
+    assert names[:4] == ["Model A", "Strided-CNN-A", "ConvPool-CNN-A", "All-CNN-A"] and len(names) == 12
+    row = next(row for row in found[0].rows if row[0] == "Model C")
+    assert row == ("Model C", "9.74 %", "10.10 %", "1.3 M", "954,730", "350", "0.05", "1", "CIFAR-10", "torch, 1 GPU",
+                   "2 h 03 min")  # fmt: skip
+    assert "954,730" in found[0].notes[0] and "contradicts" in found[0].notes[0]
+    cited = [row for table in found for row in table.rows if "cited" in row]
+    assert sorted(row[0] for row in cited) == sorted(entry.method for entry in CITED)
+    assert all("(cited)" in row[1] and row[2] == "–" for row in cited)
+
+
+def test_runs_on_generated_pictures_stay_out_of_the_papers_tables() -> None:
+    """Only the experiment's own data set, or a marked copy of it, stands beside a published figure."""
+    runs = runs_of(
+        record("cifar10-allcnn-c", 11.0, dataset="CIFAR-10 (JPEG)"),
+        record("cifar10-allcnn-c", 5.0, dataset="drawn shapes"),
+    )
+    found = tables.tables(runs)
+    assert [row[8] for row in found[0].rows if row[2] != "–"] == ["CIFAR-10 (JPEG)"]
+    assert [(row[1], row[2], row[8]) for row in found[-1].rows] == [("–", "5.00 %", "drawn shapes")]
+
+
+def test_dead_and_nan_trainings_are_no_results() -> None:
+    """A dead run enters no mean; its attempts are listed; an error that is not a number reads so."""
+    dead = record(
+        "cifar10-allcnn-c", 90.0, status="dead", attempts=[{"seed": 1, "status": "dead", "why": "loss at ln(10)"}]
+    )
+    runs = runs_of(dead, record("cifar10-model-a", None))
+    assert [group.mean for group in measured(runs)] == [None]
+    text = tables.to_markdown(tables.tables(runs), runs)
+    assert "cifar10-allcnn-c, seed 1: dead, loss at ln(10)" in text
+    assert "| Model A | 12.47 % | not a number |" in text
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(content))
+    (folder / "test.csv").write_text(
+        "iteration,epoch,seconds,lr,error_percent,session\n0,0,0,,90,1\n391,1,9,0.05,50,1\n"
+    )
+    (folder / "train.csv").write_text(
+        "iteration,epoch,seconds,lr,loss,session\n0,0,0,0.05,2.3,1\n100,0.26,3,0.05,nan,1\n"
+    )
+
+
+def test_the_report_is_three_files_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    """report.md, report.csv and report.html are written; the page embeds its pictures and names no address."""
+    _write(tmp_path / "runs/cifar10-allcnn-c/seed1", record("cifar10-allcnn-c", 9.3, model="All-CNN-C <b>"))
+    _write(tmp_path / "results/b/seed2", record("cifar10-allcnn-c", 9.5, seed=2))
+    _write(tmp_path / "runs/cifar10-allcnn-c/seed1/attempt-1", record("cifar10-allcnn-c", 90.0))
+    text = build([tmp_path / "runs", tmp_path / "results", tmp_path / "none"], tmp_path / "out", trends=True)
+    assert (tmp_path / "out/report.md").read_text() == text
+    assert "9.40 % ± 0.14 (2 runs)" in text and "not enough runs" in text
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3  # the curves of both together, and each by itself
+    assert not re.search(r"(src|href)=\"(?!data:)|https?://|<script|@import|url\(", page)
+    assert "All-CNN-C &lt;b&gt;" in page and "<b>," not in page
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
+    kinds = [row["kind"] for row in rows]
+    assert (kinds.count("measured"), kinds.count("cited")) == (2, len(CITED))
+    assert [row["test_error_percent"] for row in rows[:2]] == ["9.3", "9.5"]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    """A result.json that is none is one clear line."""
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ReportError, match=r"result\.json: found no JSON"):
+        find_runs([tmp_path])
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"found no experiment, model, .* expected the record of a run"):
+        find_runs([tmp_path])
+
+
+def test_a_run_without_csv_takes_its_curves_from_the_log(tmp_path: Path) -> None:
+    """The log alone is enough for the curves."""
+    log = Path(__file__).resolve().parents[1] / "golden/logs/caffe_resumed.log"
+    (tmp_path / "log").write_bytes(log.read_bytes())
+    run = Run(tmp_path, record("cifar10-allcnn-c", 9.0, epochs=6.0, max_iter=60))
+    assert run.curve("train")[:2] == [(0.0, 2.28996), (0.5, 2.06518)]
+    assert run.curve("test")[-1] == (6.0, 0.0)
