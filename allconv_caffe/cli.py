@@ -95,9 +95,9 @@ def _render_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _chosen(texts: dict[str, str | None]) -> RenderOptions:
-    from allconv_caffe.render import option_from_text, options_from
+    from allconv_caffe.render import RenderOptions, option_from_text
 
-    return options_from({name: option_from_text(name, text) for name, text in texts.items() if text is not None})
+    return RenderOptions(**{name: option_from_text(name, text) for name, text in texts.items() if text is not None})
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, Any]:

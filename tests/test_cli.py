@@ -1,0 +1,201 @@
+"""The `allconv` command: what it parses, what it calls, what it says about mistakes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from allconv_caffe import cli, driver, experiments, quickstart, render
+from data_prep import cifar, download, pipeline, verify
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.main, list(words), prog_name="allconv")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(cli.main))
+EXAMPLES = [
+    (path, line.strip())
+    for path, command in COMMANDS.items()
+    for line in (command.epilog or "").split("\n")
+    if line.strip().startswith("allconv ")
+]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
+    """A fresh folder, and recorders in place of what takes minutes or a network."""
+    found: list[tuple[Any, ...]] = []
+
+    def recorder(name: str, result: Any) -> Any:
+        def call(*words: Any, **more: Any) -> Any:
+            found.append((name, words, more))
+            return result
+
+        return call
+
+    manifest = SimpleNamespace(display_name="CIFAR-10", n_train=50_000, n_test=10_000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(driver, "run", recorder("run", driver.RunResult("done", tmp_path, {})))
+    monkeypatch.setattr(quickstart, "run", recorder("quickstart", object()))
+    monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
+    monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
+    monkeypatch.setattr(verify, "verify", recorder("verify", SimpleNamespace(ok=True)))
+    return found
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_ends_with_an_example(path: tuple[str, ...]) -> None:
+    """The last line of each help text is an `allconv` command."""
+    result = invoke(*path, "--help")
+    assert result.exit_code == 0
+    assert result.output.strip().split("\n")[-1].strip().startswith(" ".join(["allconv", *path]).strip())
+
+
+@pytest.mark.parametrize(("path", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
+def test_every_example_works(path: tuple[str, ...], line: str, calls: list[Any], tmp_path: Path) -> None:
+    """Each example of a help text runs and returns status 0."""
+    if "--check" in line:
+        (tmp_path / "solvers").symlink_to(ROOT / "solvers")
+    result = invoke(*shlex.split(line)[1:])
+    assert result.exit_code == 0, result.output
+
+
+def test_render_writes_what_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of `render` reach the prototxt: epochs, rate, filler."""
+    monkeypatch.chdir(tmp_path)
+    words = "--epochs 35 --lr 0.01 --filler msra --batch-size 100 --output short".split()
+    result = invoke("render", "cifar10-allcnn-c", *words)
+    assert result.exit_code == 0, result.output
+    solver = (tmp_path / "short" / "solver.prototxt").read_text()
+    assert "base_lr: 0.01" in solver and "max_iter: 17500" in solver  # 35 epochs of 50,000 images by 100
+    assert 'type: "msra"' in (tmp_path / "short" / "train_val.prototxt").read_text()
+
+
+def test_render_check_names_each_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`render --check` fails, with file, line and both texts, where a committed file differs."""
+    monkeypatch.chdir(tmp_path)
+    render.write("cifar10-model-a")
+    assert invoke("render", "--check", "cifar10-model-a").exit_code == 0
+    solver = tmp_path / "solvers" / "cifar10-model-a" / "solver.prototxt"
+    solver.write_text(solver.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    result = invoke("render", "--check", "cifar10-model-a")
+    assert result.exit_code == 1
+    assert re.search(r"solvers/cifar10-model-a/solver\.prototxt:\d+: found 'momentum: 0\.8'", result.output)
+
+
+def test_render_lists_the_experiments() -> None:
+    """`render --list` names every experiment, one on a line."""
+    lines = invoke("render", "--list").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(experiments.EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("render --lr x cifar10-model-a", "Error: option lr: found 'x', expected a number\n"),
+        ("render --filler he cifar10-model-a",
+         "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra)\n"),
+        ("prep verify nowhere", "Error: nowhere: found no manifest.json; expected a prepared data set\n"),
+        ("run cifar10-allcnn-c --engine theano",
+         "Error: ENGINE=theano: expected one of auto, caffe, torch\n"),
+        ("run cifar10-allcnn-c --gpu all",
+         "Error: GPU=all: expected device numbers such as 0 or 0,1, or none for the CPU\n"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_line(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's mistake ends with status 1 and one line that says where, what was found and what was expected."""
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words.split())
+    assert (result.exit_code, result.output) == (1, message)
+
+
+@pytest.mark.parametrize("words", ["render nope", "run nope"])
+def test_an_unknown_experiment_is_answered_with_the_known_ones(words: str) -> None:
+    """A wrong name of an experiment is answered with all names."""
+    result = invoke(*words.split())
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: experiment: found 'nope'") and result.output.count("\n") == 1
+    assert all(name in result.output for name in experiments.EXPERIMENTS)
+
+
+def test_without_data_and_network_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without data, `run` names CIFAR10= and `make quickstart` in one line."""
+    monkeypatch.chdir(tmp_path)
+    result = invoke("run", "cifar10-allcnn-c", "--engine", "torch", "--gpu", "none", "--no-download")
+    last = result.output.splitlines()[-1]
+    assert result.exit_code == 1
+    assert last.startswith("Error: ") and "CIFAR10=" in last and "make quickstart" in last
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that is no user's mistake is not turned into one line."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(driver, "run", broken)
+    assert isinstance(invoke("run", "cifar10-allcnn-c").exception, ZeroDivisionError)
+
+
+def test_run_hands_its_settings_to_the_driver(calls: list[Any]) -> None:
+    """Each flag of `run` becomes the field of that name; what stands after -- goes to Caffe."""
+    words = "run cifar10-model-b --engine caffe --gpu 0,1 --data set.tar.gz --lr 0.1 --epochs 2.5 --seed 7 --retries 2"
+    words += " --precision tf32 --batch-size 64 --threads 1 --set filler=msra --set relu_last=false -- -iterations 3"
+    result = invoke(*words.split())
+    assert result.exit_code == 0, result.output
+    ((_, (name, settings), _),) = calls
+    assert name == "cifar10-model-b"
+    assert (settings.engine, settings.gpu, settings.data) == ("caffe", "0,1", Path("set.tar.gz"))
+    assert (settings.lr, settings.epochs, settings.seed, settings.retries) == (0.1, 2.5, 7, 2)
+    assert (settings.precision, settings.batch_size, settings.threads) == ("tf32", 64, 1)
+    assert settings.options == {"filler": "msra", "relu_last": False}
+    assert settings.caffe_flags == ("-iterations", "3")
+
+
+@pytest.mark.parametrize(("status", "code"), [("done", 0), ("dead", 1), ("interrupted", 130)])
+def test_the_status_says_how_a_run_ended(
+    status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`run` returns 0 when done, 1 when dead, 130 after Ctrl-C."""
+    monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult(status, tmp_path, {}))
+    assert invoke("run", "cifar10-allcnn-c").exit_code == code
+
+
+def test_prep_prepares_and_verify_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive goes in, a finished data set comes out, verify finds no problem, a second run does nothing."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 3, 32, 32), np.uint8), np.arange(20) % 10
+    cifar.write_python_archive("tiny.tar.gz", images, labels, images[:10], labels[:10], list("abcdefghij"))
+    words = "prep cifar10 --source tiny.tar.gz --output set --preprocessing gcn --quiet".split()
+    first, second = invoke(*words), invoke(*words)
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert "20 training and 10 test images" in first.output
+    assert second.output == "set: already prepared; --force prepares it again\n"
+    verified = invoke("prep", "verify", "set", "--grid", "grid.png")
+    assert verified.exit_code == 0 and "all checksums as in the manifest" in verified.output
+    with (tmp_path / "set" / "manifest.json").open("a") as file:
+        file.write(" ")
+    (tmp_path / "set" / "train_lmdb" / "data.mdb").unlink()
+    assert invoke("prep", "verify", "set").exit_code == 1
