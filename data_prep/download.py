@@ -102,7 +102,7 @@ def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm
     try:
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS)
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise _Interrupted(f"no connection after {have} bytes ({type(error).__name__})") from error
+        raise _Interrupted(f"no connection after {have} bytes") from error
     except requests.RequestException as error:
         raise PrepError(url, f"an address that cannot be asked ({error})", "an http or https URL") from error
     with response:
@@ -127,7 +127,7 @@ def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm
                     block = response.raw.read(_BLOCK, decode_content=False)
                 except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
                     file.flush()
-                    raise _Interrupted(f"a connection cut after {have} bytes ({type(error).__name__})") from error
+                    raise _Interrupted(f"a connection cut after {have} bytes") from error
                 if not block:
                     break
                 have += len(block)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +50,8 @@ class Server:
                     self.send_header("Content-Range", f"bytes {start}-{len(outer.content) - 1}/{len(outer.content)}")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: outer.cuts.pop(0)] if outer.cuts else body)
+                with suppress(BrokenPipeError, ConnectionResetError):  # a client that has seen enough
+                    self.wfile.write(body[: outer.cuts.pop(0)] if outer.cuts else body)
                 self.close_connection = True
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -175,8 +177,7 @@ def test_an_unreachable_server_is_one_clear_line(server: Server, tmp_path: Path)
     server.http.shutdown()
     server.http.server_close()
     assert message(server, tmp_path, attempts=2) == (
-        "URL: found no connection after 0 bytes (ConnectionError); expected 1024000 bytes; "
-        "run again to go on from there"
+        "URL: found no connection after 0 bytes; expected 1024000 bytes; run again to go on from there"
     )
 
 
