@@ -9,6 +9,8 @@ Differs: a truncated or odd-sized Datum is an error; Caffe trains on whatever li
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import queue
 import threading
@@ -170,8 +172,8 @@ class LmdbSource:
         self.path = path
         try:
             if not os.path.isdir(path):
-                reason = os.strerror(20 if os.path.exists(path) else 2)
-                raise CaffeError(f"Check failed: mdb_status == 0 ({20 if os.path.exists(path) else 2} vs. 0) {reason}")
+                code = errno.ENOTDIR if os.path.exists(path) else errno.ENOENT
+                raise CaffeError(f"Check failed: mdb_status == 0 ({code} vs. 0) {os.strerror(code)}")
             self._env = lmdb.open(path, readonly=True, lock=False, max_readers=256, readahead=True, create=False)
             self._count: int = self._env.stat()["entries"]
         except lmdb.Error as error:
@@ -179,6 +181,7 @@ class LmdbSource:
             raise CaffeError(f"Check failed: mdb_status == 0 {reason}", path) from None
         except CaffeError as error:
             raise error.within(path) from None
+        self.opened_version = self.version()
 
     def __len__(self) -> int:
         return self._count
@@ -204,7 +207,7 @@ class LevelDbSource:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            import plyvel
+            plyvel = importlib.import_module("plyvel")
         except ImportError:
             raise CaffeError(
                 "backend LEVELDB cannot be read without the package plyvel; install it, or convert the data set to "
@@ -216,6 +219,7 @@ class LevelDbSource:
         except (plyvel.Error, OSError) as error:
             raise CaffeError(f"Failed to open leveldb {path}\n{error}".replace("\n", ": "), path) from None
         self._count = sum(1 for _ in self._db.iterator(include_value=False))
+        self.opened_version = self.version()
 
     def __len__(self) -> int:
         return self._count
@@ -243,9 +247,8 @@ def open_source(path: str, backend: int) -> Source:
         source = _sources.get(key)
         if source is None or not _unchanged(source):
             _sources.pop(key, None)
-            source = None  # closes it, if nobody else reads it
+            source = None  # closes the outdated one, if nobody reads it
             source = LmdbSource(path) if backend == DataParameter.LMDB else LevelDbSource(path)
-            source.opened_version = source.version()
             _sources[key] = source
     if backend == DataParameter.LMDB:
         glog.info("db_lmdb.cpp:35", f"Opened lmdb {path}")

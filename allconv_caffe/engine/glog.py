@@ -27,6 +27,8 @@ NAMES = ("INFO", "WARNING", "ERROR", "FATAL")
 _lock = threading.RLock()
 _program = "caffe"
 _min_level: int | None = None  # None: as the environment says
+_log_dir: str | None = None
+_no_files: bool | None = None
 _files: list[TextIO | None] | None = None  # one per level; None: not opened yet, or forbidden
 _files_dir = ""
 
@@ -59,13 +61,17 @@ def number(x: SupportsFloat | int) -> str:
     return f"{value:g}"
 
 
-def init(program: str = "caffe", min_level: int | None = None) -> None:
-    """InitGoogleLogging: `program` names the log files, `min_level` overrules GLOG_minloglevel. Closes open files."""
-    global _program, _min_level
+def init(
+    program: str = "caffe",
+    min_level: int | None = None,
+    log_dir: str | None = None,
+    logtostderr: bool | None = None,
+) -> None:
+    """InitGoogleLogging: `program` names the log files, the others overrule the environment. Closes open files."""
+    global _program, _min_level, _log_dir, _no_files
     with _lock:
         close()
-        _program = program
-        _min_level = min_level
+        _program, _min_level, _log_dir, _no_files = program, min_level, log_dir, logtostderr
 
 
 def close() -> None:
@@ -94,8 +100,9 @@ def log(level: int, source: str, message: str) -> None:
         text += "\n"
     with _lock:
         _write(sys.stderr, text)
-        directory = os.environ.get("GLOG_log_dir", "")
-        if directory and not _integer(os.environ.get("GLOG_logtostderr", "")):
+        directory = os.environ.get("GLOG_log_dir", "") if _log_dir is None else _log_dir
+        no_files = bool(_integer(os.environ.get("GLOG_logtostderr", ""))) if _no_files is None else _no_files
+        if directory and not no_files:
             _write_files(level, directory, text)
 
 

@@ -53,7 +53,7 @@ class BatchLayer(SourceLayer):
         raise CaffeError(f"layer type {self.type} lacks setup_data")
 
     def next_batch(self) -> list[torch.Tensor]:
-        """Data (N, C, H, W) and, with two tops, labels (N,): float32 on the net's device. May be views: do not write."""
+        """Data (N, C, H, W) and, with two tops, labels (N,): float32 on the device; may be views: do not write."""
         raise CaffeError(f"layer type {self.type} lacks next_batch")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
