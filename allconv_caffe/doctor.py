@@ -69,9 +69,7 @@ def place_caffe(folder: str | Path, path: str | None = None) -> str:
             link.unlink()
         return f"caffe: {other}"
     if not (folder / "caffe-torch").exists():
-        raise FileNotFoundError(
-            2, "found no such command, expected what `make setup` installs", f"{folder}/caffe-torch"
-        )
+        raise FileNotFoundError(2, "found no such command; `make setup` installs it", f"{folder}/caffe-torch")
     if not ours:
         if link.exists() or link.is_symlink():
             return f"caffe: {link}, which set-up did not make and leaves alone"

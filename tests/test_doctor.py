@@ -116,13 +116,15 @@ def test_the_caffe_that_answers_is_said(bare: Path, tmp_path: Path, monkeypatch:
     assert doctor.examine(bare)["caffe_command"]["is"] == "caffe-torch, this project's engine"
 
 
-def test_other_versions_than_pinned_are_named(bare: Path) -> None:
-    """A package whose version differs from constraints.txt is named, with the way back; torch 2.13.0+cpu is 2.13.0."""
-    (bare / "constraints.txt").write_text("click==0.0.1\nnumpy==0.1; python_version < '3'\n")
-    (bare / "metadata").mkdir()
-    pins = doctor._pins(bare / "constraints.txt")
-    assert list(pins) == ["click"]  # the line for another Python does not count here
-    assert doctor._pins(Path(doctor.__file__).parents[1] / "constraints.txt")["torch"].specifier.contains("2.13.0+cpu")
+def test_other_versions_than_pinned_are_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package whose version differs from constraints.txt is named, with the way back; a local build suffix is none."""
+    (bare / "constraints.txt").write_text("click==0.0.1\ntorch==2.13.0\nnumpy==0.1; python_version < '3'\n")
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["click>=8", "torch>=2.11", "numpy>=1.24"])
+    monkeypatch.setattr(doctor.metadata, "version", {"click": "8.5.1", "torch": "2.13.0+cpu", "numpy": "2.4.6"}.get)
+    found = doctor.examine(bare)
+    assert [name for name, facts in found["versions"].items() if not facts["as_pinned"]] == ["click"]
+    assert "other versions than constraints.txt pins: click; `rm -r .venv; make setup` restores them" in found["advice"]
+    assert "click 8.5.1 (pinned: 0.0.1)" in doctor.text(found)
 
 
 def test_an_unreadable_data_set_is_advice_not_a_crash(bare: Path) -> None:

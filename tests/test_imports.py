@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What each part of the house may import of ours. A part is a package, or the modules that share the first word."""
 
 TORCH = {"engine", "pycaffe", "caffe_torch", "doctor", "driver", "quickstart"}
-"""The parts that may import torch; the driver only asks it for GPUs. Tables, reports and data preparation run without."""
+"""The parts that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
 
 NAMES = {"cv2": "opencv-python", "google": "protobuf", "absl": "absl-py"}
 """Modules that are called otherwise than their package."""
