@@ -407,12 +407,15 @@ class _Run:
                 log.write(b"\n")
                 log.flush()
             try:
-                return subprocess.Popen(
+                engine = subprocess.Popen(
                     command, cwd=self.root, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log,
                     stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(lock,),
                 )  # fmt: skip
             except OSError as error:
                 raise DriverError(f"{command[0]}: cannot be started ({error.strerror})") from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{engine.pid}\n".encode())
+        return engine
 
     def _follow(self, command: list[str], log_path: Path, lock: int, follower: _Follower) -> tuple[str, str]:
         offset = log_path.stat().st_size if log_path.exists() else 0

@@ -80,7 +80,11 @@ def locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DriverError(f"{folder}: found another training at work in it; wait for it, or stop it") from None
+            lock.seek(0)
+            who = lock.read().strip()
+            process = f" (engine: process {who})" if who else ""
+            raise DriverError(f"{folder}: found another training at work in it{process}; wait for it, or stop it") from None
+        lock.truncate(0)
         yield lock.fileno()
 
 

@@ -25,8 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 STAND_IN = r'''
 """Trains nothing: 40 iterations of a fraction of a second that look like Caffe's. BEHAVIOUR is a JSON file by seed."""
 import json, os, signal, sys, time
-sys.path.insert(0, {root!r})
-from allconv_caffe import proto
 home = {home!r}
 with open(os.path.join(home, "calls"), "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\n")
@@ -36,6 +34,8 @@ if "-version" in args or "--version" in args:
 behaviour = json.load(open(os.path.join(home, "behaviour")))
 if args[0] == "device_query":
     sys.exit(0 if behaviour.get("gpu") else 1)
+sys.path.insert(0, {root!r})
+from allconv_caffe import proto
 flags = dict(zip(args[1::2], args[2::2]))
 stopped = False
 def on_int(*_):
@@ -115,6 +115,7 @@ class Bench:
         self.lines: list[str] = []
         self.behave()
         monkeypatch.setenv("CAFFE", str(self.binary))
+        monkeypatch.setattr(driver, "_POLL_SECONDS", 0.02)
         folder = home / "data" / "cifar10"
         self.data = driver_data.PreparedData(
             folder, folder / "train_lmdb", folder / "test_lmdb", "CIFAR-10 (JPEG)", 10, 1280, 400, (3, 32, 32),
@@ -324,7 +325,7 @@ def test_a_missing_last_test_is_made_up_for(bench: Bench) -> None:
 
 def test_a_dead_training_begins_again_with_the_next_seed(bench: Bench) -> None:
     """With retries left, a dead attempt is kept under attempt-1/ and the next seed is trained; both stay on record."""
-    bench.behave(**{"1": {"dead_from": 0}, "2": {"nan_from": 12}, "sleep": 0.02})
+    bench.behave(**{"1": {"dead_from": 0}, "2": {"nan_from": 12}, "sleep": 0.005})
     ended = bench.run(retries=2, epochs=16)
     assert ended.status == "done" and ended.result["seed"] == 3
     assert [(entry["seed"], entry["status"]) for entry in ended.result["attempts"]] == [
@@ -341,7 +342,7 @@ def test_a_dead_training_begins_again_with_the_next_seed(bench: Bench) -> None:
 
 def test_a_dead_training_without_retries_ends_and_says_so(bench: Bench) -> None:
     """Without retries a dead training is ended early, and running it again says how to go on instead of training."""
-    bench.behave(**{"1": {"nan_from": 5}, "sleep": 0.02})
+    bench.behave(**{"1": {"nan_from": 5}, "sleep": 0.005})
     ended = bench.run(epochs=16)
     assert ended.status == "dead"
     assert ended.result["test_error_percent"] is None or ended.result["test_error_percent"] > 80
@@ -427,6 +428,27 @@ def test_two_drivers_do_not_share_a_run(bench: Bench) -> None:
     finally:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
+
+
+def test_an_engine_that_outlives_its_driver_keeps_the_run(bench: Bench) -> None:
+    """Where the driver was killed but its engine trains on, the run stays refused, and the engine's process is named."""
+    bench.behave(sleep=0.05)
+    running = _launch(bench)
+    log = _wait_for(bench, "Iteration 0, lr")
+    running.kill()
+    running.wait()
+    with pytest.raises(DriverError) as caught:
+        bench.run(epochs=40)
+    engine = int((log.parent / ".lock").read_text())
+    assert f"found another training at work in it (engine: process {engine})" in str(caught.value)
+    os.kill(engine, signal.SIGINT)
+    for _ in range(200):
+        if "stopped early" in log.read_text():
+            break
+        time.sleep(0.05)
+    bench.behave()
+    time.sleep(0.3)
+    assert bench.run(epochs=40).status == "done"
 
 
 def test_without_data_and_network_one_line_names_the_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
