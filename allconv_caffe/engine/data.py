@@ -297,6 +297,10 @@ class Reader:
             yield image, record.label
             position += 1
 
+    def restart(self) -> Iterator[tuple[np.ndarray, int]]:
+        """What comes after the last record: the first again."""
+        return self.records()
+
     def first(self) -> np.ndarray:
         """The first record's image. Raises CaffeError for an empty data set."""
         for image, _ in self.records():
@@ -470,12 +474,22 @@ class _Batch:
     wraps: int
 
 
+class Records(Protocol):
+    """Decoded records, again and again."""
+
+    def __len__(self) -> int: ...
+
+    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]: ...
+
+    def restart(self) -> Iterator[tuple[np.ndarray, int]]: ...
+
+
 class StreamFeed:
     """Batches read, and on a CPU transformed, by a thread that keeps `depth` of them ready."""
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Records,
         transformer: Transformer,
         batch_size: int,
         position: int,
@@ -524,7 +538,7 @@ class StreamFeed:
 
 
 def _prefetch(
-    reader: Reader,
+    reader: Records,
     transformer: Transformer,
     batch_size: int,
     position: int,
@@ -550,7 +564,7 @@ def _prefetch(
                 images.append(image.copy())
                 position += 1
                 if position == len(reader):
-                    records, position, wraps = reader.records(), 0, wraps + 1
+                    records, position, wraps = reader.restart(), 0, wraps + 1
             put(_assemble(images, labels, transformer, device, position, wraps))
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
         put(error)

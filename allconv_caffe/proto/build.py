@@ -66,7 +66,7 @@ def build(module: str) -> Dict[str, Any]:
     if hasattr(message_factory, "GetMessageClass"):
         make = message_factory.GetMessageClass
     else:  # protobuf before 4.22
-        make = message_factory.MessageFactory(pool).GetPrototype
+        make = getattr(message_factory.MessageFactory(pool), "GetPrototype")  # noqa: B009 (not in today's stubs)
     names: Dict[str, Any] = {}
     for message in schema.MESSAGES:
         cls = make(pool.FindMessageTypeByName(f"{PACKAGE}.{message.name}"))

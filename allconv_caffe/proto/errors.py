@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence, Tuple
 
 
 class ProtoError(Exception):
@@ -30,5 +30,5 @@ class ProtoError(Exception):
         place = ":".join(str(part) for part in (where, line, column) if part is not None)
         super().__init__(f"{place}: {reason}" if place else reason)
 
-    def __reduce__(self) -> tuple:  # type: ignore[type-arg]
+    def __reduce__(self) -> Tuple[Any, ...]:
         return type(self), (self.where, self.reason, self.line, self.column, self.found, self.choices)

@@ -1,4 +1,4 @@
-"""Caffe 1.0's wire schema (git 99bd997) as tables: names, numbers, types and defaults are the interface, the words are ours.
+"""Caffe 1.0's wire schema (git 99bd997) as tables: interface by name and number, words our own.
 
 How to read a table: one field is ``name number type``, then ``= default`` and ``packed`` where they apply; fields are
 separated by commas or line ends. ``float*`` is repeated, ``float!`` required, plain ``float`` optional. A type that is

@@ -21,6 +21,7 @@ _NO_FIELD = re.compile(r'Message type "(?P<message>[\w.]+)" has no field named "
 _NO_VALUE = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value (?:named|with number) (?P<value>\S+?)\.?$')
 _TWICE = re.compile(r'Message type "(?P<message>[\w.]+)" should not have multiple "(?P<field>\w+)" fields\.?')
 _MOST_CHOICES = 12
+_SMALLEST_NORMAL = 2.0**-126  # of float32
 
 
 def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
@@ -64,7 +65,7 @@ def decode(raw: bytes, where: str) -> str:
 
 
 def to_text(message: Any) -> str:
-    """`message` as Caffe's log and prototxt files print it: fields by number, two spaces per level, shortest numbers."""
+    """`message` as Caffe's logs print it: fields by number, two spaces per level, shortest numbers."""
     return "".join(f"{line}\n" for line in _lines(message, ""))
 
 
@@ -113,6 +114,8 @@ def float_text(value: float) -> str:
     try:
         same = struct.pack("<f", float(short)) == struct.pack("<f", value)
     except OverflowError:  # 6 digits of the largest float32 round to more than a float32 holds
+        same = False
+    if 0 < abs(value) < _SMALLEST_NORMAL:  # C's strtof reports underflow there, so the 6 digits are never trusted
         same = False
     return short if same or value != value else f"{value:.9g}"
 

@@ -6,7 +6,7 @@ Source: neuron_layer.hpp, loss_layer.cpp.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,8 +36,8 @@ class NeuronLayer(Layer):
 class LossLayer(Layer):
     """Predictions and labels in, one scalar (0 axes) out, weight 1 unless stated. Source: loss_layer.cpp."""
 
-    num_bottom = 2
-    num_top = 1
+    num_bottom: ClassVar[int | None] = 2
+    num_top: ClassVar[int | None] = 1
     is_loss = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -1,0 +1,288 @@
+"""Debian 11's BVLC Caffe (CPU build, with pycaffe for Python 3.9) unpacked into a folder: no root, no system package.
+
+apt with a private state and an empty status file resolves and downloads the whole closure from the Debian mirror that
+the machine's own apt already uses; `dpkg-deb -x` unpacks it; two wrappers start it through its own loader and libraries.
+
+Layout under the prefix (which may be moved as a whole)::
+
+    bin/caffe  bin/python     the wrappers
+    root/                     the unpacked packages
+    manifest.json             what was installed, from which suite
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Iterable, NamedTuple
+
+SUITE = "bullseye"
+PACKAGES = ("caffe", "python3-caffe", "libopenblas0-pthread")  # without the last, the slow reference BLAS is taken
+_DEBIAN_SUITES = {"bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "oldstable", "oldoldstable",
+                  "testing", "unstable"}  # fmt: skip
+_KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp", "debian-archive-bullseye-stable.gpg")
+_OWN = "name an own build instead: CAFFE_ROOT=<build tree> or CAFFE=<path of the caffe binary>"
+
+
+class InstallError(Exception):
+    """Caffe could not be installed; `str()` is one line: what was found, what was expected, what to do."""
+
+
+class Mirror(NamedTuple):
+    """One Debian archive of the machine's apt: its URI, and the keyring it is signed by ('' for apt's default)."""
+
+    uri: str
+    signed_by: str
+
+
+def mirrors(one_line: Iterable[str], deb822: Iterable[str]) -> list[Mirror]:
+    """The Debian mirrors that apt source files name, in order, without doubles and without security archives.
+
+    Args:
+        one_line: contents of files in the ``deb [options] URI suite component...`` form (``*.list``).
+        deb822: contents of files in the stanza form (``*.sources``).
+    """
+    entries: list[tuple[str, list[str], list[str], str]] = []
+    for text in one_line:
+        for line in text.splitlines():
+            match = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)",
+                             line.partition("#")[0])  # fmt: skip
+            if match:
+                options = dict(option.partition("=")[::2] for option in (match["options"] or "").split())
+                suite, *components = match["rest"].split()
+                entries.append((match["uri"], [suite], components, options.get("signed-by", "")))
+    for text in deb822:
+        for stanza in re.split(r"\n\s*\n", text):
+            fields: dict[str, str] = {}
+            key = ""
+            for line in stanza.splitlines():
+                if line.startswith("#") or not line.strip():
+                    continue
+                if line[0] in " \t":
+                    fields[key] = fields.get(key, "") + "\n" + line.strip()
+                else:
+                    key, _, value = line.partition(":")
+                    key = key.strip().lower()
+                    fields[key] = value.strip()
+            if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
+                continue
+            for uri in fields.get("uris", "").split():
+                entries.append((uri, fields.get("suites", "").split(), fields.get("components", "").split(),
+                                fields.get("signed-by", "")))  # fmt: skip
+    found: dict[str, Mirror] = {}
+    for uri, suites, components, signed_by in entries:
+        if uri.split(":")[0] not in ("http", "https", "file", "copy") or "security" in uri or "main" not in components:
+            continue
+        if any(re.sub(r"-(updates|backports|proposed-updates)$", "", suite) in _DEBIAN_SUITES for suite in suites):
+            found.setdefault(uri.rstrip("/"), Mirror(uri.rstrip("/"), signed_by))
+    return list(found.values())
+
+
+def machine_mirror(etc: Path | None = None) -> Mirror:
+    """The first Debian mirror of this machine's apt, with a keyring that exists.
+
+    Raises: InstallError if apt's sources name none (another distribution, or a machine without apt sources).
+    """
+    if etc is None:
+        answer = subprocess.run(["apt-config", "shell", "DIR", "Dir::Etc/d"], capture_output=True, text=True)
+        match = re.search(r"DIR='(.*)'", answer.stdout)
+        etc = Path(match[1] if match else "/etc/apt")
+    parts = etc / "sources.list.d"
+    lists = [etc / "sources.list", *sorted(parts.glob("*.list"))]
+    stanzas = sorted(parts.glob("*.sources"))
+    known = mirrors(*([path.read_text(errors="replace") for path in paths if path.is_file()]
+                      for paths in (lists, stanzas)))  # fmt: skip
+    if not known:
+        raise InstallError(f"apt's sources under {etc} name no Debian mirror (expected a deb line or stanza with a Debian "
+                           f"suite and component main); {_OWN}")  # fmt: skip
+    mirror = known[0]
+    if not Path(mirror.signed_by or "-").is_file():  # not said, or a key written into the stanza itself
+        rings = (Path("/usr/share/keyrings") / name for name in _KEYRINGS)
+        mirror = mirror._replace(signed_by=next((str(ring) for ring in rings if ring.is_file()), ""))
+    return mirror
+
+
+def installed(prefix: Path) -> dict[str, object] | None:
+    """The manifest of a finished installation under `prefix`, or None."""
+    try:
+        manifest = json.loads((prefix / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if (prefix / "bin" / "caffe").is_file() and isinstance(manifest, dict) else None
+
+
+def install(prefix: Path, archives: Path | None = None, say: Callable[[str], None] = print) -> bool:
+    """Install Caffe under `prefix`, whole or not at all; returns False if it already stands there.
+
+    Args:
+        prefix: folder to create; built beside itself as ``<prefix>.part`` and renamed at the end.
+        archives: a folder of .deb files to use and to fill, for a second machine or a second try; else thrown away.
+        say: takes each line of progress.
+    Raises: InstallError: no apt or dpkg-deb, no Debian mirror, no network, disk full, or a result that does not start.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    done = installed(prefix)
+    if done:
+        say(f"Caffe {done.get('version')} is already installed in {prefix}")
+        return False
+    if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
+        raise InstallError(f"{prefix}: found something that is no finished installation of Caffe; "
+                           "remove it, or give another --prefix")  # fmt: skip
+    for tool in ("apt-get", "apt-config", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise InstallError(f"{tool} not found: `make caffe` needs a Debian-like machine; {_OWN}")
+    mirror = machine_mirror()
+    part = prefix.with_name(prefix.name + ".part")
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(prefix.parent, os.O_RDONLY)
+    except OSError as error:
+        raise InstallError(f"{prefix}: {error.strerror}; give another --prefix") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InstallError(f"{prefix}: another installation is running") from None
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        try:
+            debs = _download(part / "apt", mirror, archives, say)
+            say(f"Unpacking {len(debs)} packages ...")
+            for deb in debs:
+                _call(["dpkg-deb", "-x", str(deb), str(part / "root")], f"dpkg-deb could not unpack {deb.name}")
+            version = _wrap(part)
+            names = [deb.name for deb in debs]
+            manifest = {"version": version, "suite": SUITE, "packages": names}
+            (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+            shutil.rmtree(part / "apt")
+            os.replace(part, prefix)
+        except OSError as error:
+            raise InstallError(f"{error.filename or prefix}: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(lock)
+    say(f"Caffe {version} is installed: {prefix / 'bin' / 'caffe'}, {prefix / 'bin' / 'python'}")
+    return True
+
+
+def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[str], None]) -> list[Path]:
+    store = Path(os.path.abspath(archives)) if archives else work / "archives"
+    for folder in (work / "state/lists/partial", work / "cache", store / "partial"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (work / "status").touch()
+    signed = f"[signed-by={mirror.signed_by}] " if mirror.signed_by else ""
+    (work / "sources.list").write_text(f"deb {signed}{mirror.uri} {SUITE} main\n")
+    (work / "apt.conf").write_text(f"""
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+Dir::State "{work}/state";
+Dir::State::status "{work}/status";
+Dir::Cache "{work}/cache";
+Dir::Cache::archives "{store}";
+Dir::Etc::sourcelist "{work}/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::Etc::preferences "-";
+Dir::Etc::preferencesparts "-";
+APT::Install-Recommends "false";
+APT::Keep-Downloaded-Packages "true";
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+Acquire::Languages "none";
+""")
+    environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
+    reach = f"is there a network, and does the mirror {mirror.uri} still hold Debian {SUITE}? Else {_OWN}"
+    say(f"Asking {mirror.uri} for Debian {SUITE} ...")
+    _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
+    plan = _call(["apt-get", "install", "-q", "-y", "--print-uris", *PACKAGES], f"apt found no way to {PACKAGES}",
+                 environment)  # fmt: skip
+    sizes = re.findall(r"^'\S+' (\S+\.deb) (\d+) ", plan, re.MULTILINE)
+    if not sizes and not any(store.glob("*.deb")):
+        raise InstallError(f"apt answered no packages to fetch; {reach}")
+    say(f"Fetching {len(sizes)} packages, {sum(int(size) for _, size in sizes) / 1e6:.0f} MB ...")
+    _call(["apt-get", "install", "-q", "-y", "--download-only", *PACKAGES], f"apt-get download failed; {reach}",
+          environment)  # fmt: skip
+    simulated = _call(["apt-get", "install", "-q", "-y", "-s", *PACKAGES], "apt could not list the packages", environment)
+    wanted = set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
+    debs = [deb for deb in sorted(store.glob("*.deb")) if deb.name.split("_")[0] in wanted]
+    if len(debs) < len(wanted):
+        raise InstallError(f"found {len(debs)} downloaded packages, expected {len(wanted)}; {reach}")
+    return debs
+
+
+def _call(command: list[str], failure: str, environment: dict[str, str] | None = None) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment,
+                            stdin=subprocess.DEVNULL)  # fmt: skip
+    if answer.returncode != 0:
+        errors = [line for line in (answer.stderr + answer.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
+        detail = errors[0] if errors else (answer.stderr.strip().splitlines() or [f"exit {answer.returncode}"])[-1]
+        raise InstallError(f"{failure} ({detail})")
+    return answer.stdout
+
+
+_WRAPPER = """\
+#!/bin/sh
+# Starts Debian 11's {what} with its own loader and libraries; the folder above this one may be moved.
+self=$(readlink -f "$0")
+root=${{self%/bin/*}}/root
+export PYTHONHOME="$root/usr" PYTHONNOUSERSITE=1 ALLCONV_CAFFE_PYTHON="${{self%/*}}/python"
+[ -z "$MATPLOTLIBRC" ] && export MATPLOTLIBRC="$root/etc/matplotlibrc"
+unset LD_LIBRARY_PATH LD_PRELOAD
+exec "$root/{loader}" --library-path "{path}" "$root/{program}" "$@"
+"""
+
+_SITE = """\
+# The loader hides the wrapper from Python; child processes must start through it too.
+import os, sys
+sys.executable = os.environ.get("ALLCONV_CAFFE_PYTHON", sys.executable)
+"""
+
+
+def _wrap(part: Path) -> str:
+    """Write the wrappers into `part` and start both once; returns Caffe's version."""
+    root = part / "root"
+    loaders = [path for path in root.glob("lib/*-linux-gnu*/ld-*.so*") if path.is_file()]
+    if not loaders:
+        raise InstallError(f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
+    loader = loaders[0].relative_to(root)
+    triplet = loader.parts[1]
+    folders = [f"usr/lib/{triplet}/openblas-pthread", f"usr/lib/{triplet}/blas", f"usr/lib/{triplet}/lapack",
+               f"lib/{triplet}", f"usr/lib/{triplet}", "usr/lib"]  # fmt: skip
+    if not (root / folders[0] / "libblas.so.3").exists():
+        raise InstallError(f"the unpacked packages hold no {folders[0]}/libblas.so.3 (OpenBLAS); {_OWN}")
+    path = ":".join(f"$root/{folder}" for folder in folders if (root / folder).is_dir())
+    (part / "bin").mkdir()
+    for name, what, program in (("caffe", "BVLC Caffe", "usr/bin/caffe"),
+                                ("python", "Python 3.9 with pycaffe", "usr/bin/python3.9")):  # fmt: skip
+        wrapper = part / "bin" / name
+        wrapper.write_text(_WRAPPER.format(what=what, loader=loader, path=path, program=program))
+        wrapper.chmod(0o755)
+    plots = root / "usr/lib/python3/dist-packages/matplotlib/__init__.py"
+    if plots.is_file():  # Debian's matplotlib looks for its fonts in the machine's own /usr
+        text = plots.read_text()
+        plots.write_text(text.replace("'/usr/share/matplotlib/", "sys.prefix + '/share/matplotlib/"))
+    site = root / "usr/lib/python3.9/sitecustomize.py"
+    if site.is_symlink():  # it points into the machine's /etc
+        site.unlink()
+    site.write_text(_SITE)
+    start = "the unpacked Caffe does not start on this machine"
+    version = re.search(r"version (\S+)", _call([str(part / "bin/caffe"), "--version"], start))
+    probe = "import caffe, sys; sys.stdout.write(caffe.__version__)"
+    _call([str(part / "bin/python"), "-c", probe], start, {**os.environ, "GLOG_minloglevel": "2"})
+    return version[1] if version else "unknown"
+
+
+def main(prefix: Path, archives: Path | None = None) -> int:
+    """`install`, with its error as one line on stderr and as exit status 1."""
+    try:
+        install(prefix, archives)
+    except InstallError as error:
+        print(f"make caffe: {error}", file=sys.stderr)
+        return 1
+    return 0

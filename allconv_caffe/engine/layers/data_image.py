@@ -1,0 +1,132 @@
+"""ImageData: images named in a text file.
+
+Source: image_data_layer.cpp, io.cpp, rng.hpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from allconv_caffe.engine import data, glog
+from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.errors import CaffeError, check
+from allconv_caffe.engine.layer import register
+from allconv_caffe.engine.layers.data import BatchLayer
+from allconv_caffe.engine.transformer import Words
+
+
+def read_list(path: str) -> list[tuple[str, int]]:
+    """(image path, label) for each line ``path label``: the label follows the last space, and what is no number is 0."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise CaffeError(f"File is empty (cannot be read: {error.strerror})", path) from None
+    if not lines[-1]:
+        lines.pop()
+    found = []
+    for line in lines:
+        name, space, text = line.rpartition(" ")
+        number = re.match(r"\s*([-+]?\d+)", text)
+        found.append((name if space else line, int(number[1]) if number else 0))
+    if not found:
+        raise CaffeError("File is empty", path)
+    return found
+
+
+def shuffle(items: list[Any], words: Words) -> None:
+    """Caffe's shuffle: from the last item down, each swaps with one at or below it (boost::uniform_int)."""
+    for i in range(len(items) - 1, 0, -1):
+        bucket = 2**32 // (i + 1)
+        j = i + 1
+        while j > i:
+            j = int(words.draw(1)[0]) // bucket
+        items[i], items[j] = items[j], items[i]
+
+
+class ImageReader:
+    """Decoded images in the order of a list that may be shuffled anew at each wrap."""
+
+    def __init__(self, lines: list[tuple[str, int]], param: Any, words: Words | None) -> None:
+        self.lines, self.param, self.words = lines, param, words
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        for name, label in self.lines[start:]:
+            yield self.read(name), label
+
+    def restart(self) -> Iterator[tuple[np.ndarray, int]]:
+        if self.words is not None:
+            shuffle(self.lines, self.words)
+        return self.records()
+
+    def read(self, name: str) -> np.ndarray:
+        """C x H x W uint8, channels B, G, R. Raises CaffeError."""
+        import cv2
+
+        path, param = self.param.root_folder + name, self.param
+        image = cv2.imread(path, cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            glog.error("io.cpp:81", f"Could not open or find file {path}")
+            raise CaffeError(f"Could not load {name}")
+        if param.new_height:
+            image = cv2.resize(image, (param.new_width, param.new_height))
+        return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+@register("ImageData")
+class ImageDataLayer(BatchLayer):
+    """top[0] = the next batch_size images of a list, (N, C, H, W) in B, G, R, 0 to 255, transformed; top[1] = labels (N,).
+
+    `shuffle` shuffles the list at set-up and again at each wrap; `rand_skip` begins that many images later, at most.
+    Source: image_data_layer.cpp.
+    """
+
+    num_top = 2
+
+    def setup_data(self, top: Sequence[Blob]) -> None:
+        param = self.param.image_data_param
+        check(
+            (param.new_height == 0) == (param.new_width == 0),
+            "Current implementation requires new_height and new_width to be set at the same time.",
+        )
+        glog.info("image_data_layer.cpp:38", f"Opening file {param.source}")
+        lines = read_list(param.source)
+        words = None
+        if param.shuffle:
+            glog.info("image_data_layer.cpp:53", "Shuffling data")
+            words = Words(self.ctx.rng.word())
+            shuffle(lines, words)
+        glog.info("image_data_layer.cpp:63", f"A total of {len(lines)} images.")
+        self.start = 0
+        if param.rand_skip:
+            self.start = self.ctx.rng.word() % param.rand_skip
+            glog.info("image_data_layer.cpp:70", f"Skipping first {self.start} data points.")
+            check(len(lines) > self.start, "Not enough points to skip")
+        self.reader = ImageReader(lines, param, words)
+        shape = self.transformer.shape(*self.reader.read(lines[self.start][0]).shape)
+        check(param.batch_size > 0, "Positive batch size required")
+        top[0].reshape(param.batch_size, *shape)
+        glog.info("image_data_layer.cpp:90", f"output data size: {','.join(str(d) for d in top[0].shape)}")
+        top[1].reshape(param.batch_size)
+        self._feed: data.StreamFeed | None = None
+
+    def next_batch(self) -> list[torch.Tensor]:
+        if self._feed is None:
+            self._feed = data.StreamFeed(
+                self.reader, self.transformer, self.param.image_data_param.batch_size, self.start, lambda: None,
+                self.ctx.device, self.param.data_param.prefetch,
+            )
+        return list(self._feed.next())
+
+    def close(self) -> None:
+        """Stops the prefetch thread."""
+        if self._feed is not None:
+            self._feed.close()
