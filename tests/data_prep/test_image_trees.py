@@ -25,8 +25,8 @@ def message(path: Path, dataset: str = "images") -> str:
 
 
 def packed(folder: Path, target: Path, prefix: str = "") -> Path:
-    """The folder as a tar or zip, by the target's suffix."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    """The folder as a tar or zip, by the target's suffix, its files in falling order of their names."""
+    files = sorted((p for p in folder.rglob("*") if p.is_file()), reverse=True)
     if target.suffix == ".zip":
         with zipfile.ZipFile(target, "w") as made:
             for file in files:
