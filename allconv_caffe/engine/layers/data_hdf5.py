@@ -112,7 +112,7 @@ class HDF5DataLayer(SourceLayer):
         for name, array, before in zip(self.param.top, arrays, self.arrays, strict=False):
             if array.shape[1:] != before.shape[1:]:
                 raise CaffeError(
-                    f"rows of dataset {name} have shape {array.shape[1:]}, those of the files before {before.shape[1:]}",
+                    f"found rows of shape {array.shape[1:]} in dataset {name}, expected {before.shape[1:]}",
                     path,
                 )
         if not rows:

@@ -21,7 +21,7 @@ from allconv_caffe.engine.transformer import Words
 
 
 def read_list(path: str) -> list[tuple[str, int]]:
-    """(image path, label) for each line ``path label``: the label follows the last space, and what is no number is 0."""
+    """(image path, label) for each line ``path label``: the label follows the last space; what is no number is 0."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = file.read().split("\n")
@@ -83,8 +83,9 @@ class ImageReader:
 
 @register("ImageData")
 class ImageDataLayer(BatchLayer):
-    """top[0] = the next batch_size images of a list, (N, C, H, W) in B, G, R, 0 to 255, transformed; top[1] = labels (N,).
+    """The next batch_size images of a list, transformed.
 
+    top[0]: (N, C, H, W), channels B, G, R, 0 to 255 before the transformation; top[1]: labels (N,).
     `shuffle` shuffles the list at set-up and again at each wrap; `rand_skip` begins that many images later, at most.
     Source: image_data_layer.cpp.
     """
