@@ -1,0 +1,96 @@
+"""``make docs``: writes ``docs/experiments.md`` from the tables again, and checks the links of every Markdown page."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from allconv_caffe.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.report.tables import true_parameters
+
+PAGE = Path("docs/experiments.md")
+_LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
+_CODE = re.compile(r"`[^`\n]*`")
+
+
+def experiments_page() -> str:
+    """Every experiment with its row of the paper, the published figures, the true number of parameters and its command."""
+    lines = [
+        "# Experiments",
+        "",
+        "Written by `make docs` from `allconv_caffe/experiments.py`. Errors are the paper's; parameters are counted from its "
+        "tables, with biases.",
+        "",
+        "| experiment | network | source | data set | published error | published parameters | parameters | training |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in EXPERIMENTS.items():
+        error = "–" if entry.published_error_percent is None else f"{entry.published_error_percent:.2f} %"
+        lines.append(
+            f"| `{name}` | {entry.title} | {entry.source} | {entry.dataset.title} | {error} | "
+            f"{entry.published_parameters or '–'} | {true_parameters(entry):,} | {_training(entry)} |"
+        )
+    lines += ["", "`make <experiment>` trains the CIFAR ones; `allconv run <experiment>` any.", ""]
+    return "\n".join(lines)
+
+
+def _training(entry: Experiment) -> str:
+    schedule = entry.schedule
+    length = f"{schedule.max_iter:,} iterations" if schedule.max_iter else f"{schedule.epochs:g} epochs"
+    return f"{length}, batch {schedule.batch_size}"
+
+
+def broken_links(root: Path) -> list[str]:
+    """A line for each link of README.md, CHANGELOG.md and docs/ that leads nowhere in this tree.
+
+    Addresses on the network are not asked.
+    """
+    found = []
+    for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))]:
+        text = _CODE.sub("", _FENCE.sub("", page.read_text(encoding="utf-8")))
+        for match in _LINK.finditer(text):
+            target = match[1] or match[2]
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            where = page if not name else (page.parent / name)
+            if not where.exists():
+                found.append(f"{page.relative_to(root)}: link to {target}: no such file")
+            elif anchor and where.suffix == ".md" and anchor not in _anchors(where):
+                found.append(f"{page.relative_to(root)}: link to {target}: no such heading")
+    return found
+
+
+def _anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub names them."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page (``--check``: compare it), check the links; 1 where something is wrong."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words not in ([], ["--check"]):
+        print(f"docs: {' '.join(words)}: expected nothing, or --check", file=sys.stderr)
+        return 1
+    root = Path.cwd()
+    page, text = root / PAGE, experiments_page()
+    problems = []
+    if words:
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            problems.append(f"{PAGE}: differs from the tables; write it again with `make docs`")
+    else:
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    problems += broken_links(root)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
