@@ -19,8 +19,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple
+from typing import NamedTuple
 
 SUITE = "bullseye"
 PACKAGES = ("caffe", "python3-caffe", "libopenblas0-pthread")  # without the last, the slow reference BLAS is taken

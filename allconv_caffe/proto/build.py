@@ -72,7 +72,7 @@ def build(module: str) -> Dict[str, Any]:
         cls = make(pool.FindMessageTypeByName(f"{PACKAGE}.{message.name}"))
         cls.__module__ = module  # so that messages pickle
         names[message.name] = cls
-    for name, values in schema.ENUMS.items():
-        names[name] = enum_type_wrapper.EnumTypeWrapper(pool.FindEnumTypeByName(f"{PACKAGE}.{name}"))
+    for enum, values in schema.ENUMS.items():
+        names[enum] = enum_type_wrapper.EnumTypeWrapper(pool.FindEnumTypeByName(f"{PACKAGE}.{enum}"))
         names.update(values)
     return names
