@@ -311,6 +311,19 @@ def run(experiment: str, data: Path | None, no_download: bool, pairs: tuple[str,
         click.get_current_context().exit(status)
 
 
+@main.command(epilog=_example("allconv report --trends"))
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--trends", is_flag=True, help="check the sentences of section 3.2 that compare networks")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("runs/report"), show_default=True,
+              help="gets report.md, report.csv and report.html")  # fmt: skip
+def report(folders: tuple[Path, ...], trends: bool, output: Path) -> None:
+    """Measured beside published, for all runs below FOLDERS (default: runs and results)."""
+    from allconv_caffe.report import build
+
+    click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends))
+    click.echo(f"written: {output}/report.md, report.csv, report.html", err=True)
+
+
 @main.command(epilog=_example("allconv doctor --json"))
 @click.option("--json", "json_", is_flag=True, help="the same facts for programs")
 def doctor(json_: bool) -> None:

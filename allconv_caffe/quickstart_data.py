@@ -1,7 +1,8 @@
-"""Ten kinds of small pictures, drawn by seed: a data set for machines without a network.
+"""Ten kinds of woven patterns, drawn by seed: a data set for machines without a network.
 
-Every picture shows one bright object of random place, size, tilt and colours on a darker shaded ground, with noise.
-No single pixel tells the class, so a linear classifier stays far behind a network that composes edges into shapes.
+Every picture is a piece of cloth: one pattern in two random colours, at a random place, size and tilt, with uneven
+light and noise. Each pixel is as often of the one colour as of the other, so a linear classifier learns little, while a
+network that composes edges into textures learns them all.
 
 Only NumPy is used, so that a seed gives the same pictures wherever NumPy's generators do.
 """
@@ -18,64 +19,65 @@ SIDE = 32
 """Height and width of a picture in pixels, as in CIFAR."""
 
 _OVERSAMPLING = 3  # each pixel is the mean of 3x3 points, so edges are smooth
-_CONTRAST = 90.0  # smallest distance of object and background in RGB, grey levels
+_CONTRAST = 100.0  # smallest distance of the two colours in RGB, grey levels
+_TURN = 2 * np.pi
 
 Array = np.ndarray
 
-
-def _circle(u: Array, v: Array) -> Array:
-    return u * u + v * v < 0.81
+# Each pattern says of points (u, v), in units of its own period, whether they have the first colour.
 
 
-def _ring(u: Array, v: Array) -> Array:
-    return np.abs(np.hypot(u, v) - 0.75) < 0.2
+def _rows(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * v) > 0
 
 
-def _square(u: Array, v: Array) -> Array:
-    return np.maximum(np.abs(u), np.abs(v)) < 0.8
+def _columns(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * u) > 0
 
 
-def _frame(u: Array, v: Array) -> Array:
-    return np.abs(np.maximum(np.abs(u), np.abs(v)) - 0.7) < 0.18
+def _rising(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * (u + v) / np.sqrt(2)) > 0
 
 
-def _triangle(u: Array, v: Array) -> Array:
-    return (v < 0.65) & (v > 1.75 * np.abs(u) - 0.95)
+def _falling(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * (u - v) / np.sqrt(2)) > 0
 
 
-def _cross(u: Array, v: Array) -> Array:
-    return (np.minimum(np.abs(u), np.abs(v)) < 0.22) & (np.maximum(np.abs(u), np.abs(v)) < 0.95)
+def _checks(u: Array, v: Array) -> Array:
+    return np.sin(_TURN * u / 1.5) * np.sin(_TURN * v / 1.5) > 0
 
 
-def _bars(u: Array, v: Array) -> Array:
-    """Upright bars."""
-    return (np.maximum(np.abs(u), np.abs(v)) < 0.95) & (np.cos(u * 9.9) > 0)
-
-
-def _steps(u: Array, v: Array) -> Array:
-    """Lying bars."""
-    return _bars(v, u)
-
-
-def _checker(u: Array, v: Array) -> Array:
-    return (np.maximum(np.abs(u), np.abs(v)) < 0.95) & (np.sin(u * 6.6) * np.sin(v * 6.6) > 0)
+def _diamonds(u: Array, v: Array) -> Array:
+    return _checks((u + v) / np.sqrt(2), (u - v) / np.sqrt(2))
 
 
 def _dots(u: Array, v: Array) -> Array:
-    return (np.maximum(np.abs(u), np.abs(v)) < 1.0) & (np.cos(u * 9.4) + np.cos(v * 9.4) > 0.75)
+    return np.cos(_TURN * u / 1.2) + np.cos(_TURN * v / 1.2) > 0.6
+
+
+def _grid(u: Array, v: Array) -> Array:
+    return np.maximum(np.cos(_TURN * u / 1.5), np.cos(_TURN * v / 1.5)) > 0.7
+
+
+def _zigzag(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * (v + 0.9 * np.abs((u / 2) % 1 - 0.5))) > 0
+
+
+def _rings(u: Array, v: Array) -> Array:
+    return np.cos(_TURN * np.hypot(u, v)) > 0
 
 
 _KINDS: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": _circle,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
-    "triangle": _triangle,
-    "cross": _cross,
-    "bars": _bars,
-    "steps": _steps,
-    "checker": _checker,
+    "rows": _rows,
+    "columns": _columns,
+    "rising": _rising,
+    "falling": _falling,
+    "checks": _checks,
+    "diamonds": _diamonds,
     "dots": _dots,
+    "grid": _grid,
+    "zigzag": _zigzag,
+    "rings": _rings,
 }
 
 CLASSES: tuple[str, ...] = tuple(_KINDS)
@@ -95,18 +97,20 @@ def draw(label: int, rng: np.random.Generator) -> Array:
     fine = SIDE * _OVERSAMPLING
     axis = (np.arange(fine, dtype=np.float64) + 0.5) / _OVERSAMPLING
     x, y = np.meshgrid(axis, axis)
-    radius = rng.uniform(9.0, 12.0)
-    centre_x, centre_y = SIDE / 2 + rng.uniform(-4.0, 4.0, 2)
-    tilt = np.deg2rad(rng.uniform(-15.0, 15.0))
-    dx, dy = (x - centre_x) / radius, (y - centre_y) / radius
+    period = rng.uniform(5.0, 7.5)  # pixels
+    centre_x, centre_y = SIDE / 2 + rng.uniform(-8.0, 8.0, 2)
+    tilt = np.deg2rad(rng.uniform(-8.0, 8.0))
+    dx, dy = (x - centre_x) / period, (y - centre_y) / period
     u = np.cos(tilt) * dx + np.sin(tilt) * dy
     v = np.cos(tilt) * dy - np.sin(tilt) * dx
     mask = _KINDS[CLASSES[label]](u, v).astype(np.float64)
 
-    behind, front = rng.uniform(20.0, 100.0, 3), rng.uniform(150.0, 240.0, 3)
-    shade = rng.uniform(-25.0, 25.0, (2, 3))  # the background's slope, left to right and top to bottom
-    ground = behind + (x / SIDE - 0.5)[..., None] * shade[0] + (y / SIDE - 0.5)[..., None] * shade[1]
-    picture = ground + mask[..., None] * (front - ground)
+    first, second = rng.uniform(30.0, 225.0, (2, 3))
+    while np.linalg.norm(first - second) < _CONTRAST:
+        first, second = rng.uniform(30.0, 225.0, (2, 3))
+    light = rng.uniform(-25.0, 25.0, (2, 3))  # its slope, left to right and top to bottom
+    picture = second + mask[..., None] * (first - second)
+    picture += (x / SIDE - 0.5)[..., None] * light[0] + (y / SIDE - 0.5)[..., None] * light[1]
     picture = picture.reshape(SIDE, _OVERSAMPLING, SIDE, _OVERSAMPLING, 3).mean(axis=(1, 3))
     picture += rng.normal(0.0, 3.0, picture.shape)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -117,7 +117,7 @@ def test_the_caffe_that_answers_is_said(bare: Path, tmp_path: Path, monkeypatch:
 
 
 def test_other_versions_than_pinned_are_named(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package whose version differs from constraints.txt is named, with the way back; a local build suffix is none."""
+    """A package whose version differs from constraints.txt is named, with the way back."""
     (bare / "constraints.txt").write_text("click==0.0.1\ntorch==2.13.0\nnumpy==0.1; python_version < '3'\n")
     monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["click>=8", "torch>=2.11", "numpy>=1.24"])
     monkeypatch.setattr(doctor.metadata, "version", {"click": "8.5.1", "torch": "2.13.0+cpu", "numpy": "2.4.6"}.get)

@@ -1,0 +1,161 @@
+"""Set-up, make and the wheel: what a fresh machine gets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from allconv_caffe.experiments import EXPERIMENTS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CIFAR_TARGETS = [name for name in EXPERIMENTS if name.startswith(("cifar10-", "cifar100-"))]
+
+
+def make(*words: str) -> str:
+    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def constraints() -> list[Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_every_dependency_is_pinned_exactly() -> None:
+    """Each requirement, for use and for development, has one version in constraints.txt for each Python."""
+    pins = constraints()
+    wanted = [Requirement(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
+    for python in ("3.10", "3.11", "3.13"):
+        for requirement in wanted:
+            if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
+                continue
+            found = [
+                pin
+                for pin in pins
+                if pin.name.lower() == requirement.name.lower()
+                and (pin.marker is None or pin.marker.evaluate({"python_version": python}))
+            ]
+            assert len(found) == 1, f"{requirement.name} on Python {python}: {found}"
+            ((operator, version),) = [(spec.operator, spec.version) for spec in found[0].specifier]
+            assert operator == "==" and requirement.specifier.contains(version), found[0]
+
+
+def test_torch_is_pinned_without_a_build_suffix() -> None:
+    """constraints.txt says torch==2.13.0, so that the CPU build and each CUDA build of it serve."""
+    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_make_help_lists_every_target_and_every_experiment() -> None:
+    """`make help` shows each target of the Makefile, and each network on each CIFAR data set, with a word on it."""
+    shown = dict(re.findall(r"^  (\S+) +(\S.*)$", make("help"), re.M))
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", text, re.M)
+    assert phony
+    targets = {word for word in phony[1].split() if re.fullmatch("[a-z][a-z0-9-]*", word)}
+    assert shown.keys() == targets | set(CIFAR_TARGETS)
+
+
+@pytest.mark.parametrize("name", ["cifar10-allcnn-c", "cifar10-strided-cnn-b", "cifar100-convpool-cnn-c"])
+def test_an_experiment_is_a_target_with_settings(name: str) -> None:
+    """`make EXPERIMENT` calls `allconv run` with the data set of its kind and the settings that were named."""
+    words = ["CIFAR10=ten.tar.gz", "CIFAR100=hundred.tar.gz", "ENGINE=caffe", "GPU=0,1", "LR=0.1", "EPOCHS=35"]
+    words += ["SEED=3", "PRECISION=tf32", "RETRIES=2"]
+    recipe = " ".join(make("-n", name, *words).split())
+    archive = "hundred.tar.gz" if name.startswith("cifar100") else "ten.tar.gz"
+    flags = '--engine caffe --gpu "0,1" --lr 0.1 --epochs 35 --seed 3 --precision tf32 --retries 2'
+    assert recipe.endswith(f'.venv/bin/allconv run {name} --data "{archive}" {flags}')
+
+
+def test_make_without_settings_names_none() -> None:
+    """Without settings only the experiment and the engine are named, so the defaults of `allconv run` hold."""
+    recipe = " ".join(make("-n", "cifar10-model-a").split())
+    assert recipe.endswith(".venv/bin/allconv run cifar10-model-a --engine auto")
+
+
+def test_the_templates_travel_as_package_data() -> None:
+    """Each template is found through importlib.resources."""
+    found = {entry.name for entry in resources.files("prototxt_templates").iterdir() if entry.name.endswith(".j2")}
+    assert found == {path.name for path in (ROOT / "prototxt_templates").glob("*.j2")}
+    assert {"solver.prototxt.j2", "train_val.prototxt.j2", "deploy.prototxt.j2"} <= found
+
+
+def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
+    """The wheel holds all packages, templates and both commands, and works without the checkout."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in ("allconv_caffe", "data_prep", "prototxt_templates"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tree)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("allconv_caffe-*.whl")
+    members = set(zipfile.ZipFile(wheel).namelist())
+    for package in ("allconv_caffe", "data_prep", "prototxt_templates"):
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix in (".py", ".j2", ".html", ".cpp", ".css", ".js"):
+                assert path.relative_to(ROOT).as_posix() in members
+
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def call(*words: str) -> str:
+        done = subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = call(sys.executable, "-c", "import allconv_caffe.render as module; print(module.__file__)")
+    assert Path(where.strip()).is_relative_to(site)
+    call(str(site / "bin" / "allconv"), "render", "cifar10-allcnn-c")
+    for name in ("solver.prototxt", "train_val.prototxt", "deploy.prototxt"):
+        path = Path("solvers", "cifar10-allcnn-c", name)
+        assert (elsewhere / path).read_bytes() == (ROOT / path).read_bytes()
+    assert "version" in call(str(site / "bin" / "caffe-torch"), "--version")
+
+
+def _pytest(folder: Path, test: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    parity = folder / "tests" / "parity"
+    parity.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests" / "conftest.py")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  caffe: x\n  gpu: x\n")
+    (parity / "test_one.py").write_text(test)
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAFFE", "ALLCONV", "PYTEST"))}
+    path = f"{ROOT}{os.pathsep}{clean.get('PYTHONPATH', '')}"
+    return subprocess.run(
+        words, cwd=folder, env={**clean, "PYTHONPATH": path, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "import pytest\ndef test_one():\n    pytest.skip('not today')\n",
+        "import pytest\npytest.skip('not today', allow_module_level=True)\n",
+    ],
+    ids=["test", "module"],
+)
+def test_a_skipped_parity_test_fails_where_caffe_is_required(tmp_path: Path, test: str) -> None:
+    """With ALLCONV_REQUIRE_CAFFE=1 a skip in tests/parity is a failure that tells the reason; without, it is a skip."""
+    done = _pytest(tmp_path / "required", test, ALLCONV_REQUIRE_CAFFE="1")
+    assert done.returncode not in (0, 5) and "but ALLCONV_REQUIRE_CAFFE is set" in done.stdout
+    assert _pytest(tmp_path / "free", test).returncode in (0, 5)  # 5: nothing ran, nothing failed
