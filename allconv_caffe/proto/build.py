@@ -46,7 +46,7 @@ def file_descriptor() -> Any:
             else:
                 raise ValueError(f"schema: {message.name}.{field.name}: unknown type {field.type}")
             if field.default is not None:
-                target.default_value = field.default
+                target.default_value = str(field.default)
             if field.packed:
                 target.options.packed = True
     return proto
