@@ -30,6 +30,7 @@ from allconv_caffe.driver_watch import DeadRule, DeadWatch, Progress, duration
 from allconv_caffe.experiments import Experiment
 from allconv_caffe.render import RenderOptions
 from allconv_caffe.report import plots
+from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow, complete_lines, parse_log
 
 __all__ = ["DriverError", "RunResult", "RunSettings", "run"]
@@ -551,7 +552,9 @@ class _Run:
             result["caffemodel"] = self._path(model)
         driver_files.write_json(self.folder / "result.json", result)
         title = f"{published.title}, {self.data.display_name}, seed {attempt['seed']}, {self.engine.name}"
-        image = plots.curves(log, self.epoch_iters, title, published.published_error_percent, "png")
+        comparable = same_dataset(self.data.display_name, published.dataset.title)
+        figure = published.published_error_percent if comparable else None
+        image = plots.curves(log, self.epoch_iters, title, figure, "png")
         driver_files.write_atomic(self.folder / "curves.png", image)
         return result
 

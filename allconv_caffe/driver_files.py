@@ -83,7 +83,9 @@ def locked(folder: Path) -> Iterator[int]:
             lock.seek(0)
             who = lock.read().strip()
             process = f" (engine: process {who})" if who else ""
-            raise DriverError(f"{folder}: found another training at work in it{process}; wait for it, or stop it") from None
+            raise DriverError(
+                f"{folder}: found another training at work in it{process}; wait for it, or stop it"
+            ) from None
         lock.truncate(0)
         yield lock.fileno()
 

@@ -93,6 +93,11 @@ class Run:
         return [(row.iteration / epoch_iters, row.error_percent) for row in log.test if row.error_percent is not None]
 
 
+def same_dataset(name: str, title: str) -> bool:
+    """Whether ``name`` is the data set ``title`` or a marked copy of it, such as "CIFAR-10 (JPEG)"."""
+    return name == title or name.startswith(f"{title} (")
+
+
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """Every run below the folders, in order of their paths; attempts that were given up are part of their run.
 

@@ -8,7 +8,7 @@ from html import escape
 
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import Run
-from allconv_caffe.report.tables import CITED_MARK, HEAD, Table, sections
+from allconv_caffe.report.tables import CITED_MARK, HEAD, Table, on_its_dataset, sections
 from allconv_caffe.report.trends import Verdict
 
 _STYLE = """
@@ -76,7 +76,7 @@ def _together(title: str, runs: Sequence[Run]) -> bytes:
 
 def _run(run: Run) -> str:
     title = f"{_label(run)}, {run.result['dataset']}"
-    published = run.result.get("published_error_percent")
+    published = run.result.get("published_error_percent") if on_its_dataset(run) else None
     picture = plots.draw({"training": run.curve("train")}, {"measured": run.curve("test")}, title, published)
     error = (
         "not done" if not run.done else "not a number" if run.error_percent is None else f"{run.error_percent:.2f} %"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from allconv_caffe import architectures
 from allconv_caffe.experiments import AUGMENTED, CITED, EXPERIMENTS, HUNDRED, LARGE, PLAIN, Experiment
-from allconv_caffe.report.collect import Measured, Run, measured
+from allconv_caffe.report.collect import Measured, Run, measured, same_dataset
 from allconv_caffe.report.trends import Verdict
 
 HEAD = (
@@ -48,8 +48,7 @@ def on_its_dataset(run: Run) -> bool:
     entry = EXPERIMENTS.get(run.experiment)
     if entry is None:
         return True
-    name = str(run.result["dataset"])
-    return name == entry.dataset.title or name.startswith(f"{entry.dataset.title} (")
+    return same_dataset(str(run.result["dataset"]), entry.dataset.title)
 
 
 def _row(name: str, group: Measured | None, published: bool = True) -> tuple[str, ...]:
