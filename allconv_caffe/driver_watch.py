@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -131,8 +132,14 @@ class Progress:
         stream = sys.stderr if stream is None else stream
         self._bar: tqdm | None = None
         if stream.isatty():
+            knows_width = os.get_terminal_size(stream.fileno()).columns > 0
             self._bar = tqdm(
-                total=max_iter, initial=first_iter, unit="it", file=stream, dynamic_ncols=True, smoothing=0.05
+                total=max_iter,
+                initial=first_iter,
+                unit="it",
+                file=stream,
+                dynamic_ncols=knows_width,
+                ncols=None if knows_width else 110,
             )
         self._iteration = first_iter
         self._loss: float | None = None

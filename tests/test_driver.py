@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -577,6 +578,24 @@ def test_progress_without_a_terminal_is_a_line_for_each_test() -> None:
         progress.close()
     assert len(lines) == 1
     assert lines[0].startswith("iteration 100 of 1000 (epoch 1.00): loss 1.5, test error 60.00 %")
+
+
+def test_progress_on_a_terminal_is_a_bar_with_loss_error_speed_and_time_left() -> None:
+    """On a terminal, also one that does not know its width, a bar shows where the training is."""
+    main, terminal = os.openpty()
+    try:
+        with open(terminal, "w", closefd=False) as stream:
+            progress = Progress(1000, 0, 128, 100.0, lambda line: None, stream)
+            progress.train(TrainRow(0, 2.3))
+            progress.train(TrainRow(100, 1.5))
+            progress.test(TestRow(100, outputs={"accuracy": 0.4, "loss": 1.6}))
+            progress.close()
+        shown = os.read(main, 65536).decode().splitlines()[-1]
+    finally:
+        os.close(main)
+        os.close(terminal)
+    last = shown.split("\r")[-1]
+    assert re.search(r"10%.*100/1000 \[.*<.*loss 1\.5, test error 60\.00 %, [\d,]+ images/s", last)
 
 
 def test_durations_read_as_clocks() -> None:
