@@ -87,7 +87,8 @@ def main() -> int:
         run_child(*arguments.child)
         return 0
     root = Path(__file__).resolve().parents[1]
-    with tempfile.TemporaryDirectory(dir=root, prefix=".bench-prep-") as folder:
+    (root / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root / "build", prefix="bench-prep-") as folder:
         source = arguments.source
         if source is None:
             source = Path(folder) / f"generated-{arguments.format}.tar.gz"
