@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
 
 from allconv_caffe.proto import BlobProto, Datum, read_binary
-from data_prep import cifar, database, pipeline, verify, whitening
+from data_prep import database, pipeline, verify, whitening
 from data_prep.errors import PrepError
 from data_prep.manifest import Manifest
 from data_prep.whitening import Whitening
@@ -47,23 +48,21 @@ def tree(helpers: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, dict[str, Any]]:
-    """A CIFAR-10 archive with 32x32 images, whitened with the paper's constants."""
+    """A tree of 320 images of 16x16 (a 768x768 covariance), whitened with the paper's constants."""
     from numpy.random import default_rng
 
     rng = default_rng(0)
     folder = tmp_path_factory.mktemp("full")
     small = rng.integers(30, 220, (320, 3, 4, 4))
-    images = (np.repeat(np.repeat(small, 8, 2), 8, 3) + rng.integers(-20, 20, (320, 3, 32, 32))).astype(np.uint8)
-    arrays = {
-        "train_x": images[:280],
-        "train_y": np.arange(280) % 4,
-        "test_x": images[280:],
-        "test_y": np.arange(40) % 4,
-        "label_names": list("abcd"),
-    }
-    archive = cifar.write_python_archive(folder / "made.tar.gz", **arrays, data_set_name="Four letters")
-    manifest = prepare(archive, folder / "out", dataset="cifar10", seed=3)
-    return folder / "out", manifest, arrays
+    images = (np.repeat(np.repeat(small, 4, 2), 4, 3) + rng.integers(-20, 20, (320, 3, 16, 16))).astype(np.uint8)
+    arrays: dict[str, Any] = {"train_x": images[:280], "train_y": np.repeat(np.arange(4), 70)}
+    arrays |= {"test_x": images[280:], "test_y": np.repeat(np.arange(4), 10)}
+    for split in ("train", "test"):
+        for i, (image, label) in enumerate(zip(arrays[f"{split}_x"], arrays[f"{split}_y"], strict=True)):
+            place = folder / "letters" / split / "abcd"[label]
+            place.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(place / f"{i:04d}.png"), image.transpose(1, 2, 0)[:, :, ::-1])
+    return folder / "out", prepare(folder / "letters", folder / "out", seed=3), arrays
 
 
 def test_records_are_the_whitened_images_in_shuffled_order(full: tuple[Path, Manifest, dict[str, Any]]) -> None:
@@ -79,7 +78,7 @@ def test_records_are_the_whitened_images_in_shuffled_order(full: tuple[Path, Man
         found = np.array([message.float_data for _, message in records], np.float32)
         expected = transform.whiten(arrays[f"{split}_x"][order]).reshape(count, -1)
         np.testing.assert_allclose(found, expected, atol=2e-6)
-        assert {(m.channels, m.height, m.width, m.data, m.encoded) for _, m in records} == {(3, 32, 32, b"", False)}
+        assert {(m.channels, m.height, m.width, m.data, m.encoded) for _, m in records} == {(3, 16, 16, b"", False)}
 
 
 def test_the_transform_is_the_papers(full: tuple[Path, Manifest, dict[str, Any]]) -> None:
@@ -91,7 +90,7 @@ def test_the_transform_is_the_papers(full: tuple[Path, Manifest, dict[str, Any]]
     transform = Whitening.load(out / "whitening.npz")
     np.testing.assert_allclose(transform.mean, x.mean(axis=0), atol=1e-5)
     centred = x - x.mean(axis=0)
-    # out = (x - m) C^-1/2 with C = centred' centred / N + 0.1 I, through the 280x280 Gram matrix instead of 3072x3072
+    # out = (x - m) C^-1/2 with C = centred' centred / N + 0.1 I, through the 280x280 Gram matrix instead of 768x768
     values, vectors = np.linalg.eigh(centred @ centred.T / 280)
     expected = (vectors * (1 / np.sqrt(np.maximum(values, 0) + 0.1))) @ vectors.T @ centred
     np.testing.assert_allclose(transform.whiten(arrays["train_x"]).reshape(280, -1), expected, atol=2e-3)
@@ -102,8 +101,8 @@ def test_the_manifest_says_what_was_made(full: tuple[Path, Manifest, dict[str, A
     out, manifest, _ = full
     assert Manifest.load(out) == manifest
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "test_lmdb", "train_lmdb", "whitening.npz"]
-    assert (manifest.display_name, manifest.dataset, manifest.classes) == ("Four letters", "cifar10", 4)
-    assert (manifest.n_train, manifest.n_test, manifest.shape) == (280, 40, (3, 32, 32))
+    assert (manifest.display_name, manifest.dataset, manifest.classes) == ("letters (PNG)", "images", 4)
+    assert (manifest.n_train, manifest.n_test, manifest.shape) == (280, 40, (3, 16, 16))
     assert (manifest.gcn_scale, manifest.zca_bias, manifest.seed, manifest.pad) == (55.0, 0.1, 3, 0)
     assert manifest.class_counts == {"train": [70] * 4, "test": [10] * 4}
     assert manifest.source["official"] is False and len(manifest.source["md5"]) == 32
@@ -115,19 +114,17 @@ def test_the_manifest_says_what_was_made(full: tuple[Path, Manifest, dict[str, A
 
 def test_verify_agrees_and_draws(full: tuple[Path, Manifest, dict[str, Any]], tmp_path: Path) -> None:
     """A finished set verifies, with counts and statistics of its own, and a picture of its samples."""
-    import cv2
-
     out, manifest, arrays = full
     report = verify.verify(out, tmp_path / "grid.png")
     assert report.ok and report.counts == {"train": 280, "test": 40} and report.class_counts == manifest.class_counts
     assert report.statistics["train_std"] == pytest.approx(manifest.statistics["train_std"], rel=1e-5)
     lines = str(report).splitlines()
-    assert lines[0] == f"{out}: Four letters, 4 classes, 3x32x32 (GCN 55, ZCA 0.1), seed 3"
+    assert lines[0] == f"{out}: letters (PNG), 4 classes, 3x16x16 (GCN 55, ZCA 0.1), seed 3"
     assert lines[3] == "    0 a  train 70, test 10" and lines[-1] == "all checksums as in the manifest"
     picture = cv2.imread(str(tmp_path / "grid.png"))
-    assert picture.shape == (2 * (4 * 34 + 2), 2 * (2 * 340 + 6), 3)
+    assert picture.shape == (2 * (4 * 18 + 2), 2 * (2 * 180 + 6), 3)
     order = [i for i in database.shuffled(280, 3, 0) if arrays["train_y"][i] == 0]
-    tile = picture[4 : 4 + 64 : 2, 4 : 4 + 64 : 2, ::-1].transpose(2, 0, 1).astype(float)
+    tile = picture[4 : 4 + 32 : 2, 4 : 4 + 32 : 2, ::-1].transpose(2, 0, 1).astype(float)
     original = arrays["train_x"][order[0]].astype(float)
     assert np.corrcoef(tile.ravel(), original.ravel())[0, 1] > 0.99  # un-whitened: the image again
 
