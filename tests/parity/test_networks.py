@@ -98,7 +98,8 @@ def test_training_ends_in_real_caffes_weights(tmp_path: Path, kind: str) -> None
         f'snapshot: 15 snapshot_prefix: "{tmp_path}/real" {SOLVERS[kind]}'
     )
     (tmp_path / "solver.prototxt").write_text(common)
-    (tmp_path / "start.prototxt").write_text(common.replace("max_iter: 15", "max_iter: 0").replace("/real", "/start"))
+    start = common.replace("max_iter: 15", "max_iter: 0").replace("snapshot: 15", "").replace("/real", "/start")
+    (tmp_path / "start.prototxt").write_text(start)
     for solver_file in ("start", "solver"):
         subprocess.run(
             [str(CAFFE), "train", "-solver", str(tmp_path / f"{solver_file}.prototxt")], check=True, capture_output=True
