@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": {"architectures"},
     "render": {"architectures", "experiments"},
     "derive": TABLES,
-    "summary": {"proto"},
+    "summary": {"proto", "architectures"},
     "engine": {"proto"},
     "pycaffe": {"proto", "engine"},
     "caffe_torch": {"proto", "engine"},
