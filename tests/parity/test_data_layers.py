@@ -86,6 +86,8 @@ def our_batches(layer: str, phase: int) -> Batches:
         made.reshape([], tops)
         made.forward([], tops)
         found.append([top.data.numpy().copy() for top in tops])
+    if hasattr(made, "close"):
+        made.close()
     return found
 
 
