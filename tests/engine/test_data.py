@@ -324,7 +324,7 @@ def test_set_up_takes_caffes_number_of_words(tmp_path: Path) -> None:
     for transform, phase, words in (
         ("", TRAIN, 1), ("crop_size: 2", TEST, 1), ("crop_size: 2", TRAIN, 3), ("mirror: true", TEST, 3),
     ):  # fmt: skip
-        taken = []
+        taken: list[int] = []
 
         class Counting(TorchGenerator):
             def word(self, taken: list[int] = taken) -> int:
