@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.architectures import TableError
 from allconv_caffe.proto import Datum, NetParameter, read_net
 
 Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
 
 
-class SummaryError(TableError):
-    """A net that cannot be summarised: file, layer, what was found, what was expected."""
+class SummaryError(ValueError):
+    """A net that cannot be summarised: file, layer, what was found, what was expected; the same facts are fields."""
+
+    def __init__(self, where: str, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
+        self.where, self.found, self.expected = where, found, expected
+        self.choices = tuple(choices)
+        known = f" (choices: {', '.join(str(choice) for choice in self.choices)})" if self.choices else ""
+        super().__init__(f"{where}: found {found!r}, expected {expected}{known}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""Rendered prototxt: committed bytes, parsed fields, options, errors."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from allconv_caffe import render as r
+from allconv_caffe.architectures import TableError
+from allconv_caffe.experiments import EXPERIMENTS
+from allconv_caffe.proto import NetParameter, SolverParameter, parse_text
+from allconv_caffe.render import RenderOptions, render
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = list(EXPERIMENTS)
+
+
+def parsed(name: str, options: RenderOptions | None = None) -> tuple[SolverParameter, NetParameter, NetParameter]:
+    texts = render(name, options)
+    types = (SolverParameter, NetParameter, NetParameter)
+    solver, train_val, deploy = (parse_text(texts[file], cls) for file, cls in zip(r.FILES, types, strict=True))
+    return solver, train_val, deploy
+
+
+def test_committed_files_are_as_rendered() -> None:
+    """Every committed file in solvers/ equals, byte for byte, what its tables and templates give."""
+    assert r.check(ROOT) == []
+
+
+def test_check_finds_each_difference(tmp_path: Path) -> None:
+    """check names a changed line, a missing file, a missing snapshot folder and a folder of no experiment."""
+    r.write("cifar10-model-a", root=tmp_path)
+    assert r.check(tmp_path, ["cifar10-model-a"]) == []
+    folder = tmp_path / "solvers" / "cifar10-model-a"
+    solver = folder / "solver.prototxt"
+    solver.write_text(solver.read_text().replace("base_lr: 0.05", "base_lr: 0.06"))
+    (folder / "deploy.prototxt").unlink()
+    shutil.rmtree(folder / "snapshots")
+    assert r.check(tmp_path, ["cifar10-model-a"]) == [
+        "solvers/cifar10-model-a/solver.prototxt:6: found 'base_lr: 0.06', expected 'base_lr: 0.05'; "
+        "run: allconv render cifar10-model-a",
+        "solvers/cifar10-model-a/deploy.prototxt: missing; run: allconv render cifar10-model-a",
+        "solvers/cifar10-model-a/snapshots/.gitignore: missing; run: allconv render cifar10-model-a",
+        "solvers/cifar10-model-a/snapshots/.gitkeep: missing; run: allconv render cifar10-model-a",
+    ]
+    (tmp_path / "solvers" / "stray").mkdir()
+    assert "solvers/stray: belongs to no experiment; remove it" in r.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_file_parses(name: str) -> None:
+    """Every rendered file parses; the solver names its own net and a snapshot folder that a clone has."""
+    solver, train_val, deploy = parsed(name)
+    assert solver.net == f"solvers/{name}/train_val.prototxt"
+    assert solver.solver_mode == SolverParameter.GPU
+    assert (ROOT / solver.snapshot_prefix).parent.is_dir() and not Path(solver.snapshot_prefix).is_absolute()
+    ours = [layer.name for layer in train_val.layer if layer.type not in ("Data", "Accuracy", "SoftmaxWithLoss")]
+    assert [layer.name for layer in deploy.layer[1:-1]] == ours
+    assert [layer.name for layer in train_val.layer[-2:]] == ["accuracy", "loss"]
+    data = {layer.include[0].phase: layer for layer in train_val.layer[:2]}
+    test = next(layer for phase, layer in data.items() if phase == 1)
+    n_test = EXPERIMENTS[name].dataset.n_test
+    assert solver.test_iter[0] * test.data_param.batch_size == n_test
+    assert not test.transform_param.mirror, "Caffe would mirror test images too"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_first_line(name: str) -> None:
+    """The first line names the experiment, its source row and the command that rendered it."""
+    for text in render(name).values():
+        source = EXPERIMENTS[name].source
+        assert text.splitlines()[0] == f"# {name}: {source}. Rendered by: allconv render {name}"
+        assert text.endswith("\n") and "\t" not in text and "\n\n" not in text
+
+
+def _orders() -> dict[str, list[str]]:
+    """The fields of caffe.proto in the order in which it writes them."""
+    return {
+        "solver": (
+            "net test_iter test_interval base_lr display max_iter lr_policy gamma momentum weight_decay stepsize stepvalue "
+            "clip_gradients snapshot snapshot_prefix solver_mode device_id random_seed type"
+        ).split(),
+        "layer": (
+            "name type bottom top param include transform_param convolution_param data_param dropout_param input_param "
+            "pooling_param relu_param"
+        ).split(),
+    }
+
+
+def test_fields_in_the_order_of_caffe_proto() -> None:
+    """Fields follow caffe.proto, in the solver and in each layer."""
+    options = RenderOptions(clip_gradients=1, device_id=0, random_seed=1)
+    for name in ("cifar10-model-c", "imagenet-allcnn", "cifar10-large-allcnn"):
+        texts = render(name, options)
+        keys = re.findall(r"^(\w+):", texts["solver.prototxt"], re.M)
+        order = _orders()["solver"]
+        assert keys == sorted(keys, key=order.index) and len(keys) > 12
+        for block in texts["train_val.prototxt"].split("layer {\n")[1:]:
+            keys = re.findall(r"^  (\w+)[: ]", block, re.M)
+            assert keys == sorted(keys, key=_orders()["layer"].index)
+
+
+def test_all_cnn_c() -> None:
+    """All-CNN-C's solver has the paper's numbers."""
+    solver, train_val, deploy = parsed("cifar10-allcnn-c")
+    assert (solver.base_lr, solver.momentum, solver.weight_decay, solver.gamma) == pytest.approx(
+        (0.05, 0.9, 0.001, 0.1)
+    )
+    assert (solver.max_iter, list(solver.stepvalue), solver.lr_policy) == (136719, [78125, 97656, 117188], "multistep")
+    assert [layer.data_param.source for layer in train_val.layer[:2]] == [
+        "data/cifar10/train_lmdb",
+        "data/cifar10/test_lmdb",
+    ]
+    assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, 32, 32]
+
+
+def test_augmented() -> None:
+    """The augmented run crops 32 of the padded 42x42 in both phases and mirrors in training alone."""
+    _, train_val, _ = parsed("cifar10-allcnn-c-aug")
+    train, test = (layer.transform_param for layer in train_val.layer[:2])
+    assert (train.crop_size, train.mirror, test.crop_size, test.mirror) == (32, True, 32, False)
+
+
+def test_run_directory() -> None:
+    """A driver may change paths, rate, epochs, seed, mode, batch size, classes and the data set."""
+    options = RenderOptions(
+        epochs=15, lr=0.01, random_seed=1, solver_mode="CPU", batch_size=64, num_output=4, n_train=1500, n_test=500,
+        train_lmdb="run/train", test_lmdb="run/test", snapshot_prefix="run/s/x", net_path="run/train_val.prototxt",
+        filler="gaussian", filler_std=0.1, bias_lr_mult=2, bias_decay_mult=0, clip_gradients=2, weight_decay=0,
+        momentum=0.8, drop_epochs=(5, 10),
+    )  # fmt: skip
+    solver, train_val, deploy = parsed("cifar10-allcnn-c", options)
+    assert (solver.max_iter, list(solver.stepvalue)) == (352, [117, 234])
+    assert (solver.random_seed, solver.solver_mode) == (1, SolverParameter.CPU)
+    assert (solver.net, solver.snapshot_prefix) == ("run/train_val.prototxt", "run/s/x")
+    assert (solver.base_lr, solver.clip_gradients, solver.momentum) == pytest.approx((0.01, 2, 0.8))
+    assert solver.HasField("weight_decay") and solver.weight_decay == 0
+    assert solver.test_iter[0] * train_val.layer[1].data_param.batch_size == 500
+    assert (train_val.layer[0].data_param.source, train_val.layer[0].data_param.batch_size) == ("run/train", 64)
+    convs = [layer for layer in deploy.layer if layer.type == "Convolution"]
+    assert convs[-1].convolution_param.num_output == 4
+    filler = convs[0].convolution_param.weight_filler
+    assert (filler.type, filler.std) == ("gaussian", pytest.approx(0.1))
+    assert [(p.lr_mult, p.decay_mult) for p in convs[0].param] == [(1, 1), (2, 0)]
+
+
+def test_other_images() -> None:
+    """Other channels and sizes, scaling and means go into the data layers and the deploy input."""
+    options = RenderOptions(channels=1, image_size=28, scale=0.5, mean_value=(3,), mirror=True)
+    _, train_val, deploy = parsed("cifar10-model-c", options)
+    assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 1, 28, 28]
+    transform = train_val.layer[0].transform_param
+    assert (transform.scale, list(transform.mean_value), transform.crop_size, transform.mirror) == (0.5, [3], 0, True)
+
+
+def test_write_elsewhere(tmp_path: Path) -> None:
+    """Written into another folder below the root, the solver names that folder, and its snapshot folder exists."""
+    paths = r.write("cifar10-allcnn-c", tmp_path / "build" / "c", RenderOptions(epochs=1), root=tmp_path)
+    solver = parse_text(paths[0].read_text(), SolverParameter)
+    assert solver.net == "build/c/train_val.prototxt"
+    assert solver.snapshot_prefix == "build/c/snapshots/cifar10-allcnn-c"
+    assert sorted(path.name for path in (tmp_path / "build/c").iterdir()) == sorted([*r.FILES, "snapshots"])
+    assert "--epochs 1" in paths[0].read_text().splitlines()[0]
+
+
+def test_flags_lead_back() -> None:
+    """The flags in the first line, read again, give the same options."""
+    options = RenderOptions(epochs=2.5, relu_last=False, mean_value=(1, 2, 3), filler="msra", n_train=10, lr=3e-5)
+    flags = r.option_flags(options)
+    names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
+    read = {name: r.option_from_text(name, text) for name, text in zip(names, flags[1::2], strict=True)}
+    assert RenderOptions(**read) == options and len(read) == 6
+    assert r.option_flags(RenderOptions()) == []
+
+
+def test_templates_refuse_undefined_names() -> None:
+    """A name that a template does not get is an error, never an empty text."""
+    with pytest.raises(jinja2.UndefinedError):
+        r._environment().get_template("solver.prototxt.j2").render(header="x", solver={})
+
+
+RATE = "expected a rate of at least 0 and below 1"
+WRONG = [
+    ({"epochs": 0}, "option epochs: found 0, expected a number above 0"),
+    ({"lr": float("nan")}, "option lr: found nan, expected a number above 0"),
+    ({"batch_size": 1.5}, "option batch_size: found 1.5, expected a whole number of at least 1"),
+    ({"n_train": True}, "option n_train: found True, expected a whole number of at least 1"),
+    ({"solver_mode": "TPU"}, "option solver_mode: found 'TPU', expected one of the choices (choices: GPU, CPU)"),
+    ({"dropout": "some"}, "option dropout: found 'some', expected one of the choices (choices: paper, all, 1x1, none)"),
+    ({"dropout_ratio": 1}, f"option dropout_ratio: found 1, {RATE}"),
+    ({"mirror": "yes"}, "option mirror: found 'yes', expected true or false (choices: true, false)"),
+    ({"net_path": 'a"b'}, "option net_path: found 'a\"b', expected a path without quotes, backslashes or line ends"),
+    ({"random_seed": -1}, "option random_seed: found -1, expected a whole number of at least 0"),
+    ({"crop_size": 40}, "option crop_size: found 40, expected at most the image size, 32"),
+    ({"drop_epochs": (9, 8)}, "option drop_epochs: found (9, 8), expected rising epochs below 350"),
+]
+
+
+@pytest.mark.parametrize(("entries", "message"), WRONG)
+def test_wrong_options_are_named(entries: dict[str, object], message: str) -> None:
+    """A wrong option gets one line: its name, what was found, what was expected, the choices."""
+    with pytest.raises(TableError) as caught:
+        render("cifar10-model-a", RenderOptions(**entries))
+    assert str(caught.value) == message
+
+
+def test_option_texts() -> None:
+    """Options typed on a command line are read by their type, or refused by name."""
+    assert r.option_from_text("batch_size", "64") == 64
+    assert r.option_from_text("relu_last", "False") is False
+    assert r.option_from_text("drop_epochs", "3,4.5") == (3.0, 4.5)
+    with pytest.raises(TableError, match="option batch_size: found 'many', expected a whole number"):
+        r.option_from_text("batch_size", "many")
+    with pytest.raises(TableError, match="option nope: found 'nope', expected the name of an option"):
+        r.option_from_text("nope", "1")
+    with pytest.raises(TableError, match="t.toml: nope: found 'nope'"):
+        r.options_from({"nope": 1}, "t.toml")
+    with pytest.raises(TableError, match="t.toml: option lr: found 'x', expected a number above 0"):
+        r.options_from({"lr": "x"}, "t.toml")
+
+
+def test_every_option_is_read_from_text() -> None:
+    """Each option of rendering has a type that the command line can read."""
+    samples = {"bool": "true", "int": "3", "float": "0.5", "str": "x", "tuple[float, ...]": "1,2"}
+    for entry in fields(RenderOptions):
+        r.option_from_text(entry.name, samples[str(entry.type).removesuffix(" | None")])
+
+
+def test_scores_must_be_one_by_one() -> None:
+    """A table that ends in a map of scores is refused: the loss needs one score per class."""
+    experiment = EXPERIMENTS["cifar10-model-a"]
+    network = experiment.network()
+    bare = replace(experiment, architecture=replace(network, layers=network.layers[:-1]))
+    with pytest.raises(TableError, match="Model A: last layer: found '6x6 scores per class'"):
+        render(bare)
