@@ -1,5 +1,5 @@
-"""New variants: from a user's own table (TOML or Python), or from a network of the paper with other widths, kernel sizes,
-depth or transformation. The result is a folder ready for ``caffe train``.
+"""New variants: from a user's own table (TOML or Python), or from a network of the paper with other widths, kernel
+sizes, depth or transformation. The result is a folder ready for ``caffe train``.
 
 A TOML table::
 
@@ -134,7 +134,7 @@ def with_widths(base: Architecture, widths: Mapping[int, int] | Sequence[int]) -
 
 
 def with_width_multiplier(base: Architecture, factor: float) -> Architecture:
-    """All channels times ``factor``, rounded to the nearest whole number, halves up, at least 1; the class layer unchanged."""
+    """All channels but the class layer's times ``factor``, rounded to the nearest, halves up, at least 1."""
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise DeriveError(f"{base.name}: width_multiplier", factor, "a number above 0")
 
@@ -333,7 +333,8 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
             top = math.inf if key == "negative_slope" else 1
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < top:
                 raise DeriveError(f"{where}: {key}", value, expected)
-            base = replace(base, **{key: value})
+            changed: dict[str, Any] = {key: value}
+            base = replace(base, **changed)
     if "filler" in table:
         if table["filler"] not in architectures.FILLERS:
             raise DeriveError(f"{where}: filler", table["filler"], "a weight filler", architectures.FILLERS)
@@ -409,20 +410,20 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
         raise DeriveError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
     except (Exception, SystemExit) as error:
         raise DeriveError(where, f"{type(error).__name__}: {error}", "Python that runs and sets ARCHITECTURE") from None
-    base = names.get("ARCHITECTURE")
-    if isinstance(base, Mapping):
-        return read_table(base, where)
-    if not isinstance(base, Architecture):
-        found = "nothing" if base is None else type(base).__name__
+    table = names.get("ARCHITECTURE")
+    if isinstance(table, Mapping):
+        return read_table(table, where)
+    if not isinstance(table, Architecture):
+        found = "nothing" if table is None else type(table).__name__
         raise DeriveError(f"{where}: ARCHITECTURE", found, "an Architecture, or a table of the TOML form")
     options = names.get("OPTIONS", RenderOptions())
     if not isinstance(options, RenderOptions):
         raise DeriveError(f"{where}: OPTIONS", type(options).__name__, "a RenderOptions")
-    _checked(base, where)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", base.name).strip("-.") or "derived"
+    _checked(table, where)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", table.name).strip("-.") or "derived"
     if options.num_output is None:
-        options = replace(options, num_output=base.classes)
-    return name, base, "none", options
+        options = replace(options, num_output=table.classes)
+    return name, table, "none", options
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -448,9 +449,10 @@ def derive(
     Args:
         source: a ``.toml`` or ``.py`` table, or a network of the paper (``model_c``, ``all_cnn_c``, ...).
         transform: in place of the source's own; the other changes act on the base before it.
-        dataset: name in ``experiments.DATASETS`` (None: the one of the source's table in the paper, else cifar10), whose paths and counts the solver uses where the options name no
-        others. options: options of ``allconv render``; they go before the table's own. root: the folder that ``caffe
-        train`` will be started in; paths below it are written relative to it.
+        dataset: name in ``experiments.DATASETS``, whose paths and counts the solver uses where the options name no
+            others. None: the data set of the source's table in the paper, else cifar10.
+        options: options of ``allconv render``; they go before the table's own.
+        root: the folder that ``caffe train`` will be started in; paths below it are written relative to it.
     Raises:
         TableError: naming file and entry.
     """

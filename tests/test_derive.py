@@ -163,7 +163,7 @@ WRONG = [
     (HEAD + 'base = "model_a"\n[change]\nwidth = 1\n', "change: width: found 'width', expected a known key"),
     (HEAD + LAYERS + "[options]\nbatch = 3\n", "options: batch: found 'batch', expected a known key"),
     (HEAD + LAYERS + "[options]\nbatch_size = 0\n", "options: option batch_size: found 0, expected a whole number"),
-    (HEAD + LAYERS + "layer = 3\n", "expected TOML"),
+    (HEAD + "layer = 3\n", "layer: found 3, expected a list of tables, each [[layer]]"),
     ("name = \n", "expected TOML"),
 ]  # fmt: skip
 
@@ -208,3 +208,28 @@ def test_numbers_from_text() -> None:
     assert d.numbers_from_text("96=64,192=128", "x") == {96: 64, 192: 128}
     with pytest.raises(TableError, match="option widths: found '64;128'"):
         d.numbers_from_text("64;128", "option widths")
+
+
+def test_table_of_the_page(tmp_path: Path) -> None:
+    """The table that docs/architectures.md shows is one that derive takes."""
+    page = (Path(__file__).resolve().parents[1] / "docs/architectures.md").read_text(encoding="utf-8")
+    text = page.split("```toml\n")[1].split("```")[0]
+    derived = d.derive(write_table(tmp_path, text), tmp_path / "out", root=tmp_path)
+    assert derived.parameters == 896 + 9248 + 330
+
+
+def test_commands(tmp_path: Path) -> None:
+    """allconv derive writes the folder that allconv summary reads."""
+    from click.testing import CliRunner
+
+    from allconv_caffe.cli_tables import derive, summary
+
+    out = tmp_path / "out"
+    done = CliRunner().invoke(derive, ["model_a", "--output", str(out), "--widths", "8,16", "--set", "lr=0.01"])
+    assert done.exit_code == 0, done.output
+    assert "caffe train -solver" in done.output and "base_lr: 0.01" in (out / "solver.prototxt").read_text()
+    read = CliRunner().invoke(
+        summary, [str(out / "train_val.prototxt"), "--input-shape", "3,32,32", "--format", "json"]
+    )
+    assert read.exit_code == 0, read.output
+    assert '"parameters": 6418' in read.output  # 3*25*8+8 + 8*25*16+16 + 16*9*16+16 + 16*16+16 + 16*10+10

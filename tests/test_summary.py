@@ -88,7 +88,7 @@ def test_receptive_field_by_tracing() -> None:
 
 SHAPES = [
     (layer("Convolution", "convolution_param { num_output: 6 kernel_size: 3 group: 3 }"), [(1, 6, 6, 6)], 6 * 9 + 6),
-    (layer("Convolution", "convolution_param { num_output: 4 kernel_h: 3 kernel_w: 1 stride_w: 2 bias_term: false }"),
+    (layer("Convolution", "convolution_param { num_output: 4 kernel_h: 3 kernel_w: 1 stride_h: 1 stride_w: 2 bias_term: false }"),
      [(1, 4, 6, 4)], 36),
     (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 dilation: 2 pad: 2 }"), [(1, 4, 8, 8)], 112),
     (layer("Deconvolution", "convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 }"), [(1, 4, 16, 16)], 196),
