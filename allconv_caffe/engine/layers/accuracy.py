@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.engine.blob import Blob
-from allconv_caffe.engine.errors import CaffeError, check
+from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
-from allconv_caffe.engine.layers.base import LABEL_COUNT, check_labels, float32
+from allconv_caffe.engine.layers.base import LABEL_COUNT, check_labels, float32, refuse_gradient
 
 
 @register("Accuracy")
@@ -63,5 +63,4 @@ class AccuracyLayer(Layer):
             top[1].data = right / (is_class * valid.reshape(-1, 1)).sum(0).clamp(min=1)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if any(propagate_down):
-            raise CaffeError("Not Implemented Yet")
+        refuse_gradient(propagate_down)

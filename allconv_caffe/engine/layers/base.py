@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.fillers import fill
@@ -63,7 +64,8 @@ def leading(blob: Blob) -> int:
 
 def add_filled(layer: Layer, shape: Sequence[int], filler_param: Any) -> Blob:
     """Appends a parameter of `shape`, filled on the CPU stream, to the layer's blobs."""
-    blob = layer.new_blob(*shape)
+    blob = layer.new_blob()
+    blob.reshape(*shape)  # also to 0 axes
     blob.data = fill(shape, filler_param, layer.ctx.rng).to(blob.device)
     layer.blobs.append(blob)
     return blob
@@ -75,7 +77,37 @@ def float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_in_place(layer: Layer, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-    check(top[0] is not bottom[0], f"{layer.type} Layer does not allow in-place computation.")
+    for blob in top:
+        check(blob is not bottom[0], f"{layer.type} Layer does not allow in-place computation.")
+
+
+def skipping(source: str) -> None:
+    """Says that the parameters stand in the prototxt, so that nothing is filled (and nothing drawn)."""
+    glog.info(source, "Skipping parameter initialization")
+
+
+def refuse_gradient(propagate_down: Sequence[bool]) -> None:
+    """What layers without a backward say when one is wanted."""
+    if any(propagate_down):
+        raise CaffeError("Not Implemented Yet")
+
+
+def legacy(blob: Blob) -> tuple[int, int, int, int]:
+    """num, channels, height, width; missing axes count 1. Raises CaffeError above 4 axes."""
+    n, c, h, w = (blob.legacy_shape(i) for i in range(4))
+    return n, c, h, w
+
+
+def along(x: torch.Tensor, axis: int, num_axes: int) -> torch.Tensor:
+    """`x` with axes of length 1 before and after, so that its first axis is `axis` of a tensor of `num_axes` axes."""
+    return x.reshape((1,) * axis + tuple(x.shape) + (1,) * (num_axes - axis - x.dim()))
+
+
+def sum_to(x: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Tensor:
+    """Sums `x` in float32 over all axes but `axis` to `axis` + len(shape) - 1: the reverse of `along`'s broadcast."""
+    kept = range(axis, axis + len(shape))
+    dims = [i for i in range(x.dim()) if i not in kept]
+    return (x.sum(dims, dtype=torch.float32) if dims else float32(x)).reshape(tuple(shape))
 
 
 def check_labels(label: torch.Tensor, classes: int, ignored: torch.Tensor | None) -> None:

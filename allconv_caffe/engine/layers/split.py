@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.engine.blob import Blob
-from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
+from allconv_caffe.engine.layers.base import refuse_in_place
 
 
 @register("Split")
@@ -21,8 +21,8 @@ class SplitLayer(Layer):
     min_top = 1
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        refuse_in_place(self, bottom, top)
         for blob in top:
-            check(blob is not bottom[0], f"{self.type} Layer does not allow in-place computation.")
             blob.reshape_like(bottom[0])
             blob.share_data(bottom[0])
 
