@@ -20,20 +20,40 @@ class Memory:
     """What blobs share when they share data: a flat float32 buffer, allocated (zeroed) at first use.
 
     While a net is traced for compilation, `traced` holds the tensor that stands for the buffer's contents.
+    A buffer on a GPU has a second face on the CPU, synchronised on access: after `array`, the array is the newer one,
+    until `tensor` copies it to the device. Source: syncedmem.cpp.
     """
 
-    __slots__ = ("capacity", "device", "flat", "traced")
+    __slots__ = ("capacity", "device", "flat", "host", "host_is_newer", "on_cpu", "traced")
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
         self.device = device
+        self.on_cpu = device.type == "cpu"
         self.flat: torch.Tensor | None = None
+        self.host: np.ndarray | None = None
+        self.host_is_newer = False
         self.traced: torch.Tensor | None = None
 
     def tensor(self) -> torch.Tensor:
+        """The buffer on its device."""
         if self.flat is None:
             self.flat = torch.zeros(self.capacity, dtype=torch.float32, device=self.device)
+        if self.host_is_newer:
+            self.flat.copy_(torch.from_numpy(self.host))
+            self.host_is_newer = False
         return self.flat
+
+    def array(self) -> np.ndarray:
+        """The buffer as a flat NumPy array that may be written: on the CPU the same memory, else its copy there."""
+        if self.on_cpu:
+            return self.tensor().numpy()
+        if self.host is None:
+            self.host = np.empty(self.capacity, np.float32)
+        if not self.host_is_newer:
+            np.copyto(self.host, self.tensor().cpu().numpy())
+            self.host_is_newer = True
+        return self.host
 
 
 class Blob:
@@ -134,6 +154,14 @@ class Blob:
 
     def shares_data_with(self, other: Blob) -> bool:
         return self._data is other._data
+
+    def data_array(self) -> np.ndarray:
+        """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array)."""
+        return self._data.array()[: self.count].reshape(self.shape)
+
+    def diff_array(self) -> np.ndarray:
+        """diff, likewise."""
+        return self._diff.array()[: self.count].reshape(self.shape)
 
     def _get(self, memory: Memory) -> torch.Tensor:
         if Blob.tracing:
