@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob, Memory
+from allconv_caffe.engine.memory import keep_freed_memory
 from allconv_caffe.engine.net import Net
 from allconv_caffe.engine.rng import TorchGenerator
 
@@ -169,6 +170,8 @@ class CompiledSolver:
 
     def __init__(self, solver: Solver) -> None:
         self.solver = solver
+        if solver.ctx.device.type == "cpu":
+            keep_freed_memory()
         self.updates = solver.param.iter_size == 1  # the update is part of the graph
         net = solver.net
         count = len(solver.step_scalars(0.0))
