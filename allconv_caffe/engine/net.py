@@ -20,7 +20,7 @@ from allconv_caffe.engine.insert_splits import insert_splits
 from allconv_caffe.engine.layer import Context, Layer, create
 from allconv_caffe.engine.net_filter import filter_net
 from allconv_caffe.engine.upgrade import upgrade_net
-from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_binary, read_net, to_text
+from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
 
 
 class Net:
@@ -61,8 +61,9 @@ class Net:
         if level is not None:
             full.state.level = level
         full.state.stage.extend(stages)
+        upgrade_net(full, where)
         try:
-            self._init(upgrade_net(full))
+            self._init(full)
         except CaffeError as error:
             raise error.within(where) from None
 
@@ -424,30 +425,17 @@ class Net:
             CaffeError: missing or corrupt file, other number of blobs, other shape.
         """
         if isinstance(source, (str, Path)):
-            path = Path(source)
-            try:
-                if is_hdf5(path):
-                    from allconv_caffe.engine import snapshot
+            from allconv_caffe.engine import snapshot
 
-                    snapshot.load_weights_hdf5(self, path)
-                    return
-                proto = read_binary(path, NetParameter)
-            except ProtoError as error:
-                raise CaffeError(str(error)) from None
-            upgrade_net(proto, str(path))
-        else:
-            path, proto = Path(), source
+            path = Path(source)
+            (snapshot.load_weights_hdf5 if is_hdf5(path) else snapshot.load_weights)(self, path)
+            return
         own = self._first_by_name()
-        for layer_param in proto.layer:
+        for layer_param in source.layer:
             if layer_param.name not in own:
                 glog.info("net.cpp:734", f"Ignoring source layer {layer_param.name}")
                 continue
-            target = own[layer_param.name]
-            place = f"{path}: layer '{layer_param.name}'" if str(path) != "." else ""
-            try:
-                self._copy_layer(layer_param, target)
-            except CaffeError as error:
-                raise error.within(place) from None
+            self._copy_layer(layer_param, own[layer_param.name])
 
     def _copy_layer(self, layer_param: Any, target: Layer) -> None:
         name = layer_param.name

@@ -6,6 +6,7 @@ sgd_solver.cpp, net.cpp (ToHDF5), hdf5.cpp.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,23 +18,36 @@ import numpy as np
 import torch
 
 from allconv_caffe.engine import glog
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, blob_proto_shape
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.proto import ProtoError, SolverParameter, SolverState, read_binary, write_binary
+from allconv_caffe.engine.upgrade import upgrade_net
+from allconv_caffe.proto import (
+    NetParameter,
+    ProtoError,
+    SolverParameter,
+    SolverState,
+    StoredBlob,
+    read_stored,
+    unknown_fields,
+    write_binary,
+)
 
 if TYPE_CHECKING:
     from allconv_caffe.engine.net import Net
     from allconv_caffe.engine.solver import Solver
 
 
-def complete_prefix(param: SolverParameter, solver_path: Path | None) -> None:
-    """An absent snapshot_prefix becomes the solver's path without extension; a directory gets the solver's stem."""
+def complete_prefix(param: SolverParameter, solver_path: str | Path | None) -> None:
+    """An absent snapshot_prefix becomes the solver's path without extension; a folder gets the solver's stem."""
     if solver_path is None:
         return
+    stem = os.path.splitext(solver_path)[0]
     if not param.HasField("snapshot_prefix"):
-        param.snapshot_prefix = str(solver_path.with_suffix(""))
-    elif Path(param.snapshot_prefix).is_dir():
-        param.snapshot_prefix = str(Path(param.snapshot_prefix) / solver_path.stem)
+        param.snapshot_prefix = stem
+        glog.info("upgrade_proto.cpp:1108", f"snapshot_prefix was not specified and is set to {stem}")
+    elif os.path.isdir(param.snapshot_prefix):
+        param.snapshot_prefix = os.path.join(param.snapshot_prefix, os.path.basename(stem))
+        glog.info("upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {param.snapshot_prefix}")
 
 
 def check_write_permissions(param: SolverParameter) -> None:
@@ -101,17 +115,17 @@ def restore(solver: Solver, path: str) -> None:
 
 
 def _restore_binary(solver: Solver, path: str) -> None:
-    state = read_binary(path, SolverState)
+    state, stored = read_stored(path, SolverState)
     solver.iter = state.iter
     if state.HasField("learned_net"):
         solver.net.copy_trained_layers_from(state.learned_net)
     solver.current_step = state.current_step
     _check_history(len(state.history), solver, path)
     glog.info("sgd_solver.cpp:318", "SGDSolver: restoring history")
-    for i, (blob, proto) in enumerate(zip(solver.history, state.history, strict=True)):
+    for i, (blob, proto, numbers) in enumerate(zip(solver.history, state.history, stored, strict=True)):
         try:
-            _check_history_shape(i, tuple(proto.shape.dim), blob)
-            blob.from_proto(proto, reshape=False)
+            _check_history_shape(i, blob_proto_shape(proto), blob)
+            _fill(blob, numbers)
         except CaffeError as error:
             raise error.within(path) from None
 
@@ -124,6 +138,67 @@ def _check_history(found: int, solver: Solver, path: str) -> None:
 
 def _check_history_shape(i: int, found: tuple[int, ...], blob: Blob) -> None:
     check(found == blob.shape, f"history blob {i} has shape {found}, the solver expects {blob.shape}")
+
+
+# weights
+def load_weights(net: Net, path: Path) -> None:
+    """Copies weights by layer name from a binary .caffemodel, array by array: beside the net's own weights, no more
+    than one array lies in memory (none on a CPU).
+
+    Source: net.cpp, CopyTrainedLayersFrom.
+    Raises: CaffeError: missing or damaged file, other number of blobs, other shape.
+    """
+    try:
+        proto, stored = read_stored(path, NetParameter)
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    for place, number in unknown_fields(proto):
+        glog.warning("snapshot.py:1", f"{path}: field number {number} in {place} is unknown to Caffe 1.0: not used")
+    upgrade_net(proto, str(path))
+    check(len(stored) == sum(len(layer.blobs) for layer in proto.layer), f"{path}: blobs in a layer that has none")
+    targets: dict[str, Any] = {}
+    for layer in net.layers:
+        targets.setdefault(layer.name, layer)
+    waiting = iter(stored)
+    for layer_param in proto.layer:
+        numbers = [next(waiting) for _ in layer_param.blobs]
+        if layer_param.name not in targets:
+            glog.info("net.cpp:734", f"Ignoring source layer {layer_param.name}")
+            continue
+        try:
+            _copy_layer(layer_param, numbers, targets[layer_param.name])
+        except CaffeError as error:
+            raise error.within(f"{path}: layer '{layer_param.name}'") from None
+
+
+def _copy_layer(source: Any, numbers: list[StoredBlob], target: Any) -> None:
+    check(len(target.blobs) == len(source.blobs), f"Incompatible number of blobs for layer {source.name}")
+    for j, (blob, proto, stored) in enumerate(zip(target.blobs, source.blobs, numbers, strict=True)):
+        if not blob.shape_equals(proto):
+            shape = blob_proto_shape(proto)
+            raise CaffeError(
+                f"Cannot copy param {j} weights from layer '{source.name}'; shape mismatch.  Source param shape is "
+                f"{''.join(f'{d} ' for d in shape)}({math.prod(shape)}); target param shape is {blob.shape_string}. "
+                "To learn this layer's parameters from scratch rather than copying from a saved net, rename the layer."
+            )
+        _fill(blob, stored)
+
+
+def _fill(blob: Blob, stored: StoredBlob) -> None:
+    """Reads data, and diff where there is one, into `blob`, whose shape is the stored one's."""
+    for name in ("data", "diff"):
+        count = stored.count(name)
+        if not count and name == "diff":
+            continue
+        check(count == blob.count, f"Check failed: count_ == proto.{name}_size() ({blob.count} vs. {count})")
+        tensor = getattr(blob, name)
+        try:
+            if tensor.device.type == "cpu" and tensor.is_contiguous():
+                stored.read(name, tensor.detach().numpy())
+            else:
+                setattr(blob, name, torch.from_numpy(stored.read(name)).reshape(blob.shape).to(tensor.device))
+        except ProtoError as error:
+            raise CaffeError(str(error)) from None
 
 
 # HDF5: /data/<layer>/<i> (owners only), /diff likewise; states: /iter, /current_step, /learned_net, /history/<i>

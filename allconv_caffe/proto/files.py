@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from typing import Any, Iterable, Iterator, Union
+from typing import IO, Any, Iterable, Iterator, Union
 
 from google.protobuf.message import DecodeError, EncodeError
 
@@ -152,16 +153,29 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read(where: str) -> bytes:
+def open_binary(where: str) -> IO[bytes]:
+    """`where` opened for reading. Raises ProtoError: ``File not found: X``, a folder, a device, no permission."""
     try:
-        with open(where, "rb") as file:
-            return file.read()
+        file = open(where, "rb")
     except FileNotFoundError:
         raise ProtoError("", f"File not found: {where}", found=where) from None
     except IsADirectoryError:
         raise ProtoError(where, "Found a folder, expected a file", found="folder") from None
-    except OSError as error:
-        raise ProtoError(where, f"Cannot read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ProtoError(where, f"Cannot read: {getattr(error, 'strerror', None) or error}") from None
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):  # /dev/zero has no end
+        file.close()
+        raise ProtoError(where, "Found a device, expected a file", found="device")
+    return file
+
+
+def _read(where: str) -> bytes:
+    with open_binary(where) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ProtoError(where, f"Cannot read: {error.strerror}") from None
 
 
 def _write(where: str, pieces: Iterable[bytes]) -> None:
