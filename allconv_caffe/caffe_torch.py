@@ -61,6 +61,8 @@ FLAGS = (
     Flag("executor", "auto", "How training runs: plain (layer by layer), compiled (fails where that is impossible), "
          "or auto.", OWN),
     Flag("threads", 0, "CPU threads; 0: as PyTorch chooses.", OWN),
+    Flag("seed_exact", False, "Draw BVLC Caffe's own random numbers for random_seed: the same initial weights, dropout "
+         "masks, crops, mirrors and shuffles, bit for bit. CPU and executor plain only.", OWN),
     Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", GLOG),
     Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
     Flag("logtostderr", False, "Write no log files.", GLOG),
@@ -193,7 +195,7 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
     import torch
 
     from allconv_caffe.engine.layer import Context
-    from allconv_caffe.engine.rng import TorchGenerator
+    from allconv_caffe.engine.rng import CaffeGenerator, TorchGenerator
 
     if flags.threads:
         torch.set_num_threads(flags.threads)
@@ -202,9 +204,9 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
     return Context(
         phase=phase,
         device=device,
-        rng=TorchGenerator(seed),
+        rng=CaffeGenerator(seed) if flags.seed_exact else TorchGenerator(seed),
         compute_dtype=torch.bfloat16 if flags.precision == "bf16" else torch.float32,
-        conv_mode="direct" if flags.executor == "plain" else "auto",
+        conv_mode="direct" if flags.executor == "plain" or flags.seed_exact else "auto",
     )
 
 

@@ -104,7 +104,7 @@ def gaussian(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor
     check(param.sparse >= -1, f"Check failed: sparse >= -1 ({param.sparse} vs. -1)")
     if param.sparse >= 0:
         check(len(shape) >= 1, f"Check failed: blob->num_axes() >= 1 ({len(shape)} vs. 1)")
-        p = float(np.float32(param.sparse) / np.float32(shape[0]))
+        p = np.float32(param.sparse) / np.float32(shape[0])
         check(p <= 1, f"Check failed: p <= 1 ({p:g} vs. 1)")
         x = x * rng.bernoulli(shape, p, torch.device("cpu"))
     return x
@@ -113,8 +113,9 @@ def gaussian(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor
 @filler("positive_unitball")
 def positive_unitball(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor:
     """x ~ U(0, 1), then each row (fan_in values) divided by its sum, so that it sums to 1."""
-    rows = _uniform(shape, 0.0, 1.0, rng).reshape(shape[0], -1)
-    return (rows / rows.sum(1, keepdim=True)).reshape(shape)
+    rows = _uniform(shape, 0.0, 1.0, rng).reshape(shape[0], -1).numpy()
+    sums = rows.cumsum(1)[:, -1:]  # one by one, as Caffe adds: another order rounds otherwise
+    return torch.from_numpy(rows / sums).reshape(shape)
 
 
 @filler("xavier")

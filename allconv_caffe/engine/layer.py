@@ -13,7 +13,7 @@ import torch
 
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.engine.rng import Generator, TorchGenerator
+from allconv_caffe.engine.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.proto import TEST, LayerParameter
 
 
@@ -27,6 +27,9 @@ class Context:
         rng: where fillers, dropout and transformers draw.
         compute_dtype: what convolutions and inner products compute in; parameters and blobs stay float32.
         conv_mode: "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution).
+
+    Raises:
+        CaffeError: a `CaffeGenerator` (seed-exact) with a GPU, or with a precision that Caffe does not have.
     """
 
     phase: int = TEST
@@ -34,6 +37,20 @@ class Context:
     rng: Generator = field(default_factory=TorchGenerator)
     compute_dtype: torch.dtype = torch.float32
     conv_mode: str = "direct"
+
+    def __post_init__(self) -> None:
+        if not self.seed_exact:
+            return
+        if self.device.type != "cpu":
+            raise CaffeError(f"seed-exact: found device {self.device}, expected the CPU (on a GPU, Caffe draws from cuRAND)")
+        if self.compute_dtype != torch.float32:
+            name = str(self.compute_dtype).removeprefix("torch.")
+            raise CaffeError(f"seed-exact: found precision {name}, expected float32, the only one that Caffe has")
+
+    @property
+    def seed_exact(self) -> bool:
+        """Random numbers are Caffe's own."""
+        return isinstance(self.rng, CaffeGenerator)
 
 
 class Layer:

@@ -37,7 +37,7 @@ class Solver:
         where: the solver file's name, for errors and for the default snapshot prefix.
         weights: .caffemodel files to start from, in order.
         action: polled once an iteration and between test batches: "none", "stop" or "snapshot".
-        executor: "plain" (layer by layer), "compiled" (fail if impossible), or "auto".
+        executor: "plain" (layer by layer), "compiled" (fail if impossible), or "auto"; seed-exact, it is "plain".
 
     Raises:
         CaffeError: in Caffe's words.
@@ -77,6 +77,12 @@ class Solver:
         self._folded = 0
         self._iterations_last = 0
         try:
+            if self.ctx.seed_exact:
+                check(
+                    executor != "compiled",
+                    "seed-exact: found executor compiled, expected plain or auto (compiled code draws its own numbers)",
+                )
+                self.executor = "plain"
             self._init()
         except CaffeError as error:
             raise error.within("" if where and error.where.startswith(str(where)) else where) from None
