@@ -1,0 +1,58 @@
+"""Every layer type in real Caffe and in ours: same parameters, same inputs, same numbers, forward and backward."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allconv_caffe.engine.errors import CaffeError
+from allconv_caffe.engine.layer import REGISTRY
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+harness: Any = importlib.import_module("layer_harness")
+CASES, ERRORS = harness.collect(), harness.collect_errors()
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Real Caffe's results of all cases, from one process."""
+    return harness.run_real_once(CASES, ERRORS, tmp_path_factory.getbasetemp().parent)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_layer_computes_what_caffe_computes(case: Any, real: Any) -> None:
+    """Tops, bottom diffs, parameters and their diffs agree within the case's tolerance of the blob's largest value."""
+    expected = real.results[case.id]
+    errors = harness.compare(harness.run_ours(case, expected), expected)
+    wrong = {name: error for name, error in errors.items() if not error <= case.tolerance}
+    assert not wrong, f"{case.text}\n{wrong}"
+
+
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: case.id)
+def test_a_wrong_layer_is_refused_in_caffes_words(case: Any, real: Any) -> None:
+    """Where real Caffe aborts with a sentence, ours raises CaffeError with the same one."""
+    status, text = real.errors[case.id]
+    assert status != 0 and case.sentence in text, f"{case.text}\n{text}"
+    with pytest.raises(CaffeError) as caught:
+        harness.run_ours(case)
+    assert case.sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("type_", sorted(REGISTRY))
+def test_every_registered_type_has_a_case(type_: str) -> None:
+    """Whatever is registered is compared with real Caffe, here or in the module that ELSEWHERE names for it."""
+    module = harness.elsewhere().get(type_)
+    if module is None:
+        assert any(case.type == type_ for case in CASES), f"no case for {type_}: see layer_harness.py"
+    else:
+        assert f'"{type_}"' in (HERE / module).read_text(encoding="utf-8")
+
+
+def test_there_are_cases_enough() -> None:
+    """At least 300 cases, no two alike."""
+    assert len({case.id for case in CASES}) == len(CASES) >= 300
