@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from allconv_caffe import driver, driver_data, driver_engine, driver_files, proto
 from allconv_caffe.driver import DriverError, RunSettings
 from allconv_caffe.driver_watch import DeadRule, DeadWatch, Progress, duration
+from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,11 +30,7 @@ home = {home!r}
 with open(os.path.join(home, "calls"), "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\n")
 args = sys.argv[1:]
-if "-version" in args or "--version" in args:
-    print("caffe version 1.0.0"); sys.exit(0)
 behaviour = json.load(open(os.path.join(home, "behaviour")))
-if args[0] == "device_query":
-    sys.exit(0 if behaviour.get("gpu") else 1)
 sys.path.insert(0, {root!r})
 from allconv_caffe import proto
 flags = dict(zip(args[1::2], args[2::2]))
@@ -102,6 +98,15 @@ log("Optimization Done."); log("Optimization Done.", place="caffe.cpp:250")
 '''
 
 
+SHELL = """#!/bin/sh
+case "$1" in
+--version) echo "caffe version 1.0.0"; exit 0 ;;
+device_query) grep -q '"gpu": true' '{home}/behaviour'; exit $? ;;
+esac
+exec '{python}' '{script}' "$@"
+"""
+
+
 class Bench:
     """A project root with a prepared data set and a stand-in for caffe."""
 
@@ -111,12 +116,14 @@ class Bench:
         self.binary.parent.mkdir()
         script = home / "stand_in.py"
         script.write_text(STAND_IN.format(root=str(ROOT), home=str(home)))
-        self.binary.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+        self.binary.write_text(SHELL.format(home=home, python=sys.executable, script=script))
         self.binary.chmod(self.binary.stat().st_mode | stat.S_IXUSR)
         self.lines: list[str] = []
         self.behave()
         monkeypatch.setenv("CAFFE", str(self.binary))
         monkeypatch.setattr(driver, "_POLL_SECONDS", 0.02)
+        self.curves = plots.curves
+        monkeypatch.setattr(plots, "curves", lambda *_: b"drawn")
         folder = home / "data" / "cifar10"
         self.data = driver_data.PreparedData(
             folder, folder / "train_lmdb", folder / "test_lmdb", "CIFAR-10 (JPEG)", 10, 1280, 400, (3, 32, 32),
@@ -146,8 +153,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path, monkeypatch)
 
 
-def test_a_run_leaves_everything_that_reproduces_it(bench: Bench) -> None:
+def test_a_run_leaves_everything_that_reproduces_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run's directory holds prototxt, settings, log, points, curves, events, snapshots and the result."""
+    monkeypatch.setattr(plots, "curves", bench.curves)
     ended = bench.run()
     folder = ended.directory
     assert ended.status == "done"
@@ -362,20 +370,38 @@ def test_nan_is_never_reported_as_a_perfect_result(bench: Bench) -> None:
     assert ended.result["best_on_test"]["iteration"] == 0
 
 
-def _launch(bench: Bench, **settings: object) -> subprocess.Popen[str]:
-    program = (
-        "import sys, json\nfrom pathlib import Path\nfrom allconv_caffe import driver, driver_data\n"
-        "home = Path(sys.argv[1])\nfolder = home / 'data'\n"
-        "data = driver_data.PreparedData(folder, folder / 'a', folder / 'b', 'CIFAR-10 (JPEG)', 10, 1280, 400,\n"
-        "    (3, 32, 32), {'train': '1f', 'test': '2e'}, False)\n"
-        "driver_data.ensure = lambda *_, **__: data\n"
-        "settings = driver.RunSettings(engine='caffe', root=home, **json.loads(sys.argv[2]))\n"
-        "print('status', driver.run('cifar10-allcnn-c', settings).status, flush=True)\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(bench.home), json.dumps({"epochs": 40, **settings})],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    )  # fmt: skip
+class Running:
+    """A driver in a process of its own (forked: it has everything imported), to send signals to."""
+
+    def __init__(self, bench: Bench, **settings: object) -> None:
+        self._said = bench.home / "said"
+        self.pid = os.fork()
+        if self.pid:
+            return
+        status = 1
+        try:
+            with self._said.open("w", buffering=1) as file:
+                options = {"engine": "caffe", "root": bench.home, "epochs": 40, **settings}
+                result = driver.run("cifar10-allcnn-c", RunSettings(**options), lambda line: print(line, file=file))  # type: ignore[arg-type]
+                print("status", result.status, file=file)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def alive(self) -> bool:
+        return os.waitpid(self.pid, os.WNOHANG)[0] == 0
+
+    def output(self) -> str:
+        """What it said, when it has ended."""
+        for _ in range(1200):
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return self._said.read_text()
+            time.sleep(0.05)
+        os.kill(self.pid, signal.SIGKILL)
+        raise AssertionError(f"the driver did not end: {self._said.read_text()}")
 
 
 def _wait_for(bench: Bench, text: str) -> Path:
@@ -390,10 +416,10 @@ def _wait_for(bench: Bench, text: str) -> Path:
 def test_ctrl_c_snapshots_and_the_same_command_goes_on(bench: Bench) -> None:
     """The first SIGINT reaches the engine once; it snapshots, and the same command goes on from there."""
     bench.behave(sleep=0.02)
-    running = _launch(bench, command="make cifar10-allcnn-c EPOCHS=40")
+    running = Running(bench, command="make cifar10-allcnn-c EPOCHS=40")
     log = _wait_for(bench, "Iteration 20, lr")
     running.send_signal(signal.SIGINT)
-    output = running.communicate(timeout=60)[0]
+    output = running.output()
     assert "status interrupted" in output
     assert "to go on, run again: make cifar10-allcnn-c EPOCHS=40" in output
     assert log.read_text().count("Optimization stopped early.") == 1
@@ -407,13 +433,13 @@ def test_ctrl_c_snapshots_and_the_same_command_goes_on(bench: Bench) -> None:
 def test_a_second_ctrl_c_kills(bench: Bench) -> None:
     """An engine that does not listen is killed by the second SIGINT, and the run can still go on later."""
     bench.behave(sleep=0.05, deaf=True)
-    running = _launch(bench)
+    running = Running(bench)
     log = _wait_for(bench, "Iteration 10, lr")
     running.send_signal(signal.SIGINT)
     time.sleep(0.6)
-    assert running.poll() is None
+    assert running.alive()
     running.send_signal(signal.SIGINT)
-    output = running.communicate(timeout=60)[0]
+    output = running.output()
     assert "status interrupted" in output and "killed" in output
     assert "stopped early" not in log.read_text()
 
@@ -421,23 +447,23 @@ def test_a_second_ctrl_c_kills(bench: Bench) -> None:
 def test_two_drivers_do_not_share_a_run(bench: Bench) -> None:
     """A run directory that another driver or its engine works in is refused."""
     bench.behave(sleep=0.05)
-    running = _launch(bench)
+    running = Running(bench)
     try:
         _wait_for(bench, "Iteration 0, lr")
         with pytest.raises(DriverError, match="found another training at work in it"):
             bench.run(epochs=40)
     finally:
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=60)
+        running.output()
 
 
 def test_an_engine_that_outlives_its_driver_keeps_the_run(bench: Bench) -> None:
     """Where the driver was killed but its engine trains on, the run stays refused, and the engine's process is named."""
     bench.behave(sleep=0.05)
-    running = _launch(bench)
+    running = Running(bench)
     log = _wait_for(bench, "Iteration 0, lr")
-    running.kill()
-    running.wait()
+    running.send_signal(signal.SIGKILL)
+    running.output()
     with pytest.raises(DriverError) as caught:
         bench.run(epochs=40)
     engine = int((log.parent / ".lock").read_text())
