@@ -1,0 +1,60 @@
+"""RNN: the plain recurrent net, unrolled over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from allconv_caffe.engine.layer import register
+from allconv_caffe.engine.layers.recurrent import RecurrentLayer
+
+
+@register("RNN")
+class RNNLayer(RecurrentLayer):
+    """h_t = tanh(W_hh (cont_t h_{t-1}) + W_xh x_t + b_h (+ W_xh_static x_static)), top[0] = o, o_t = tanh(W_ho h_t + b_o).
+
+    State h. blobs: W_xh (D, K), b_h (D), W_xh_static (D, S) if there is a static input, W_hh (D, D), W_ho (D, D), b_o (D).
+    Bottoms, tops and the rest as RecurrentLayer says. Source: rnn_layer.cpp.
+    """
+
+    state_names = ("h_0",)
+    gate_count = 1
+    input_params = ("W_xh", "b_h", "W_xh_static")
+
+    def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
+        param = self.param.recurrent_param
+        square = (self.d, self.d)
+        return [
+            ("W_hh", square, param.weight_filler),
+            ("W_ho", square, param.weight_filler),
+            ("b_o", (self.d,), param.bias_filler),
+        ]
+
+    def unroll(
+        self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        (h,) = states
+        w_hh, w_ho = self.first_step_param, self.first_step_param + 1
+        bias = self.blobs[w_ho + 1].data
+        self.outputs, self.hidden, self.h_conted = [], [], []
+        for t in range(self.steps):
+            self.h_conted.append(cont[t] * h)
+            h = torch.tanh(self.times(self.h_conted[t], w_hh) + inputs[t])
+            self.hidden.append(h)
+            self.outputs.append(torch.tanh(self.times(h, w_ho) + bias))
+        return torch.stack(self.outputs), [h]
+
+    def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
+        w_hh, w_ho = self.first_step_param, self.first_step_param + 1
+        dh_next = torch.zeros_like(dy[0])
+        d_inputs = []
+        for t in reversed(range(self.steps)):
+            o, h = self.outputs[t], self.hidden[t]
+            d_out = dy[t] * (1 - o * o)
+            self.blobs[w_ho + 1].accumulate_diff(d_out.sum(0))
+            dh = self.times_backward(h, d_out, w_ho) + dh_next
+            dx = dh * (1 - h * h)
+            dh_next = cont[t] * self.times_backward(self.h_conted[t], dx, w_hh)
+            d_inputs.append(dx)
+        return torch.stack(d_inputs[::-1])
