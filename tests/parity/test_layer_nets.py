@@ -1,0 +1,204 @@
+"""What one layer alone does not show, beside real Caffe: gradients through indices, state between batches, random streams.
+
+"WindowData" is the one type of Caffe that cannot be compared, since ours refuses it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allconv_caffe.engine.layer import REGISTRY, Context
+from allconv_caffe.engine.net import Net
+from allconv_caffe.engine.rng import CaffeGenerator
+from allconv_caffe.proto import TRAIN, BlobProto, NetParameter, parse_text, write_binary
+
+HERE = Path(__file__).resolve().parent
+PYTHON = HERE.parents[1] / ".caffe" / "bin" / "python"
+sys.path.insert(0, str(HERE))
+harness: Any = importlib.import_module("layer_harness")
+TOLERANCE = 1e-5
+SEED = 17
+
+# runs on both sides: `net` is pycaffe's Net or what looks like it
+STEPS = """
+def run(net, arrays):
+    out = {}
+    for name, params in net.params.items():
+        for i, blob in enumerate(params):
+            out["filled data %s %d" % (name, i)] = blob.data.copy()
+    for step in range(3):
+        for key in arrays:
+            name, _, at = key.partition("@")
+            if int(at) == step:
+                net.blobs[name].reshape(*arrays[key].shape)
+                net.blobs[name].data[...] = arrays[key]
+        net.forward()
+        net.backward()
+        for name, blob in net.blobs.items():
+            if "_split" not in name:
+                out["%d data %s" % (step, name)] = blob.data.copy()
+                out["%d diff %s" % (step, name)] = blob.diff.copy()
+        for name, params in net.params.items():
+            for i, blob in enumerate(params):
+                out["%d diff %s %d" % (step, name, i)] = blob.diff.copy()
+    return out
+"""
+SCRIPT = STEPS + f"""
+import os, sys
+import numpy as np
+import caffe
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    caffe.set_random_seed({SEED})
+    net = caffe.Net("net.prototxt", caffe.TRAIN)
+    np.savez("out.npz", **run(net, dict(np.load("in.npz"))))
+"""
+
+
+def layer(name: str, type_: str, bottoms: str, param: str = "", tops: str | None = None) -> str:
+    ends = " ".join(
+        [f'bottom: "{b}"' for b in bottoms.split()] + [f'top: "{t}"' for t in (name if tops is None else tops).split()]
+    )
+    return f'layer {{ name: "{name}" type: "{type_}" {ends} {param} }}\n'
+
+
+def source(name: str, *dims: int) -> str:
+    shape = " ".join(f"dim: {d}" for d in dims)
+    return layer(name, "Input", "", f"input_param {{ shape {{ {shape} }} }}")
+
+
+def gaussian(extra: str = "") -> str:
+    return f"weight_filler {{ type: 'gaussian' std: 0.3 }} bias_filler {{ type: 'uniform' min: -1 max: 1 }} {extra}"
+
+
+def recurrent(extra: str = "") -> str:
+    return f"recurrent_param {{ num_output: 4 {gaussian(extra)} }}"
+
+
+def values(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+AFTER = "inner_product_param { num_output: 3 axis: 2 weight_filler { type: 'xavier' } }"  # shows where the stream stands
+SELECT = [np.array(v, np.float32) for v in ([1, 0, 1, 1], [0, 0, 0, 3], [1, 1, 1, 1])]
+PICK = [np.array(v, np.float32) for v in ([2, 0, 2], [3, 3, 3, 1, 0], [1])]
+WORDS = [np.array(v, np.float32) for v in ([[0, 3], [3, 4], [1, 1]], [[2.9, 2], [0, 0], [4, 3]], [[1, 2], [3, 4], [0, 0]])]
+STREAM = {f"x@{i}": values(3, 2, 5, seed=i) for i in range(3)} | {
+    f"cont@{i}": np.array([[i > 0, 1], [1, i != 1], [1, 1]], np.float32) for i in range(3)
+}
+ONE_STEP = {f"x@{i}": values(1, 2, 5, seed=i) for i in range(3)} | {f"cont@{i}": np.ones((1, 2), np.float32) for i in range(3)}
+
+
+def write_matrices(folder: Path) -> None:
+    """Two 3x3 matrices for InfogainLoss, the second with the four axes of old files."""
+    matrix = BlobProto(data=list(range(1, 10)))
+    matrix.shape.dim.extend([3, 3])
+    write_binary(folder / "new.binaryproto", matrix)
+    write_binary(folder / "old.binaryproto", BlobProto(num=1, channels=1, height=3, width=3, data=[0.5, 2, -1] * 3))
+
+
+def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
+    """Name -> prototxt, and inputs "<blob>@<step>"."""
+    out = {}
+    ip = f"inner_product_param {{ num_output: 3 {gaussian()} }}"
+    out["filter"] = (
+        source("x", 4, 2) + source("y", 4, 3) + source("s", 4) + layer("ip", "InnerProduct", "x", ip)
+        + layer("f", "Filter", "ip y s", tops="fx fy") + layer("loss", "EuclideanLoss", "fx fy"),
+        {f"s@{i}": SELECT[i] for i in range(3)} | {f"x@{i}": values(4, 2, seed=i) for i in range(3)}
+        | {"y@0": values(4, 3)},
+    )  # fmt: skip
+    out["reindex"] = (
+        source("x", 4, 2) + source("i", 3) + layer("ip", "InnerProduct", "x", ip) + layer("r", "BatchReindex", "ip i")
+        + layer("t", "Reduction", "r", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
+        {f"i@{i}": PICK[i] for i in range(3)} | {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
+    )  # fmt: skip
+    out["embed"] = (
+        source("w", 3, 2) + layer("e", "Embed", "w", f"embed_param {{ input_dim: 5 num_output: 4 {gaussian()} }}")
+        + layer("t", "Reduction", "e", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
+        {f"w@{i}": WORDS[i] for i in range(3)},
+    )  # fmt: skip
+    out["parameter"] = (
+        source("x", 2, 3) + layer("p", "Parameter", "", "parameter_param { shape { dim: 2 dim: 3 } }")
+        + layer("loss", "EuclideanLoss", "p x"),
+        {f"x@{i}": values(2, 3, seed=i) for i in range(3)},
+    )  # fmt: skip
+    for type_ in ("LSTM", "RNN"):
+        top = layer("ip", "InnerProduct", "top", AFTER) + layer(
+            "t", "Reduction", "ip", "loss_weight: 1 reduction_param { operation: SUMSQ }"
+        )
+        two = source("x", 3, 2, 5) + source("cont", 3, 2) + layer("below", type_, "x cont", recurrent())
+        out[f"{type_} above another"] = (two + layer("above", type_, "below cont", recurrent(), "top") + top, STREAM)
+        out[f"{type_} of one step, changed in place"] = (
+            source("x", 1, 2, 5) + source("cont", 1, 2) + layer("only", type_, "x cont", recurrent(), "top")
+            + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }") + top,
+            ONE_STEP,
+        )  # fmt: skip
+        out[f"{type_} with static input and shared weights"] = (
+            source("x", 3, 2, 5) + source("cont", 3, 2) + source("still", 2, 3)
+            + layer("a", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
+            + layer("b", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
+            + layer("sum", "Eltwise", "a b", tops="top") + top,
+            STREAM | {f"still@{i}": values(2, 3, seed=9 + i) for i in range(3)},
+        )  # fmt: skip
+    scores = {f"x@{i}": values(4, 2, seed=i) for i in range(3)} | {"l@0": np.array([0, 2, 1, 2], np.float32)}
+    for age in ("new", "old"):
+        param = f'infogain_loss_param {{ source: "{age}.binaryproto" }}'
+        out[f"infogain by a matrix from a file, {age}"] = (
+            source("x", 4, 2) + source("l", 4) + layer("ip", "InnerProduct", "x", ip)
+            + layer("loss", "InfogainLoss", "ip l", param),
+            scores,
+        )  # fmt: skip
+    return out
+
+
+NETS = nets()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder for each net, with what real Caffe computed, all by one process."""
+    folders = {}
+    for name, (text, arrays) in NETS.items():
+        folder = folders[name] = tmp_path_factory.mktemp("net")
+        (folder / "net.prototxt").write_text(text)
+        np.savez(folder / "in.npz", **arrays)
+        write_matrices(folder)
+    command = [str(PYTHON), "-c", SCRIPT, *map(str, folders.values())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={"GLOG_minloglevel": "2"})
+    assert not done.returncode, done.stderr[-3000:]
+    return folders
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_small_net_computes_what_caffe_computes(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches: every blob, every diff and every parameter's diff; and the same initial parameters from one seed."""
+    text, arrays = NETS[name]
+    monkeypatch.chdir(folders[name])
+    net = Net(parse_text(text, NetParameter), Context(phase=TRAIN, rng=CaffeGenerator(SEED)))
+    scope: dict[str, Any] = {}
+    exec(STEPS, scope)
+    ours = scope["run"](harness.OurNet(net), arrays)
+    with np.load("out.npz") as file:
+        real = dict(file)
+    for key in real:
+        if key.startswith("filled"):
+            assert np.array_equal(ours[key], real[key]), key
+    wrong = {key: error for key, error in harness.compare(ours, real).items() if not error <= TOLERANCE}
+    assert not wrong
+
+
+def test_only_window_data_is_missing() -> None:
+    """Every type that real Caffe lists is known to ours, and none besides."""
+    command = [str(PYTHON), "-c", "import caffe; print(' '.join(caffe.layer_type_list()))"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    assert len(listed) == 61 and "WindowData" in listed
+    assert set(listed) == set(REGISTRY)
