@@ -137,7 +137,7 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
         out[f"{type_} above another"] = (two + layer("above", type_, "below cont", recurrent(), "top") + top, STREAM)
         out[f"{type_} of one step, changed in place"] = (
             source("x", 1, 2, 5) + source("cont", 1, 2) + layer("only", type_, "x cont", recurrent(), "top")
-            + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }") + top,
+            + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }", "top") + top,
             ONE_STEP,
         )  # fmt: skip
         out[f"{type_} with static input and shared weights"] = (
@@ -168,7 +168,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (text, arrays) in NETS.items():
         folder = folders[name] = tmp_path_factory.mktemp("net")
         (folder / "net.prototxt").write_text(text)
-        np.savez(folder / "in.npz", **arrays)
+        np.savez(folder / "in.npz", **arrays)  # type: ignore[arg-type]
         write_matrices(folder)
     command = [str(PYTHON), "-c", SCRIPT, *map(str, folders.values())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={"GLOG_minloglevel": "2"})

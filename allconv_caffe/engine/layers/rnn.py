@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
+from allconv_caffe.engine.layers.base import float32
 from allconv_caffe.engine.layers.recurrent import RecurrentLayer
 
 
@@ -44,6 +47,11 @@ class RNNLayer(RecurrentLayer):
             self.hidden.append(h)
             self.outputs.append(torch.tanh(self.times(h, w_ho) + bias))
         return torch.stack(self.outputs), [h]
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if self.steps == 1:  # one concatenated step is that step's memory: what an in-place layer above wrote is read
+            self.outputs = [float32(top[0].data).squeeze(0)]
+        super().backward(top, propagate_down, bottom)
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
         w_hh, w_ho = self.first_step_param, self.first_step_param + 1
