@@ -27,7 +27,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe parity bench \
+.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe parity seed-exact bench \
 	bench-prep docs wheel clean $(CIFAR_RUNS)
 
 help: ## list every target
@@ -94,6 +94,9 @@ caffe: setup ## a real BVLC Caffe (CPU) into .caffe, without root, from this mac
 
 parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
 	ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
+
+seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-C, 200 iterations; an hour on 2 cores
+	$(BIN)/python benchmarks/seed_exact.py $(SEED_EXACT)
 
 bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in one run
 	$(BIN)/python benchmarks/bench_engine.py

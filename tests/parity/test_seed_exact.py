@@ -1,0 +1,107 @@
+"""Seed-exact beside real Caffe: a small net with crops, mirrors and dropout, and every filler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from allconv_caffe.proto import Datum
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".caffe" / "bin" / "python"
+GOLDEN = ROOT / "tests" / "golden" / "rng"
+ITERATIONS = 20
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no real Caffe: run `make caffe`")
+
+RECORD = """
+import hashlib, json, sys
+import numpy as np, caffe
+out = {}
+for seed in sys.argv[2:]:
+    caffe.set_random_seed(int(seed))
+    net = caffe.Net(sys.argv[1], caffe.TRAIN)
+    arrays = {f"{n}[{i}]": b.data.copy() for n, bs in net.params.items() for i, b in enumerate(bs)}
+    for step in (1, 2):
+        net.forward()
+        arrays.update((f"{n}, forward {step}", net.blobs[n].data.copy()) for n in ("noise", "hiss", "drop2", "drop5", "drop0"))
+    out[seed] = {k: [hashlib.sha256(np.ascontiguousarray(v, "<f4").tobytes()).hexdigest()[:16]]
+                 + [float(x) for x in v.ravel()[:3]] for k, v in arrays.items()}
+print(json.dumps(out))
+"""
+
+NET = """
+name: "small"
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
+  transform_param { crop_size: 10 mirror: true scale: 0.02 mean_value: 100 }
+  data_param { source: "%(train)s" batch_size: 8 backend: LMDB } }
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { crop_size: 10 mirror: true scale: 0.02 mean_value: 100 }
+  data_param { source: "%(test)s" batch_size: 10 backend: LMDB } }
+layer { name: "drop0" type: "Dropout" bottom: "data" top: "data" dropout_param { dropout_ratio: 0.2 } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 12 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "conv2" type: "Convolution" bottom: "conv1" top: "conv2"
+  convolution_param { num_output: 16 kernel_size: 3 stride: 2 pad: 1 weight_filler { type: "msra" } } }
+layer { name: "relu2" type: "ReLU" bottom: "conv2" top: "conv2" }
+layer { name: "drop1" type: "Dropout" bottom: "conv2" top: "conv2" }
+layer { name: "conv3" type: "Convolution" bottom: "conv2" top: "conv3"
+  convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "global_pool" type: "Pooling" bottom: "conv3" top: "global_pool"
+  pooling_param { pool: AVE global_pooling: true } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "global_pool" bottom: "label" top: "loss" }
+"""
+
+
+def write_lmdb(path: Path, count: int, seed: int) -> None:
+    """Pictures of 3 x 13 x 12 bytes whose brightness tells their label."""
+    random = np.random.RandomState(seed)
+    with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as txn:
+        for i in range(count):
+            label = i % 4
+            image = random.randint(0, 100, (3, 13, 12)) + 40 * label
+            datum = Datum(channels=3, height=13, width=12, data=image.astype(np.uint8).tobytes(), label=label)
+            txn.put(f"{i:08d}".encode(), datum.SerializeToString())
+
+
+def test_the_recorded_stream_is_still_what_caffe_draws() -> None:
+    """tests/golden/rng/caffe.json equals what pycaffe draws now: every filler, mask and noise."""
+    recorded = json.loads((GOLDEN / "caffe.json").read_text(encoding="utf-8"))
+    command = [str(PYTHON), "-c", RECORD, str(GOLDEN / "net.prototxt"), *recorded]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=200)
+    assert json.loads(done.stdout) == recorded
+
+
+def test_weights_masks_and_batches_are_caffes_and_every_update_agrees(tmp_path: Path) -> None:
+    """Over 20 iterations: weights, masks, crops and mirrors bit for bit, each next update to 1e-5, both curves alike."""
+    write_lmdb(tmp_path / "train", 50, 1)
+    write_lmdb(tmp_path / "test", 30, 2)
+    (tmp_path / "net.prototxt").write_text(NET % {"train": tmp_path / "train", "test": tmp_path / "test"})
+    (tmp_path / "solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.02 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001 '
+        "test_iter: 3 test_interval: 5\n"
+    )
+    command = [sys.executable, str(ROOT / "benchmarks" / "seed_exact.py"), "--solver", str(tmp_path / "solver.prototxt"),
+               "--iterations", str(ITERATIONS), "--seed", "1701", "--test-iters", "3", "--title", "small",
+               "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    # twice (train and test net): 12*27+12, 16*108+16, 4*16+4; masks of 3*100 and 16*25 elements, 8 pictures
+    assert (result["initial_values"], result["initial_different"]) == (2 * (336 + 1744 + 68), 0)
+    assert (result["mask_elements"], result["mask_different"]) == (ITERATIONS * 8 * 700, 0)
+    assert result["data_values"] > 0 and result["data_different"] == 0 and result["mask_contradictions"] == 0
+    assert result["updates_within_tolerance"] == ITERATIONS and result["update_error_worst"] <= 1e-5
+    assert result["ours"]["train_loss_largest"] < 1e-4 and result["ours"]["test_loss_largest"] < 1e-4
+    digest = hashlib.sha256((tmp_path / "out" / "table.md").read_bytes()).hexdigest()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=250, env=dict(os.environ))
+    assert again.returncode == 0 and "iterations" not in again.stderr  # nothing is run a second time
+    assert hashlib.sha256((tmp_path / "out" / "table.md").read_bytes()).hexdigest() == digest
