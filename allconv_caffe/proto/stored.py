@@ -53,7 +53,7 @@ class StoredBlob(NamedTuple):
                     file.seek(offset)
                     part = flat[at : at + size // dtype.itemsize]
                     if dtype == part.dtype:
-                        done = file.readinto(memoryview(part).cast("B"))  # type: ignore[attr-defined]
+                        done = file.readinto(part.view(np.uint8).data)
                     else:
                         raw = np.fromfile(file, dtype, part.size)
                         done = raw.nbytes
