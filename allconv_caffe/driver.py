@@ -117,6 +117,9 @@ def run(
         say("stopped while the data were prepared; nothing half-done is left, the same command begins again")
         return RunResult("interrupted", root, {})
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
+    if data.preprocessing == "raw" and "scale" not in settings.options:
+        say("data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a standard "
+            "deviation near 0.5; --set scale=0.0078125 brings raw ones there")  # fmt: skip
     prepared = _Run(experiment, settings, engine, data, root, say)
     prepared.folder.mkdir(parents=True, exist_ok=True)
     with driver_files.locked(prepared.folder) as lock:
@@ -154,7 +157,7 @@ class _Run:
                 f"GPU={','.join(map(str, engine.gpus))}: found batch size {self.batch_size}, expected a multiple of "
                 f"{len(engine.gpus)} GPUs"
             )
-        self.options = self._options(settings.seed, "NET", "PREFIX", "TRAIN", "TEST", "GPU")
+        self.options = self._options(settings.seed, "NET", "PREFIX", "TRAIN", "TEST", "GPU", "MEAN")
         plan = render.resolve_plan(experiment, self.options)
         self.epochs, self.max_iter = plan.epochs, plan.max_iter
         self.test_iter = plan.test_iter
@@ -165,7 +168,9 @@ class _Run:
 
     # -- what is to be run --------------------------------------------------------------------------------------------
 
-    def _options(self, seed: int, net: str, prefix: str, train_lmdb: str, test_lmdb: str, mode: str) -> RenderOptions:
+    def _options(
+        self, seed: int, net: str, prefix: str, train_lmdb: str, test_lmdb: str, mode: str, mean_file: str
+    ) -> RenderOptions:
         settings, data = self.settings, self.data
         values: dict[str, Any] = {
             "n_train": data.n_train,
@@ -179,6 +184,8 @@ class _Run:
             "net_path": net,
             "snapshot_prefix": prefix,
         }
+        if data.mean_file is not None and not values.get("mean_value"):
+            values.setdefault("mean_file", mean_file)
         for name in ("lr", "epochs", "batch_size"):
             if getattr(settings, name) is not None:
                 values[name] = getattr(settings, name)
@@ -213,6 +220,8 @@ class _Run:
             words.append(f"{len(self.engine.gpus)}gpus")
         if self.data.display_name != self.experiment.dataset.title:
             words.append(re.sub(r"[^a-z0-9]+", "-", self.data.display_name.lower()).strip("-"))
+        if self.data.preprocessing in ("gcn", "raw"):
+            words.append(self.data.preprocessing)
         for key, value in sorted(settings.options.items()):
             words.append(re.sub(r"[^A-Za-z0-9.]+", "_", f"{key}{value}"))
         runs = settings.runs_dir if settings.runs_dir.is_absolute() else self.root / settings.runs_dir
@@ -241,6 +250,7 @@ class _Run:
             self._path(self.data.train_lmdb),
             self._path(self.data.test_lmdb),
             self.engine.solver_mode,
+            self._path(self.data.mean_file) if self.data.mean_file else "",
         )
         for name, text in render.render(self.experiment, options).items():
             if name == "train_val.prototxt" and len(self.engine.gpus) > 1:
@@ -338,6 +348,7 @@ class _Run:
                 "n_test": data.n_test,
                 "official": data.official,
                 "sha256": data.checksums,
+                "preprocessing": data.preprocessing,
             },
             "assumptions": [
                 {"key": entry.key, "value": entry.value, "reason": entry.reason}
@@ -520,6 +531,7 @@ class _Run:
             "parameters": driver_files.parameters_in(model) if status == "done" else None,
             "published_parameters": published.published_parameters,
             "dataset": self.data.display_name,
+            "preprocessing": self.data.preprocessing,
             "paper_dataset": published.dataset.name,
             "paper_title": published.dataset.title,
             "seed": attempt["seed"],

@@ -20,7 +20,8 @@ class PreparedData:
 
     display_name: what tables call the set. shape: (C, H, W) of a Datum. checksums: SHA-256 of the LMDBs' contents by
     split ("train", "test") and, under "source", of the input; empty for LMDBs that came without a manifest. official:
-    the source's MD5 is the published one.
+    the source's MD5 is the published one. preprocessing: ``gcn-zca``, ``gcn`` or ``raw``; "" where no manifest says it.
+    mean_file: what Caffe subtracts from raw bytes.
     """
 
     folder: Path
@@ -34,6 +35,8 @@ class PreparedData:
     checksums: dict[str, str]
     official: bool
     class_names: tuple[str, ...] = ()
+    preprocessing: str = "gcn-zca"
+    mean_file: Path | None = None
 
 
 def variable(dataset: Dataset) -> str:
@@ -106,8 +109,6 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
     from data_prep.manifest import Manifest
 
     manifest: Any = Manifest.load(folder)
-    if manifest.preprocessing == "raw":
-        raise DriverError(f"{folder}: found raw bytes, expected whitened images (preprocessing gcn-zca, or gcn)")
     if tuple(manifest.shape) != dataset.shape:
         found, expected = ("x".join(map(str, shape)) for shape in (manifest.shape, dataset.shape))
         raise DriverError(f"{folder}: found images of {found}, expected {expected} for {dataset.name}")
@@ -128,6 +129,8 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
         checksums=checksums,
         official=bool(manifest.source.get("official", False)),
         class_names=tuple(manifest.class_names),
+        preprocessing=manifest.preprocessing,
+        mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" else None,
     )
 
 
@@ -185,5 +188,5 @@ def _own_lmdbs(experiment: Experiment, root: Path) -> PreparedData:
             )
     return PreparedData(
         paths[0].parent, paths[0], paths[1], dataset.title, dataset.classes, dataset.n_train, dataset.n_test,
-        dataset.shape, {}, False,
+        dataset.shape, {}, False, preprocessing="",
     )  # fmt: skip

@@ -41,7 +41,7 @@ class RenderOptions(NetOptions):
 
     epochs: total; the whole schedule is stretched in proportion. drop_epochs: other drops, in epochs out of ``epochs``.
     lr: base_lr. n_train, n_test, train_lmdb, test_lmdb, channels, image_size (height and width of a Datum in pixels),
-    crop_size, mirror, scale, mean_value: another data set. test_batch_size: must divide n_test. display,
+    crop_size, mirror, scale, mean_value, mean_file (a path): another data set. test_batch_size: must divide n_test. display,
     test_interval, snapshot: iterations. net_path, snapshot_prefix: as written into the solver; the default is
     relative to the project's root.
     """
@@ -70,6 +70,7 @@ class RenderOptions(NetOptions):
     mirror: bool | None = None
     scale: float | None = None
     mean_value: tuple[float, ...] | None = None
+    mean_file: str | None = None
     net_path: str | None = None
     snapshot_prefix: str | None = None
 
@@ -100,7 +101,9 @@ class RenderOptions(NetOptions):
             raise RenderError("option mirror", self.mirror, "true or false", ("true", "false"))
         for drop in self.drop_epochs or ():
             _number("drop_epochs", drop, "numbers above 0", lambda v: 0 < v < float("inf"))
-        for name in ("train_lmdb", "test_lmdb", "net_path", "snapshot_prefix"):
+        if self.mean_file is not None and self.mean_value:
+            raise RenderError("option mean_file", self.mean_file, "none beside mean_value: Caffe takes one of them")
+        for name in ("train_lmdb", "test_lmdb", "mean_file", "net_path", "snapshot_prefix"):
             value = getattr(self, name)
             if value is not None and (not value or any(sign in value for sign in '"\\\n')):
                 raise RenderError(f"option {name}", value, "a path without quotes, backslashes or line ends")
@@ -257,7 +260,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int) -> dict[str, Any]:
+def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int, mean_file: str | None) -> dict[str, Any]:
     transform: list[dict[str, str]] = []
     if dataset.scale != 1:
         transform.append({"field": "scale", "value": number(dataset.scale)})
@@ -265,7 +268,10 @@ def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int) -> d
         transform.append({"field": "mirror", "value": "true"})
     if dataset.crop_size:
         transform.append({"field": "crop_size", "value": str(dataset.crop_size)})
-    transform += [{"field": "mean_value", "value": number(value)} for value in dataset.mean_value]
+    if mean_file is None:
+        transform += [{"field": "mean_value", "value": number(value)} for value in dataset.mean_value]
+    else:
+        transform.append({"field": "mean_file", "value": f'"{mean_file}"'})
     return {"phase": phase, "source": source, "batch_size": batch_size, "transform": transform}
 
 
@@ -301,8 +307,8 @@ def render(
     net = {
         "name": network.name,
         "data": [
-            _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size),
-            _data_layer(dataset, "TEST", dataset.test_lmdb, plan.test_batch_size),
+            _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size, options.mean_file),
+            _data_layer(dataset, "TEST", dataset.test_lmdb, plan.test_batch_size, options.mean_file),
         ],
         "layers": [
             {

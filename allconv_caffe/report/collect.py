@@ -50,8 +50,8 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """Options that depart from the experiment's own recipe, as words; "" for none."""
-        return self._options(lambda key: key not in _LAYOUT)
+        """Preprocessing and options that depart from the experiment's own recipe, as words; "" for none."""
+        return ", ".join(filter(None, [self._preprocessing(), self._options(lambda key: key not in _LAYOUT)]))
 
     @property
     def network(self) -> str:
@@ -65,8 +65,13 @@ class Run:
         kind, _, rest = str(self.result.get("schedule", "")).partition(" base_lr ")
         recipe = self._options(lambda key: key not in _LAYOUT + _NETWORK)
         images = f"{self.result.get('n_train')} and {self.result.get('n_test')} images"
-        schedule = "; ".join([kind, rest.partition(",")[2].strip(), images, recipe])
+        schedule = "; ".join([kind, rest.partition(",")[2].strip(), images, recipe, *filter(None, [self._preprocessing()])])
         return str(self.result["dataset"]), float(self.result["epochs"]), schedule
+
+    def _preprocessing(self) -> str:
+        """``preprocessing raw`` where the images were not whitened as in the paper; "" where they were."""
+        found = self.result.get("preprocessing") or "gcn-zca"
+        return "" if found == "gcn-zca" else f"preprocessing {found}"
 
     def _options(self, wanted: Callable[[str], bool]) -> str:
         options = self.result.get("options") or {}
