@@ -6,7 +6,7 @@ Source: net.hpp, net.cpp.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,11 @@ class Net:
         self._has_decay: list[bool] = []
         self._param_index: dict[str, int] = {}
         self.debug_info: bool = param.debug_info
+        # called with a layer's index around its forward or backward, by the plain executor (pycaffe)
+        self.before_forward: list[Callable[[int], object]] = []
+        self.after_forward: list[Callable[[int], object]] = []
+        self.before_backward: list[Callable[[int], object]] = []
+        self.after_backward: list[Callable[[int], object]] = []
 
         name_to_id: dict[str, int] = {}
         available: set[str] = set()
@@ -319,11 +324,15 @@ class Net:
         check(end < len(self.layers), f"Check failed: end < layers_.size() ({end} vs. {len(self.layers)})")
         loss: torch.Tensor | None = None
         for i in range(start, end + 1):
+            for call in self.before_forward:
+                call(i)
             part = self.forward_layer(i)
             if part is not None:
                 loss = part if loss is None else loss + part
             if self.debug_info:
                 self._forward_debug_info(i)
+            for call in self.after_forward:
+                call(i)
         return torch.zeros((), device=self.ctx.device) if loss is None else loss
 
     def forward_layer(self, i: int) -> torch.Tensor | None:
@@ -349,10 +358,14 @@ class Net:
         check(end >= 0, f"Check failed: end >= 0 ({end} vs. 0)")
         check(start < len(self.layers), f"Check failed: start < layers_.size() ({start} vs. {len(self.layers)})")
         for i in range(start, end - 1, -1):
+            for call in self.before_backward:
+                call(i)
             if self.layer_need_backward[i]:
                 self.layers[i].backward(self.top_vecs[i], self.bottom_need_backward[i], self.bottom_vecs[i])
                 if self.debug_info:
                     self._backward_debug_info(i)
+            for call in self.after_backward:
+                call(i)
         if self.debug_info:
             data = [p.data for p in self.learnable_params]
             diff = [p.diff for p in self.learnable_params]

@@ -1,0 +1,40 @@
+"""What real pycaffe keeps in its compiled module of this name. Source: _caffe.cpp."""
+
+from allconv_caffe.engine.pyblob import PyBlob as Blob
+from allconv_caffe.engine.pyblob import PyBlobVec as BlobVec
+from allconv_caffe.engine.pyblob import PyLayer as Layer
+from allconv_caffe.pycaffe.common import (
+    NCCL,
+    Timer,
+    has_nccl,
+    init_log,
+    layer_type_list,
+    log,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_multiprocess,
+    set_random_seed,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
+)
+from allconv_caffe.pycaffe.net import Net
+from allconv_caffe.pycaffe.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
+
+__version__ = "1.0.0"
+
+__all__ = ["NCCL", "AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Blob", "BlobVec", "Layer", "Net", "NesterovSolver",
+           "RMSPropSolver", "SGDSolver", "Solver", "Timer", "get_solver", "has_nccl", "init_log", "layer_type_list", "log",
+           "set_device", "set_mode_cpu", "set_mode_gpu", "set_multiprocess", "set_random_seed", "set_solver_count",
+           "set_solver_rank", "solver_count", "solver_rank"]  # fmt: skip

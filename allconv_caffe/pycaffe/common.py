@@ -1,0 +1,188 @@
+"""Caffe's per-process state: mode, device, random stream, log; and the timer.
+
+On the CPU, random numbers are BVLC Caffe's own stream: the same `set_random_seed` gives the same weights, masks and
+crops as real pycaffe. On a GPU they are PyTorch's.
+
+Source: common.cpp, _caffe.cpp, util/benchmark.cpp.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from allconv_caffe.engine import glog
+from allconv_caffe.engine.errors import CaffeError
+from allconv_caffe.engine.layer import REGISTRY, Context
+from allconv_caffe.engine.pyblob import PythonLayerError
+from allconv_caffe.engine.rng import CaffeGenerator, TorchGenerator
+from allconv_caffe.proto import ProtoError
+
+NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
+NO_NCCL = "Multi-GPU execution not available - rebuild with USE_NCCL"
+
+
+class _State:
+    """What `Caffe::Get()` holds."""
+
+    gpu = False
+    device_id = 0
+    solver_count = 1
+    solver_rank = 0
+    multiprocess = False
+    cpu_stream = CaffeGenerator()
+    gpu_stream: TorchGenerator | None = None
+    seed = -1
+
+
+def context(phase: int) -> Context:
+    """What a new net is built with: this mode's device and its random stream. Raises: CaffeError without a GPU."""
+    if not _State.gpu:
+        return Context(phase=phase, rng=_State.cpu_stream)
+    if not torch.cuda.is_available():
+        raise CaffeError(f"{NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
+    if _State.gpu_stream is None:
+        _State.gpu_stream = TorchGenerator(_State.seed)
+    return Context(phase=phase, device=torch.device("cuda", _State.device_id), rng=_State.gpu_stream)
+
+
+def set_mode_cpu() -> None:
+    """Nets and solvers that are made from now on live on the CPU."""
+    _State.gpu = False
+
+
+def set_mode_gpu() -> None:
+    """Nets and solvers that are made from now on live on the GPU; where there is none, making one raises CaffeError."""
+    _State.gpu = True
+
+
+def set_device(device_id: int) -> None:
+    """The GPU for what is made from now on, by its number. Raises: CaffeError where PyTorch has no such GPU."""
+    device_id = operator.index(device_id)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise CaffeError(f"{NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
+    if not 0 <= device_id < count:
+        raise CaffeError(f"invalid device ordinal: found {device_id}, expected 0 to {count - 1}")
+    _State.device_id = device_id
+
+
+def set_random_seed(seed: int) -> None:
+    """Starts the random stream anew, for nets that exist, too.
+
+    Raises: TypeError for what is no integer, OverflowError outside 0 to 2^32 - 1.
+    """
+    seed = operator.index(seed)
+    if seed < 0:
+        raise OverflowError("can't convert negative value to unsigned int")
+    if seed >= 2**32:
+        raise OverflowError("unsigned int is less than 32 bits: found a seed of 2^32 or more")
+    _State.seed = seed
+    _State.cpu_stream.__init__(seed)  # type: ignore[misc]  # in place: nets hold this very stream
+    if _State.gpu_stream is not None:
+        _State.gpu_stream.__init__(seed)  # type: ignore[misc]
+
+
+def solver_count() -> int:
+    return _State.solver_count
+
+
+def set_solver_count(val: int) -> None:
+    """Kept, but data is not dealt out among solvers: a net with a Data layer refuses to be built with more than one."""
+    _State.solver_count = operator.index(val)
+
+
+def solver_rank() -> int:
+    return _State.solver_rank
+
+
+def set_solver_rank(val: int) -> None:
+    _State.solver_rank = operator.index(val)
+
+
+def set_multiprocess(val: bool) -> None:
+    _State.multiprocess = bool(val)
+
+
+def has_nccl() -> bool:
+    """False: one process, one device."""
+    return False
+
+
+def layer_type_list() -> list[str]:
+    """The layer types that a prototxt may name, in byte order."""
+    return sorted(REGISTRY)
+
+
+def init_log(level: int | None = None, stderr: bool | None = None) -> None:
+    """From which level on lines are logged (0 INFO to 3 FATAL), and whether to the standard error stream only."""
+    glog.init("", level, None, stderr)
+
+
+def log(message: str) -> None:
+    """Writes an I line."""
+    glog.info("_caffe.cpp:68", message)
+
+
+class NCCL:
+    """Not available: refuses, as `caffe train -gpu 0,1` does without NCCL."""
+
+    def __init__(self, solver: object, uid: object) -> None:
+        raise RuntimeError(NO_NCCL)
+
+    @staticmethod
+    def new_uid() -> bytes:
+        raise RuntimeError(NO_NCCL)
+
+    def bcast(self) -> None:
+        raise RuntimeError(NO_NCCL)
+
+
+class Timer:
+    """`start`, `stop`, and `ms` between them."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._seconds: float | None = None
+
+    @staticmethod
+    def _now() -> float:
+        if _State.gpu and torch.cuda.is_available():
+            torch.cuda.synchronize(_State.device_id)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        if self._start is None:
+            self._start = self._now()
+            self._seconds = 0.0
+
+    def stop(self) -> None:
+        if self._start is not None:
+            self._seconds = self._now() - self._start
+            self._start = None
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds between start and stop; a running timer is stopped; 0 for one that never ran."""
+        if self._seconds is None:
+            glog.warning("benchmark.cpp:62", "Timer has never been run before reading time.")
+            return 0.0
+        self.stop()
+        return self._seconds * 1000
+
+
+@contextmanager
+def as_pycaffe() -> Iterator[None]:
+    """What user code in a Python layer raised comes out as it was raised; a layer that cannot be had is a SystemError."""
+    try:
+        yield
+    except PythonLayerError as error:
+        if error.loading:
+            raise SystemError(str(error)) from error.original
+        raise error.original from None
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None

@@ -1,0 +1,15 @@
+"""The classes that real pycaffe keeps in a module of this name."""
+
+from allconv_caffe.pycaffe.common import NCCL, Timer
+from allconv_caffe.pycaffe.net import Net
+from allconv_caffe.pycaffe.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+)
+
+__all__ = ["NCCL", "AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Net", "NesterovSolver", "RMSPropSolver", "SGDSolver",
+           "Timer"]  # fmt: skip
