@@ -27,8 +27,8 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe parity seed-exact bench \
-	bench-prep docs wheel clean $(CIFAR_RUNS)
+.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
+	seed-exact bench bench-prep docs wheel clean $(CIFAR_RUNS)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
@@ -91,6 +91,9 @@ doctor: setup ## engines, GPUs, data sets and versions found, and what to do abo
 
 caffe: setup ## a real BVLC Caffe (CPU) into .caffe, without root, from this machine's Debian mirror
 	$(BIN)/python -m allconv_caffe.bvlc install --prefix .caffe
+
+caffe-source: setup ## the source of the same Caffe into .caffe-source: pycaffe's own tests, which run on our drop-in
+	$(BIN)/python -m allconv_caffe.bvlc source --prefix .caffe-source
 
 parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
 	ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe

@@ -231,19 +231,28 @@ def _tell(on_skip: Callable[[str], None] | None, line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``install [--prefix .caffe] [--archives DIR]`` and ``find``; exit status 1 with one line for what goes wrong."""
+    """``install [--prefix .caffe] [--archives DIR]``, ``source [--prefix .caffe-source]``, ``find``.
+
+    Returns: exit status; 1 with one line for what goes wrong.
+    """
     parser = argparse.ArgumentParser(prog="python -m allconv_caffe.bvlc", description="Real BVLC Caffe: fetch, find.",
                                      epilog="Example: python -m allconv_caffe.bvlc find")  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("install", help="unpack Debian 11's Caffe (CPU) into a folder, without root")
     fetch.add_argument("--prefix", type=Path, default=Path(".caffe"), help="folder to create (default: %(default)s)")
     fetch.add_argument("--archives", type=Path, help="folder of .deb files to use and to fill, kept afterwards")
+    tree = commands.add_parser("source", help="unpack the source of Debian 11's Caffe, with pycaffe's tests, into a folder")
+    tree.add_argument("--prefix", type=Path, default=Path(".caffe-source"), help="folder to create (default: %(default)s)")
     commands.add_parser("find", help="say which Caffe would be used")
     options = parser.parse_args(argv)
     if options.command == "install":
         from .bvlc_install import main as install
 
         return install(options.prefix, options.archives)
+    if options.command == "source":
+        from .bvlc_install import main as install
+
+        return install(options.prefix, what="caffe-source")
     try:
         caffe = find_caffe(on_skip=lambda line: print(f"passed over {line}"))
     except BvlcError as error:

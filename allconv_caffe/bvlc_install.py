@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,8 @@ _DEBIAN_SUITES = {"bullseye", "bookworm", "trixie", "forky", "duke", "sid", "sta
                   "testing", "unstable"}  # fmt: skip
 _KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp", "debian-archive-bullseye-stable.gpg")
 _OWN = "name an own build instead: CAFFE_ROOT=<build tree> or CAFFE=<path of the caffe binary>"
+_OWN_SOURCE = "name a source tree of Caffe instead: CAFFE_SRC=<folder>"
+TESTS = "python/caffe/test"  # in a source tree: pycaffe's own tests
 
 
 class InstallError(Exception):
@@ -172,13 +175,64 @@ def install(prefix: Path, archives: Path | None = None, say: Callable[[str], Non
     return True
 
 
-def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[str], None]) -> list[Path]:
-    store = Path(os.path.abspath(archives)) if archives else work / "archives"
+def source(prefix: Path, say: Callable[[str], None] = print) -> bool:
+    """Unpack the source of the same Caffe (8.5 MB, with pycaffe's tests) into `prefix`, whole or not at all.
+
+    Returns: False if it already stands there. Raises: InstallError, as `install` does.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    if (prefix / TESTS).is_dir():
+        say(f"Caffe's source is already in {prefix}")
+        return False
+    if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
+        raise InstallError(f"{prefix}: found something that is no source of Caffe; remove it, or give another --prefix")
+    for tool in ("apt-get", "apt-config"):
+        if shutil.which(tool) is None:
+            raise InstallError(f"{tool} not found: `make caffe-source` needs a Debian-like machine; {_OWN_SOURCE}")
+    mirror = machine_mirror()
+    part = prefix.with_name(prefix.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        archive = _download_source(part / "apt", mirror, say)
+        with tarfile.open(archive) as tar:
+            tar.extractall(part / "tree", filter="data")
+        unpacked = part / "tree"
+        trees = [folder for folder in (unpacked, *unpacked.iterdir()) if (folder / TESTS).is_dir()]
+        if not trees:
+            raise InstallError(f"{archive.name}: found no {TESTS} in it; {_OWN_SOURCE}")
+        if prefix.exists():
+            prefix.rmdir()
+        os.replace(trees[0], prefix)
+    except tarfile.TarError as error:
+        raise InstallError(f"the downloaded source cannot be unpacked ({error}); try again") from None
+    except OSError as error:
+        raise InstallError(f"{error.filename or prefix}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    say(f"Caffe's source is in {prefix}, pycaffe's tests in {prefix / TESTS}")
+    return True
+
+
+def _download_source(work: Path, mirror: Mirror, say: Callable[[str], None]) -> Path:
+    """The archive of the unchanged source."""
+    environment, reach = _prepare_apt(work, mirror, work / "archives", "deb-src")
+    say(f"Asking {mirror.uri} for the source of Debian {SUITE}'s caffe ...")
+    _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
+    _call(["apt-get", "source", "-q", "--download-only", "caffe"], f"apt-get source failed; {reach}", environment, work)
+    found = sorted(work.glob("caffe_*.orig.tar.*"))
+    archives = [path for path in found if path.suffix != ".asc"]
+    if not archives:
+        raise InstallError(f"apt fetched no caffe_*.orig.tar.*; {reach}")
+    return archives[0]
+
+
+def _prepare_apt(work: Path, mirror: Mirror, store: Path, kind: str) -> tuple[dict[str, str], str]:
+    """Settings for an apt of our own under `work`: the environment that names them, and what to say if it fails."""
     for folder in (work / "state/lists/partial", work / "cache", store / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     (work / "status").touch()
     signed = f"[signed-by={mirror.signed_by}] " if mirror.signed_by else ""
-    (work / "sources.list").write_text(f"deb {signed}{mirror.uri} {SUITE} main\n")
+    (work / "sources.list").write_text(f"{kind} {signed}{mirror.uri} {SUITE} main\n")
     (work / "apt.conf").write_text(f"""
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -198,7 +252,13 @@ Acquire::Retries "3";
 Acquire::Languages "none";
 """)
     environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
-    reach = f"is there a network, and does the mirror {mirror.uri} still hold Debian {SUITE}? Else {_OWN}"
+    own = _OWN if kind == "deb" else _OWN_SOURCE
+    return environment, f"is there a network, and does the mirror {mirror.uri} still hold Debian {SUITE}? Else {own}"
+
+
+def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[str], None]) -> list[Path]:
+    store = Path(os.path.abspath(archives)) if archives else work / "archives"
+    environment, reach = _prepare_apt(work, mirror, store, "deb")
     say(f"Asking {mirror.uri} for Debian {SUITE} ...")
     _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
     plan = _call(["apt-get", "install", "-q", "-y", "--print-uris", *PACKAGES], f"apt found no way to {PACKAGES}",
@@ -217,8 +277,10 @@ Acquire::Languages "none";
     return debs
 
 
-def _call(command: list[str], failure: str, environment: dict[str, str] | None = None) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment,
+def _call(
+    command: list[str], failure: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=folder,
                             stdin=subprocess.DEVNULL)  # fmt: skip
     if answer.returncode != 0:
         errors = [line for line in (answer.stderr + answer.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
@@ -279,11 +341,14 @@ def _wrap(part: Path) -> str:
     return version[1] if version else "unknown"
 
 
-def main(prefix: Path, archives: Path | None = None) -> int:
-    """`install`, with its error as one line on stderr and as exit status 1."""
+def main(prefix: Path, archives: Path | None = None, what: str = "caffe") -> int:
+    """`install` (or for `what` "caffe-source", `source`), with its error as one line on stderr and as exit status 1."""
     try:
-        install(prefix, archives)
+        if what == "caffe-source":
+            source(prefix)
+        else:
+            install(prefix, archives)
     except InstallError as error:
-        print(f"make caffe: {error}", file=sys.stderr)
+        print(f"make {what}: {error}", file=sys.stderr)
         return 1
     return 0

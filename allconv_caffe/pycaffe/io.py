@@ -203,7 +203,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{path}: found no image that OpenCV can decode")
-    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+    scale = np.iinfo(image.dtype.name).max if np.issubdtype(image.dtype, np.integer) else 1
     values = np.asarray(image, dtype=np.float64) / scale
     if values.ndim == 2:
         values = values[:, :, np.newaxis]
