@@ -31,18 +31,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"proto"},
     "pycaffe": {"proto", "engine"},
     "caffe_torch": {"proto", "engine"},
-    "visualize": {"proto", "python_layers", "pycaffe"},
+    "visualize": {"proto", "python_layers", "pycaffe", "engine", "bvlc"},
     "bvlc": set(),
     "report": {"proto", *TABLES},
     "driver": {"proto", "bvlc", "report", "data_prep", *TABLES},
     "doctor": {"bvlc", "engine", "data_prep"},
+    "zoo": {"proto", "engine", "summary", "data_prep"},
     "quickstart": {"driver", "data_prep", *TABLES},
-    "cli": {"render", "experiments", "derive", "summary", "driver", "report", "doctor", "quickstart", "data_prep",
-            "visualize"},
+    "zoo": {"proto", "engine", "summary", "data_prep"},
+    "cli": {"zoo", "render", "experiments", "derive", "summary", "driver", "report", "doctor", "quickstart", "data_prep",
+            "visualize", "zoo"},
 }  # fmt: skip
 """What each part of the house may import of ours. A part is a package, or the modules that share the first word."""
 
-TORCH = {"engine", "pycaffe", "caffe_torch", "doctor", "driver", "quickstart"}
+TORCH = {"engine", "pycaffe", "caffe_torch", "doctor", "driver", "quickstart", "visualize", "zoo"}
 """The parts that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
 
 NAMES = {"cv2": "opencv-python", "google": "protobuf", "absl": "absl-py"}
