@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe import cli_tables, cli_zoo
+
 if TYPE_CHECKING:
     from allconv_caffe.render import RenderOptions
 
@@ -357,6 +359,10 @@ def quickstart(**settings: Any) -> None:
 
     if main_job.run(**settings, say=click.echo) is None:
         click.get_current_context().exit(1)
+
+
+for _command in (cli_tables.derive, cli_tables.summary, cli_zoo.zoo):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

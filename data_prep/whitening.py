@@ -15,6 +15,7 @@ Against float64 throughout, a whitened value moves by less than 1e-3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -136,8 +137,11 @@ class Whitening:
             flat = flat @ self.zca_inverse + self.mean
         return (flat * np.float32(self.typical_norm / self.gcn_scale) + np.float32(self.typical_mean)).reshape(x.shape)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, compact: bool = False) -> None:
         """Write everything as an uncompressed .npz (76 MB for 32x32; equal transforms give equal bytes).
+
+        Args:
+            compact: only one triangle of `zca`, compressed (17 MB); `load` mirrors it and inverts again.
 
         Raises:
             PrepError: the file cannot be written.
@@ -156,8 +160,11 @@ class Whitening:
         for name in ("zca", "zca_inverse", "eigenvalues"):
             if (value := getattr(self, name)) is not None:
                 arrays[name] = value
+        if compact and self.zca is not None:
+            del arrays["zca"], arrays["zca_inverse"]
+            arrays["zca_triangle"] = self.zca[np.triu_indices(len(self.zca))]
         with writing(path), open(path, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            (np.savez_compressed if compact else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: str | Path) -> Whitening:
@@ -175,6 +182,8 @@ class Whitening:
             raise PrepError(
                 path, f"an unreadable file ({error})", "the whitening.npz of a prepared data set"
             ) from error
+        if (triangle := arrays.pop("zca_triangle", None)) is not None:
+            arrays["zca"], arrays["zca_inverse"] = _unfolded(path, triangle)
         try:
             return Whitening(
                 method=str(arrays["method"]),
@@ -192,6 +201,18 @@ class Whitening:
             )
         except KeyError as error:
             raise PrepError(path, f"no array {error}", "the whitening.npz of a prepared data set") from error
+
+
+def _unfolded(path: str | Path, triangle: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The symmetric matrix of an upper triangle, row by row, and its inverse; both (D, D) float32."""
+    size = (math.isqrt(8 * triangle.size + 1) - 1) // 2
+    if size < 1 or size * (size + 1) // 2 != triangle.size:
+        raise PrepError(path, f"a triangle of {triangle.size} values", "that of a square matrix")
+    zca = np.empty((size, size), np.float32)
+    zca[np.triu_indices(size)] = triangle
+    lower = np.tril_indices(size, -1)
+    zca[lower] = zca.T[lower]
+    return zca, np.linalg.inv(zca.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True)

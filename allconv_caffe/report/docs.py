@@ -1,4 +1,4 @@
-"""``make docs``: writes ``docs/experiments.md`` from the tables again, and checks the links of every Markdown page."""
+"""``make docs``: writes ``docs/experiments.md`` and the tables of README.md again, and checks the links of every page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allconv_caffe.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.report import readme
 from allconv_caffe.report.tables import true_parameters
 
 PAGE = Path("docs/experiments.md")
@@ -44,12 +45,12 @@ def _training(entry: Experiment) -> str:
 
 
 def broken_links(root: Path) -> list[str]:
-    """A line for each link of README.md, CHANGELOG.md and docs/ that leads nowhere in this tree.
+    """A line for each link of README.md, CHANGELOG.md, docs/ and the model cards that leads nowhere in this tree.
 
     Addresses on the network are not asked.
     """
     found = []
-    for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))]:
+    for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md")), *sorted(root.glob("models/*/*.md"))]:
         text = _CODE.sub("", _FENCE.sub("", page.read_text(encoding="utf-8")))
         for match in _LINK.finditer(text):
             target = match[1] or match[2]
@@ -72,20 +73,23 @@ def _anchors(page: Path) -> set[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page (``--check``: compare it), check the links; 1 where something is wrong."""
+    """Write the pages (``--check``: compare them), check the links; 1 where something is wrong."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words not in ([], ["--check"]):
         print(f"docs: {' '.join(words)}: expected nothing, or --check", file=sys.stderr)
         return 1
     root = Path.cwd()
-    page, text = root / PAGE, experiments_page()
+    pages = {PAGE: experiments_page()}
+    if (root / readme.README).exists():
+        pages[readme.README] = readme.filled(root)
     problems = []
-    if words:
-        if not page.exists() or page.read_text(encoding="utf-8") != text:
-            problems.append(f"{PAGE}: differs from the tables; write it again with `make docs`")
-    else:
-        page.parent.mkdir(exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+    for name, text in pages.items():
+        page = root / name
+        if not words:
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(text, encoding="utf-8")
+        elif not page.exists() or page.read_text(encoding="utf-8") != text:
+            problems.append(f"{name}: differs from the tables and records; write it again with `make docs`")
     problems += broken_links(root)
     for problem in problems:
         print(problem, file=sys.stderr)

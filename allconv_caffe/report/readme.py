@@ -1,0 +1,93 @@
+"""The tables of README.md: what was measured (``results/``) and the model zoo (``models/``), written by ``make docs``.
+
+A test writes them again and compares, so README shows nothing that no record shows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from allconv_caffe.experiments import EXPERIMENTS
+from allconv_caffe.report.collect import Run, find_runs, same_dataset
+from allconv_caffe.report.tables import clock
+
+README, RESULTS, MODELS = Path("README.md"), Path("results"), Path("models")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines]
+
+
+def _typed(run: Run) -> str:
+    """The command that a run's settings keep."""
+    path = run.folder / "settings.json"
+    typed = str(json.loads(path.read_text(encoding="utf-8")).get("command") or "") if path.exists() else ""
+    result = run.result
+    return typed or f"allconv run {run.experiment} --epochs {float(result['epochs']):g} --seed {result['seed']}"
+
+
+def results_block(root: Path) -> str:
+    """Measured beside published, one row for each finished run below ``results/``."""
+    runs = [run for run in find_runs([root / RESULTS]) if run.done] if (root / RESULTS).is_dir() else []
+    if not runs:
+        return "No result is recorded in `results/`.\n"
+    rows = []
+    for run in runs:
+        result, entry = run.result, EXPERIMENTS.get(run.experiment)
+        error = "not a number" if run.error_percent is None else f"{run.error_percent:.2f} %"
+        published, counted = "–", ""
+        if entry is not None and same_dataset(str(result["dataset"]), entry.dataset.title):
+            if entry.published_error_percent is not None:
+                published = f"{entry.published_error_percent:.2f} % ({entry.dataset.title}, {entry.schedule.epochs:g} epochs)"
+            counted = f" (paper: {entry.published_parameters})" if entry.published_parameters else ""
+        where = run.folder.relative_to(root).as_posix()
+        engine = ", ".join(str(word) for word in (result["engine"], result.get("device"), result.get("precision")) if word)
+        variant = f" ({run.variant})" if run.variant else ""
+        rows.append([
+            f"{result['model']}{variant}", str(result["dataset"]), f"{float(result['epochs']):g}", error, published,
+            f"{result['parameters']:,}{counted}", str(result["seed"]), f"{engine}, {clock(result.get('seconds'))}",
+            f"`{_typed(run)}`", f"[{where}]({where})",
+        ])  # fmt: skip
+    head = ("network", "data", "epochs", "measured test error", "published", "parameters", "seed", "engine, time",
+            "command", "record")  # fmt: skip
+    return "\n".join([*_table(head, rows), "", "Errors are those of the last iteration.", ""])
+
+
+def models_block(root: Path) -> str:
+    """One row for each card below ``models/``."""
+    found: list[dict[str, Any]] = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / MODELS).glob("*/card.json"))
+    ]
+    if not found:
+        return "No model lies in `models/`.\n"
+    rows = [
+        [
+            f"[{facts['name']}](models/{facts['name']}/README.md)", facts["model"], facts["dataset"],
+            f"{float(facts['epochs']):g}", f"{facts['test_error_percent']:.2f} %",
+            f"{facts['weights']['bytes'] / 1e6:.1f} MB", f"`{facts['weights']['sha1']}`",
+        ]
+        for facts in found
+    ]  # fmt: skip
+    head = ("model", "network", "data", "epochs", "test error", "weights", "SHA-1 of the weights")
+    return "\n".join([*_table(head, rows), ""])
+
+
+def filled(root: Path) -> str:
+    """README.md with both tables as the records give them.
+
+    Raises:
+        ValueError: README.md lacks a pair of marks.
+    """
+    text = (root / README).read_text(encoding="utf-8")
+    for name, block in (("results", results_block(root)), ("models", models_block(root))):
+        marks = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+        pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.S)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"{README}: found no table of {name}, expected one between {marks[0]} and {marks[1]}")
+        text = pattern.sub(lambda _, block=block, marks=marks: f"{marks[0]}\n\n{block}\n{marks[1]}", text)  # type: ignore[misc]
+    return text

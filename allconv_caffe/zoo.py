@@ -1,0 +1,374 @@
+"""The model zoo: a folder for each trained network, with weights, deploy net, whitening and a card that can be checked.
+
+``add`` makes ``models/<name>/`` of a finished run; ``verify`` counts and hashes everything again, compares weights with
+the net, and, given the prepared data set, measures the error again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from allconv_caffe import proto
+
+__all__ = ["CARD", "DEFAULT_FOLDER", "ZooError", "add", "cards", "measure", "unpack", "verify"]
+
+DEFAULT_FOLDER = Path("models")
+CARD, PAGE, DEPLOY, WHITENING = "card.json", "README.md", "deploy.prototxt", "whitening.npz"
+FORMAT_VERSION = 1
+TOLERANCE_PERCENT = 0.1
+"""How far a measured error may lie from the card's: other kernels turn the answer for a few images in ten thousand."""
+
+
+class ZooError(ValueError):
+    """A run cannot become a model, or a model does not hold what its card says; the text says where, what was found and
+    what was expected."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One model. folder: where it lies. facts: what stands in ``card.json``."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+
+def _sha1(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ZooError(f"{path}: found nothing ({error.strerror}), expected {what}") from None
+    except ValueError as error:
+        raise ZooError(f"{path}: found no JSON ({error}), expected {what}") from None
+    if not isinstance(found, dict):
+        raise ZooError(f"{path}: found {type(found).__name__}, expected {what}")
+    return found
+
+
+def _weights(run: Path, result: Mapping[str, Any]) -> Path:
+    name = f"{result['experiment']}_iter_{result['max_iter']}.caffemodel"
+    for path in (run / "snapshots" / name, run / name):
+        if path.is_file():
+            return path
+    raise ZooError(f"{run / 'snapshots' / name}: found nothing, expected the weights of the last iteration")
+
+
+def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None = None, root: str | Path = ".") -> Card:
+    """Make ``folder/<name>/`` of a finished run.
+
+    Args:
+        run: its directory: ``result.json``, ``settings.json``, ``deploy.prototxt`` and ``snapshots/``.
+        name: of the model; by default that of the experiment.
+        root: what the data folder in ``settings.json`` is relative to; its ``whitening.npz`` is taken, in compact form,
+            and shared with a model that has the same one.
+    Raises:
+        ZooError: the run is not done or has no error, a file is missing, or the model exists already.
+    """
+    run, folder = Path(run), Path(folder)
+    result, settings = (_read(run / file, "the record of a run") for file in ("result.json", "settings.json"))
+    if result.get("status") != "done" or result.get("test_error_percent") is None:
+        raise ZooError(f"{run}: found a run that is {result.get('status')}, expected one that is done and has an error")
+    weights, deploy = _weights(run, result), run / DEPLOY
+    if not deploy.is_file():
+        raise ZooError(f"{deploy}: found nothing, expected the net of the run")
+    name = name or str(result["experiment"])
+    out = folder / name
+    if out.exists():
+        raise ZooError(f"{out}: found a model of that name, expected none; remove it or give another name")
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        shutil.copyfile(weights, partial / f"{name}.caffemodel")
+        shutil.copyfile(deploy, partial / DEPLOY)
+        whitening = _place_whitening(Path(root) / str(settings["data"]["folder"]) / WHITENING, partial, folder)
+        facts = _facts(name, result, settings, partial, whitening)
+        (partial / CARD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (partial / PAGE).write_text(page(facts), encoding="utf-8")
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    card = Card(out, facts)
+    if problems := verify(out):
+        shutil.rmtree(out)
+        raise ZooError(f"{out}: {problems[0]}")
+    return card
+
+
+def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
+    """The whitening's path relative to the model's folder: its own file, or that of a model with the same one."""
+    from data_prep.whitening import Whitening
+
+    if not source.is_file():
+        raise ZooError(f"{source}: found nothing, expected the whitening of the data set that the run was trained on")
+    Whitening.load(source).save(partial / WHITENING, compact=True)
+    mine = _sha1(partial / WHITENING)
+    for other in cards(folder):
+        known = other.facts["whitening"]
+        if known["file"] == WHITENING and known["sha1"] == mine:
+            (partial / WHITENING).unlink()
+            return f"../{other.folder.name}/{WHITENING}"
+    return WHITENING
+
+
+def _facts(
+    name: str, result: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, whitening: str
+) -> dict[str, Any]:
+    def entry(file: str) -> dict[str, Any]:
+        path = folder / file if not file.startswith("..") else folder.parent / file[3:]
+        return {"file": file, "bytes": path.stat().st_size, "sha1": _sha1(path)}
+
+    data, engine = settings["data"], settings["engine"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "experiment": result["experiment"],
+        "model": result["model"],
+        "source": result.get("source", ""),
+        "dataset": result["dataset"],
+        "official_data": bool(data.get("official")),
+        "preprocessing": result.get("preprocessing", "gcn-zca"),
+        "n_train": result.get("n_train"),
+        "n_test": result.get("n_test"),
+        "data_sha256": data.get("sha256", {}),
+        "test_error_percent": result["test_error_percent"],
+        "published_error_percent": result.get("published_error_percent"),
+        "paper_dataset": result.get("paper_title", ""),
+        "parameters": result["parameters"],
+        "published_parameters": result.get("published_parameters", ""),
+        "epochs": result["epochs"],
+        "seed": result["seed"],
+        "schedule": result.get("schedule", ""),
+        "precision": result.get("precision", "float32"),
+        "options": result.get("options", {}),
+        "engine": f"{result['engine']} ({engine.get('version', '')})",
+        "device": result.get("device", ""),
+        "seconds": result.get("seconds"),
+        "command": command(result, settings),
+        "git": settings.get("git"),
+        "finished": result.get("finished"),
+        "weights": entry(f"{name}.caffemodel"),
+        "deploy": entry(DEPLOY),
+        "whitening": entry(whitening),
+    }
+
+
+def command(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What was typed, or what trains the same: ``allconv run <experiment> --epochs ... --seed ...``."""
+    typed = str(settings.get("command") or "")
+    if typed:
+        return typed
+    words = ["allconv run", str(result["experiment"]), f"--epochs {float(result['epochs']):g}", f"--seed {result['seed']}"]
+    if result.get("precision", "float32") != "float32":
+        words.append(f"--precision {result['precision']}")
+    words += [f"--set {key}={value}" for key, value in sorted((result.get("options") or {}).items())]
+    return " ".join(words)
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """The card for people, as Markdown."""
+    published = facts["published_error_percent"]
+    data = facts["dataset"]
+    if data != facts["paper_dataset"]:
+        data += f", not the paper's {facts['paper_dataset']}: errors cannot be compared with the paper's"
+    rows = [
+        ("network", f"{facts['model']} ({facts['source']})"),
+        ("data", data),
+        ("images", f"{facts['n_train']:,} for training, {facts['n_test']:,} for the test"),
+        ("preprocessing", f"{facts['preprocessing']}, in `{facts['whitening']['file']}`"),
+        ("test error of the last iteration", f"{facts['test_error_percent']:.2f} %"),
+        ("the paper's error", "–" if published is None else f"{published:.2f} % on {facts['paper_dataset']}, 350 epochs"),
+        ("parameters", f"{facts['parameters']:,} (the paper: {facts['published_parameters'] or '–'})"),
+        ("training", f"{facts['schedule'] or str(facts['epochs']) + ' epochs'}; seed {facts['seed']}; {facts['precision']}"),
+        ("engine", f"{facts['engine']}, {facts['device']}"),
+        ("command", f"`{facts['command']}`"),
+    ]  # fmt: skip
+    lines = [f"# {facts['name']}", "", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows), ""]
+    lines += ["| file | bytes | SHA-1 |", "| --- | ---: | --- |"]
+    for key in ("weights", "deploy", "whitening"):
+        entry = facts[key]
+        lines.append(f"| [{entry['file']}]({entry['file']}) | {entry['bytes']:,} | `{entry['sha1']}` |")
+    lines += [
+        "",
+        f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "
+        "whitened RGB",
+        "planes, not pixels: `data_prep.whitening.Whitening.load(\"whitening.npz\").whiten(images)` makes them. "
+        f"`allconv zoo unpack {facts['name']}`",
+        "writes the whitening in its full form, with the inverse.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
+    """Every model below a folder, by name.
+
+    Raises:
+        ZooError: a card that is none.
+    """
+    found = []
+    for path in sorted(Path(folder).glob(f"*/{CARD}")):
+        facts = _read(path, "the card of a model")
+        if facts.get("format_version") != FORMAT_VERSION:
+            raise ZooError(f"{path}: found format_version {facts.get('format_version')}, expected {FORMAT_VERSION}")
+        found.append(Card(path.parent, facts))
+    return found
+
+
+def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
+    """The model of that name below ``folder``, or in the folder ``model``.
+
+    Raises:
+        ZooError: no such model.
+    """
+    for entry in (Path(model), Path(folder) / model):
+        if (entry / CARD).is_file():
+            return next(found for found in cards(entry.parent) if found.folder.name == entry.name)
+    names = ", ".join(entry.folder.name for entry in cards(folder)) or "none"
+    raise ZooError(f"model {model}: found no {CARD} in {Path(folder) / model}, expected one of: {names}")
+
+
+def verify(model: str | Path, data: str | Path | None = None, folder: str | Path = DEFAULT_FOLDER) -> list[str]:
+    """What does not hold of a model: sizes, SHA-1, the page, the weights' shapes, and with ``data`` the error.
+
+    Args:
+        data: a prepared data set; its test LMDB is classified.
+    Returns:
+        A line for each difference; empty: all is as the card says.
+    Raises:
+        ZooError: no such model, or ``data`` is no prepared data set of that model's kind.
+    """
+    found = card(model, folder)
+    facts, where = found.facts, found.folder
+    problems = []
+    for key in ("weights", "deploy", "whitening"):
+        entry, path = facts[key], where / facts[key]["file"]
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif path.stat().st_size != entry["bytes"] or _sha1(path) != entry["sha1"]:
+            problems.append(f"{path}: found SHA-1 {_sha1(path)}, expected {entry['sha1']}")
+    if not (where / PAGE).is_file() or (where / PAGE).read_text(encoding="utf-8") != page(facts):
+        problems.append(f"{where / PAGE}: found another text than the card gives")
+    if problems:
+        return problems
+    problems += _shapes(where / facts["weights"]["file"], where / facts["deploy"]["file"], int(facts["parameters"]))
+    if data is not None and not problems:
+        error = measure(where, data)
+        if abs(error - float(facts["test_error_percent"])) > TOLERANCE_PERCENT:
+            problems.append(f"{where}: measured {error:.2f} % test error, expected {facts['test_error_percent']:.2f} %")
+    return problems
+
+
+def _shapes(weights: Path, deploy: Path, parameters: int) -> list[str]:
+    """Whether the caffemodel has exactly the blobs that the deploy net needs."""
+    from allconv_caffe.summary import summarize
+
+    try:
+        stored = {
+            layer.name: sum(len(blob.data) for blob in layer.blobs)
+            for layer in proto.read_binary(weights, proto.NetParameter).layer
+            if layer.blobs
+        }
+    except proto.ProtoError as error:
+        return [str(error)]
+    needed = {row.name: row.parameters for row in summarize(deploy).layers if row.parameters}
+    problems = [
+        f"{weights}: layer '{name}': found {stored.get(name, 0)} parameters, expected {needed.get(name, 0)}"
+        for name in sorted({*stored, *needed})
+        if stored.get(name) != needed.get(name)
+    ]
+    if not problems and sum(stored.values()) != parameters:
+        problems.append(f"{weights}: found {sum(stored.values())} parameters, expected {parameters}")
+    return problems
+
+
+@contextmanager
+def _without_info() -> Iterator[None]:
+    """The engine's INFO lines left out, unless the environment asks for a level."""
+    name = "GLOG_minloglevel"
+    given = os.environ.get(name)
+    os.environ[name] = given or "1"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+
+
+def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: str | Path = DEFAULT_FOLDER) -> float:
+    """Test error in percent of a model on the test LMDB of a prepared data set, by the built-in engine.
+
+    Raises:
+        ZooError: ``data`` is no prepared data set, or one of another shape.
+    """
+    import numpy as np
+    import torch
+
+    from allconv_caffe.engine.layer import Context
+    from allconv_caffe.engine.net import load_net
+    from data_prep import database, datum
+    from data_prep.manifest import Manifest
+
+    found = card(model, folder)
+    manifest = Manifest.load(data)
+    if manifest.preprocessing != found.facts["preprocessing"] or manifest.preprocessing == "raw":
+        raise ZooError(f"{data}: found preprocessing {manifest.preprocessing}, expected {found.facts['preprocessing']}")
+    with _without_info():
+        net = load_net(found.folder / DEPLOY, Context())
+        net.copy_trained_layers_from(found.folder / found.facts["weights"]["file"])
+    inputs = net.blobs["data"]
+    shape = tuple(inputs.shape[1:])
+    if tuple(manifest.image_shape) != shape:
+        raise ZooError(f"{data}: found images of shape {tuple(manifest.image_shape)}, expected {shape}")
+    wrong = count = 0
+    images: list[Any] = []
+    labels: list[int] = []
+
+    def classify() -> int:
+        inputs.reshape(len(images), *shape)
+        inputs.data = torch.from_numpy(np.stack(images))
+        net.forward()
+        scores = net.blobs["prob"].data.reshape(len(images), -1)
+        return int((scores.argmax(1).cpu() != torch.tensor(labels)).sum())
+
+    pad = (manifest.shape[1] - shape[1]) // 2
+    for _, value in database.records(Path(data) / str(manifest.lmdb["test"]["path"])):
+        image, label = datum.decode(value)
+        images.append(np.asarray(image[:, pad : pad + shape[1], pad : pad + shape[2]], np.float32))
+        labels.append(label)
+        count += 1
+        if len(images) == batch_size:
+            wrong += classify()
+            images, labels = [], []
+    if images:
+        wrong += classify()
+    return 100.0 * wrong / count
+
+
+def unpack(model: str | Path, output: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
+    """Write a model's whitening in full (both matrices) to the file ``output``.
+
+    Raises:
+        ZooError: no such model. PrepError: the whitening is damaged, or ``output`` cannot be written.
+    """
+    from data_prep.whitening import Whitening
+
+    found = card(model, folder)
+    Whitening.load(found.folder / found.facts["whitening"]["file"]).save(output)
+    return Path(output)
