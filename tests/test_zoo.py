@@ -179,7 +179,7 @@ def test_the_command_adds_lists_verifies_and_unpacks(run: Path) -> None:
     assert added.exit_code == 0 and added.output.startswith("models/tiny: ")
     assert "Made, 2 epochs" in invoke(cli.main, ["zoo", "list"]).output
     checked = invoke(cli.main, ["zoo", "verify", "--data", "data/made"])
-    assert (checked.exit_code, checked.output) == (0, "tiny: as its card says, error included\n")
+    assert (checked.exit_code, checked.stdout) == (0, "tiny: as its card says, error included\n")
     assert invoke(cli.main, ["zoo", "unpack", "tiny", "--output", "out/w.npz"]).exit_code == 0
     assert Whitening.load("out/w.npz").method == "gcn"
     (Path("models/tiny/deploy.prototxt")).write_text("")
