@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -211,6 +212,26 @@ def test_other_settings_get_another_directory(bench: Bench) -> None:
     other = bench.run().directory.name
     assert other.startswith(names[0] + "-") and other not in names
     assert bench.run().directory.name == other
+
+
+def test_raw_bytes_are_trained_with_their_mean_file(bench: Bench) -> None:
+    """A set of raw bytes gives the data layers its mean file; GCN alone needs none; both are named in every record."""
+    mean = bench.data.folder / "mean.binaryproto"
+    bench.data = dataclasses.replace(bench.data, preprocessing="raw", mean_file=mean)
+    ended = bench.run()
+    assert "raw bytes minus the mean image" in bench.said and "--set scale=" in bench.said
+    net = proto.read_net(ended.directory / "train_val.prototxt")
+    found = [layer.transform_param.mean_file for layer in net.layer if layer.type == "Data"]
+    assert found == ["data/cifar10/mean.binaryproto"] * 2
+    assert ended.directory.name.endswith("-raw") and ended.result["preprocessing"] == "raw"
+    scaled = bench.run(options={"scale": 0.0078125})
+    assert "scale: 0.0078125" in (scaled.directory / "train_val.prototxt").read_text() and "--set scale=" not in bench.said
+    channels = bench.run(options={"mean_value": (104.0, 117.0, 123.0)})
+    assert "mean_file" not in (channels.directory / "train_val.prototxt").read_text()
+    bench.data = dataclasses.replace(bench.data, preprocessing="gcn", mean_file=None)
+    plain = bench.run()
+    assert "mean" not in (plain.directory / "train_val.prototxt").read_text()
+    assert plain.directory.name.endswith("-gcn") and plain.result["preprocessing"] == "gcn"
 
 
 def test_named_gpus_reach_the_users_own_build(bench: Bench) -> None:
@@ -523,6 +544,11 @@ def test_a_local_archive_is_prepared_once_beside_the_official_set(
     again = driver_data.ensure(experiment, archive, tmp_path, said.append, progress=False)
     assert again == first and len(said) == 1
     assert driver_data.ensure(experiment, first.folder, tmp_path, said.append) == first
+    assert (first.preprocessing, first.mean_file) == ("gcn", None)
+    prepare(archive, tmp_path / "raw", preprocessing="raw", progress=False)
+    raw = driver_data.ensure(experiment, tmp_path / "raw", tmp_path, said.append)
+    assert raw.preprocessing == "raw" and raw.mean_file == tmp_path / "raw" / "mean.binaryproto"
+    assert raw.mean_file.is_file()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -238,3 +238,17 @@ def test_scores_must_be_one_by_one() -> None:
     bare = replace(experiment, architecture=replace(network, layers=network.layers[:-1]))
     with pytest.raises(TableError, match="Model A: last layer: found '6x6 scores per class'"):
         render(bare)
+
+
+def test_a_mean_file_stands_in_both_data_layers() -> None:
+    """`mean_file` is written into TRAIN and TEST, in place of an experiment's own mean_value; beside mean_value it is
+    refused, as Caffe refuses it."""
+    options = RenderOptions(mean_file="data/raw/mean.binaryproto", scale=0.5)
+    text = render("imagenet-allcnn", options)["train_val.prototxt"]
+    assert text.count('mean_file: "data/raw/mean.binaryproto"') == 2 and text.count("scale: 0.5") == 2
+    assert "mean_value" not in text
+    with pytest.raises(r.RenderError) as caught:
+        RenderOptions(mean_file="m", mean_value=(1.0,))
+    assert str(caught.value) == (
+        "option mean_file: found 'm', expected none beside mean_value: Caffe takes one of them"
+    )  # fmt: skip

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allconv_caffe import architectures
-from allconv_caffe.experiments import AUGMENTED, CITED, EXPERIMENTS, HUNDRED, LARGE, PLAIN, Experiment
+from allconv_caffe.experiments import (
+    AUGMENTED,
+    CITED,
+    EXPERIMENTS,
+    HUNDRED,
+    LARGE,
+    PLAIN,
+    TABLE_4_PARAMETERS,
+    Experiment,
+)
 from allconv_caffe.report.collect import Measured, Run, measured, same_dataset
 from allconv_caffe.report.trends import Verdict
 
@@ -51,15 +60,15 @@ def on_its_dataset(run: Run) -> bool:
     return same_dataset(str(run.result["dataset"]), entry.dataset.title)
 
 
-def _row(name: str, group: Measured | None, published: bool = True) -> tuple[str, ...]:
+def _row(name: str, group: Measured | None, published: bool = True, count: str = "") -> tuple[str, ...]:
     entry = EXPERIMENTS.get(name)
     title = entry.title if entry else str(group.first["model"]) if group else name
     error = entry.published_error_percent if entry and published else None
     shown = "–" if error is None else f"{error:.2f} %"
-    words = (entry.published_parameters if entry else "") or "–"
+    words = count or (entry.published_parameters if entry else "") or "–"
     if group is None:
-        count = f"{true_parameters(entry):,}" if entry else "–"
-        return (title, shown, "–", words, f"{count} (not run)", "–", "–", "–", "–", "–", "–")
+        true = f"{true_parameters(entry):,}" if entry else "–"
+        return (title, shown, "–", words, f"{true} (not run)", "–", "–", "–", "–", "–", "–")
     first = group.first
     if group.runs[0].variant:
         title += f" ({group.runs[0].variant})"
@@ -96,8 +105,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         entries[:] = [group for group in entries if on_its_dataset(group.runs[0])]
         entries.sort(key=lambda group: (group.runs[0].conditions, -1.0 if group.mean is None else group.mean))
 
-    def rows(name: str) -> list[tuple[str, ...]]:
-        return [_row(name, group) for group in groups.get(name, [])] or [_row(name, None)]
+    def rows(name: str, count: str = "") -> list[tuple[str, ...]]:
+        return [_row(name, group, count=count) for group in groups.get(name, [])] or [_row(name, None, count=count)]
 
     table_3 = [name for name, entry in EXPERIMENTS.items() if entry.source.startswith("Table 3")]
     found = [
@@ -114,10 +123,11 @@ def tables(runs: Sequence[Run]) -> list[Table]:
             for row in CITED
             if row.section == section
         ]  # fmt: skip
-        ours = [row for name in names for row in rows(name)]
+        ours = [row for name in names for row in rows(name, TABLE_4_PARAMETERS.get(name, ""))]
+        notes = (f"Rows marked {CITED_MARK}: the paper's words, not measured here.", *_count_notes(names))
         title = f"Table 4: {section}" if section in (PLAIN, AUGMENTED, HUNDRED, LARGE) else f"Section 3.3: {section}"
         found.append(
-            Table(title, tuple(cited + ours), (f"Rows marked {CITED_MARK}: the paper's words, not measured here.",))
+            Table(title, tuple(cited + ours), notes)
         )
     shown = {*table_3, *(name for names in _OURS.values() for name in names)}
     others = [row for name, entries in groups.items() if name not in shown and entries for row in rows(name)]
@@ -125,6 +135,15 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     if others:
         found.append(Table("Other networks and other data sets: nothing published to compare with", tuple(others)))
     return found
+
+
+def _count_notes(names: Sequence[str]) -> list[str]:
+    """A sentence for each network to which Tables 3 and 4 give different numbers of parameters."""
+    return [
+        f"{entry.title}: {entry.published_parameters} parameters in Table 3, {TABLE_4_PARAMETERS[entry.name]} in Table 4; its "
+        f"layers have {true_parameters(entry):,}."
+        for entry in (EXPERIMENTS[name] for name in names if name in TABLE_4_PARAMETERS)
+    ]
 
 
 def _parameters_note() -> str:

@@ -224,3 +224,21 @@ def test_a_run_without_csv_takes_its_curves_from_the_log(tmp_path: Path) -> None
     run = Run(tmp_path, record("cifar10-allcnn-c", 9.0, epochs=6.0, max_iter=60))
     assert run.curve("train")[:2] == [(0.0, 2.28996), (0.5, 2.06518)]
     assert run.curve("test")[-1] == (6.0, 0.0)
+
+
+def test_both_published_numbers_of_parameters_are_shown() -> None:
+    """Table 3 gives All-CNN-C 1.4 M parameters, Table 4 1.3 M: each stands in its table, a note beside the true count."""
+    table_3, table_4 = tables.tables([])[:2]
+    column = tables.HEAD.index("published parameters")
+    assert next(row for row in table_3.rows if row[0] == "All-CNN-C")[column] == "1.4 M"
+    assert next(row for row in table_4.rows if row[0] == "All-CNN-C")[column] == "1.3 M"
+    assert table_4.notes[1] == "All-CNN-C: 1.4 M parameters in Table 3, 1.3 M in Table 4; its layers have 1,369,738."
+
+
+def test_runs_on_unwhitened_images_stand_apart() -> None:
+    """Raw or contrast-normalised images are a variant, never averaged or compared with runs on whitened ones."""
+    runs = runs_of(record("cifar10-model-a", 12.0), record("cifar10-model-a", 20.0, preprocessing="raw", seed=2))
+    assert [(group.runs[0].variant, group.mean) for group in measured(runs)] == [("", 12.0), ("preprocessing raw", 20.0)]
+    assert runs[0].conditions != runs[1].conditions
+    titles = [row[0] for row in tables.tables(runs)[0].rows]
+    assert {"Model A", "Model A (preprocessing raw)"} <= set(titles)
