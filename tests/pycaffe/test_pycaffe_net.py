@@ -280,7 +280,7 @@ def test_install_answers_to_the_name_caffe() -> None:
         "assert caffe is ours and caffe.io is ours.io and caffe_pb2 is ours.proto.caffe_pb2\n"
         "assert P.Pooling.MAX == 0 and caffe.__version__ == '1.0.0' and 'Convolution' in caffe.layer_type_list()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=280)
 
 
 def test_net_spec_writes_what_builds() -> None:
