@@ -28,7 +28,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep docs wheel clean $(CIFAR_RUNS)
+	seed-exact bench bench-prep zoo docs wheel clean $(CIFAR_RUNS)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 setup: $(STAMP) ## make .venv with the pinned versions; where there is no other caffe, let `caffe` be caffe-torch
 	@$(BIN)/python -m allconv_caffe.doctor place-caffe $(BIN)
 
-quickstart: setup ## the main job in minutes: a generated data set, All-CNN-C trained, tested and plotted
+quickstart: setup ## the main job in minutes: a generated data set, one of the paper's nets trained, tested and plotted
 	$(BIN)/allconv quickstart
 
 test: setup ## every test that needs no network, no GPU and no Caffe
@@ -96,7 +96,7 @@ caffe-source: setup ## the source of the same Caffe into .caffe-source: pycaffe'
 	$(BIN)/python -m allconv_caffe.bvlc source --prefix .caffe-source
 
 parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
-	ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
 
 seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-C, 200 iterations; an hour on 2 cores
 	$(BIN)/python benchmarks/seed_exact.py $(SEED_EXACT)
@@ -107,7 +107,10 @@ bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in on
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py
 
-docs: setup ## write the generated pages of docs/ again and check every link in them
+zoo: setup ## check every model in models/: sizes, SHA-1, cards, shapes of the weights
+	$(BIN)/allconv zoo verify
+
+docs: setup ## write the generated pages and README's tables again and check every link
 	$(BIN)/python -m allconv_caffe.report.docs
 
 wheel: setup ## build the wheel into dist/, install it elsewhere and render a net with it

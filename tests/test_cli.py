@@ -57,7 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     manifest = SimpleNamespace(display_name="CIFAR-10", n_train=50_000, n_test=10_000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(driver, "run", recorder("run", driver.RunResult("done", tmp_path, {})))
-    monkeypatch.setattr(quickstart, "run", recorder("quickstart", object()))
+    monkeypatch.setattr(quickstart, "run", recorder("quickstart", SimpleNamespace(learned=True)))
     monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
     monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
     model = SimpleNamespace(folder=tmp_path, facts={"test_error_percent": 1.0, "dataset": "CIFAR-10"})
@@ -184,6 +184,13 @@ def test_the_status_says_how_a_run_ended(
     """`run` returns 0 when done, 1 when dead, 130 after Ctrl-C."""
     monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult(status, tmp_path, {}))
     assert invoke("run", "cifar10-allcnn-c").exit_code == code
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 1), (SimpleNamespace(learned=False), 1), (SimpleNamespace(learned=True), 0)])
+def test_quickstart_fails_where_nothing_was_learned(result: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`quickstart` returns 1 where training stopped or the network has not learned."""
+    monkeypatch.setattr(quickstart, "run", lambda **_: result)
+    assert invoke("quickstart").exit_code == code
 
 
 def test_prep_prepares_and_verify_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
