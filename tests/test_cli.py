@@ -210,3 +210,79 @@ def test_prep_prepares_and_verify_agrees(tmp_path: Path, monkeypatch: pytest.Mon
         file.write(" ")
     (tmp_path / "set" / "train_lmdb" / "data.mdb").unlink()
     assert invoke("prep", "verify", "set").exit_code == 1
+
+
+def _layers(folder: Path) -> list[Any]:
+    from allconv_caffe import proto
+
+    return list(proto.read_net(folder / "train_val.prototxt").layer)
+
+
+def _of(layers: list[Any], kind: str) -> list[Any]:
+    return [layer for layer in layers if layer.type == kind]
+
+
+def _convolutions(layers: list[Any], field: str) -> list[Any]:
+    return [getattr(layer.convolution_param, field) for layer in _of(layers, "Convolution")]
+
+
+def _strides(layers: list[Any]) -> list[int]:
+    return [max([1, *stride]) for stride in _convolutions(layers, "stride")]
+
+
+def _rates(layers: list[Any]) -> list[float]:
+    return [round(layer.dropout_param.dropout_ratio, 4) for layer in _of(layers, "Dropout")]
+
+
+OPTIONS: list[tuple[str, str, str, str, Any, Any]] = [
+    # network, its experiment, option, value, what is looked at, what it must be
+    ("model_c", "model-c", "relu_last", "true", lambda all_: len(_of(all_, "ReLU")), 7),
+    ("model_c", "model-c", "relu_last", "false", lambda all_: len(_of(all_, "ReLU")), 6),
+    *[
+        ("model_c", "model-c", "filler", name,
+         lambda all_: {filler.type for filler in _convolutions(all_, "weight_filler")}, {name})
+        for name in ("xavier", "gaussian", "msra")
+    ],
+    ("model_c", "model-c", "batch_size", "64",
+     lambda all_: [layer.data_param.batch_size for layer in _of(all_, "Data")], [64, 100]),
+    ("model_c", "model-c", "bias_lr_mult", "2",
+     lambda all_: {(layer.param[0].lr_mult, layer.param[1].lr_mult) for layer in _of(all_, "Convolution")}, {(1, 2)}),
+    ("model_c", "model-c", "bias_decay_mult", "0",
+     lambda all_: {(layer.param[0].decay_mult, layer.param[1].decay_mult) for layer in _of(all_, "Convolution")}, {(1, 0)}),
+    ("strided_cnn_b", "strided-cnn-b", "stride_on", "1x1", _strides, [1, 2, 1, 2, 1, 1, 1]),
+    ("strided_cnn_b", "strided-cnn-b", "stride_on", "5x5", _strides, [2, 1, 2, 1, 1, 1, 1]),
+    ("all_cnn_c", "allcnn-c", "conv7_pad", "1",
+     lambda all_: [max([0, *pad]) for pad in _convolutions(all_, "pad")], [1] * 7 + [0, 0]),
+    ("all_cnn_c", "allcnn-c", "dropout", "paper", _rates, [0.2, 0.5, 0.5]),
+    ("all_cnn_c", "allcnn-c", "dropout", "all", _rates, [0.2] + [0.5] * 8),  # footnote 4: on all layers
+    ("all_cnn_c", "allcnn-c", "dropout", "1x1", _rates, [0.2, 0.5, 0.5, 0.5]),  # footnote 4: on the 1x1 too
+    ("all_cnn_c", "allcnn-c", "dropout", "none", _rates, []),
+    ("all_cnn_c", "allcnn-c", "input_dropout", "0.1", _rates, [0.1, 0.5, 0.5]),
+    ("all_cnn_c", "allcnn-c", "dropout_ratio", "0.3", _rates, [0.2, 0.3, 0.3]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "experiment", "option", "value", "look", "expected"), OPTIONS, ids=[f"{o[2]}={o[3]}" for o in OPTIONS]
+)
+def test_every_option_of_a_network_reaches_the_prototxt(
+    network: str, experiment: str, option: str, value: str, look: Any, expected: Any,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What the paper leaves open can be chosen in `render` as a flag and in `derive` by --set, with the same layers."""
+    monkeypatch.chdir(tmp_path)
+    flag = "--" + option.replace("_", "-")
+    rendered = invoke("render", f"cifar10-{experiment}", flag, value, "--output", "one")
+    assert rendered.exit_code == 0, rendered.output
+    assert look(_layers(Path("one"))) == expected
+    derived = invoke("derive", network, "--set", f"{option}={value}", "--output", "two")
+    assert derived.exit_code == 0, derived.output
+    assert _layers(Path("two")) == _layers(Path("one"))
+
+
+@pytest.mark.parametrize(("form", "word"), [("text", "global_pool"), ("markdown", "| conv1 |"), ("json", '"conv1"')])
+def test_summary_has_three_forms(form: str, word: str) -> None:
+    """`summary` prints text, Markdown or JSON, each with the total of All-CNN-C."""
+    result = invoke("summary", str(ROOT / "solvers/cifar10-allcnn-c/deploy.prototxt"), "--format", form)
+    assert result.exit_code == 0 and word in result.output
+    assert ("1369738" if form == "json" else "1,369,738") in result.output

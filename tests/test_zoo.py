@@ -20,6 +20,7 @@ layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
         convolution_param { num_output: 2 kernel_size: 32 } }
 layer { name: "prob" type: "Softmax" bottom: "conv1" top: "prob" }
 """
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = 2 * 3 * 32 * 32 + 2
 
 
@@ -186,3 +187,8 @@ def test_the_command_adds_lists_verifies_and_unpacks(run: Path) -> None:
     assert invoke(cli.main, ["zoo", "verify", "tiny"]).exit_code == 1
     unknown = invoke(cli.main, ["zoo", "verify", "nope"])
     assert unknown.output == "Error: model nope: found no card.json in models/nope, expected one of: tiny\n"
+
+
+def test_the_committed_models_are_as_their_cards_say() -> None:
+    """Sizes, SHA-1, page and shapes of every model in models/."""
+    assert [problem for model in zoo.cards(ROOT / "models") for problem in zoo.verify(model.folder)] == []
