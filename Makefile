@@ -113,8 +113,8 @@ zoo: setup ## check every model in models/: sizes, SHA-1, cards, shapes of the w
 docs: setup ## write the generated pages and README's tables again and check every link
 	$(BIN)/python -m allconv_caffe.report.docs
 
-wheel: setup ## build the wheel into dist/, install it elsewhere and render a net with it
-	$(PYTEST) -m slow tests/test_packaging.py
+wheel: setup ## build the wheel into dist/ (make test installs one elsewhere and renders with it)
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## remove what can be made again, but neither data, runs nor environments
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
