@@ -119,15 +119,15 @@ class Layer:
         self.param_propagate_down += [True] * missing
 
     def check_blob_counts(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for word, blobs in (("bottom", bottom), ("top", top)):
-            n, side = len(blobs), "input" if word == "bottom" else "output"
+        for word, blobs, does, side in (("bottom", bottom, "takes", "input"), ("top", top, "produces", "output")):
+            n = len(blobs)
             exact, least, most = (getattr(self, f"{k}_{word}") for k in ("num", "min", "max"))
             if exact is not None:
-                check(exact == n, f"{self.type} Layer takes {exact} {word} blob(s) as {side}.")
+                check(exact == n, f"{self.type} Layer {does} {exact} {word} blob(s) as {side}.")
             if least is not None:
-                check(least <= n, f"{self.type} Layer takes at least {least} {word} blob(s) as {side}.")
+                check(least <= n, f"{self.type} Layer {does} at least {least} {word} blob(s) as {side}.")
             if most is not None:
-                check(n <= most, f"{self.type} Layer takes at most {most} {word} blob(s) as {side}.")
+                check(n <= most, f"{self.type} Layer {does} at most {most} {word} blob(s) as {side}.")
         if self.equal_num_bottom_top:
             check(
                 len(bottom) == len(top),

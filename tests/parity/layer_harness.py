@@ -63,10 +63,12 @@ class Case:
         in_place: top i is bottom i, for every top.
         backward: whether backward runs, too.
         force: force_backward; without it only what `propagate_down`, `loss_weight` and lr_mult ask for is computed.
+        below: a Bias layer (bias 0) lies under each bottom, so that without `force` there is something to propagate to.
         then: a second batch for the same net, without clearing the gradients of the parameters. None: no second batch.
         params: values of the first parameters (the others keep their fillers' values); None: all normal, std 0.5.
         masked: the layer draws a Bernoulli mask; ours is given the one that real Caffe drew, read from its top.
         golden: recorded for where no Caffe is. None: the first cases of each type, as far as they are small.
+        ignore: results that are not compared, such as "0 diff c0"; `reason` says why.
         path: a folder that is put on sys.path (type Python).
     """
 
@@ -80,15 +82,17 @@ class Case:
     in_place: bool = False
     backward: bool = True
     force: bool = True
+    below: bool = False
     then: Sequence[Bottom] | None = None
     params: Sequence[np.ndarray] | None = None
     masked: bool = False
     golden: bool | None = None
+    ignore: Sequence[str] = ()
     path: str = ""
 
     def __post_init__(self) -> None:
-        if self.tolerance > TOLERANCE and not self.reason:
-            raise ValueError(f"{self.id}: a tolerance of {self.tolerance} needs a reason")
+        if (self.tolerance > TOLERANCE or self.ignore) and not self.reason:
+            raise ValueError(f"{self.id}: a tolerance of {self.tolerance}, ignoring {self.ignore}, needs a reason")
 
     @property
     def id(self) -> str:
@@ -107,25 +111,33 @@ class Case:
 
         return " | ".join([
             self.type, " ".join(self.param.split()), f"phase {self.phase} tops {self.tops}",
-            f"{'in-place ' * self.in_place}{'no-backward ' * (not self.backward)}{'not-forced' * (not self.force)}",
+            f"{'in-place ' * self.in_place}{'no-backward ' * (not self.backward)}{'not-forced ' * (not self.force)}"
+            f"{'below' * self.below}",
             *words(self.bottoms), "then", *words(self.then), "params", *words(self.params),
         ])  # fmt: skip
 
     @property
-    def bottom_names(self) -> list[str]:
+    def input_names(self) -> list[str]:
         return [f"b{i}" for i in range(len(self.bottoms))]
 
     @property
+    def bottom_names(self) -> list[str]:
+        return [f"{'c' if self.below else 'b'}{i}" for i in range(len(self.bottoms))]
+
+    @property
     def top_names(self) -> list[str]:
-        return [f"b{i}" if self.in_place else f"t{i}" for i in range(self.tops)]
+        return self.bottom_names[: self.tops] if self.in_place else [f"t{i}" for i in range(self.tops)]
 
     @property
     def net(self) -> str:
         """The prototxt."""
         lines = ["force_backward: true"] if self.force else []
-        for name, bottom in zip(self.bottom_names, self.bottoms, strict=True):
+        for own, under, bottom in zip(self.bottom_names, self.input_names, self.bottoms, strict=True):
             dims = " ".join(f"dim: {d}" for d in shape(bottom))
-            lines.append(f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}')
+            lines.append(f'layer {{ name: "{under}" type: "Input" top: "{under}" input_param {{ shape {{ {dims} }} }} }}')
+            if self.below:
+                bias = "bias_param { axis: 0 num_axes: 0 }"
+                lines.append(f'layer {{ name: "{own}" type: "Bias" bottom: "{under}" top: "{own}" {bias} }}')
         ends = "".join(f'bottom: "{n}" ' for n in self.bottom_names) + "".join(f'top: "{n}" ' for n in self.top_names)
         lines.append(f'layer {{ name: "layer" type: "{self.type}" {ends}{self.param} }}')
         return "\n".join(lines) + "\n"
@@ -137,8 +149,9 @@ class Case:
     def job(self, aborts: bool = False) -> dict[str, Any]:
         """What layer_side.py is told."""
         return {
-            "id": self.id, "seed": self.text, "net": self.net, "phase": self.phase, "bottoms": self.bottom_names,
-            "tops": self.top_names, "batches": len(self.batches), "backward": self.backward, "path": self.path,
+            "id": self.id, "seed": self.text, "net": self.net, "phase": self.phase, "inputs": self.input_names,
+            "bottoms": self.bottom_names, "tops": self.top_names, "batches": len(self.batches),
+            "backward": self.backward, "path": self.path,
             "params": None if self.params is None else len(self.params), "aborts": aborts,
         }  # fmt: skip
 
@@ -146,7 +159,7 @@ class Case:
         """The inputs and given parameters under layer_side.py's names."""
         out = {}
         for step, batch in enumerate(self.batches):
-            for name, bottom in zip(self.bottom_names, batch, strict=True):
+            for name, bottom in zip(self.input_names, batch, strict=True):
                 own = bottom if isinstance(bottom, np.ndarray) else layer_side.normal(bottom, self.text, step, name)
                 out[f"{self.id}/{step}/{name}"] = np.asarray(own, np.float32)
         for i, values in enumerate(self.params or ()):
@@ -209,41 +222,48 @@ def elsewhere() -> dict[str, str]:
 # real Caffe
 @dataclass
 class Real:
-    """What real Caffe computed: id -> results; id -> (exit status, stderr) for those meant to abort."""
+    """What real Caffe computed: id -> results; id -> (exit status, stderr) where it aborted, whether meant to or not."""
 
     results: dict[str, Results] = field(default_factory=dict)
     errors: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def run_real(cases: Sequence[Case], errors: Sequence[ErrorCase], folder: Path) -> Real:
-    """All cases in one process of real Caffe. Raises RuntimeError, naming the case, where that dies."""
+    """All cases in one process of real Caffe; where one kills it unmeant, another process does the rest."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: Results = {}
     for case in [*cases, *errors]:
         arrays |= case.arrays()
     np.savez(folder / "arrays.npz", **arrays)
-    jobs = [case.job() for case in cases] + [case.job(aborts=True) for case in errors]
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [str(PYTHON), str(HERE / "layer_side.py"), *(str(folder / n) for n in ("jobs.json", "arrays.npz")), str(folder)]
+    left = [case.job() for case in cases] + [case.job(aborts=True) for case in errors]
     env = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
-    if done.returncode:
-        at = (folder / "now").read_text() if (folder / "now").exists() else "start"
-        texts = [case.text for case in cases if case.id == at]
-        raise RuntimeError(f"real Caffe died at {at} {texts}\n{done.stderr[-3000:]}")
-    return read_real(folder)
+    files = [folder / "jobs.json", folder / "arrays.npz", folder]
+    while left:
+        (folder / "jobs.json").write_text(json.dumps(left))
+        command = [str(PYTHON), str(HERE / "layer_side.py"), *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+        if not done.returncode:
+            break
+        now = folder / "now"
+        if not now.exists():
+            raise RuntimeError(f"real Caffe does not start: {done.stderr[-3000:]}")
+        died = now.read_text()
+        now.unlink()
+        np.savez(folder / f"{died}.npz", error=np.array([str(done.returncode), done.stderr[-3000:]]))
+        left = [job for job in left if not (folder / f"{job['id']}.npz").exists()]
+    (folder / "done").touch()
+    return read_real(cases, errors, folder)
 
 
-def read_real(folder: Path) -> Real:
+def read_real(cases: Sequence[Case], errors: Sequence[ErrorCase], folder: Path) -> Real:
     real = Real()
-    with np.load(folder / "out.npz") as file:
-        for key in file.files:
-            name, _, what = key.partition("/")
-            if what == "error":
-                status, text = file[key]
-                real.errors[name] = (int(status), str(text))
+    for case in [*cases, *errors]:
+        with np.load(folder / f"{case.id}.npz") as file:
+            if "error" in file.files:
+                status, text = file["error"]
+                real.errors[case.id] = (int(status), str(text))
             else:
-                real.results.setdefault(name, {})[what] = file[key]
+                real.results[case.id] = dict(file)
     return real
 
 
@@ -254,7 +274,7 @@ def run_real_once(cases: Sequence[Case], errors: Sequence[ErrorCase], shared: Pa
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return read_real(folder) if (folder / "out.npz").exists() else run_real(cases, errors, folder)
+        return (read_real if (folder / "done").exists() else run_real)(cases, errors, folder)
 
 
 # ours
@@ -324,11 +344,11 @@ def difference(ours: np.ndarray, real: np.ndarray) -> float:
     return float(np.abs(a - b).max() / (scale if scale > 0 else 1.0))
 
 
-def compare(ours: Results, real: Results) -> dict[str, float]:
+def compare(ours: Results, real: Results, ignore: Sequence[str] = ()) -> dict[str, float]:
     """Name of the result -> difference; a result that only one side has counts as inf."""
     return {
         name: difference(ours[name], real[name]) if name in ours and name in real else float("inf")
-        for name in [*real, *(set(ours) - set(real))]
+        for name in [*real, *(set(ours) - set(real))] if name not in ignore
     }
 
 

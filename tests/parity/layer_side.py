@@ -27,8 +27,8 @@ def drive(net, job, arrays):
 
     Args:
         net: with blobs, params, blob_loss_weights, forward() and backward(), as pycaffe's Net.
-        job: dict of `id`, `seed`, `bottoms`, `tops` (names), `batches` (number), `params` (number given), `backward`.
-        arrays: "<id>/<batch>/<bottom>" and "<id>/param/<i>": float32 arrays.
+        job: dict of `id`, `seed`, `inputs`, `bottoms`, `tops` (names), `batches` (number), `params` (number given), `backward`.
+        arrays: "<id>/<batch>/<input>" and "<id>/param/<i>": float32 arrays.
 
     Returns: dict "<batch> data|diff <name>" -> array; parameters are called p0, p1, ...
     """
@@ -41,7 +41,7 @@ def drive(net, job, arrays):
             blob.data[...] = arrays[f"{job['id']}/param/{i}"]
         blob.diff[...] = BEFORE
     for step in range(job["batches"]):
-        for name in job["bottoms"]:
+        for name in job["inputs"]:
             value = arrays[f"{job['id']}/{step}/{name}"]
             if tuple(net.blobs[name].data.shape) != value.shape:
                 net.blobs[name].reshape(*value.shape)
@@ -55,7 +55,7 @@ def drive(net, job, arrays):
             for name in job["tops"]:
                 if not net.blob_loss_weights[name]:
                     diff = net.blobs[name].diff
-                    diff[...] = normal(diff.shape, job["seed"], step, name)
+                    diff[...] = normal(diff.shape, job["seed"], step, "diff", name)
             net.backward()
             for name in job["bottoms"]:
                 out[f"{step} diff {name}"] = net.blobs[name].diff.copy()
@@ -82,8 +82,8 @@ def main(jobs_file, arrays_file, folder):
         jobs = json.load(file)
     sys.path[:0] = sorted({job["path"] for job in jobs if job["path"]})
     arrays = dict(np.load(arrays_file))
-    results = {}
     for job in jobs:
+        result = os.path.join(folder, job["id"] + ".npz")
         if job["aborts"]:
             error = os.path.join(folder, job["id"] + ".stderr")
             child = os.fork()
@@ -99,13 +99,11 @@ def main(jobs_file, arrays_file, folder):
                 os._exit(status)
             status = os.waitpid(child, 0)[1]
             with open(error, errors="replace") as file:
-                results[job["id"] + "/error"] = np.array([str(status), file.read()])
+                np.savez(result, error=np.array([str(status), file.read()]))
             continue
         with open(os.path.join(folder, "now"), "w") as file:
             file.write(job["id"])
-        for name, value in run_job(caffe, job, arrays, folder).items():
-            results[f"{job['id']}/{name}"] = value
-    np.savez(os.path.join(folder, "out.npz"), **results)
+        np.savez(result, **run_job(caffe, job, arrays, folder))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from allconv_caffe.engine.layers.base import add_filled, float32
 
 
 def per_axis(values: Sequence[int], axes: int, default: int, word: str) -> list[int]:
-    """A repeated field spread over the spatial axes: none, one for all, or one each."""
+    """A repeated field spread over the spatial axes: none (but for the kernel), one for all, or one each."""
     check(
-        len(values) in (0, 1, axes),
+        len(values) in (1, axes) or (not values and word != "kernel_size"),
         f"{word} must be specified once, or once per spatial dimension ({word} specified {len(values)} times; "
         f"{axes} spatial dims).",
     )

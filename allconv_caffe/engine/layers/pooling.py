@@ -63,8 +63,8 @@ class PoolingLayer(Layer):
                 self.method in (PoolingParameter.AVE, PoolingParameter.MAX),
                 "Padding implemented only for average and max pooling.",
             )
-            for p, k in zip(self.pad, self.kernel, strict=True):
-                check(p < k, f"Check failed: pad < kernel ({p} vs. {k})")
+            for axis, p, k in zip("hw", self.pad, self.kernel, strict=True):
+                check(p < k, f"Check failed: pad_{axis}_ < kernel_{axis}_ ({p} vs. {k})")
         if self.method == PoolingParameter.STOCHASTIC:
             raise CaffeError("Not Implemented Yet (STOCHASTIC pooling; choices: MAX, AVE)")
 
@@ -121,7 +121,7 @@ class PoolingLayer(Layer):
             dx = torch.ops.aten.avg_pool2d_backward(
                 dy / self.divisors(dy), like, self.kernel, self.stride, [0, 0], False, True, 1
             )
-            bottom[0].diff = dx[:, :, above : above + h, left : left + w]
+            bottom[0].diff = F.pad(dx, (-left, -right, -above, -below))
 
     def margins(self, x: torch.Tensor, sizes: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         """left, right, above, below: what makes the image exactly as long as the windows reach."""
