@@ -1,0 +1,363 @@
+"""Which images excite a channel most: one scan over the data, top k per channel.
+
+    topk = mine(net, source, ["conv3", "conv6"], k=10, path="topk.npz")
+
+A scan can stop and go on (`path`), be shared between machines (`shard`), and its parts be put together (`merge`): the
+result is the same as of one scan. Results carry the hash of weights, net and data, and keys of images, not pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .errors import VizError
+from .unit import Unit, check_blob
+
+if TYPE_CHECKING:
+    from .engines import VizNet
+    from .sources import ImageSource
+
+PathLike = Union[str, "os.PathLike[str]"]
+FORMAT = 1
+EDGES = np.concatenate([[0.0], 2.0 ** np.linspace(-10, 10, 61)])
+"""Bounds of the histogram of each image's largest activation: bin 0 is at or below 0, the last above 1024."""
+
+
+@dataclass
+class Channels:
+    """The best of one blob, best first; C channels, k places. A free place has value -inf and position -1.
+
+    values: (C, k) float32. positions: (C, k) int64, of the image in the data. keys: (C, k) str. y, x: (C, k) int32.
+    histogram: (C, 62) int64: images by their largest activation, see EDGES. maximum: (C,) float32.
+    """
+
+    values: np.ndarray
+    positions: np.ndarray
+    keys: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    histogram: np.ndarray
+
+    @staticmethod
+    def empty(channels: int, k: int) -> Channels:
+        return Channels(
+            np.full((channels, k), -np.inf, np.float32),
+            np.full((channels, k), -1, np.int64),
+            np.full((channels, k), "", "U1"),
+            np.zeros((channels, k), np.int32),
+            np.zeros((channels, k), np.int32),
+            np.zeros((channels, len(EDGES) + 1), np.int64),
+        )
+
+    @property
+    def maximum(self) -> np.ndarray:
+        return self.values[:, 0]
+
+    @property
+    def dead(self) -> np.ndarray:
+        """(C,) bool: channels that no image of the scan made active."""
+        return self.values[:, 0] <= 0
+
+    @property
+    def active_share(self) -> np.ndarray:
+        """(C,) float: the share of images in which the channel was active anywhere."""
+        return 1 - self.histogram[:, 0] / np.maximum(self.histogram.sum(axis=1), 1)
+
+
+@dataclass
+class TopK:
+    """What a scan found.
+
+    Attributes:
+        blobs: by name, `Channels`. k, per_image: places per channel; at most so many from one image.
+        weights_sha256, net_sha256, source_sha256: what was scanned with what. n_images: how many the data have.
+        done: half-open ranges of positions that were scanned, rising.
+        source: the path, as a hint for the reader.
+    """
+
+    blobs: Dict[str, Channels]
+    k: int
+    per_image: int
+    weights_sha256: str
+    net_sha256: str
+    source_sha256: str
+    n_images: int
+    done: List[Tuple[int, int]] = field(default_factory=list)
+    source: str = ""
+
+    @property
+    def images_seen(self) -> int:
+        return sum(stop - start for start, stop in self.done)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image was seen."""
+        return self.done == [(0, self.n_images)]
+
+    def units(self, blob: str, channel: int, most: Optional[int] = None) -> List[Tuple[str, Unit, float]]:
+        """(image key, unit, activation) of a channel's best places, best first; only active ones.
+
+        Raises: VizError: a blob that was not mined, a channel out of range.
+        """
+        found = self.channels(blob)
+        if not 0 <= channel < len(found.values):
+            raise VizError(f"blob '{blob}'", f"channel {channel}", f"0 to {len(found.values) - 1}")
+        return [
+            (
+                str(found.keys[channel, i]),
+                Unit(blob, channel, int(found.y[channel, i]), int(found.x[channel, i])),
+                float(found.values[channel, i]),
+            )
+            for i in range(self.k if most is None else min(most, self.k))
+            if found.values[channel, i] > 0
+        ]
+
+    def channels(self, blob: str) -> Channels:
+        """Raises: VizError: a blob that was not mined."""
+        if blob not in self.blobs:
+            raise VizError("mined blobs", repr(blob), "a blob that was mined", self.blobs)
+        return self.blobs[blob]
+
+    def save(self, path: PathLike) -> None:
+        """Writes an .npz, whole or not at all.
+
+        Raises: VizError: a folder that cannot be written.
+        """
+        head = {
+            "format": FORMAT, "k": self.k, "per_image": self.per_image, "weights_sha256": self.weights_sha256,
+            "net_sha256": self.net_sha256, "source_sha256": self.source_sha256, "n_images": self.n_images,
+            "done": self.done, "source": self.source, "blobs": list(self.blobs),
+        }  # fmt: skip
+        arrays = {"head": np.array(json.dumps(head))}
+        for i, channels in enumerate(self.blobs.values()):
+            for name in ("values", "positions", "keys", "y", "x", "histogram"):
+                arrays[f"{i}.{name}"] = getattr(channels, name)
+        where = os.path.abspath(os.fspath(path))
+        temporary = ""
+        try:
+            handle, temporary = tempfile.mkstemp(suffix=".partial", dir=os.path.dirname(where))
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            os.replace(temporary, where)
+        except OSError as error:
+            if temporary and os.path.exists(temporary):
+                os.unlink(temporary)
+            raise VizError(os.fspath(path), error.strerror or str(error), "a file that can be written") from None
+
+    @staticmethod
+    def load(path: PathLike) -> TopK:
+        """Reads what `save` wrote.
+
+        Raises: VizError: missing, damaged, or no such file.
+        """
+        where = os.fspath(path)
+        try:
+            with np.load(where, allow_pickle=False) as file:
+                head = json.loads(str(file["head"]))
+                if head.pop("format") != FORMAT:
+                    raise ValueError("another format")
+                names = head.pop("blobs")
+                blobs = {
+                    name: Channels(*(file[f"{i}.{part}"] for part in ("values", "positions", "keys", "y", "x", "histogram")))
+                    for i, name in enumerate(names)
+                }
+            head["done"] = [(int(a), int(b)) for a, b in head["done"]]
+            return TopK(blobs, **head)
+        except FileNotFoundError:
+            raise VizError(where, "no such file", "what `mine` wrote") from None
+        except Exception as error:  # numpy, zipfile, json each have their own words for a damaged file
+            raise VizError(where, f"an unreadable file ({error})", "what `mine` wrote") from None
+
+    def check(self, net: VizNet, source: Optional[ImageSource] = None) -> None:
+        """This scan was made with this net, these weights, and these data.
+
+        Raises: VizError: it was not.
+        """
+        _same("weights", self.weights_sha256, net.weights_sha256)
+        _same("net", self.net_sha256, net.net_sha256)
+        if source is not None:
+            _same("data", self.source_sha256, source.fingerprint)
+
+
+def mine(
+    net: VizNet,
+    source: ImageSource,
+    blobs: Sequence[str],
+    *,
+    k: int = 10,
+    per_image: int = 1,
+    batch_size: int = 64,
+    limit: Optional[int] = None,
+    shard: Tuple[int, int] = (0, 1),
+    path: Optional[PathLike] = None,
+    save_seconds: float = 60.0,
+    progress: bool = True,
+) -> TopK:
+    """The k strongest places of every channel of `blobs`, in one scan.
+
+    Args:
+        per_image: at most so many places of one image for one channel; the paper's figure 3 needs 1.
+        limit: only the first so many images of the data.
+        shard: (i, n): the i-th of n equal parts of the data, i from 0.
+        path: where the result is kept, also every `save_seconds` during the scan; if the file is there, the scan goes on
+            where it stopped.
+        progress: show a bar on stderr.
+
+    Returns: TopK. Of equal values the earlier image wins, then the earlier place in row order.
+
+    Raises: VizError: unknown blob, a unit after a softmax, an unusable shard, or a file at `path` of another scan.
+    """
+    import time
+
+    if not blobs:
+        raise VizError("blobs", "none", "at least one", net.blob_names)
+    shapes = {blob: check_blob(net, blob) for blob in blobs}
+    index, count = shard
+    if not 0 <= index < count:
+        raise VizError("shard", f"{index} of {count}", "i of n with 0 <= i < n")
+    for word, value in (("k", k), ("per_image", per_image), ("batch_size", batch_size)):
+        if value < 1:
+            raise VizError(word, value, "1 or more")
+    total = len(source) if limit is None else min(limit, len(source))
+    begin, end = total * index // count, total * (index + 1) // count
+    topk = TopK(
+        {blob: Channels.empty(shape[0], k) for blob, shape in shapes.items()}, k, per_image, net.weights_sha256,
+        net.net_sha256, source.fingerprint, total, [], source.where,
+    )  # fmt: skip
+    position = begin
+    if path is not None and os.path.exists(path):
+        old = TopK.load(path)
+        old.check(net, source)
+        for word, mine_, theirs in (
+            ("blobs", list(blobs), list(old.blobs)), ("k", k, old.k), ("per_image", per_image, old.per_image),
+            ("images", total, old.n_images),
+        ):  # fmt: skip
+            if mine_ != theirs:
+                raise VizError(os.fspath(path), f"a scan with {word} {theirs}", f"{word} {mine_}; remove it, or name another")
+        if old.done and not (len(old.done) == 1 and old.done[0][0] == begin and old.done[0][1] <= end):
+            raise VizError(os.fspath(path), f"a scan of images {old.done}", f"a part of {begin} to {end}")
+        topk, position = old, old.done[0][1] if old.done else begin
+    top = max(blobs, key=net.graph.writer)
+    bar = None
+    if progress:
+        from tqdm import tqdm
+
+        bar = tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image")
+    saved = time.monotonic()
+    for positions, keys, images in source.batches(batch_size, position, end):
+        data = net.forward(images, blobs, until=top)
+        for blob in blobs:
+            update(topk.blobs[blob], data[blob], positions, keys, per_image)
+        topk.done = [(begin, int(positions[-1]) + 1)]
+        if bar is not None:
+            bar.update(len(keys))
+        if path is not None and time.monotonic() - saved > save_seconds:
+            topk.save(path)
+            saved = time.monotonic()
+    if bar is not None:
+        bar.close()
+    if path is not None:
+        topk.save(path)
+    return topk
+
+
+def update(best: Channels, data: np.ndarray, positions: np.ndarray, keys: Sequence[str], per_image: int = 1) -> None:
+    """Puts one batch's blob into `best`, in place.
+
+    Args:
+        data: (N, C, H, W) or (N, C) float32. positions: (N,), of the images. keys: theirs.
+    """
+    n, c = data.shape[:2]
+    flat = data.reshape(n, c, -1)
+    width = data.shape[3] if data.ndim == 4 else 1
+    places = min(per_image, flat.shape[2])
+    largest = flat.max(axis=2)
+    if places == 1:
+        where = flat.argmax(axis=2)[:, :, None]
+    else:
+        where = np.argsort(-flat, axis=2, kind="stable")[:, :, :places]
+    bins = np.searchsorted(EDGES, largest, side="left")
+    for channel in range(c):
+        best.histogram[channel] += np.bincount(bins[:, channel], minlength=best.histogram.shape[1])
+    rows = np.flatnonzero((largest > best.values[:, -1]).any(axis=0))
+    if not len(rows):
+        return
+    values = np.take_along_axis(flat, where, axis=2)[:, rows].transpose(1, 0, 2).reshape(len(rows), -1)
+    spots = where[:, rows].transpose(1, 0, 2).reshape(len(rows), -1)
+    images = np.broadcast_to(np.repeat(positions, places), values.shape)
+    names = np.broadcast_to(np.repeat(np.asarray(keys, dtype=str), places), values.shape)
+    _merge(best, rows, values, images, names, spots // width, spots % width)
+
+
+def _merge(
+    best: Channels,
+    rows: np.ndarray,
+    values: np.ndarray,
+    positions: np.ndarray,
+    keys: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+) -> None:
+    k = best.values.shape[1]
+    parts = {
+        "values": np.concatenate([best.values[rows], values], axis=1),
+        "positions": np.concatenate([best.positions[rows], positions], axis=1),
+        "keys": np.concatenate([best.keys[rows], keys], axis=1),
+        "y": np.concatenate([best.y[rows], y], axis=1),
+        "x": np.concatenate([best.x[rows], x], axis=1),
+    }
+    order = np.lexsort((parts["x"], parts["y"], parts["positions"], -parts["values"]), axis=1)[:, :k]
+    if parts["keys"].dtype.itemsize > best.keys.dtype.itemsize:
+        best.keys = best.keys.astype(parts["keys"].dtype)
+    for name, array in parts.items():
+        getattr(best, name)[rows] = np.take_along_axis(array, order, axis=1)
+
+
+def merge(first: TopK, *others: TopK) -> TopK:
+    """One result of several scans of disjoint parts of the same data: the same as of one scan, whatever the order.
+
+    Raises: VizError: other weights, net, data, blobs or settings; parts that overlap.
+    """
+    done = list(first.done)
+    out = TopK(
+        {blob: Channels(*(np.array(a) for a in vars(ch).values())) for blob, ch in first.blobs.items()},
+        first.k, first.per_image, first.weights_sha256, first.net_sha256, first.source_sha256, first.n_images, [],
+        first.source,
+    )  # fmt: skip
+    for other in others:
+        _same("weights", out.weights_sha256, other.weights_sha256)
+        _same("net", out.net_sha256, other.net_sha256)
+        _same("data", out.source_sha256, other.source_sha256)
+        for word in ("k", "per_image", "n_images"):
+            if getattr(out, word) != getattr(other, word):
+                raise VizError("merge", f"{word} {getattr(other, word)}", f"{word} {getattr(out, word)}")
+        if list(out.blobs) != list(other.blobs):
+            raise VizError("merge", f"blobs {', '.join(other.blobs)}", f"{', '.join(out.blobs)}")
+        done += other.done
+        for blob, best in out.blobs.items():
+            found = other.blobs[blob]
+            best.histogram += found.histogram
+            _merge(best, np.arange(len(best.values)), found.values, found.positions, found.keys, found.y, found.x)
+    joined: List[Tuple[int, int]] = []
+    for start, stop in sorted(done):
+        if joined and start < joined[-1][1]:
+            raise VizError("merge", f"images {start} to {min(stop, joined[-1][1]) - 1} twice", "parts that do not overlap")
+        if joined and start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    out.done = joined
+    return out
+
+
+def _same(word: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise VizError(
+            "mined results", f"{word} {found[:12]}", f"{expected[:12]} (SHA-256): results of other {word}; mine again"
+        )

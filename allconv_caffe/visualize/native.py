@@ -1,0 +1,134 @@
+"""The torch engine: the rule is a setting of the ReLU layer. No numpy on the way, no hooks, no autograd."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from allconv_caffe.engine import glog
+from allconv_caffe.engine.errors import CaffeError
+from allconv_caffe.engine.layer import Context
+from allconv_caffe.engine.layers.relu import ReLULayer
+from allconv_caffe.engine.net import Net
+from allconv_caffe.visualize import engines
+from allconv_caffe.visualize.errors import VizError
+from allconv_caffe.visualize.graph import Graph, Node
+
+
+class EngineNet(engines.VizNet):
+    """A net of our engine. Gradients of weights are not computed; only the layers on the unit's path run back."""
+
+    engine = "torch"
+
+    def __init__(
+        self, param: Any, weights: engines.PathLike | None = None, *, where: str = "net", device: str = "cpu"
+    ) -> None:
+        self.param, self.where = param, where
+        try:
+            self.device = torch.device(device)
+        except RuntimeError:
+            raise VizError("device", repr(device), "cpu, cuda or cuda:N") from None
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise VizError("device", repr(device), "a CUDA device; this machine has none", ("cpu",))
+        try:
+            with _quiet():
+                self.net = Net(param, Context(device=self.device), where=where)
+        except CaffeError as error:
+            raise VizError(where, str(error), "a net that can be built") from None
+        if weights is not None:
+            own: dict[str, list[tuple[int, ...]]] = {}
+            for layer in self.net.layers:
+                if layer.blobs:
+                    own.setdefault(layer.name, [blob.shape for blob in layer.blobs])
+            engines.check_weights(own, weights)
+            try:
+                with _quiet():
+                    self.net.copy_trained_layers_from(str(weights))
+            except CaffeError as error:
+                raise VizError(str(weights), str(error), "weights of this net") from None
+        names = self.net.blob_names
+        self.graph = Graph(
+            [
+                Node(
+                    name,
+                    layer.type,
+                    tuple(names[j] for j in self.net.bottom_ids[i]),
+                    tuple(names[j] for j in self.net.top_ids[i]),
+                )
+                for i, (name, layer) in enumerate(zip(self.net.layer_names, self.net.layers, strict=True))
+            ]
+        )
+        for layer in self.net.layers:
+            layer.param_propagate_down = [False] * len(layer.blobs)
+        self._relus = [layer for layer in self.net.layers if isinstance(layer, ReLULayer)]
+        self.blob_names = engines._blob_names(param, self.net.blobs)
+        self.input = engines._input_blob(param, where)
+        _, c, h, w = self.net.blobs[self.input].shape
+        self.input_shape = (c, h, w)
+        self._shapes = {name: blob.shape[1:] for name, blob in self.net.blobs.items()}
+        self.weights_sha256 = (
+            engines.hash_file(weights) if weights is not None else engines.hash_arrays(self.params())
+        )
+
+    def blob_shape(self, blob: str) -> tuple[int, ...]:
+        return self._shapes[blob]
+
+    def data(self, blob: str) -> np.ndarray:
+        return np.array(self.net.blobs[blob].data.cpu().numpy())
+
+    def diff(self, blob: str) -> np.ndarray:
+        return np.array(self.net.blobs[blob].diff.cpu().numpy())
+
+    def params(self) -> dict[str, list[np.ndarray]]:
+        return {
+            layer.name: [np.array(blob.data.cpu().numpy()) for blob in layer.blobs]
+            for layer in self.net.layers
+            if layer.blobs
+        }
+
+    def set_params(self, params: dict[str, list[np.ndarray]]) -> None:
+        by_name = {layer.name: layer for layer in self.net.layers if layer.blobs}
+        for name, arrays in params.items():
+            for blob, array in zip(by_name[name].blobs, arrays, strict=True):
+                blob.data = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+        self.weights_sha256 = engines.hash_arrays(self.params())
+
+    def _batch_shape(self, blob: str) -> tuple[int, ...]:
+        return self.net.blobs[blob].shape
+
+    def _forward(self, images: np.ndarray, end: int) -> None:
+        blob = self.net.blobs[self.input]
+        blob.reshape(*images.shape)
+        blob.data = torch.from_numpy(images).to(self.device)
+        with torch.no_grad():
+            self.net.forward_from_to(0, end)
+
+    def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: list[int], idle: list[str]) -> None:
+        for relu in self._relus:
+            relu.rule = rule
+        blobs = self.net.blobs
+        for name in idle:
+            blobs[name].diff = torch.zeros(blobs[name].shape, device=self.device)
+        image = blobs[self.input]
+        image.diff = torch.zeros(image.shape, device=self.device)
+        blobs[blob].diff = torch.from_numpy(seeds).to(self.device)
+        with torch.no_grad():
+            for i in order:
+                bottom = self.net.bottom_vecs[i]
+                if bottom:
+                    self.net.layers[i].backward(self.net.top_vecs[i], self.net.bottom_need_backward[i], bottom)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nets are built without Caffe's log."""
+    before = glog._min_level
+    glog._min_level = glog.FATAL
+    try:
+        yield
+    finally:
+        glog._min_level = before

@@ -1,0 +1,234 @@
+"""Images for a net, by position and by key: an LMDB of Datum, or a folder of image files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from allconv_caffe.proto import Datum
+
+from .errors import VizError
+from .whitening import InputSpace
+
+PathLike = Union[str, "os.PathLike[str]"]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
+
+
+class ImageSource(ABC):
+    """Images in a fixed order, each with a key that finds it again.
+
+    Attributes:
+        where: the path. shape: (C, H, W) of what it gives, the net's input. space: how pixels become the input blob.
+        fingerprint: SHA-256 of path-free facts (number of images, first and last key): the same for the same data.
+    """
+
+    where: str
+    shape: Tuple[int, int, int]
+    space: InputSpace
+    fingerprint: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+        """(position, key, (C, H, W) float32 as the input blob takes it) of images start to stop - 1, in order."""
+
+    @abstractmethod
+    def get(self, keys: Sequence[str]) -> np.ndarray:
+        """(len(keys), C, H, W) float32. Raises: VizError: a key that the data do not have."""
+
+    def batches(
+        self, batch_size: int, start: int = 0, stop: Optional[int] = None
+    ) -> Iterator[Tuple[np.ndarray, List[str], np.ndarray]]:
+        """(positions (N,), keys, images (N, C, H, W)), the last batch smaller."""
+        positions: List[int] = []
+        keys: List[str] = []
+        images: List[np.ndarray] = []
+        for position, key, image in self.items(start, stop):
+            positions.append(position)
+            keys.append(key)
+            images.append(image)
+            if len(keys) == batch_size:
+                yield np.array(positions), keys, np.stack(images)
+                positions, keys, images = [], [], []
+        if keys:
+            yield np.array(positions), keys, np.stack(images)
+
+    def _fit(self, image: np.ndarray, key: str, ready: bool) -> np.ndarray:
+        """The middle of `image`, as large as the net's input, through the input space unless it is `ready`."""
+        c, h, w = self.shape
+        if image.shape[0] != c or image.shape[1] < h or image.shape[2] < w:
+            raise VizError(
+                f"{self.where}: {key}", f"an image of {'x'.join(map(str, image.shape))}", f"{c}x{h}x{w} or larger"
+            )
+        whole = self.space.whitening is not None  # whitens whole images, not their middle
+        if whole and not ready:
+            image, ready = self.space.blob(image[None])[0], True
+        top, left = (image.shape[1] - h) // 2, (image.shape[2] - w) // 2
+        image = image[:, top : top + h, left : left + w]
+        return np.asarray(image if ready else self.space.blob(image[None])[0], np.float32)
+
+
+def open_images(
+    path: PathLike, shape: Sequence[int], space: Optional[InputSpace] = None, *, resize: Optional[int] = None
+) -> ImageSource:
+    """An LMDB environment (a folder with data.mdb), or a folder of images, searched in depth.
+
+    Args:
+        shape: the net's input, (C, H, W): `VizNet.input_shape`. Larger images give their middle.
+        space: how pixels become the input blob. None: BGR, nothing subtracted. Float data of an LMDB are taken to be
+            whitened already where the space whitens.
+        resize: image files only: scale them so that the shorter side has this many pixels (Caffe's ImageNet crops come
+            from 256). None: the nearest size that the net's input fits into, if the file is smaller or larger than it.
+
+    Raises: VizError: nothing there, an empty or damaged database, no images.
+    """
+    where = os.fspath(path)
+    c, h, w = (int(n) for n in shape)
+    if os.path.isfile(os.path.join(where, "data.mdb")):
+        return LmdbImages(where, (c, h, w), space or InputSpace())
+    if os.path.isdir(where):
+        return FolderImages(where, (c, h, w), space or InputSpace(), resize)
+    if os.path.isfile(where):
+        return FolderImages(where, (c, h, w), space or InputSpace(), resize, files=[Path(where)])
+    raise VizError(where, "nothing", "an LMDB environment, a folder of images, or an image")
+
+
+class LmdbImages(ImageSource):
+    """Records in the byte order of their keys, as Caffe's cursor gives them."""
+
+    def __init__(self, path: str, shape: Tuple[int, int, int], space: InputSpace) -> None:
+        import lmdb
+
+        self.where, self.shape, self.space = path, shape, space
+        try:
+            self._env = lmdb.open(path, readonly=True, lock=False, readahead=False)
+            self._count = self._env.stat()["entries"]
+            with self._env.begin() as transaction:
+                cursor = transaction.cursor()
+                ends = [cursor.first() and cursor.key(), cursor.last() and cursor.key()]
+        except lmdb.Error as error:
+            raise VizError(path, f"a database that LMDB cannot open ({error})", "an LMDB environment") from None
+        if not self._count:
+            raise VizError(path, "no records", "at least one image")
+        self.fingerprint = hashlib.sha256(repr((self._count, ends)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._count)
+
+    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+        stop = len(self) if stop is None else min(stop, len(self))
+        with self._env.begin() as transaction:
+            for position, (key, value) in enumerate(transaction.cursor()):
+                if position >= stop:
+                    return
+                if position >= start:
+                    name = key.decode("latin1")
+                    yield position, name, self._image(value, name)
+
+    def get(self, keys: Sequence[str]) -> np.ndarray:
+        with self._env.begin() as transaction:
+            images = []
+            for key in keys:
+                value = transaction.get(key.encode("latin1"))
+                if value is None:
+                    raise VizError(self.where, f"no record {key!r}", "the data that were mined")
+                images.append(self._image(value, key))
+        return np.stack(images) if images else np.zeros((0, *self.shape), np.float32)
+
+    def label(self, key: str) -> int:
+        """The class of a record."""
+        with self._env.begin() as transaction:
+            return int(self._datum(transaction.get(key.encode("latin1")), key).label)
+
+    def _datum(self, value: Any, key: str) -> Any:
+        datum = Datum()
+        try:
+            datum.ParseFromString(bytes(value))
+        except Exception as error:  # protobuf's versions differ in what they raise
+            raise VizError(f"{self.where}: {key}", f"no Datum ({error})", "an LMDB of Datum") from None
+        return datum
+
+    def _image(self, value: Any, key: str) -> np.ndarray:
+        datum = self._datum(value, key)
+        if datum.encoded:
+            return self._fit(_decode(datum.data, f"{self.where}: {key}", self.shape[0], self.space.order), key, False)
+        size = datum.channels * datum.height * datum.width
+        is_bytes = len(datum.data) > 0
+        values = np.frombuffer(datum.data, np.uint8) if is_bytes else np.array(datum.float_data, np.float32)
+        if not size or values.size != size:
+            raise VizError(f"{self.where}: {key}", f"{values.size} values", f"{size} for its shape")
+        ready = not is_bytes and self.space.whitening is not None
+        return self._fit(values.reshape(datum.channels, datum.height, datum.width), key, ready)
+
+
+class FolderImages(ImageSource):
+    """Image files in the order of their paths; the path below the folder is the key."""
+
+    def __init__(
+        self,
+        path: str,
+        shape: Tuple[int, int, int],
+        space: InputSpace,
+        resize: Optional[int],
+        files: Optional[Sequence[Path]] = None,
+    ) -> None:
+        self.where, self.shape, self.space, self.resize = path, shape, space, resize
+        if files is None:
+            self._root = Path(path)
+            files = [p for p in self._root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        else:
+            self._root = Path(path).parent
+        self._keys = sorted(p.relative_to(self._root).as_posix() for p in files)
+        if not self._keys:
+            raise VizError(path, "no image files", f"files ending in {', '.join(SUFFIXES)}, or an LMDB environment")
+        self.fingerprint = hashlib.sha256("\n".join(self._keys).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+        for position, key in enumerate(self._keys[start:stop]):
+            yield start + position, key, self._image(key)
+
+    def get(self, keys: Sequence[str]) -> np.ndarray:
+        images = [self._image(key) for key in keys]
+        return np.stack(images) if images else np.zeros((0, *self.shape), np.float32)
+
+    def _image(self, key: str) -> np.ndarray:
+        where = f"{self.where}: {key}" if (self._root / key) != Path(self.where) else self.where
+        try:
+            data = (self._root / key).read_bytes()
+        except OSError as error:
+            raise VizError(where, error.strerror or str(error), "a readable image") from None
+        image = _decode(data, where, self.shape[0], self.space.order, self._size)
+        return self._fit(image, key, False)
+
+    def _size(self, height: int, width: int) -> Tuple[int, int]:
+        """What an image of this size is scaled to: the shorter side to `resize`, or so that the input just fits in."""
+        _, h, w = self.shape
+        factor = self.resize / min(height, width) if self.resize else max(h / height, w / width)
+        return max(round(height * factor), h), max(round(width * factor), w)
+
+
+def _decode(data: bytes, where: str, channels: int, order: str, size: Any = None) -> np.ndarray:
+    """An image file as (C, H, W) float32, planes in `order`; `size` maps its size to the wanted one."""
+    import cv2
+
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        raise VizError(where, f"{len(data)} bytes that are no image", "a JPEG or PNG file")
+    if size is not None:
+        height, width = size(*image.shape[:2])
+        if (height, width) != image.shape[:2]:
+            shrink = height < image.shape[0]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # OpenCV gives B, G, R
+    return np.asarray(planes[::-1] if order == "RGB" else planes, np.float32)

@@ -1,0 +1,128 @@
+"""A stride-2 convolution becomes stride 1 and 2x2 max-pooling, after training: switches for a net that has none.
+
+    conv3 { kernel 3, stride 2, pad p }        conv3 { kernel 3, stride 1, pad p }     same name, same weights
+    relu3, in place                     ->     relu3, in place
+                                               conv3_pool { MAX, kernel 2, stride 2 }  top: conv3_pool
+    conv4 { bottom: conv3 }                    conv4 { bottom: conv3_pool }
+
+With the stride-1 output z, the strided convolution gives z[2i, 2j]: the top-left element of each pooling window. Caffe
+rounds pooled sizes up, so ceil(n / 2) = floor((n - 1) / 2) + 1: the sizes agree for every n and pad. A .caffemodel
+does not say strides, so it loads unchanged. Paper: section 4; that conv1's stride of 4 stays is our reading.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter
+
+from .errors import VizError
+
+METHODS = ("max", "top-left")
+ELEMENTWISE = ("ReLU", "Dropout", "Python")
+
+
+def stride2_layers(param: NetParameter) -> List[str]:
+    """Names of the convolutions with stride 2 in both directions: what surgery replaces by default."""
+    return [layer.name for layer in param.layer if _stride(layer) == (2, 2)]
+
+
+def strides_to_pools(
+    param: NetParameter,
+    layers: Optional[Sequence[str]] = None,
+    *,
+    method: str = "max",
+    switches: bool = False,
+    where: str = "net",
+) -> NetParameter:
+    """The net with the stride of `layers` taken over by pooling layers; nothing else changes.
+
+    Args:
+        layers: convolutions of one stride s > 1 in both directions; None: all of stride 2.
+        method: "max", kernel s, stride s, after the convolution's ReLU and dropout; "top-left", a kernel of 1 that takes
+            what the stride took: the null test, whose result equals the net before (needs Caffe's round_mode: FLOOR).
+        switches: give the pooling layers a second top, ``<layer>_switch``: the flat index of each maximum.
+
+    Raises: VizError: an unknown layer, one without stride, or a net without strided convolutions.
+    """
+    if method not in METHODS:
+        raise VizError("method", repr(method), "a way to pool", METHODS)
+    by_name = {layer.name: layer for layer in param.layer}
+    chosen = stride2_layers(param) if layers is None else list(layers)
+    candidates = [layer.name for layer in param.layer if _stride(layer)[0] > 1]
+    if not chosen:
+        raise VizError(where, "no convolution with stride 2", "at least one whose stride can become pooling", candidates)
+    for name in chosen:
+        if name not in by_name:
+            raise VizError(where, f"no layer '{name}'", "a strided convolution", candidates)
+        vertical, horizontal = _stride(by_name[name])
+        if vertical != horizontal or vertical < 2:
+            raise VizError(f"{where}: layer '{name}'", f"stride {vertical}", "a convolution with stride 2", candidates)
+    out = NetParameter()
+    out.CopyFrom(param)
+    for name in chosen:
+        _replace(out, name, method, switches)
+    return out
+
+
+def _replace(param: NetParameter, name: str, method: str, switches: bool) -> None:
+    layers = list(param.layer)
+    start = next(i for i, layer in enumerate(layers) if layer.name == name)
+    stride = _stride(layers[start])[0]
+    conv = layers[start].convolution_param
+    for field in ("stride", "stride_h", "stride_w"):
+        conv.ClearField(field)
+    after, blob = _end_of_chain(layers, start)
+    pool = LayerParameter(name=f"{name}_pool", type="Pooling", bottom=[blob], top=[f"{name}_pool"])
+    pool.pooling_param.pool = PoolingParameter.MAX
+    pool.pooling_param.kernel_size = stride if method == "max" else 1
+    pool.pooling_param.stride = stride
+    if method == "top-left":
+        pool.pooling_param.round_mode = PoolingParameter.FLOOR
+    if switches:
+        pool.top.append(f"{name}_switch")
+    for layer in layers[after + 1 :]:
+        for i, bottom in enumerate(layer.bottom):
+            if bottom == blob:
+                layer.bottom[i] = f"{name}_pool"
+    kept = NetParameter()
+    kept.layer.extend(layers[: after + 1])
+    kept.layer.append(pool) if hasattr(kept.layer, "append") else kept.layer.extend([pool])
+    kept.layer.extend(layers[after + 1 :])
+    del param.layer[:]
+    param.layer.extend(kept.layer)
+
+
+def _end_of_chain(layers: Sequence[Any], start: int) -> Tuple[int, str]:
+    """The last of the element-wise layers that follow a convolution without a branch, and the blob it writes."""
+    index, blob = start, layers[start].top[0]
+    while True:
+        readers = [i for i in range(index + 1, len(layers)) if blob in layers[i].bottom]
+        if not readers:
+            return index, blob
+        follower = layers[readers[0]]
+        in_place = blob in follower.top
+        if follower.type not in ELEMENTWISE or (len(readers) > 1 and not in_place):
+            return index, blob
+        index, blob = readers[0], follower.top[0]
+
+
+def _stride(layer: Any) -> Tuple[int, int]:
+    if layer.type != "Convolution":
+        return (1, 1)
+    param = layer.convolution_param
+    if param.HasField("stride_h") or param.HasField("stride_w"):
+        return (param.stride_h, param.stride_w)
+    values = list(param.stride)
+    return (values[0], values[-1]) if values else (1, 1)
+
+
+def switches_below(param: NetParameter, blob: str) -> List[str]:
+    """Names of the max-pooling layers between the image and `blob`: whose switches its reconstructions use."""
+    live, names = {blob}, []
+    for layer in reversed(param.layer):
+        if live.intersection(layer.top):
+            live.update(layer.bottom)
+            if layer.type == "Pooling" and layer.pooling_param.pool == PoolingParameter.MAX:
+                names.append(layer.name)
+    return names[::-1]

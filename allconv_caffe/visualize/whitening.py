@@ -1,0 +1,195 @@
+"""From pixels to the input blob and back: mean, scale, channel order, GCN and ZCA.
+
+The CIFAR networks see whitened data: there a map is a gradient in whitened space. With out = (x - m) P of data_prep, the
+gradient in pixel space is P^T times it (GCN's factor, one positive number per image, left out: to first order it only
+scales). Pictures of images are un-whitened, so patches look as the eye knows them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .errors import VizError
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+@dataclass
+class InputSpace:
+    """How an input blob was made from pixels.
+
+    Attributes:
+        order: of the blob's channels, "RGB" (data_prep) or "BGR" (Caffe's own tools, ImageNet).
+        mean: what was subtracted from pixels of 0..255, in `order`: (C, 1, 1) or (C, H, W); None: nothing.
+        scale: what the difference was multiplied by.
+        whitening: None, or the arrays of a whitening.npz: method, shape, mean, gcn_scale, gcn_min_divisor, typical_mean,
+            typical_norm and, for gcn-zca, zca and zca_inverse.
+        source: the file it came from, for the JSON beside a picture.
+    """
+
+    order: str = "BGR"
+    mean: Optional[np.ndarray] = None
+    scale: float = 1.0
+    whitening: Optional[Dict[str, Any]] = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.order not in ("RGB", "BGR"):
+            raise VizError("channel order", repr(self.order), "RGB or BGR")
+        if self.mean is not None:
+            mean = np.asarray(self.mean, np.float32)
+            self.mean = mean.reshape(-1, 1, 1) if mean.ndim == 1 else mean
+
+    @property
+    def whitened(self) -> bool:
+        """Whether data are GCN'd, with ZCA or without."""
+        return self.whitening is not None and self.whitening["method"] != "raw"
+
+    def rgb(self, arrays: np.ndarray) -> np.ndarray:
+        """(..., C, H, W) of the input blob with planes R, G, B; nothing else is changed. One channel stays one."""
+        return arrays[..., ::-1, :, :] if self.order == "BGR" and arrays.shape[-3] == 3 else arrays
+
+    def pictures(self, images: np.ndarray) -> np.ndarray:
+        """What the eye sees: (N, C, H, W) of the input blob to (N, H, W, 3) uint8, R G B.
+
+        Whitened images come back exactly but for the brightness and contrast that GCN took from each: those are
+        the training set's averages. An input larger than the whitened image shows it in its middle, grey around.
+        """
+        x = np.asarray(images, np.float32)
+        if self.whitening is not None:
+            x = self._inner(x, self._unwhiten, 127.5)
+        else:
+            x = x / np.float32(self.scale)
+            if self.mean is not None:
+                x = x + self._mean_for(x.shape)
+        x = np.clip(np.rint(self.rgb(x)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        return np.repeat(x, 3, axis=3) if x.shape[3] == 1 else x
+
+    def pixel_maps(self, maps: np.ndarray) -> np.ndarray:
+        """Maps (gradients at the input blob) as gradients at the pixels: (N, C, H, W) float32, planes R, G, B.
+
+        ZCA: P^T g. Otherwise the scale alone.
+        """
+        g = np.asarray(maps, np.float32)
+        if self.whitening is None:
+            return self.rgb(g * np.float32(self.scale))
+        zca = self.whitening.get("zca")
+        if zca is None:
+            return self.rgb(g)
+        return self.rgb(self._inner(g, lambda flat: flat @ zca.T, 0.0))
+
+    def maps(self, maps: np.ndarray, space: str = "input") -> np.ndarray:
+        """Maps with planes R, G, B: in the space of the input blob ("input", whitened) or of pixels ("pixel")."""
+        if space not in ("input", "pixel"):
+            raise VizError("space", repr(space), "input or pixel")
+        return self.pixel_maps(maps) if space == "pixel" else self.rgb(np.asarray(maps, np.float32))
+
+    def blob(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels (N, C, H, W), 0..255, planes in `order`, to what the input blob takes."""
+        x = np.asarray(pixels, np.float32)
+        if self.whitening is not None:
+            return self._inner(x, self._whiten, 0.0)
+        if self.mean is not None:
+            x = x - self._mean_for(x.shape)
+        return x * np.float32(self.scale)
+
+    def describe(self) -> Dict[str, Any]:
+        """For the JSON beside a picture."""
+        return {
+            "channel_order": self.order,
+            "mean": None if self.mean is None else [float(v) for v in self.mean.mean(axis=(1, 2))],
+            "scale": self.scale,
+            "whitening": None if self.whitening is None else str(self.whitening["method"]),
+            "source": self.source,
+        }
+
+    def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
+        """The mean, its middle where the image is a crop of it."""
+        assert self.mean is not None
+        h, w = shape[-2:]
+        mh, mw = self.mean.shape[1:]
+        if (mh, mw) == (1, 1) or (mh, mw) == (h, w):
+            return self.mean
+        if mh < h or mw < w:
+            raise VizError("mean image", f"{mh}x{mw}", f"at least {h}x{w}")
+        top, left = (mh - h) // 2, (mw - w) // 2
+        return self.mean[:, top : top + h, left : left + w]
+
+    def _inner(self, x: np.ndarray, function: Any, around: float) -> np.ndarray:
+        """Applies `function` on rows of the fitted shape, the middle of larger images; `around` fills the rest."""
+        assert self.whitening is not None
+        c, h, w = self.whitening["shape"]
+        if x.shape[1] != c or x.shape[2] < h or x.shape[3] < w:
+            raise VizError(
+                self.source or "whitening", f"fitted to images of {c}x{h}x{w}", "x".join(str(n) for n in x.shape[1:])
+            )
+        top, left = (x.shape[2] - h) // 2, (x.shape[3] - w) // 2
+        out = np.full(x.shape, around, np.float32)
+        rows = np.ascontiguousarray(x[:, :, top : top + h, left : left + w]).reshape(len(x), -1)
+        out[:, :, top : top + h, left : left + w] = function(rows).reshape(len(x), c, h, w)
+        return out
+
+    def _whiten(self, rows: np.ndarray) -> np.ndarray:
+        w = self.whitening
+        assert w is not None
+        if w["method"] == "raw":
+            return rows - w["mean"]
+        x = rows - rows.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
+        divisor = np.sqrt(np.einsum("ij,ij->i", x, x)) / np.float32(w["gcn_scale"])
+        divisor[divisor < w["gcn_min_divisor"]] = 1
+        x /= divisor[:, None]
+        return x if w.get("zca") is None else (x - w["mean"]) @ w["zca"]
+
+    def _unwhiten(self, rows: np.ndarray) -> np.ndarray:
+        w = self.whitening
+        assert w is not None
+        if w["method"] == "raw":
+            return rows + w["mean"]
+        if w.get("zca_inverse") is not None:
+            rows = rows @ w["zca_inverse"] + w["mean"]
+        return rows * np.float32(w["typical_norm"] / w["gcn_scale"]) + np.float32(w["typical_mean"])
+
+
+def load_whitening(path: PathLike) -> InputSpace:
+    """The input space of a data set that data_prep made, from its whitening.npz (planes R, G, B).
+
+    Raises: VizError: no such file, or another.
+    """
+    where = os.fspath(path)
+    try:
+        with np.load(where, allow_pickle=False) as file:
+            names = set(file.files)
+            arrays = {name: file[name] for name in names & {"mean", "zca", "zca_inverse"}}
+            scalars = {
+                name: file[name].item()
+                for name in ("method", "gcn_scale", "gcn_min_divisor", "typical_mean", "typical_norm")
+            }
+            shape: Tuple[int, ...] = tuple(int(n) for n in file["shape"])
+    except FileNotFoundError:
+        raise VizError(where, "no such file", "the whitening.npz of a prepared data set") from None
+    except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
+        raise VizError(where, f"an unreadable file ({error})", "the whitening.npz of a prepared data set") from None
+    return InputSpace(order="RGB", whitening={**arrays, **scalars, "shape": shape}, source=where)
+
+
+def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSpace:
+    """The input space of a net whose data layer names this mean.binaryproto.
+
+    Raises: VizError: missing, or no BlobProto.
+    """
+    from allconv_caffe.proto import BlobProto, ProtoError, read_binary
+
+    where = os.fspath(path)
+    try:
+        blob = read_binary(where, BlobProto)
+    except ProtoError as error:
+        raise VizError(where, str(error), "a mean.binaryproto") from None
+    shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
+    values = np.array(blob.data, np.float32)
+    if len(shape) not in (3, 4) or values.size != int(np.prod(shape)) or values.size == 0:
+        raise VizError(where, f"{values.size} values of shape {shape}", "a mean image (1, C, H, W)")
+    return InputSpace(order=order, mean=values.reshape(shape[-3:]), scale=scale, source=where)
