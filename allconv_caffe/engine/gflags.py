@@ -57,7 +57,7 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str]) -> tuple[dict[str, An
     known = {flag.name: flag for flag in flags}
     values: dict[str, Any] = {flag.name: flag.default for flag in flags}
     rest: list[str] = []
-    errors: list[str] = []
+    errors: dict[str, str] = {}  # by flag: gflags says them in the order of their names
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
@@ -71,11 +71,11 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str]) -> tuple[dict[str, An
         flag = known.get(name) or known.get(name.replace("-", "_"))
         if flag is None and name.startswith("no") and (flag := known.get(name[2:])) is not None:
             if flag.type != "bool":
-                errors.append(f"boolean value ({name}) specified for {flag.type} command line flag")
+                errors[name] = f"boolean value ({name}) specified for {flag.type} command line flag"
                 continue
             text, equals = "false", "="
         if flag is None:
-            errors.append(f"unknown command line flag '{name}'")
+            errors[name] = f"unknown command line flag '{name}'"
             continue
         if not equals:
             if flag.type == "bool":
@@ -83,15 +83,15 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str]) -> tuple[dict[str, An
             elif waiting:
                 text = waiting.pop(0)
             else:
-                errors.append(
+                errors[flag.name] = (
                     f"flag '{argument}' is missing its argument; flag description: {flag.description}"
                 )
                 continue
         try:
             values[flag.name] = flag.value(text)
         except ValueError as error:
-            errors.append(str(error))
-    return values, rest, errors
+            errors[flag.name] = str(error)
+    return values, rest, [errors[name] for name in sorted(errors)]
 
 
 def usage(program: str, message: str, flags: Sequence[Flag]) -> str:

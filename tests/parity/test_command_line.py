@@ -109,9 +109,10 @@ NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?|-?inf|-?nan")
 
 def assert_same_log(real: Outcome, ours: Outcome) -> None:
     """Same messages in the same order; numbers to 5 digits; times, and lines of threads and executors, aside."""
+    of_threads = ("Restarting data prefetching", "Waiting for data", "Executor: ")
 
     def lines(outcome: Outcome) -> list[str]:
-        kept = [m for m in outcome.messages if not m.startswith(("Restarting data prefetching", "Executor: "))]
+        kept = [m for m in outcome.messages if not m.startswith(of_threads)]
         # a loss layer builds a softmax layer of its own, whose creation Caffe logs once more
         follow = [*kept[1:], ""]
         kept = [m for m, after in zip(kept, follow, strict=True)
