@@ -126,6 +126,7 @@ def run(action: Callable[[Flags], int], flags: Flags) -> int:
         check(flags.threads >= 0, f"-threads {flags.threads}: expected 1 or more, or 0 for PyTorch's choice")
         return action(flags)
     except CaffeError as error:
+        sys.stderr.write(error.details)
         return fatal("caffe.cpp:439", str(error))
     except KeyboardInterrupt:
         return 130

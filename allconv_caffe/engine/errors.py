@@ -13,6 +13,8 @@ class CaffeError(Exception):
     The text is ``where: message``. Outer callers prepend their own place with `within`.
     """
 
+    details: str = ""  # what a command line prints before the message, ending in a newline
+
     def __init__(self, message: str, where: str = "") -> None:
         super().__init__(message)
         self.message = message

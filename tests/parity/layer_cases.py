@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from layer_harness import TEST, TRAIN, Case, ErrorCase, labels, normal, uniform
+from layer_harness import HERE, TEST, TRAIN, Case, ErrorCase, labels, normal, uniform
 
 CASES: list[Case] = []
 ERRORS: list[ErrorCase] = []
 ELSEWHERE = dict.fromkeys(("Data", "ImageData", "HDF5Data", "MemoryData"), "test_data_layers.py")
+ELSEWHERE["HDF5Output"] = "test_layers.py"
 SHAPES = [(2, 3, 4, 5), (1, 1, 1, 1), (7,), (2, 3), (2, 3, 2, 1, 2)]
 SPECIAL = np.array([[0.0, -0.0, 1e-30, -1e-30, 88.0, -88.0, 103.0, -103.0, 0.5, -0.5]], np.float32)
 SCRATCH = "Caffe uses the diff of a bottom that wants none as scratch memory; ours leaves it alone"
@@ -400,6 +401,20 @@ add("Input", "input_param { shape { dim: 2 dim: 3 } }", bottoms=(), tops=2, back
 add("Input", "input_param { shape { dim: 2 dim: 3 } shape { } }", bottoms=(), tops=2, backward=False)
 refused("Input", "input_param { shape { dim: 1 } shape { dim: 2 } }", "Must specify 'shape' once, once per top blob, or not at all",
         bottoms=(), tops=3)  # fmt: skip
+
+# Python: the classes of layer_python_user.py
+def user(layer: str, text: str = "", **options: object) -> None:
+    param = f'python_param {{ module: "layer_python_user" layer: "{layer}" {text} }}'
+    add("Python", param, path=str(HERE), **options)
+
+
+user("ScaledSum", then=[(3, 2)])
+user("ScaledSum", "param_str: '-2.5' share_in_parallel: true", phase=TEST)
+user("ScaledSum", "param_str: '3'", bottoms=[(2, 3)] * 3, tops=2, then=[(4,)] * 3)
+user("ScaledSum", "param_str: '0.5'", in_place=True)
+user("Affine", then=[(1, 3, 2, 2)])
+user("Affine", params=())
+user("Loss", "} loss_weight: 0.5 propagate_down: true include { phase: TRAIN", force=False, below=True)
 
 # any type
 refused("AbsVal", "", "AbsVal Layer does not allow in-place computation.", in_place=True)

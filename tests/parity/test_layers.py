@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from allconv_caffe.engine.errors import CaffeError
@@ -52,6 +54,23 @@ def test_every_registered_type_has_a_case(type_: str) -> None:
         assert any(case.type == type_ for case in CASES), f"no case for {type_}: see layer_harness.py"
     else:
         assert f'"{type_}"' in (HERE / module).read_text(encoding="utf-8")
+
+
+def test_hdf5_output_writes_what_caffe_writes(tmp_path: Path) -> None:
+    """The file of an "HDF5Output" layer holds the same data sets: names, shapes, types and values."""
+    data, label = harness.normal((3, 2, 4, 1), 1), harness.normal((3, 1), 2)
+    param = 'hdf5_output_param {{ file_name: "{}" }}'
+    files = [tmp_path / "real.h5", tmp_path / "ours.h5"]
+    real, ours = (
+        harness.Case("HDF5Output", param.format(file), [data, label], tops=0, backward=False, force=False) for file in files
+    )
+    assert real.id in harness.run_real([real], [], tmp_path / "job").results
+    harness.run_ours(ours)
+    with h5py.File(files[0]) as theirs, h5py.File(files[1]) as mine:
+        assert sorted(theirs) == sorted(mine) == ["data", "label"]
+        for name in theirs:
+            assert theirs[name].dtype == mine[name].dtype and theirs[name].shape == mine[name].shape
+            assert np.array_equal(theirs[name], mine[name])
 
 
 def test_there_are_cases_enough() -> None:
