@@ -7,8 +7,8 @@ from layer_harness import HERE, TEST, TRAIN, Case, ErrorCase, labels, normal, un
 
 CASES: list[Case] = []
 ERRORS: list[ErrorCase] = []
-ELSEWHERE = dict.fromkeys(("Data", "ImageData", "HDF5Data", "MemoryData"), "test_data_layers.py")
-ELSEWHERE["HDF5Output"] = "test_layers.py"
+ELSEWHERE = dict.fromkeys(("Data", "ImageData", "HDF5Data"), "test_data_layers.py")
+ELSEWHERE |= dict.fromkeys(("HDF5Output", "MemoryData"), "test_layers.py")
 SHAPES = [(2, 3, 4, 5), (1, 1, 1, 1), (7,), (2, 3), (2, 3, 2, 1, 2)]
 SPECIAL = np.array([[0.0, -0.0, 1e-30, -1e-30, 88.0, -88.0, 103.0, -103.0, 0.5, -0.5]], np.float32)
 SCRATCH = "Caffe uses the diff of a bottom that wants none as scratch memory; ours leaves it alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,42 @@ def test_hdf5_output_writes_what_caffe_writes(tmp_path: Path) -> None:
         for name in theirs:
             assert theirs[name].dtype == mine[name].dtype and theirs[name].shape == mine[name].shape
             assert np.array_equal(theirs[name], mine[name])
+
+
+MEMORY = """
+import numpy as np
+def feed(net):
+    out = []
+    for n in (6, 4):
+        data = np.arange(n * 2 * 3, dtype=np.float32).reshape(n, 2, 3, 1)
+        labels = np.arange(n, dtype=np.float32) + 10 * n
+        net.set_input_arrays(data, labels)
+        for _ in range(5):
+            net.forward()
+            out += [net.blobs[name].data.copy() for name in ("data", "label")]
+    return out
+"""
+RUN_MEMORY = MEMORY + """
+import caffe, sys
+np.savez(sys.argv[2], *feed(caffe.Net(sys.argv[1], caffe.TEST)))
+"""
+
+
+def test_memory_data_gives_the_batches_that_caffe_gives(tmp_path: Path) -> None:
+    """"MemoryData" fed twice by set_input_arrays: five batches of two each, round and round; shapes and values agree."""
+    net = tmp_path / "net.prototxt"
+    net.write_text('layer { name: "d" type: "MemoryData" top: "data" top: "label" '
+                   "memory_data_param { batch_size: 2 channels: 2 height: 3 width: 1 } }")  # fmt: skip
+    command = [str(harness.PYTHON), "-c", RUN_MEMORY, str(net), str(tmp_path / "real.npz")]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    caffe = importlib.import_module("allconv_caffe.pycaffe")
+    script: dict[str, Any] = {}
+    exec(MEMORY, script)
+    ours = script["feed"](caffe.Net(str(net), caffe.TEST))
+    with np.load(tmp_path / "real.npz") as real:
+        assert len(real.files) == len(ours) == 20
+        for mine, name in zip(ours, real.files, strict=True):
+            assert mine.shape == real[name].shape and np.array_equal(mine, real[name])
 
 
 def test_there_are_cases_enough() -> None:
