@@ -27,7 +27,7 @@ CIFAR_TARGETS = [name for name in EXPERIMENTS if name.startswith(("cifar10-", "c
 
 
 def make(*words: str) -> str:
-    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout
 
 
