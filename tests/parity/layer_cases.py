@@ -172,7 +172,7 @@ for method in ("MAX", "AVE"):
 add("Pooling", "pooling_param { kernel_size: 3 stride: 2 }", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }", tops=2)
 add("Pooling", "pooling_param { kernel_size: 1 stride: 3 }", bottoms=[(1, 2, 5, 6)], tops=2, backward=False)
 add("Pooling", "pooling_param { kernel_size: 3 stride: 2 }", bottoms=[np.zeros((1, 2, 5, 5), np.float32)], tops=2)
-add("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", bottoms=[labels((1, 2, 6, 6), 3)], tops=2)
+add("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", bottoms=[labels((1, 2, 6, 6), 3)], tops=2, golden=True)
 add("Pooling", "pooling_param { kernel_size: 2 stride: 2 }", bottoms=[np.full((1, 1, 2, 2), np.nan, np.float32)], tops=2,
     backward=False)  # fmt: skip
 refused("Pooling", "pooling_param { kernel_size: 2 pad: 2 }", "Check failed: pad_h_ < kernel_h_ (2 vs. 2)")
@@ -221,7 +221,7 @@ for text, dims in (("", (4, 5)), ("", (2, 3, 4, 5)), ("axis: 2", (2, 3, 4, 5)), 
     add("Softmax", f"softmax_param {{ {text} }}", bottoms=[dims], then=[dims[::-1]] if len(dims) > 1 else None)
 add("Softmax", "", in_place=True, bottoms=[(3, 4)])
 add("Softmax", "", bottoms=[np.array([[1000.0, 999, 0], [-1000, -1001, -1002]], np.float32)])
-add("Softmax", "", bottoms=[np.array([[np.inf, 1, 0], [np.nan, 1, 2], [-np.inf, 0, 1]], np.float32)])
+add("Softmax", "", bottoms=[np.array([[np.inf, 1, 0], [np.nan, 1, 2], [-np.inf, 0, 1]], np.float32)], golden=True)
 
 # SoftmaxWithLoss
 for mode in ("", "loss_param { normalization: FULL }", "loss_param { normalization: VALID }",
@@ -235,9 +235,9 @@ add("SoftmaxWithLoss", "", bottoms=[(4, 3), labels(4, 3)], then=[(2, 6), labels(
 add("SoftmaxWithLoss", "softmax_param { axis: 2 }", bottoms=[(3, 2, 4), labels((3, 2), 4)])
 add("SoftmaxWithLoss", "softmax_param { axis: -1 }", bottoms=[(3, 2, 4), labels((3, 2), 4)])
 add("SoftmaxWithLoss", "loss_param { ignore_label: 2 }", bottoms=[(4, 3), np.full(4, 2, np.float32)])
-add("SoftmaxWithLoss", "loss_param { ignore_label: -1 }", bottoms=[(4, 3), np.array([0, -1, 2, -1], np.float32)])
+add("SoftmaxWithLoss", "loss_param { ignore_label: -1 }", bottoms=[(4, 3), np.array([0, -1, 2, -1], np.float32)], golden=True)
 add("SoftmaxWithLoss", "loss_param { ignore_label: 255 }", bottoms=[(4, 3), np.array([0, 255, 2, 1], np.float32)])
-add("SoftmaxWithLoss", "", bottoms=[np.array([[200.0, 0], [0, 200]], np.float32), np.array([1, 1], np.float32)])
+add("SoftmaxWithLoss", "", bottoms=[np.array([[200.0, 0], [0, 200]], np.float32), np.array([1, 1], np.float32)], golden=True)
 add("SoftmaxWithLoss", "", bottoms=[(3, 4), np.array([0.9, 1.5, 2.999], np.float32)])
 add("SoftmaxWithLoss", "", bottoms=[(1, 1), np.zeros(1, np.float32)])
 add("SoftmaxWithLoss", "propagate_down: true propagate_down: false", bottoms=[(4, 3), labels(4, 3)], force=False, below=True)
@@ -271,9 +271,9 @@ for text in ("", "operation: SUM coeff: 0.5 coeff: -2", "operation: PROD", "oper
     add("Eltwise", f"eltwise_param {{ {text} }}", bottoms=[(2, 3, 4)] * 2, then=[(1, 3)] * 2)
 for text in ("", "coeff: 1 coeff: 0 coeff: 3", "operation: PROD", "operation: PROD stable_prod_grad: false", "operation: MAX"):
     add("Eltwise", f"eltwise_param {{ {text} }}", bottoms=[(2, 3, 4)] * 3)
-add("Eltwise", "eltwise_param { operation: MAX }", bottoms=[labels((3, 4), 2, i) for i in range(3)])
+add("Eltwise", "eltwise_param { operation: MAX }", bottoms=[labels((3, 4), 2, i) for i in range(3)], golden=True)
 add("Eltwise", "eltwise_param { operation: MAX }", bottoms=[labels((3, 4), 2, i) for i in range(4)])
-add("Eltwise", "eltwise_param { operation: MAX }", bottoms=[INFINITE, INFINITE[:, ::-1].copy()])
+add("Eltwise", "eltwise_param { operation: MAX }", bottoms=[INFINITE, INFINITE[:, ::-1].copy()], golden=True)
 add("Eltwise", "eltwise_param { operation: PROD stable_prod_grad: false }", bottoms=[labels((3, 4), 2, i) for i in range(2)])
 for flags in ("true propagate_down: false", "false propagate_down: true"):
     for text in ("SUM", "PROD", "MAX"):
