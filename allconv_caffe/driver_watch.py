@@ -23,7 +23,9 @@ OVERFLOW_LOSS = 87.3365
 class DeadRule:
     """When a training counts as dead.
 
-    At once: a loss that is not finite, or is ``OVERFLOW_LOSS``. From iteration ``patience_iters`` on, judged at every
+    At once: a loss that is not finite, or is ``OVERFLOW_LOSS``; a test after the first iteration that gets no image
+    right and whose loss is ln(classes) to all its printed digits: every output is the same zero, behind the last ReLU
+    no gradient reaches any weight, and weight decay alone moves them. From iteration ``patience_iters`` on, judged at every
     displayed loss: the mean loss of the last quarter of an epoch (three values at least) within ``tolerance`` of
     ln(classes), or above 2 ln(classes); or three tests in a row no better than chance (1/classes plus four standard
     deviations of guessing on n_test images).
@@ -102,6 +104,9 @@ class DeadWatch:
             if not math.isfinite(value):
                 return f"test {name} {value:g} at iteration {row.iteration}: not a number"
         accuracy = row.outputs.get("accuracy")
+        loss = row.outputs.get("loss", math.nan)
+        if row.iteration > 0 and accuracy == 0.0 and abs(loss - rule.chance_loss) <= 1e-5:
+            return f"test loss {loss:.6g} = ln({rule.classes}) and accuracy 0 at iteration {row.iteration}: all outputs are equal"
         if accuracy is None or row.iteration < rule.patience_iters:
             return None
         self._accuracies.append(accuracy)

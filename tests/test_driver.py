@@ -613,6 +613,16 @@ def test_three_tests_at_chance_are_dead() -> None:
     assert "not a number" in str(test(3200, 1.0, float("nan")))
 
 
+def test_a_net_whose_outputs_are_all_zero_is_dead_at_once() -> None:
+    """Accuracy 0 (Caffe counts ties as wrong) beside a loss of ln(10) = 2.30259 needs no patience."""
+
+    def judge(iteration: int, accuracy: float, loss: float) -> str | None:
+        return DeadWatch(RULE).test(TestRow(iteration, outputs={"accuracy": accuracy, "loss": loss}))
+
+    assert "all outputs are equal" in str(judge(400, 0.0, 2.30259))
+    assert [judge(0, 0.0, 2.30259), judge(400, 0.0, 2.301), judge(400, 0.1, 2.30259)] == [None] * 3
+
+
 def test_small_data_sets_get_more_epochs() -> None:
     """Three epochs of 12 iterations are too short to judge: the patience is 1000 iterations, or half of all."""
     assert DeadRule(10, 100, 12, 100_000).patience_iters == 1000
