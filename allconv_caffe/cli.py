@@ -131,13 +131,17 @@ def main() -> None:
     """Striving for Simplicity: The All Convolutional Net, with Caffe networks."""
 
 
-@main.command(epilog=_example("allconv render --check", "allconv render cifar10-model-c --lr 0.01 --output build/c"))
+@main.command(epilog=_example("allconv render --check", "allconv render cifar10-model-c --lr 0.01 --output build/c",
+                              "allconv render cifar10-allcnn-c --relu guided"))  # fmt: skip
 @click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--check", is_flag=True, help="write nothing; fail where a file differs from what would be rendered")
 @click.option("--list", "list_", is_flag=True, help="only name the experiments")
 @click.option("--output", type=click.Path(path_type=Path), help="another folder than solvers/EXPERIMENT")
+@click.option("--relu", metavar="RULE", help="a deploy net to look inside with: guided, deconv (Python layers in place "
+              "of the ReLUs) or plain, with force_backward; into build/EXPERIMENT-RULE")  # fmt: skip
 @_render_options
-def render(experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, **texts: str | None) -> None:
+def render(experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, relu: str | None,
+           **texts: str | None) -> None:  # fmt: skip
     """Tables and templates to solver, train_val and deploy prototxt: all experiments, or those named."""
     from allconv_caffe import render as rendering
     from allconv_caffe.experiments import EXPERIMENTS
@@ -148,7 +152,7 @@ def render(experiments: tuple[str, ...], check: bool, list_: bool, output: Path 
             click.echo(f"{experiment.name:<26}{experiment.source}")
         return
     if check:
-        if given or output:
+        if given or output or relu:
             raise click.UsageError("--check compares what is committed; it takes no other option")
         differences = rendering.check(names=experiments or None)
         for line in differences:
@@ -157,14 +161,14 @@ def render(experiments: tuple[str, ...], check: bool, list_: bool, output: Path 
             raise click.ClickException(f"{len(differences)} differences; `allconv render` writes the files again")
         click.echo(f"{len(experiments) or len(EXPERIMENTS)} experiments are as rendered")
         return
-    if not experiments and (given or output):
+    if not experiments and (given or output or relu):
         raise click.UsageError("options need the name of an experiment (allconv render --list names them)")
     if len(experiments) > 1 and output:
         raise click.UsageError(f"--output takes one experiment, found {len(experiments)}")
-    if given or output:
+    if given or output or relu:
         options = _chosen(texts)
         for name in experiments:
-            for path in rendering.write(name, output, options):
+            for path in rendering.write(name, output, options, relu=relu):
                 click.echo(path)
         return
     paths = rendering.write_all(names=experiments or None)

@@ -24,6 +24,9 @@ from allconv_caffe.experiments import Dataset, Experiment
 
 FILES: tuple[str, ...] = ("solver.prototxt", "train_val.prototxt", "deploy.prototxt")
 
+RELU_LAYERS: dict[str, str] = {"plain": "", "deconv": "DeconvReLU", "guided": "GuidedReLU"}
+"""What `--relu` names: the layer of ``allconv_caffe.python_layers`` in the place of each ReLU; plain: Caffe's own."""
+
 SNAPSHOT_FOLDER_FILES: dict[str, str] = {
     ".gitignore": "# what training writes here stays out of the repository\n*\n!.gitignore\n!.gitkeep\n",
     ".gitkeep": "",
@@ -276,7 +279,10 @@ def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int, mean
 
 
 def render(
-    experiment: str | Experiment, options: RenderOptions | None = None, command: str | None = None
+    experiment: str | Experiment,
+    options: RenderOptions | None = None,
+    command: str | None = None,
+    relu: str | None = None,
 ) -> dict[str, str]:
     """The three files of an experiment.
 
@@ -284,14 +290,17 @@ def render(
         experiment: its name in ``EXPERIMENTS``, or an ``Experiment`` of one's own.
         command: what the first line names as the command that rendered it; by default ``allconv render`` with its
         flags.
+        relu: of ``RELU_LAYERS``: the deploy net alone, for visualising: ``force_backward: true``, so that gradients
+        reach the image in pycaffe, and the rule's Python layer in the place of each ReLU. None: the nets as trained.
     Returns:
-        ``{"solver.prototxt": text, "train_val.prototxt": text, "deploy.prototxt": text}``.
+        ``{"solver.prototxt": text, "train_val.prototxt": text, "deploy.prototxt": text}``; with `relu` the last alone.
     Raises:
-        TableError: an unknown experiment, an option or a table that does not serve.
+        TableError: an unknown experiment, an option or a table that does not serve; a leaky ReLU with a rule.
     """
     if isinstance(experiment, str):
         experiment = experiments.experiment(experiment)
     options = options or RenderOptions()
+    _one_of("relu", relu, (None, *RELU_LAYERS))
     dataset = resolve_dataset(experiment, options)
     network = resolve_network(experiment, options)
     plan = resolve_plan(experiment, options)
@@ -303,9 +312,15 @@ def render(
         found = f"{scores.shape[1]}x{scores.shape[2]} scores per class"
         raise RenderError(f"{network.name}: last layer", found, "1x1 (end the table with global averaging)")
 
+    leaky = next((layer for layer in resolved if layer.type == "ReLU" and layer.negative_slope), None)
+    if relu not in (None, "plain") and leaky is not None:
+        expected = f"0 with --relu {relu}: the rule has no other meaning (--negative-slope 0 takes plain ReLUs)"
+        raise RenderError(f"{network.name}: layer '{leaky.name}'", f"negative_slope {leaky.negative_slope:g}", expected)
+
     filler = options.filler or network.filler
     net = {
         "name": network.name,
+        "force_backward": relu is not None,
         "data": [
             _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size, options.mean_file),
             _data_layer(dataset, "TEST", dataset.test_lmdb, plan.test_batch_size, options.mean_file),
@@ -313,6 +328,7 @@ def render(
         "layers": [
             {
                 **dataclasses.asdict(layer),
+                "python_layer": RELU_LAYERS[relu] if relu and layer.type == "ReLU" else "",
                 "dropout_ratio": number(layer.dropout_ratio),
                 "negative_slope": number(layer.negative_slope) if layer.negative_slope else "",
             }
@@ -354,11 +370,12 @@ def render(
         "type": schedule.type,
     }
     if command is None:
-        command = " ".join(["allconv render", experiment.name, *map(shlex.quote, option_flags(options))])
+        flags = [*option_flags(options), *(["--relu", relu] if relu else [])]
+        command = " ".join(["allconv render", experiment.name, *map(shlex.quote, flags)])
     header = f"{experiment.name}: {experiment.source}. Rendered by: {command}"
     environment = _environment()
     context = {"header": header, "net": net, "solver": solver}
-    return {name: environment.get_template(f"{name}.j2").render(context) for name in FILES}
+    return {name: environment.get_template(f"{name}.j2").render(context) for name in (FILES[-1:] if relu else FILES)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -376,15 +393,16 @@ def write(
     options: RenderOptions | None = None,
     root: str | Path = ".",
     command: str | None = None,
+    relu: str | None = None,
 ) -> list[Path]:
     """Render an experiment into a folder and make the snapshot folder that its solver names.
 
     Args:
         directory: by default ``root/solvers/<experiment>``. The solver names its files there, relative to ``root``
-        when the
-            folder lies below it, unless the options name others.
+            when the folder lies below it, unless the options name others.
+        relu: see ``render``; the deploy net alone, by default in ``root/build/<experiment>-<relu>``.
     Returns:
-        The paths of the three files.
+        The paths of the three files, or of the one.
     Raises:
         TableError: see ``render``; or the folder cannot be written.
     """
@@ -392,31 +410,34 @@ def write(
         experiment = experiments.experiment(experiment)
     options = options or RenderOptions()
     root = Path(root)
-    folder = root / "solvers" / experiment.name if directory is None else Path(directory)
-    default = folder.resolve() == (root / "solvers" / experiment.name).resolve()
+    usual = root / "build" / f"{experiment.name}-{relu}" if relu else root / "solvers" / experiment.name
+    folder = usual if directory is None else Path(directory)
+    default = folder.resolve() == usual.resolve()
     if command is None:
         extra = [] if default else ["--output", str(directory)]
-        flags = map(shlex.quote, [*option_flags(options), *extra])
+        flags = map(shlex.quote, [*option_flags(options), *(["--relu", relu] if relu else []), *extra])
         command = " ".join(["allconv render", experiment.name, *flags])
-    if not default:
+    if not default and not relu:
         options = replace(
             options,
             net_path=options.net_path or _posix(folder / "train_val.prototxt", root),
             snapshot_prefix=options.snapshot_prefix or _posix(folder / "snapshots" / experiment.name, root),
         )
-    texts = render(experiment, options, command)
+    texts = render(experiment, options, command, relu)
     snapshots = folder / "snapshots"
     try:
-        snapshots.mkdir(parents=True, exist_ok=True)
-        for name, text in SNAPSHOT_FOLDER_FILES.items():
-            (snapshots / name).write_text(text, encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not relu:
+            snapshots.mkdir(exist_ok=True)
+            for name, text in SNAPSHOT_FOLDER_FILES.items():
+                (snapshots / name).write_text(text, encoding="utf-8")
         for name, text in texts.items():
             partial = folder / f"{name}.partial"
             partial.write_text(text, encoding="utf-8", newline="\n")
             os.replace(partial, folder / name)
     except OSError as error:
         raise RenderError(str(folder), error.strerror or str(error), "a folder that can be written") from None
-    return [folder / name for name in FILES]
+    return [folder / name for name in texts]
 
 
 def write_all(root: str | Path = ".", names: Iterable[str] | None = None) -> list[Path]:
