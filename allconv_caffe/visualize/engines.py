@@ -290,16 +290,21 @@ class PycaffeNet(VizNet):
         self.net._forward(0, end)
 
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: List[int], idle: List[str]) -> None:
-        for layer in self._rule_layers:
-            layer.rule = rule
         blobs = self.net.blobs
         for name in idle:
             blobs[name].diff[...] = 0
         blobs[self.input].diff[...] = 0
         blobs[blob].diff[...] = seeds
-        for i in order:
-            if self.graph.nodes[i].bottoms:
-                self.net._backward(i, i)
+        before = [layer.rule for layer in self._rule_layers]
+        try:
+            for layer in self._rule_layers:
+                layer.rule = rule
+            for i in order:
+                if self.graph.nodes[i].bottoms:
+                    self.net._backward(i, i)
+        finally:
+            for layer, own in zip(self._rule_layers, before):
+                layer.rule = own
 
 
 def check_weights(shapes: Dict[str, List[Tuple[int, ...]]], weights: PathLike) -> None:

@@ -108,19 +108,23 @@ class EngineNet(engines.VizNet):
             self.net.forward_from_to(0, end)
 
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: list[int], idle: list[str]) -> None:
-        for relu in self._relus:
-            relu.rule = rule
         blobs = self.net.blobs
         for name in idle:
             blobs[name].diff = torch.zeros(blobs[name].shape, device=self.device)
         image = blobs[self.input]
         image.diff = torch.zeros(image.shape, device=self.device)
         blobs[blob].diff = torch.from_numpy(seeds).to(self.device)
-        with torch.no_grad():
-            for i in order:
-                bottom = self.net.bottom_vecs[i]
-                if bottom:
-                    self.net.layers[i].backward(self.net.top_vecs[i], self.net.bottom_need_backward[i], bottom)
+        try:
+            for relu in self._relus:
+                relu.rule = rule
+            with torch.no_grad():
+                for i in order:
+                    bottom = self.net.bottom_vecs[i]
+                    if bottom:
+                        self.net.layers[i].backward(self.net.top_vecs[i], self.net.bottom_need_backward[i], bottom)
+        finally:  # whoever runs the net next finds Caffe's own ReLU
+            for relu in self._relus:
+                relu.rule = "backprop"
 
 
 @contextlib.contextmanager
