@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allconv_caffe import cli_tables, cli_zoo
+from allconv_caffe import cli_tables, cli_viz, cli_zoo
 
 if TYPE_CHECKING:
     from allconv_caffe.render import RenderOptions
@@ -369,7 +369,7 @@ def quickstart(**settings: Any) -> None:
         click.get_current_context().exit(1)
 
 
-for _command in (cli_tables.derive, cli_tables.summary, cli_zoo.zoo):
+for _command in (cli_tables.derive, cli_tables.summary, cli_zoo.zoo, cli_viz.viz):
     main.add_command(_command)
 
 

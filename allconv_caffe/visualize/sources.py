@@ -43,6 +43,22 @@ class ImageSource(ABC):
     def get(self, keys: Sequence[str]) -> np.ndarray:
         """(len(keys), C, H, W) float32. Raises: VizError: a key that the data do not have."""
 
+    @abstractmethod
+    def keys(self) -> List[str]:
+        """Of all images, in order."""
+
+    def sample(self, count: int, seed: int = 0) -> Tuple[List[str], np.ndarray]:
+        """Keys and images of `count` places drawn by `seed`, in the order of the data; of all, if there are no more.
+
+        Raises: VizError: a count below 1.
+        """
+        if count < 1:
+            raise VizError("number of images", count, "1 or more")
+        keys = self.keys()
+        places = np.random.default_rng(seed).choice(len(keys), min(count, len(keys)), replace=False)
+        chosen = [keys[place] for place in sorted(places)]
+        return chosen, self.get(chosen)
+
     def batches(
         self, batch_size: int, start: int = 0, stop: Optional[int] = None
     ) -> Iterator[Tuple[np.ndarray, List[str], np.ndarray]]:
@@ -132,6 +148,10 @@ class LmdbImages(ImageSource):
                     name = key.decode("latin1")
                     yield position, name, self._image(value, name)
 
+    def keys(self) -> List[str]:
+        with self._env.begin() as transaction:
+            return [key.decode("latin1") for key in transaction.cursor().iternext(values=False)]
+
     def get(self, keys: Sequence[str]) -> np.ndarray:
         with self._env.begin() as transaction:
             images = []
@@ -196,6 +216,9 @@ class FolderImages(ImageSource):
     def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
         for position, key in enumerate(self._keys[start:stop]):
             yield start + position, key, self._image(key)
+
+    def keys(self) -> List[str]:
+        return list(self._keys)
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
         images = [self._image(key) for key in keys]

@@ -27,7 +27,7 @@ class InputSpace:
         mean: what was subtracted from pixels of 0..255, in `order`: (C, 1, 1) or (C, H, W); None: nothing.
         scale: what the difference was multiplied by.
         whitening: None, or the arrays of a whitening.npz: method, shape, mean, gcn_scale, gcn_min_divisor, typical_mean,
-            typical_norm and, for gcn-zca, zca and zca_inverse.
+            typical_norm and, for gcn-zca, zca and (computed when first needed) zca_inverse.
         source: the file it came from, for the JSON beside a picture.
     """
 
@@ -107,6 +107,19 @@ class InputSpace:
             "source": self.source,
         }
 
+    def check_same(self, data: InputSpace) -> None:
+        """Images that were whitened by `data` are what a net of this space expects.
+
+        Raises: VizError: another method or norm, or another mean than two fits to nearly the same images have.
+        """
+        one, other = self.whitening, data.whitening
+        assert one is not None and other is not None
+        for word in ("method", "gcn_scale", "shape"):
+            if one[word] != other[word]:
+                raise VizError(data.source, f"{word} {other[word]}", f"{one[word]}, as in {self.source}")
+        if not np.allclose(one["mean"], other["mean"], atol=0.05 * max(1.0, float(np.abs(one["mean"]).max()))):
+            raise VizError(data.source, "the mean of other images", f"that of {self.source}")
+
     def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
         """The mean, its middle where the image is a crop of it."""
         assert self.mean is not None
@@ -149,7 +162,9 @@ class InputSpace:
         assert w is not None
         if w["method"] == "raw":
             return rows + w["mean"]
-        if w.get("zca_inverse") is not None:
+        if w.get("zca") is not None:
+            if w.get("zca_inverse") is None:  # a compact file leaves it out
+                w["zca_inverse"] = np.linalg.inv(w["zca"].astype(np.float64)).astype(np.float32)
             rows = rows @ w["zca_inverse"] + w["mean"]
         return rows * np.float32(w["typical_norm"] / w["gcn_scale"]) + np.float32(w["typical_mean"])
 
@@ -164,16 +179,32 @@ def load_whitening(path: PathLike) -> InputSpace:
         with np.load(where, allow_pickle=False) as file:
             names = set(file.files)
             arrays = {name: file[name] for name in names & {"mean", "zca", "zca_inverse"}}
+            if "zca_triangle" in names:
+                arrays["zca"] = _unfolded(file["zca_triangle"])
             scalars = {
                 name: file[name].item()
                 for name in ("method", "gcn_scale", "gcn_min_divisor", "typical_mean", "typical_norm")
             }
             shape: Tuple[int, ...] = tuple(int(n) for n in file["shape"])
+            if scalars["method"] == "gcn-zca" and "zca" not in arrays:
+                raise ValueError("no array zca")
     except FileNotFoundError:
         raise VizError(where, "no such file", "the whitening.npz of a prepared data set") from None
     except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
         raise VizError(where, f"an unreadable file ({error})", "the whitening.npz of a prepared data set") from None
     return InputSpace(order="RGB", whitening={**arrays, **scalars, "shape": shape}, source=where)
+
+
+def _unfolded(triangle: np.ndarray) -> np.ndarray:
+    """The symmetric (D, D) matrix of its upper triangle, row by row: what data_prep keeps in a compact file."""
+    size = int((np.sqrt(8 * triangle.size + 1) - 1) // 2)
+    if size * (size + 1) // 2 != triangle.size:
+        raise ValueError(f"a triangle of {triangle.size} values")
+    matrix = np.empty((size, size), np.float32)
+    matrix[np.triu_indices(size)] = triangle
+    lower = np.tril_indices(size, -1)
+    matrix[lower] = matrix.T[lower]
+    return matrix
 
 
 def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSpace:
