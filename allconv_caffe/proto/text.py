@@ -130,6 +130,9 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
     reason = re.sub(r"^\d+:\d+ ?: ", "", str(error))
     rows = text.split("\n")
     found: Optional[str] = None
+    if re.match(r"Expected \"[}>]\"", reason):  # the library names the last word before the end
+        line, column = len(rows), len(rows[-1]) + 1
+    reason = reason.replace("'': ", "", 1)
     if line is not None and line <= len(rows):
         row = rows[line - 1]
         reason = reason.replace(f"'{row}': ", "", 1).replace(f"{row!r}: ", "", 1)
