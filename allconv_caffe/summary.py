@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.proto import Datum, NetParameter, read_net
+from allconv_caffe.proto import BlobShape, Datum, NetParameter, read_net
 
 Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
@@ -203,12 +203,30 @@ def _data(layer: _Layer) -> _Result:
                 f"layer '{layer.param.name}': 3 channels supposed; its LMDB is not there to be asked"
             )
     else:
-        raise SummaryError(
-            f"{layer.where}: source",
-            layer.param.data_param.source,
-            "an LMDB that is there, crop_size, or --input-shape",
+        beside = _deploy_shape(layer.net)
+        if beside is None:
+            raise SummaryError(
+                f"{layer.where}: source",
+                layer.param.data_param.source,
+                "an LMDB that is there, crop_size, a deploy.prototxt beside it, or --input-shape",
+            )
+        channels, height, width = beside
+        layer.net.notes.append(
+            f"layer '{layer.param.name}': {channels}x{height}x{width} as deploy.prototxt beside it says; its LMDB is not "
+            "there to be asked"
         )
     return _with_label(layer, (batch, channels, crop or height, crop or width))
+
+
+def _deploy_shape(net: _Net) -> tuple[int, int, int] | None:
+    """(C, H, W) of the input of the deploy.prototxt in the same folder, if there is such a file with one image input."""
+    path = Path(net.where).with_name("deploy.prototxt")
+    if not path.is_file():
+        return None
+    deploy = read_net(path)
+    shapes = [shape for layer in deploy.layer if layer.type == "Input" for shape in layer.input_param.shape]
+    dims = tuple(int(size) for size in (shapes or list(deploy.input_shape) or [BlobShape()])[0].dim)
+    return (dims[1], dims[2], dims[3]) if len(dims) == 4 else None
 
 
 def _peek(layer: _Layer) -> tuple[int, int, int] | None:

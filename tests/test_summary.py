@@ -191,7 +191,18 @@ def test_legacy_input_and_given_shape(tmp_path: Path) -> None:
     with pytest.raises(s.SummaryError) as caught:
         s.summarize(data)
     assert str(caught.value) == (
-        f"{data}: layer 'd': source: found 'nowhere', expected an LMDB that is there, crop_size, or --input-shape"
+        f"{data}: layer 'd': source: found 'nowhere', expected an LMDB that is there, crop_size, "
+        "a deploy.prototxt beside it, or --input-shape"
+    )
+
+
+def test_without_its_lmdb_a_net_is_as_large_as_its_deploy_net() -> None:
+    """Committed train_val files say no image size: the deploy net beside them does, and a note says that it was asked."""
+    path = SOLVERS / "cifar10-allcnn-c/train_val.prototxt"
+    summary = s.summarize(path, root=Path("nowhere"))
+    assert summary.parameters == 1_369_738 and summary.layers[0].shapes[0][1:] == (3, 32, 32)
+    assert summary.notes == (
+        "layer 'data': 3x32x32 as deploy.prototxt beside it says; its LMDB is not there to be asked",
     )
 
 
