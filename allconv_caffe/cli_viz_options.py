@@ -88,6 +88,11 @@ class Inputs:
     quiet: bool = False
 
     @property
+    def name(self) -> str:
+        """What a page about the net is called: the model's name, else that of the net's file."""
+        return Path(self.model).name if self.model is not None else self.files[0].stem
+
+    @property
     def progress(self) -> bool:
         """Whether bars are shown."""
         return not self.quiet

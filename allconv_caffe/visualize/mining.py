@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from .errors import VizError
+from .rules import is_relu
 from .unit import Unit, check_blob
 
 if TYPE_CHECKING:
@@ -183,6 +184,30 @@ class TopK:
         _same("net", self.net_sha256, net.net_sha256)
         if source is not None:
             _same("data", self.source_sha256, source.fingerprint)
+
+
+def relu_blobs(net: VizNet) -> List[str]:
+    """The blobs that a ReLU writes, in the net's order: those whose values at or below 0 mean a unit that is off.
+
+    Raises: VizError: a net without ReLU.
+    """
+    found = [top for layer in net.param.layer if is_relu(layer) for top in layer.top if top in net.blob_names]
+    if not found:
+        raise VizError(net.where, "no ReLU layer", "blobs by name", net.blob_names)
+    return list(dict.fromkeys(found))
+
+
+def shard_from_text(text: Optional[str]) -> Tuple[int, int]:
+    """``2/4``, the second of four parts, as `mine` takes it: (1, 4). None: the whole.
+
+    Raises: VizError: another form.
+    """
+    if text is None:
+        return 0, 1
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise VizError("shard", repr(text), "I/N with 1 <= I <= N, as 1/4")
+    return int(part) - 1, int(count)
 
 
 def mine(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .crops import crop, crop_picture
 from .errors import VizError
 from .receptive_field import Box, receptive_field
-from .reconstruct import reconstruct
+from .reconstruct import reconstruct_rules
+from .rules import RULES, rule_name
 from .unit import Unit
 
 if TYPE_CHECKING:
     from .engines import VizNet
     from .mining import TopK
     from .sources import ImageSource
+    from .whitening import InputSpace
 
 TOLERANCE = 1e-4  # relative: the same activation on another engine or machine
 
@@ -60,31 +63,72 @@ def top_patches(
 
     Raises: VizError: results of other weights, net or data; an activation that is not the one that was mined.
     """
+    rule = rule_name(rule)
+    return top_patches_rules(
+        net, source, topk, blob, channels, k=k, rules=[rule], seed=seed, batch_size=batch_size, progress=progress
+    )[rule]
+
+
+def top_patches_rules(
+    net: VizNet,
+    source: ImageSource,
+    topk: TopK,
+    blob: str,
+    channels: Sequence[int],
+    *,
+    k: Optional[int] = None,
+    rules: Sequence[str] = RULES,
+    seed: Optional[float] = 1.0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Dict[str, List[List[Patch]]]:
+    """`top_patches` by several rules, by their names, with one forward pass for all of them."""
     topk.check(net, source)
+    rules = list(dict.fromkeys(rule_name(rule) for rule in rules))
     field = receptive_field(net, blob)
     found: List[Tuple[int, int, str, Unit, float]] = [
         (row, rank, key, unit, value)
         for row, channel in enumerate(channels)
         for rank, (key, unit, value) in enumerate(topk.units(blob, channel, k))
     ]
-    out: List[List[Patch]] = [[] for _ in channels]
+    out: Dict[str, List[List[Patch]]] = {rule: [[] for _ in channels] for rule in rules}
     if not found:
         return out
     keys = sorted({key for _, _, key, _, _ in found})
     images = source.get(keys)
     place = {key: i for i, key in enumerate(keys)}
-    maps = reconstruct(
-        net, images, [(place[key], unit) for _, _, key, unit, _ in found], rule, seed=seed, batch_size=batch_size,
+    maps = reconstruct_rules(
+        net, images, [(place[key], unit) for _, _, key, unit, _ in found], rules, seed=seed, batch_size=batch_size,
         progress=progress,
     )  # fmt: skip
     for i, (row, rank, key, unit, value) in enumerate(found):
-        now = float(maps.activations[i])
+        now = float(maps[rules[0]].activations[i])
         if abs(now - value) > TOLERANCE * max(abs(value), 1e-6):
             raise VizError(
                 f"{source.where}: {key}: unit {unit}", f"activation {now:.6g}", f"{value:.6g}, as mined: the image, the "
                 "weights or the preprocessing are not the same; mine again"
             )  # fmt: skip
-        out[row].append(
-            Patch(unit, key, rank, now, field.box(unit), images[place[key]], maps.maps[i], maps.rule, float(maps.seeds[i]))
-        )
+        for rule in rules:
+            out[rule][row].append(
+                Patch(unit, key, rank, now, field.box(unit), images[place[key]], maps[rule].maps[i], rule,
+                      float(maps[rule].seeds[i]))
+            )  # fmt: skip
     return out
+
+
+def cut(patches: Sequence[Patch], space: InputSpace, shown: str = "input") -> Tuple[List[np.ndarray], List[np.ndarray]]:
+    """The patches' boxes cut out of image and map.
+
+    Args:
+        shown: "input" or "pixel": the space of the maps.
+
+    Returns: pictures (box height, box width, 3) uint8; maps (C, box height, box width) float32, planes R, G, B.
+    """
+    if not patches:
+        return [], []
+    pictures = space.pictures(np.stack([patch.image for patch in patches]))
+    maps = space.maps(np.stack([patch.map for patch in patches]), shown)
+    return (
+        [crop_picture(picture, patch.box) for picture, patch in zip(pictures, patches)],
+        [crop(map_, patch.box) for map_, patch in zip(maps, patches)],
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from .errors import VizError
-from .rules import rule_name
+from .rules import RULES, rule_name
 from .unit import Unit, check_unit
 
 if TYPE_CHECKING:
@@ -77,12 +77,27 @@ def reconstruct(
         of live units is all zero, why that is and what helps.
     """
     rule = rule_name(rule)
+    return reconstruct_rules(net, images, units, [rule], seed=seed, batch_size=batch_size, progress=progress)[rule]
+
+
+def reconstruct_rules(
+    net: VizNet,
+    images: np.ndarray,
+    units: Sequence[Union[Unit, Tuple[int, Unit]]],
+    rules: Sequence[str] = RULES,
+    *,
+    seed: Optional[float] = 1.0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Dict[str, Reconstructions]:
+    """`reconstruct` by several rules, by their names: one forward pass serves all of them."""
+    rules = list(dict.fromkeys(rule_name(rule) for rule in rules))
     images = np.asarray(images)
     pairs = _pairs(units, len(images))
     for unit in {unit for _, unit in pairs}:
         check_unit(net, unit)
     k = len(pairs)
-    maps = np.zeros((k, *net.input_shape), np.float32)
+    maps = {rule: np.zeros((k, *net.input_shape), np.float32) for rule in rules}
     activations, seeds = np.zeros(k, np.float32), np.zeros(k, np.float32)
     for blob, rows in _batches(pairs, batch_size, progress):
         data = net.forward(images[[pairs[row][0] for row in rows]], (blob,), until=blob)[blob]
@@ -92,11 +107,12 @@ def reconstruct(
             activations[row] = data[place]
             seeds[row] = data[place] if seed is None else seed
             start[place] = seeds[row]
-        maps[rows] = net.backward(blob, start, rule)
-    out = Reconstructions(
-        maps, [unit for _, unit in pairs], np.array([i for i, _ in pairs], np.int64), activations, seeds, rule
-    )
-    _explain_zeros(net, out)
+        for rule in rules:
+            maps[rule][rows] = net.backward(blob, start, rule)
+    chosen, indices = [unit for _, unit in pairs], np.array([i for i, _ in pairs], np.int64)
+    out = {rule: Reconstructions(maps[rule], chosen, indices, activations, seeds, rule) for rule in rules}
+    for found in out.values():
+        _explain_zeros(net, found)
     return out
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 import numpy as np
 
+from .display import zero_centred
 from .errors import VizError
 from .reconstruct import reconstruct
 from .rules import RULES, rule_name
@@ -334,12 +335,6 @@ class Sanity:
                     else:
                         axes.text(0.5, 0.5, "dead", ha="center", va="center", fontsize=7, transform=axes.transAxes)
         figure.savefig(path)
-
-
-def zero_centred(map_: np.ndarray) -> np.ndarray:
-    """A signed map (C, H, W) as a picture (H, W, 3) of 0..1: 0 is mid grey, the largest value white or black."""
-    picture = np.clip(0.5 + map_ / (2 * max(float(np.abs(map_).max()), 1e-30)), 0, 1).transpose(1, 2, 0)
-    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
 
 
 def _named(values: np.ndarray) -> Dict[str, Optional[float]]:
