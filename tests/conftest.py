@@ -75,3 +75,67 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid}: skipped, but ALLCONV_REQUIRE_CAFFE is set: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the examples of `allconv viz` find it: a model, a prepared data set, and what was mined in build/.
+
+    models/cifar10-allcnn-c-jpeg is an All-CNN-C of 6 and 8 channels with weights by seed, channel 3 of conv3 dead;
+    data/cifar10-jpeg has 12 test images, smooth ones, whitened by GCN.
+    """
+    import json
+
+    import numpy as np
+
+    from allconv_caffe import derive, zoo
+    from allconv_caffe.proto import NetParameter, read_net, write_binary
+    from allconv_caffe.visualize.engines import open_net
+    from allconv_caffe.visualize.mining import mine
+    from allconv_caffe.visualize.sources import open_images
+    from allconv_caffe.visualize.whitening import load_whitening
+    from data_prep import cifar, pipeline
+
+    world = tmp_path_factory.mktemp("viz")
+    model, data, built = world / "models" / "cifar10-allcnn-c-jpeg", world / "data" / "cifar10-jpeg", world / "build"
+    for folder in (model, data.parent, built):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(4)
+    coarse = rng.integers(0, 256, (24, 3, 8, 8)).repeat(4, axis=2).repeat(4, axis=3)
+    images = np.clip(coarse + rng.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
+    labels = np.arange(24) % 10
+    archive = cifar.write_python_archive(
+        world / "made.tar.gz", images[:12], labels[:12], images[12:], labels[12:], list("abcdefghij")
+    )
+    pipeline.prepare(archive, data, preprocessing="gcn", progress=False)
+
+    derive.derive("all_cnn_c", world / "derived", widths={96: 6, 192: 8})
+    (model / "deploy.prototxt").write_bytes((world / "derived" / "deploy.prototxt").read_bytes())
+    weights = NetParameter(name="small")
+    for layer in read_net(model / "deploy.prototxt").layer:
+        if layer.type != "Convolution":
+            continue
+        size, outputs = layer.convolution_param.kernel_size[0], layer.convolution_param.num_output
+        inputs = {"conv1": 3, "conv2": 6, "conv3": 6, "conv4": 6}.get(layer.name, 8)
+        values = rng.normal(0, (2 / (inputs * size * size)) ** 0.5, (outputs, inputs, size, size))
+        bias = rng.normal(0, 0.1, outputs)
+        if layer.name == "conv3":
+            values[3], bias[3] = 0, -1
+        stored = weights.layer.add(name=layer.name, type="Convolution")
+        for array in (values, bias):
+            blob = stored.blobs.add()
+            blob.shape.dim.extend(array.shape)
+            blob.data.extend(array.ravel().tolist())
+    write_binary(model / "small.caffemodel", weights)
+    (model / "whitening.npz").write_bytes((data / "whitening.npz").read_bytes())
+    files = {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}
+    card = {"format_version": zoo.FORMAT_VERSION, "name": model.name, **{key: {"file": name} for key, name in files.items()}}
+    (model / zoo.CARD).write_text(json.dumps(card))
+
+    net = open_net(model / "deploy.prototxt", model / "small.caffemodel")
+    source = open_images(data / "test_lmdb", net.input_shape, load_whitening(model / "whitening.npz"))
+    blobs = ["conv3", "conv6", "conv9"]
+    mine(net, source, blobs, k=4, path=built / "topk.npz", progress=False)
+    for i in range(2):
+        mine(net, source, blobs, k=4, shard=(i, 2), path=built / f"part-{i + 1}.npz", progress=False)
+    return world

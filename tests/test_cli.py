@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,10 +78,16 @@ def test_every_help_ends_with_an_example(path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(("path", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
-def test_every_example_works(path: tuple[str, ...], line: str, calls: list[Any], tmp_path: Path) -> None:
+def test_every_example_works(
+    path: tuple[str, ...], line: str, viz_world: Path, calls: list[Any], tmp_path: Path
+) -> None:
     """Each example of a help text runs and returns status 0."""
     if "--check" in line or "summary" in line:
         (tmp_path / "solvers").symlink_to(ROOT / "solvers")
+    if path[:1] == ("viz",):
+        shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
+        if "mine" in path:
+            (tmp_path / "build" / "topk.npz").unlink()
     result = invoke(*shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
 

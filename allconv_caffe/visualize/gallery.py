@@ -114,7 +114,7 @@ def gallery(
         "net": net.where, "engine": net.engine, "weights_sha256": net.weights_sha256, "net_sha256": net.net_sha256,
         "data": topk.source or source.where, "data_sha256": topk.source_sha256, "images": topk.images_seen, "rules": list(rules),
         "seed": 1.0, "maps": {"space": shown, "normalisation": "zero-centred, each patch by its largest value"},
-        "input": space.describe(), "command": command,
+        "input": space.describe(), "arrays": arrays, "command": command,
     }  # fmt: skip
     writer = _Writer(where, title or os.path.basename(net.where) or "net", facts)
     bar = None
@@ -237,7 +237,7 @@ def histogram_svg(counts: np.ndarray, width: int = 260, height: int = 64) -> str
     parts.append(f'<text x="0" y="{height + 10}">off</text>')
     if len(used):
         high = EDGES[min(used[-1], len(EDGES) - 1)]
-        parts.append(f'<text x="{step + 8:.1f}" y="{height + 10}">{EDGES[used[0] - 1]:.2g}</text>')
+        parts.append(f'<text x="{max(step, 20) + 4:.1f}" y="{height + 10}">{EDGES[used[0] - 1]:.2g}</text>')
         parts.append(f'<text x="{min(len(bars) * step, width):.1f}" y="{height + 10}" text-anchor="end">{high:.2g}</text>')
     return "".join(parts) + "</svg>"
 
