@@ -7,10 +7,13 @@ import io
 import lzma
 import os
 import posixpath
+import re
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from data_prep.errors import PrepError
 
 MAX_MEMBER_BYTES = 1 << 30  # CIFAR-100's train file, the largest we know, has 155 MB; a bomb has more
 _BLOCK = 1 << 20
+_UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # a byte that is no UTF-8 arrives as a lone surrogate
+_MAGIC = (b"BZh", b"PK\x03\x04")  # bz2 and zip, of which tarfile does not say that they end too early
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ def file_checksums(path: Path) -> Checksums:
     """MD5 (which the CIFAR page publishes) and SHA-256 of one file, read once.
 
     Raises:
-        PrepError: the file cannot be read.
+        PrepError: the file cannot be read, or is a pipe, socket or device.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise PrepError(path, "a pipe, socket or device", "an archive or a folder of images")
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     try:
         with open(path, "rb") as file:
@@ -50,23 +57,37 @@ def file_checksums(path: Path) -> Checksums:
 
 
 def folder_checksums(path: Path) -> Checksums:
-    """Digests over `<relative name>\\0<size>\\0<bytes>` of all files in name order: two folders can be compared."""
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    for name, data in _folder_members(path, lambda name: True, None):
-        head = f"{name}\0{len(data)}\0".encode()
-        for digest in (md5, sha256):
-            digest.update(head)
-            digest.update(data)
-        size += len(data)
-    return Checksums(size, md5.hexdigest(), sha256.hexdigest())
+    """Digests over `<relative name>\\0<size>\\0<bytes>` of all files in name order: two folders can be compared.
+
+    Raises:
+        PrepError: a file cannot be read, is a pipe, socket or device, or has a name that is not UTF-8.
+    """
+    md5, sha256, total = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    for name, full, size in _folder_files(path):
+        head = f"{name}\0{size}\0".encode()
+        md5.update(head)
+        sha256.update(head)
+        with _reading(full), open(full, "rb") as file:
+            while block := file.read(_BLOCK):
+                md5.update(block)
+                sha256.update(block)
+        total += size
+    return Checksums(total, md5.hexdigest(), sha256.hexdigest())
 
 
-def members(path: Path, wanted: Callable[[str], bool], *, progress: tqdm | None = None) -> Iterator[tuple[str, bytes]]:
+def members(
+    path: Path,
+    wanted: Callable[[str], bool],
+    *,
+    folder: Callable[[str], object] = lambda name: None,
+    progress: tqdm | None = None,
+) -> Iterator[tuple[str, bytes]]:
     """Yield `(name, bytes)` of every regular file whose name is wanted, in the order in which it is stored.
 
     Args:
         path: A folder, or a tar (plain, gz, bz2, xz) or zip file.
         wanted: Called with the member's name, components joined by "/".
+        folder: Called with the name of every folder that is stored as such, also an empty one.
         progress: A bar whose total is the file's size in bytes (for a folder: unknown).
 
     Raises:
@@ -74,13 +95,15 @@ def members(path: Path, wanted: Callable[[str], bool], *, progress: tqdm | None 
             out of the archive, is a link or a device, or is larger than MAX_MEMBER_BYTES.
     """
     if path.is_dir():
-        yield from _folder_members(path, wanted, progress)
+        yield from _folder_members(path, wanted, folder, progress)
         return
     if not path.exists():
         raise PrepError(path, "nothing", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
+    if not path.is_file():
+        raise PrepError(path, "a pipe, socket or device", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
     with _damage(path):
         is_zip = zipfile.is_zipfile(path)
-        yield from (_zip_members if is_zip else _tar_members)(path, wanted, progress)
+        yield from (_zip_members if is_zip else _tar_members)(path, wanted, folder, progress)
 
 
 class _damage:
@@ -101,16 +124,30 @@ class _damage:
                 self.path, f"a truncated archive ({size} bytes)", "a complete one; download it again"
             ) from error
         if isinstance(error, tarfile.ReadError):
+            with open(self.path, "rb") as file:
+                begun = file.read(8).startswith(_MAGIC)
+            if begun:
+                raise PrepError(
+                    self.path, f"a truncated or damaged archive ({size} bytes)", "a complete one; download it again"
+                ) from error
             raise PrepError(
                 self.path, f"no readable archive ({size} bytes)", "tar, tar.gz, tar.bz2, tar.xz or zip"
             ) from error
         if isinstance(error, (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)):
             raise PrepError(self.path, f"a damaged archive ({error})", "an intact one; download it again") from error
+        if isinstance(error, (NotImplementedError, RuntimeError)):  # zipfile's words for a method it lacks, a password
+            raise PrepError(self.path, f"a zip file that cannot be read ({error})", "one without encryption") from error
         if isinstance(error, OSError):
             raise PrepError(self.path, f"a damaged or unreadable archive ({error})", "an intact one") from error
 
 
+def _checked_letters(path: Path, name: str) -> None:
+    if _UNSPEAKABLE.search(name):
+        raise PrepError(path, f"a file named {name!r}", "a name in UTF-8 without control characters")
+
+
 def _checked_name(path: Path, name: str) -> str:
+    _checked_letters(path, name)
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or (len(name) > 1 and name[1] == ":"):
         raise PrepError(path, f"a member named {name!r}", "names that stay inside the archive")
@@ -152,7 +189,9 @@ class _CountingFile(io.RawIOBase):
         super().close()
 
 
-def _tar_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
+def _tar_members(
+    path: Path, wanted: Callable[[str], bool], folder: Callable[[str], object], progress: tqdm | None
+) -> Iterator[tuple[str, bytes]]:
     with (
         io.BufferedReader(_CountingFile(path, progress), _BLOCK) as raw,
         tarfile.open(fileobj=raw, mode="r:*") as tar,
@@ -161,6 +200,7 @@ def _tar_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | Non
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header: 60 MB for 60,000 files
             name = _checked_name(path, member.name)
             if member.isdir():
+                folder(name)
                 continue
             if not member.isreg():
                 raise PrepError(f"{path}: {name}", "a link or device", "regular files and folders only")
@@ -177,12 +217,16 @@ def _tar_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | Non
             pass
 
 
-def _zip_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
+def _zip_members(
+    path: Path, wanted: Callable[[str], bool], folder: Callable[[str], object], progress: tqdm | None
+) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = _checked_name(path, info.filename)
             if progress is not None:
                 progress.update(info.compress_size)
+            if info.is_dir():
+                folder(name)
             if info.is_dir() or not wanted(name):
                 continue
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
@@ -191,19 +235,46 @@ def _zip_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | Non
             yield name, archive.read(info)
 
 
-def _folder_members(path: Path, wanted: Callable[[str], bool], progress: tqdm | None) -> Iterator[tuple[str, bytes]]:
-    for folder, subfolders, files in os.walk(path):
-        subfolders.sort()
-        for file in sorted(files):
-            full = Path(folder) / file
-            name = full.relative_to(path).as_posix()
-            if not wanted(name):
-                continue
-            _checked_size(path, name, full.stat().st_size)
-            try:
-                data = full.read_bytes()
-            except OSError as error:
-                raise PrepError(full, f"an unreadable file ({error.strerror})", "a readable one") from error
-            if progress is not None:
-                progress.update(len(data))
-            yield name, data
+def _folder_members(
+    path: Path, wanted: Callable[[str], bool], folder: Callable[[str], object], progress: tqdm | None
+) -> Iterator[tuple[str, bytes]]:
+    for name, full, size in _folder_files(path, folder):
+        if not wanted(name):
+            continue
+        _checked_size(path, name, size)
+        with _reading(full):
+            data = full.read_bytes()
+        if progress is not None:
+            progress.update(len(data))
+        yield name, data
+
+
+def _folder_files(path: Path, folder: Callable[[str], object] = lambda name: None) -> Iterator[tuple[str, Path, int]]:
+    """Name, place and size of every file below a folder, in name order. Links are followed; the system ends circles."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    with _reading(path):
+        for place, subfolders, files in os.walk(path, onerror=refuse, followlinks=True):
+            subfolders.sort()
+            for subfolder in subfolders:
+                folder((Path(place) / subfolder).relative_to(path).as_posix())
+            for file in sorted(files):
+                full = Path(place) / file
+                name = full.relative_to(path).as_posix()
+                _checked_letters(path, name)
+                with _reading(full):
+                    status = full.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise PrepError(full, "a pipe, socket or device", "regular files and folders only")
+                yield name, full, status.st_size
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise PrepError(place, f"an unreadable file ({error.strerror or error})", "a readable one") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import pickletools
 import struct
 import tarfile
 from collections.abc import Callable, Sequence
@@ -172,14 +173,16 @@ def load_pickle(data: bytes, where: str) -> Any:
                 ) from None
 
     def plain(value: Any) -> Any:
-        if isinstance(value, StoredArray):
-            return value.array
-        if isinstance(value, dict):
-            return {(k.decode("latin1") if isinstance(k, bytes) else k): plain(v) for k, v in value.items()}
-        return value
+        return value.array if isinstance(value, StoredArray) else value
 
     try:
-        return plain(Unpickler(io.BytesIO(data), encoding="bytes").load())
+        for opcode, argument, _ in pickletools.genops(data):  # one number can make the memo take all memory there is
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) < len(data):
+                raise PrepError(where, f"a pickle that numbers an object {argument}", f"numbers below {len(data)}")
+        value = plain(Unpickler(io.BytesIO(data), encoding="bytes").load())
+        if not isinstance(value, dict):
+            return value
+        return {(k.decode("latin1") if isinstance(k, bytes) else k): plain(v) for k, v in value.items()}
     except PrepError:
         raise
     except (EOFError, pickle.UnpicklingError) as error:
@@ -197,6 +200,12 @@ class Batch:
 
     images: UInt8Array
     labels: dict[str, IntArray]
+
+
+def _listed(content: dict[Any, Any]) -> str:
+    """The first of a dictionary's keys, for an error."""
+    names = sorted(str(key)[:40] for key in content)
+    return f"{names[:8]}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def parse_batch(data: bytes, form: Format, where: str) -> Batch:
@@ -224,7 +233,7 @@ def parse_batch(data: bytes, form: Format, where: str) -> Batch:
         raise PrepError(where, f"a {type(content).__name__}", "a dictionary with 'data' and labels")
     pixels = content.get("data")
     if not isinstance(pixels, np.ndarray):
-        raise PrepError(where, f"entries {sorted(map(str, content))}", f"'data', an array (N, {_PIXELS}) uint8")
+        raise PrepError(where, f"entries {_listed(content)}", f"'data', an array (N, {_PIXELS}) uint8")
     if pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise PrepError(where, f"images of shape {pixels.shape}", f"(N, {_PIXELS})")
     labels = {}
@@ -234,7 +243,7 @@ def parse_batch(data: bytes, form: Format, where: str) -> Batch:
         if isinstance(values, np.ndarray):
             values = values.tolist()
         if not isinstance(values, list) or not all(isinstance(v, int) and abs(v) < 1 << 31 for v in values):
-            raise PrepError(where, f"entries {sorted(map(str, content))}", f"{entry!r}, a list of integers")
+            raise PrepError(where, f"entries {_listed(content)}", f"{entry!r}, a list of integers")
         if len(values) != len(pixels):
             raise PrepError(where, f"{len(pixels)} images and {len(values)} {entry}", "as many labels as images")
         labels[kind] = np.array(values, np.int64)

@@ -13,6 +13,8 @@ from data_prep.errors import PrepError
 from data_prep.imageset import CIFAR10_CLASSES, Split, UInt8Array
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_OTHER_SUFFIXES = (".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".jpe", ".jfif", ".avif", ".heic")
+_FOLDER = re.compile(r"^(?:.*/)?(train|test)/([^/.][^/]*)$")
 _PATTERN = re.compile(r"^(?:.*/)?(train|test)/([^/]+)/([^/]+)$")
 _BATCH = 512
 
@@ -21,6 +23,24 @@ def is_image(name: str) -> bool:
     """Whether a member's name ends in `(train|test)/<class>/<file>.{jpg,jpeg,png}`."""
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(SUFFIXES) and not base.startswith(".") and _PATTERN.match(name) is not None
+
+
+def check_place(name: str, where: str) -> None:
+    """Stop at an image that would be passed over in silence: at another depth than `train/<class>/`, or of a kind that
+    is not read.
+
+    Raises:
+        PrepError: such an image.
+    """
+    *folders, base = name.split("/")
+    suffix = "." + base.rsplit(".", 1)[-1].lower()
+    if base.startswith(".") or "__MACOSX" in folders or not {"train", "test"} & set(folders):
+        return
+    placed = _PATTERN.match(name) is not None
+    if placed and suffix in _OTHER_SUFFIXES:
+        raise PrepError(f"{where}: {name}", f"an image of the kind {suffix}", " or ".join(SUFFIXES))
+    if not placed and suffix in SUFFIXES:
+        raise PrepError(f"{where}: {name}", "an image at this depth", "train/<class>/<image> and test/<class>/<image>")
 
 
 def decode(data: bytes, where: str) -> UInt8Array:
@@ -52,10 +72,16 @@ class ImageTree:
         self._pool = ThreadPoolExecutor(max_workers=min(8, cpu_count() or 1), thread_name_prefix="decode")
         self._waiting: list[tuple[str, bytes]] = []
         self._futures: list[Future[list[tuple[str, UInt8Array]]]] = []
+        self._folders: set[tuple[str, str]] = set()
         self.suffixes: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._futures) * _BATCH + len(self._waiting)
+
+    def folder(self, name: str) -> None:
+        """Note a folder: where it stands for a class, `finish` expects an image in it."""
+        if match := _FOLDER.match(name):
+            self._folders.add((match[1], match[2]))
 
     def add(self, name: str, data: bytes) -> None:
         self._waiting.append((name, data))
@@ -85,6 +111,11 @@ class ImageTree:
             if not classes:
                 raise PrepError(
                     self._where, f"no folder {split}/<class> with images", "train/<class>/ and test/<class>/"
+                )
+        for split, label in sorted(self._folders):
+            if label not in places[split]:
+                raise PrepError(
+                    f"{self._where}: {split}", f"no image of class {label}", "an image in each class folder"
                 )
         for split, other in (("train", "test"), ("test", "train")):
             if missing := sorted(set(places[other]) - set(places[split])):

@@ -67,6 +67,8 @@ def check(images: ImageSet, where: str | Path) -> ImageSet:
     classes = len(images.class_names)
     if classes < 2:
         raise PrepError(where, f"{classes} classes", "at least 2")
+    if twice := sorted({name for name in images.class_names if images.class_names.count(name) > 1}):
+        raise PrepError(where, f"several classes named {', '.join(twice)}", "a name of its own for each class")
     for name, split in (("train", images.train), ("test", images.test)):
         place = f"{where}: {name}"
         if split.images.dtype != np.uint8 or split.images.ndim != 4 or split.images.shape[1] != 3:

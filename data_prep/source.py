@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data_prep import archive, cifar
 from data_prep.errors import PrepError
-from data_prep.images import ImageTree, display_name, is_image
+from data_prep.images import ImageTree, check_place, display_name, is_image
 from data_prep.imageset import CIFAR10_CLASSES, ImageSet, Split, check
 
 DATASETS = ("cifar10", "cifar100", "images")
@@ -64,9 +64,7 @@ def read(source: str | Path, *, dataset: str = "cifar10", labels: str = "fine", 
         with tqdm(
             total=checksums.bytes, desc="read", unit="B", unit_scale=True, disable=not progress, leave=False
         ) as bar:
-            for member, data in archive.members(
-                path, lambda n: is_image(n) or _base(n) in cifar.MEMBER_FORMATS, progress=bar
-            ):
+            for member, data in archive.members(path, lambda n: _is_wanted(n, path), folder=tree.folder, progress=bar):
                 if is_image(member):
                     tree.add(member, data)
                     continue
@@ -104,6 +102,11 @@ def read(source: str | Path, *, dataset: str = "cifar10", labels: str = "fine", 
     finally:
         tree.close()
     return check(images, path)
+
+
+def _is_wanted(name: str, path: Path) -> bool:
+    check_place(name, str(path))
+    return is_image(name) or _base(name) in cifar.MEMBER_FORMATS
 
 
 def _base(name: str) -> str:

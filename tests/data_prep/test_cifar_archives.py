@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -9,6 +10,7 @@ import os
 import pickle
 import tarfile
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,8 @@ def test_a_malicious_pickle_runs_nothing(
         b"\x80\x02cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R.",
         b"\x80\x02\x82\x01.",  # copyreg's extension registry
         b"\x80\x02U\x03abcQ.",  # a persistent id
+        b"\x80\x02]r\x00\x00\x00\x08.",  # a memo of 2 GB for one empty list
+        b"\x80\x02}q\x00" + b"".join(b"}(U\x01ah%cU\x01bh%cuq%c" % (i, i, i + 1) for i in range(60)) + b".",
         b"garbage",
     ],
 )
@@ -159,6 +163,66 @@ def test_a_malformed_pickle_is_one_clear_error(data: bytes) -> None:
     with pytest.raises(PrepError, match="^batch: found "):
         batch = cifar.parse_batch(data, cifar.FORMATS[0], "batch")
         raise AssertionError(batch)
+
+
+def test_a_malformed_pickle_costs_nothing() -> None:
+    """Twenty bytes cannot make the reader take gigabytes (a memo's number) or years (dictionaries within each other)."""
+    memo = b"\x80\x02]r\x00\x00\x00\x20."
+    with pytest.raises(
+        PrepError, match="^batch: found a pickle that numbers an object 536870912; expected numbers below"
+    ):
+        cifar.load_pickle(memo, "batch")
+
+
+def test_a_dictionary_of_many_keys_is_still_one_short_line() -> None:
+    """An error lists eight keys of a dictionary that is no batch, and counts the others."""
+    data = pickle.dumps({"k" * 500 + str(i): i for i in range(1000)}, 2)
+    with pytest.raises(PrepError, match="and 992 more; expected 'data'") as caught:
+        cifar.parse_batch(data, cifar.FORMATS[0], "batch")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("kind", ["password", "method"])
+def test_a_zip_file_that_cannot_be_opened_is_refused(kind: str, tmp_path: Path) -> None:
+    """What zipfile says of a password or of a method that it lacks is one line."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("cifar-10-batches-py/test_batch", b"abc")
+    data = bytearray(path.read_bytes())
+    entry = data.find(b"PK\x01\x02")
+    if kind == "password":
+        data[6] |= 1
+        data[entry + 8] |= 1
+    else:
+        data[8] = data[entry + 10] = 99
+    path.write_bytes(data)
+    with pytest.raises(PrepError, match="a.zip: found a zip file that cannot be read"):
+        source.read(path, progress=False)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.bz2"])
+def test_a_cut_zip_or_bz2_says_so(form: str, arrays: dict[str, Any], tmp_path: Path) -> None:
+    """Half of a zip or bz2 file is not called "no archive"."""
+    whole = cifar.write_python_archive(tmp_path / "whole.tar.gz", **arrays)
+    path = tmp_path / f"a.{form}"
+    with tarfile.open(whole) as tar, (zipfile.ZipFile if form == "zip" else bz2.BZ2File)(path, "w") as made:
+        if isinstance(made, bz2.BZ2File):
+            made.write(gzip.decompress(whole.read_bytes()))
+        else:
+            for member in tar:
+                made.writestr(member.name, tar.extractfile(member).read())  # type: ignore[union-attr]
+    assert len(source.read(path, progress=False).train) == 40
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(PrepError, match="found a truncated or damaged archive"):
+        source.read(path, progress=False)
+
+
+def test_two_classes_of_one_name_are_refused(arrays: dict[str, Any], tmp_path: Path) -> None:
+    """Reports and grids name classes: a name stands for one."""
+    arrays["label_names"][1] = arrays["label_names"][0]
+    path = cifar.write_python_archive(tmp_path / "a.tar.gz", **arrays)
+    with pytest.raises(PrepError, match="found several classes named apple; expected a name of its own"):
+        source.read(path, progress=False)
 
 
 def test_a_pickle_cannot_change_the_reader_for_the_next_one() -> None:

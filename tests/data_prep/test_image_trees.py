@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -196,6 +197,82 @@ def test_hidden_files_and_other_suffixes_are_left_alone(helpers: Any, tmp_path: 
     helpers.make_tree(tmp_path)
     (tmp_path / "train" / "cat" / "._0000.png").write_bytes(b"x")
     (tmp_path / "train" / "cat" / "notes.txt").write_bytes(b"x")
+    assert len(source.read(tmp_path, dataset="images", progress=False).train) == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "train/cat/more/a.png",
+            "SOURCE: train/cat/more/a.png: found an image at this depth; expected train/<class>/<ima",
+        ),
+        ("test/a.jpg", "SOURCE: test/a.jpg: found an image at this depth; expected train/<class>/<image> and test/"),
+        (
+            "train/cat/a.WEBP",
+            "SOURCE: train/cat/a.WEBP: found an image of the kind .webp; expected .jpg or .jpeg or .png",
+        ),
+        (
+            "train/cat/a\nb.png",
+            r"SOURCE: found a file named 'train/cat/a\nb.png'; expected a name in UTF-8 without contr",
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "a.tar", "a.zip"])
+def test_no_image_is_passed_over_in_silence(name: str, line: str, form: str, helpers: Any, tmp_path: Path) -> None:
+    """An image too deep, not deep enough or of a kind that is not read stops the preparation."""
+    tree = tmp_path / "tree"
+    helpers.make_tree(tree)
+    (tree / name).parent.mkdir(exist_ok=True)
+    (tree / name).write_bytes(b"x")
+    assert message(tree if form == "folder" else packed(tree, tmp_path / form)).startswith(line)
+
+
+@pytest.mark.parametrize("form", ["folder", "a.tar"])
+def test_an_empty_class_folder_is_named(form: str, helpers: Any, tmp_path: Path) -> None:
+    """A class whose folder holds no image is not left out in silence; a hidden folder is no class."""
+    tree = tmp_path / "tree"
+    helpers.make_tree(tree)
+    (tree / "train" / ".cache").mkdir()
+    assert len(source.read(tree, dataset="images", progress=False).class_names) == 4
+    (tree / "train" / "zebra").mkdir()
+    path = tree
+    if form == "a.tar":
+        path = tmp_path / form
+        with tarfile.open(path, "w") as tar:
+            tar.add(tree, "top")
+    assert message(path) == "SOURCE: train: found no image of class zebra; expected an image in each class folder"
+
+
+def test_links_in_a_folder_are_followed_and_what_cannot_be_read_is_named(helpers: Any, tmp_path: Path) -> None:
+    """A class may lie elsewhere; a broken link, a circle and a pipe are errors (a pipe would wait for ever)."""
+    tree = tmp_path / "tree"
+    helpers.make_tree(tree)
+    for split in ("train", "test"):
+        shutil.move(tree / split / "cat", tmp_path / f"cats-{split}")
+        (tree / split / "cat").symlink_to(tmp_path / f"cats-{split}")
+    assert source.read(tree, dataset="images", progress=False).class_names == helpers.names
+    extra = tree / "train" / "drum" / "x.png"
+    extra.symlink_to("nowhere")
+    assert message(tree) == "SOURCE/train/drum/x.png: found an unreadable file (No such file or directory); expected a " \
+        "readable one"  # fmt: skip
+    extra.unlink()
+    os.mkfifo(extra)
+    assert message(tree) == "SOURCE/train/drum/x.png: found a pipe, socket or device; expected regular files and folders " \
+        "only"  # fmt: skip
+    assert message(extra) == "SOURCE: found a pipe, socket or device; expected an archive or a folder of images"
+    extra.unlink()
+    (tree / "train" / "circle").symlink_to("..")
+    assert "found an unreadable file (Too many levels of symbolic links)" in message(tree)
+
+
+def test_large_files_beside_the_classes_do_no_harm(
+    helpers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is read as an image must be of a bearable size."""
+    helpers.make_tree(tmp_path)
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 20000)
+    (tmp_path / "backup.bin").write_bytes(bytes(20001))
     assert len(source.read(tmp_path, dataset="images", progress=False).train) == 24
 
 
