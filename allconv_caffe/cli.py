@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allconv_caffe import cli_tables, cli_viz, cli_zoo
+from allconv_caffe import cli_figures, cli_tables, cli_viz, cli_zoo
 
 if TYPE_CHECKING:
     from allconv_caffe.render import RenderOptions
@@ -371,6 +371,8 @@ def quickstart(**settings: Any) -> None:
 
 for _command in (cli_tables.derive, cli_tables.summary, cli_zoo.zoo, cli_viz.viz):
     main.add_command(_command)
+for _command in cli_figures.COMMANDS:
+    cli_viz.viz.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ class Grid:
 
     Attributes:
         tiles: rows of (h, w, 3) uint8; None leaves a place free; rows may differ in length.
-        title: above. columns: above each column. rows: to the left of each row. captions: beneath each tile.
+        title: above. columns: above each column. rows: to the left of each row. captions: beneath each tile. under: beneath
+            each row, in its middle.
         size: pixels of a tile's longer side, about. gap: between tiles.
         breaks: columns after which a wider gap stands.
     """
@@ -115,6 +116,7 @@ class Grid:
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     captions: Sequence[Sequence[str]] = ()
+    under: Sequence[str] = ()
     size: int = 64
     gap: int = 3
     breaks: Sequence[int] = ()
@@ -173,7 +175,7 @@ def _lay_out(grid: Grid) -> _Block:
     w = max([tile.shape[1] for tile in present] + [1])
     count = max([len(row) for row in tiles] + [1])
     labels = [label for caption in grid.captions for label in caption]
-    step = max(w, max([text_width(t, 0.8 * font) for t in labels] + [0]), 0) + grid.gap
+    step = max([w, *(text_width(t, 0.8 * font) for t in labels)]) + grid.gap
     left = max([text_width(t, font) for text in grid.rows for t in text.split("\n")] + [0])
     left += 8 if left else 0
     top = 0
@@ -191,12 +193,15 @@ def _lay_out(grid: Grid) -> _Block:
             place = starts[i] + w / 2
             words.append((place, top + lines * _line(font), text, {"fontsize": font, "ha": "center", "va": "bottom"}))
         top += lines * _line(font) + 3
-    beneath = _line(0.8 * font) + 2 if labels else 0
+    beneath = _line(0.8 * font) + 2 if any(labels) or any(grid.under) else 0
     pictures = []
     for j, row in enumerate(tiles):
         y = top + j * (h + beneath + grid.gap)
         if j < len(grid.rows):
             words.append((left - 8, y + h / 2, grid.rows[j], {"fontsize": font, "ha": "right", "va": "center"}))
+        if j < len(grid.under):
+            middle = (left + x - grid.gap) / 2
+            words.append((middle, y + h + 2, grid.under[j], {"fontsize": 0.8 * font, "ha": "center", "va": "top"}))
         for i, tile in enumerate(row):
             if tile is not None:
                 pictures.append((starts[i] + (w - tile.shape[1]) // 2, y + (h - tile.shape[0]) // 2, tile))

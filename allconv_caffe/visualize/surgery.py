@@ -12,11 +12,16 @@ does not say strides, so it loads unchanged. Paper: section 4; that conv1's stri
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter
 
 from .errors import VizError
+
+if TYPE_CHECKING:
+    from .engines import VizNet
 
 METHODS = ("max", "top-left")
 ELEMENTWISE = ("ReLU", "Dropout", "Python")
@@ -126,3 +131,35 @@ def switches_below(param: NetParameter, blob: str) -> List[str]:
             if layer.type == "Pooling" and layer.pooling_param.pool == PoolingParameter.MAX:
                 names.append(layer.name)
     return names[::-1]
+
+
+def null_test(
+    net: VizNet, other: VizNet, images: np.ndarray, blob: str, *, rule: str = "guided", batch_size: int = 32
+) -> Tuple[float, float]:
+    """How far `other`, the net after surgery by method "top-left", is from `net`: both 0 but for rounding.
+
+    Args:
+        blob: whose values are compared, and from whose strongest units maps go back.
+
+    Returns: the largest difference of the values and of the maps, each relative to the largest value of `net`'s.
+    """
+    from .reconstruct import reconstruct
+    from .unit import argmax_units
+
+    units, _ = argmax_units(net, images, blob, batch_size=batch_size)
+    pairs = list(enumerate(units))
+    found = []
+    for one in (net, other):
+        values = np.concatenate(
+            [
+                one.forward(images[start : start + batch_size], (blob,), until=blob)[blob]
+                for start in range(0, len(images), batch_size)
+            ]
+        )
+        found.append((values, reconstruct(one, images, pairs, rule, batch_size=batch_size).maps))
+    (values, maps), (other_values, other_maps) = found
+    return _relative(values, other_values), _relative(maps, other_maps)
+
+
+def _relative(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max()) / max(float(np.abs(one).max()), 1e-30)
