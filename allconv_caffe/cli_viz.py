@@ -10,6 +10,7 @@ import click
 from allconv_caffe.cli_viz_options import (
     Inputs,
     channels_from_text,
+    chosen_channels,
     command_line,
     example,
     names_from_text,
@@ -73,13 +74,56 @@ def merge(parts: tuple[Path, ...], output: Path) -> None:
 
 
 def _say(found: TopK, output: Path) -> None:
-    for blob, channels in found.blobs.items():
+    for blob, channels in found.blobs.items() if found.images_seen else ():
         best = int(channels.maximum.argmax())
         click.echo(
             f"{blob}: {len(channels.values)} channels, {int(channels.dead.sum())} dead, strongest {channels.maximum[best]:.4g} "
             f"(channel {best})"
         )
     click.echo(f"{output}: {found.images_seen} of {found.n_images} images")
+
+
+@viz.command("patches", epilog=example("allconv viz patches --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --topk "
+                                       "build/topk.npz --blobs conv6 --channels 0-3 --output build/conv6.png"))  # fmt: skip
+@click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
+@_TOPK
+@click.option("--blobs", metavar="NAME,...", help="of those mined, one beneath the other; left out: all")
+@click.option("--channels", metavar="LIST", help="rows, as 0,5,8-11; left out: --sample of them, drawn by --seed")
+@click.option("--sample", type=int, default=10, show_default=True, help="channels of each blob that are drawn")
+@click.option("--k", type=int, help="patches of a channel; left out: as many as were mined")
+@click.option("--rules", default="guided", show_default=True, metavar="NAME,...", help="a block of maps each")
+@click.option("--normalisation", "how", default="zero-centred", show_default=True,
+              help="zero-centred, shared, percentile, positive or l2-grey")  # fmt: skip
+@click.option("--size", type=int, metavar="PIXELS", help="of a tile's longer side, about")
+@click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps")
+@_SHOWN
+@viz_inputs()
+def patches(inputs: Inputs, output: Path, topk: Path, blobs: str | None, channels: str | None, sample: int, k: int | None,
+            rules: str, how: str, size: int | None, no_arrays: bool, shown: str) -> None:  # fmt: skip
+    """The strongest patches of channels and, by their side, what in them excites the unit."""
+    from allconv_caffe.visualize.errors import VizError
+    from allconv_caffe.visualize.figures import Look, patch_figure
+    from allconv_caffe.visualize.mining import TopK
+    from allconv_caffe.visualize.whitening import check_space
+
+    check_space(shown)  # before the work, as the name of the picture
+    if output.suffix.lower() != ".png":
+        raise VizError(str(output), f"a name ending in '{output.suffix}'", ".png")
+    if k is not None and k < 1:
+        raise VizError("k", k, "1 or more")
+    found = TopK.load(topk)
+    rows = {
+        blob: chosen_channels(channels, sample, len(found.channels(blob).values), inputs.seed)
+        for blob in (found.blobs if blobs is None else names_from_text(blobs))
+    }
+    net = inputs.open_net()
+    source = inputs.open_images(net)
+    drawing = patch_figure(
+        net, source, found, rows, Look(how, shown, source.space, size, command_line()), k=found.k if k is None else k,
+        rules=names_from_text(rules), batch_size=inputs.batch_size, progress=inputs.progress,
+    )  # fmt: skip
+    for path in drawing.save(output, arrays=not no_arrays):
+        click.echo(path)
 
 
 @viz.command("sanity", epilog=example("allconv viz sanity --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --blob conv6 "
@@ -97,14 +141,15 @@ def sanity(inputs: Inputs, output: Path, blob: str | None, count: int, draws: in
     The tests of Adebayo et al. 2018 and Nie et al. 2018: read them before a picture is taken for an explanation.
     """
     from allconv_caffe.visualize.sanity import sanity as examine
+    from allconv_caffe.visualize.whitening import check_space
 
+    check_space(shown)
     net = inputs.open_net()
     source = inputs.open_images(net)
-    source.space.maps(source.sample(1)[1], shown)  # an unknown space is found before the work
     keys, images = source.sample(count, inputs.seed)
     found = examine(
         net, images, blob, rules=names_from_text(rules), draws=draws, seed=inputs.seed, batch_size=inputs.batch_size,
-        progress=inputs.progress,
+        space=source.space, progress=inputs.progress,
     )  # fmt: skip
     found.facts.update(command=command_line(), data=source.where, data_sha256=source.fingerprint, keys=keys)
     paths = found.save(output, source.space, shown)

@@ -13,6 +13,7 @@ class ProtoError(Exception):
         line, column: both counted from 1; None where the file has no lines.
         found: what stood there, or None.
         choices: what would have been accepted, if there are few enough to say.
+        place: file name, line and column, as ``net.prototxt:3:5``.
         reason: the sentence without the place.
     """
 
@@ -27,8 +28,8 @@ class ProtoError(Exception):
     ) -> None:
         self.where, self.reason, self.line, self.column = where, reason, line, column
         self.found, self.choices = found, tuple(choices)
-        place = ":".join(str(part) for part in (where, line, column) if part is not None)
-        super().__init__(f"{place}: {reason}" if place else reason)
+        self.place = ":".join(str(part) for part in (where, line, column) if part is not None)
+        super().__init__(f"{self.place}: {reason}" if self.place else reason)
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return type(self), (self.where, self.reason, self.line, self.column, self.found, self.choices)

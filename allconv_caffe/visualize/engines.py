@@ -181,7 +181,7 @@ def open_net(
         try:
             param = read_net(net)
         except ProtoError as error:
-            raise VizError(where, str(error), "a deploy prototxt") from None
+            raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
     else:
         param = net
     param = rules.plain(param, where)
@@ -322,7 +322,7 @@ def check_weights(shapes: Dict[str, List[Tuple[int, ...]]], weights: PathLike) -
     try:
         stored = read_binary(where, NetParameter)
     except ProtoError as error:
-        raise VizError(where, str(error), "a .caffemodel") from None
+        raise VizError(error.place or where, error.reason, "a .caffemodel") from None
     # V1 files (bvlc_reference_caffenet of 2014) hold the same in `layers`
     found = {layer.name: layer.blobs for layer in [*stored.layers, *stored.layer] if len(layer.blobs)}
     missing = [name for name in shapes if name not in found]

@@ -27,7 +27,7 @@ from .patches import Patch, cut, top_patches_rules
 from .receptive_field import receptive_field
 from .rules import FORMULAS, rule_name
 from .surgery import switches_below
-from .whitening import InputSpace
+from .whitening import InputSpace, check_space
 
 if TYPE_CHECKING:
     from .engines import VizNet
@@ -99,6 +99,9 @@ def gallery(
     """
     topk.check(net, source)
     rules = tuple(rule_name(rule) for rule in rules)
+    check_space(shown)
+    if k is not None and k < 1:
+        raise VizError("k", k, "1 or more")
     space = space or source.space
     names = list(blobs) if blobs is not None else list(topk.blobs)
     wanted: Dict[str, List[int]] = {}

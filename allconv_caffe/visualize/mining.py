@@ -246,9 +246,11 @@ def mine(
     index, count = shard
     if not 0 <= index < count:
         raise VizError("shard", f"{index} of {count}", "i of n with 0 <= i < n")
-    for word, value in (("k", k), ("per_image", per_image), ("batch_size", batch_size)):
-        if value < 1:
+    for word, value in (("k", k), ("per_image", per_image), ("batch_size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
             raise VizError(word, value, "1 or more")
+    if path is not None and not os.access(os.path.dirname(os.path.abspath(os.fspath(path))), os.W_OK):
+        raise VizError(os.fspath(path), "a folder that is missing or cannot be written", "one that can")
     total = len(source) if limit is None else min(limit, len(source))
     begin, end = total * index // count, total * (index + 1) // count
     topk = TopK(
@@ -275,18 +277,20 @@ def mine(
 
         bar = tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image")
     saved = time.monotonic()
-    for positions, keys, images in source.batches(batch_size, position, end):
-        data = net.forward(images, blobs, until=top)
-        for blob in blobs:
-            update(topk.blobs[blob], data[blob], positions, keys, per_image)
-        topk.done = [(begin, int(positions[-1]) + 1)]
+    try:
+        for positions, keys, images in source.batches(batch_size, position, end):
+            data = net.forward(images, blobs, until=top)
+            for blob in blobs:
+                update(topk.blobs[blob], data[blob], positions, keys, per_image)
+            topk.done = [(begin, int(positions[-1]) + 1)]
+            if bar is not None:
+                bar.update(len(keys))
+            if path is not None and time.monotonic() - saved > save_seconds:
+                topk.save(path)
+                saved = time.monotonic()
+    finally:
         if bar is not None:
-            bar.update(len(keys))
-        if path is not None and time.monotonic() - saved > save_seconds:
-            topk.save(path)
-            saved = time.monotonic()
-    if bar is not None:
-        bar.close()
+            bar.close()
     if path is not None:
         topk.save(path)
     return topk

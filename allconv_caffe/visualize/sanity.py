@@ -383,6 +383,7 @@ def sanity(
     seed: int = 0,
     examples: int = 3,
     batch_size: int = 32,
+    space: Optional[InputSpace] = None,
     progress: bool = False,
 ) -> Sanity:
     """Both tests on the strongest unit of `blob` in each image. The net's weights are put back in the end, whatever happens.
@@ -392,6 +393,8 @@ def sanity(
         blob: None: the scores.
         draws: of random weights, each with a cascade of its own.
         examples: of how many images the maps are kept, for the picture.
+        space: how the input blob was made of pixels: the edges are those of the picture, not of whitened values. None: of the
+            input.
 
     Raises: VizError: fewer than two images, none of them with an active unit, an unknown blob or rule, no weights below it.
     """
@@ -414,7 +417,7 @@ def sanity(
     images, active = images[kept], active[kept]
     units = [unit for unit in first if unit is not None]
     rivals = [second[i] for i in kept]
-    outline = [edges(image) for image in images]
+    outline = [edges(image) for image in (images if space is None else space.pictures(images).transpose(0, 3, 1, 2))]
     examples = min(examples, len(images))
 
     trained, _ = _maps(net, images, units, rules, batch_size)

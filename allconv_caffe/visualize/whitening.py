@@ -18,6 +18,12 @@ from .errors import VizError
 PathLike = Union[str, "os.PathLike[str]"]
 
 
+def check_space(text: str) -> None:
+    """Raises: VizError: neither "input" nor "pixel"."""
+    if text not in ("input", "pixel"):
+        raise VizError("space", repr(text), "input or pixel")
+
+
 @dataclass
 class InputSpace:
     """How an input blob was made from pixels.
@@ -84,8 +90,7 @@ class InputSpace:
 
     def maps(self, maps: np.ndarray, space: str = "input") -> np.ndarray:
         """Maps with planes R, G, B: in the space of the input blob ("input", whitened) or of pixels ("pixel")."""
-        if space not in ("input", "pixel"):
-            raise VizError("space", repr(space), "input or pixel")
+        check_space(space)
         return self.pixel_maps(maps) if space == "pixel" else self.rgb(np.asarray(maps, np.float32))
 
     def blob(self, pixels: np.ndarray) -> np.ndarray:
@@ -123,6 +128,8 @@ class InputSpace:
     def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
         """The mean, its middle where the image is a crop of it."""
         assert self.mean is not None
+        if len(self.mean) not in (1, shape[-3]):
+            raise VizError("mean", f"{len(self.mean)} channels", f"{shape[-3]}, as the net's input, or 1")
         h, w = shape[-2:]
         mh, mw = self.mean.shape[1:]
         if (mh, mw) == (1, 1) or (mh, mw) == (h, w):
@@ -218,7 +225,7 @@ def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSp
     try:
         blob = read_binary(where, BlobProto)
     except ProtoError as error:
-        raise VizError(where, str(error), "a mean.binaryproto") from None
+        raise VizError(error.place or where, error.reason.replace(f": {where}", ""), "a mean.binaryproto") from None
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
     values = np.array(blob.data, np.float32)
     if len(shape) not in (3, 4) or values.size != int(np.prod(shape)) or values.size == 0:

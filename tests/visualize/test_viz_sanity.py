@@ -14,7 +14,10 @@ from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize import sanity as module
 from allconv_caffe.visualize.engines import VizNet, open_net
 from allconv_caffe.visualize.errors import VizError
+from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.sanity import cosine, edges, sanity, similarity, spearman, ssim, zero_centred
+from allconv_caffe.visualize.unit import argmax_units
+from allconv_caffe.visualize.whitening import InputSpace
 
 NET = """
 input: "data" input_shape { dim: 1 dim: 3 dim: 14 dim: 14 }
@@ -212,3 +215,17 @@ def test_mistakes_get_one_line(net: VizNet, images: np.ndarray, changes: dict, m
     with pytest.raises(VizError) as caught:
         sanity(net, images, **changes)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_edges_are_those_of_the_picture(net: VizNet, images: np.ndarray) -> None:
+    """With the input space known, strengths are held against the edges of what the eye sees; else against the input's."""
+    space = InputSpace(order="BGR", mean=np.array([120.0, 110.0, 100.0]), scale=0.01)
+    found = {given: sanity(net, images, draws=1, rules=["guided"], space=space if given else None) for given in (True, False)}
+    units = argmax_units(net, images, "scores")[0]
+    live = [i for i, unit in enumerate(units) if net.forward(images, ("scores",))["scores"][i, unit.channel].max() > 0]
+    maps = reconstruct(net, images[live], [units[i] for i in live], "guided").maps
+    pictures = space.pictures(images[live]).transpose(0, 3, 1, 2)
+    for given, seen in ((True, pictures), (False, images[live])):
+        expected = [spearman(np.abs(map_).sum(axis=0), edges(one)) for map_, one in zip(maps, seen, strict=True)]
+        assert found[given].edge["guided"][0] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found[True].edge["guided"][0] != found[False].edge["guided"][0]
