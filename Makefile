@@ -19,6 +19,16 @@ SEED      ?=
 PRECISION ?=
 RETRIES   ?=
 
+# The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
+# FIGURE_DATA=~/imagenet/val`; figure 6 takes a net with max-pooling, CONTROL_NET
+FIGURES      ?= build/figures
+FIGURE_NET   ?= --model cifar10-allcnn-c-jpeg
+CONTROL_NET  ?= --model cifar10-model-c-jpeg
+FIGURE_DATA  ?= data/cifar10-jpeg
+FIGURE_SEED  ?= 5
+FIGURE_FLAGS ?=
+FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
+
 TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 DATA_OF = $(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10))
@@ -28,7 +38,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep zoo docs wheel clean $(CIFAR_RUNS)
+	seed-exact bench bench-prep zoo docs wheel clean figures $(FIGURE_RUNS) $(CIFAR_RUNS)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
@@ -115,6 +125,29 @@ docs: setup ## write the generated pages and README's tables again and check eve
 
 wheel: setup ## build the wheel into dist/ (make test installs one elsewhere and renders with it)
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA
+
+FIGURE = $(BIN)/allconv viz figure $(1) $(2) $(if $(filter-out 2,$(1)),--data "$(FIGURE_DATA)") --seed $(FIGURE_SEED) $(FIGURE_FLAGS) \
+	--output $(FIGURES)/figure-$(1).png
+
+figure-1: setup ## how one activation is traced back, the three rules on a toy, their formulas
+	$(call FIGURE,1,$(FIGURE_NET))
+
+figure-2: setup ## what the filters of the first three layers look for, without an image
+	$(call FIGURE,2,$(FIGURE_NET))
+
+figure-3: setup ## each filter's ten strongest patches with their guided maps
+	$(call FIGURE,3,$(FIGURE_NET))
+
+figure-4: setup ## the last convolution by three rules, with and without switches
+	$(call FIGURE,4,$(FIGURE_NET))
+
+figure-5: setup ## the scores by three rules, with and without switches
+	$(call FIGURE,5,$(FIGURE_NET))
+
+figure-6: setup ## the control: the scores of a net with max-pooling of its own
+	$(call FIGURE,6,$(CONTROL_NET))
 
 clean: ## remove what can be made again, but neither data, runs nor environments
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from allconv_caffe.visualize.sources import ImageSource
 
 _PATH = click.Path(path_type=Path)
-_SHOWN = "cifar10-allcnn-c-jpeg --data data/cifar10-jpeg"
 MODELS = {number: "cifar10-allcnn-c-jpeg" for number in range(2, 6)} | {6: "cifar10-model-c-jpeg"}
 """What a figure is made from unless a net is named."""
 EXPERIMENTS = {"cifar10-allcnn-c-jpeg": "cifar10-allcnn-c", "cifar10-model-c-jpeg": "cifar10-model-c"}
@@ -177,6 +176,14 @@ def _classes(inputs: Inputs, labels: Path | None) -> list[str]:
     return []
 
 
+def _check_png(output: Path) -> None:
+    """Before the work: the picture's name ends as it must."""
+    from allconv_caffe.visualize.errors import VizError
+
+    if output.suffix.lower() != ".png":
+        raise VizError(str(output), f"a name ending in '{output.suffix}'", ".png")
+
+
 def _save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
     for note in drawing.facts.get("notes", []):
         click.echo(note, err=True)
@@ -192,6 +199,7 @@ def _save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
 def patterns(inputs: Inputs, output: Path, **words: Any) -> None:
     """What the filters of low layers look for, from the weights alone: the paper's figure 2."""
     chosen = Words(**words)
+    _check_png(output)
     _save(_patterns(inputs, chosen, None), output, chosen.no_arrays)
 
 
@@ -216,6 +224,7 @@ def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
 def compare(inputs: Inputs, output: Path, surgery: bool, **words: Any) -> None:
     """Maps by each rule of one unit in each image, with --surgery also by switches: as the paper's figures 4 to 6."""
     chosen = Words(**words)
+    _check_png(output)
     _save(_compare(inputs, chosen, None, surgery or chosen.layers is not None), output, chosen.no_arrays)
 
 
@@ -326,9 +335,8 @@ def _figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("figure", epilog=example("allconv viz figure 1 --output build/figure-1.png",
-                                        "allconv viz figure 2 --model cifar10-allcnn-c-jpeg --space pixel --no-arrays",
-                                        "allconv viz figure 4 --net solvers/imagenet-allcnn/deploy.prototxt --weights "
-                                        "all_cnn_b.caffemodel --data ~/imagenet/val --mean 104,117,123 --resize 256"))  # fmt: skip
+                                        "allconv viz figure 2 --space pixel --no-arrays",
+                                        "allconv viz figure 5 --seed 5 --output build/figure-5.png"))  # fmt: skip
 @click.argument("number", type=click.IntRange(1, 6))
 @click.option("--output", type=_PATH, metavar="PNG", help="picture to write; left out: build/figures/figure-N.png")
 @_figure_options
@@ -349,6 +357,7 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
             raise click.UsageError(f"figure {number} has no {flag}")
     chosen = Words(**words)
     output = output or Path(f"build/figures/figure-{number}.png")
+    _check_png(output)
     named = inputs.model is not None or inputs.net_path is not None
     if number == 1 and not named:
         _save(_small_one(inputs, chosen), output, chosen.no_arrays)
@@ -381,9 +390,10 @@ def _ready(inputs: Inputs, number: int) -> None:
             f"{DATA} --epochs 15`, then `allconv zoo add RUN --name {name}`; or another with --model, or --net and --weights",
         )  # fmt: skip
     if inputs.data is not None and not inputs.data.exists():
+        made = f"`allconv prep cifar10 --source ARCHIVE --output {DATA}`, or others with --data"
         raise VizError(
-            f"figure {number}", f"no {inputs.data}", "images: `allconv prep cifar10 --source ARCHIVE --output "
-            f"{inputs.data}`, or others with --data",
+            f"figure {number}", f"no {inputs.data}",
+            f"images: {made}" if inputs.data == DATA else "a prepared data set, an LMDB, a folder of images or an image",
         )  # fmt: skip
 
 

@@ -322,11 +322,10 @@ class Drawing:
         stem, end = os.path.splitext(where)
         if end.lower() != ".png":
             raise VizError(where, f"a name ending in '{end}'", ".png")
-        facts = dict(self.facts, arrays=os.path.basename(stem) + ".npz" if arrays else None, tiles=self.tiles)
-        text = json.dumps(facts, indent=1, default=_plain, allow_nan=False)
+        facts = dict(self.facts, arrays=os.path.basename(stem) + ".npz" if arrays else None)
         out = [where, stem + ".json"]
         write(where, png(self.picture))
-        write(out[1], (_flat_lists(text) + "\n").encode())
+        write(out[1], _json(facts, self.tiles).encode())
         if arrays:
             import io
 
@@ -347,16 +346,25 @@ def provenance(net: VizNet, source: Optional[ImageSource] = None) -> Dict[str, A
     return facts
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} in the JSON of a picture")
-
-
-def _flat_lists(text: str) -> str:
-    """Lists of numbers on one line each."""
+def _json(facts: Dict[str, Any], tiles: Sequence[Dict[str, Any]]) -> str:
+    """Facts by the line, lists of numbers on one; each tile on a line."""
     import re
 
-    return re.sub(r"\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    text = json.dumps(_plain(facts), indent=1, allow_nan=False)
+    number = r"-?[\d.e+-]+"
+    text = re.sub(rf"\[\s+({number}(?:,\s+{number})*)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    lines = ",\n".join("  " + json.dumps(_plain(tile), allow_nan=False) for tile in tiles)
+    return text[: text.rindex("\n}")] + ',\n "tiles": [' + (f"\n{lines}\n " if lines else "") + "]\n}\n"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has types for; floats with the eight digits that a float32 has at most."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    return float(f"{value:.8g}") if isinstance(value, float) else value
