@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time as clock
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ VERSION = "1.0.0"  # of Caffe
 PRECISIONS = ("float32", "tf32", "bf16")
 EXECUTORS = ("auto", "plain", "compiled")
 
+NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
 CAFFE, OWN, GLOG = "tools/caffe.cpp", "allconv_caffe/caffe_torch.py", "logging.cc"
 EFFECT = "Optional; action to take when a {} signal is received: snapshot, stop or none."
 FLAGS = (
@@ -67,9 +69,13 @@ FLAGS = (
     Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
     Flag("logtostderr", False, "Write no log files.", GLOG),
     Flag("alsologtostderr", True, "Accepted; the log always goes to stderr.", GLOG),
-    Flag("help", False, "Show all flags.", OWN),
-    Flag("helpshort", False, "Show all flags.", OWN),
-    Flag("version", False, "Show version and exit.", OWN),
+    *(Flag(name, default, "Accepted, without effect here.", GLOG) for name, default in (
+        ("alsologtoemail", ""), ("colorlogtostderr", False), ("drop_log_memory", True), ("log_backtrace_at", ""),
+        ("log_link", ""), ("log_prefix", True), ("logbuflevel", 0), ("logbufsecs", 30), ("logemaillevel", 999),
+        ("logfile_mode", 436), ("logmailer", "/bin/mail"), ("max_log_size", 1800), ("stderrthreshold", 2),
+        ("stop_logging_if_full_disk", False), ("symbolize_stacktrace", True), ("v", 0), ("vmodule", ""),
+    )),
+    *gflags.BUILT_IN,
 )  # fmt: skip
 
 
@@ -89,14 +95,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = os.path.basename(sys.argv[0]) if argv is None else "caffe-torch"
     if program.endswith(".py"):  # python -m
         program = "caffe-torch"
-    values, rest, errors = gflags.parse(FLAGS, arguments)
+    try:
+        values, rest, errors = gflags.parse(FLAGS, arguments)
+    except gflags.Stop as stop:
+        print(stop, file=sys.stderr)
+        return 1
     if errors:
         for sentence in errors:
             print(f"ERROR: {sentence}", file=sys.stderr)
         return 1
     flags = Flags(values)
-    if flags.help or flags.helpshort:
-        print(gflags.usage(program, MESSAGE, FLAGS), end="")
+    if flags.helpxml:
+        print(gflags.xml(program, MESSAGE, FLAGS, values), end="")
+        return 1
+    shown = gflags.chosen(FLAGS, values, CAFFE)
+    if shown is not None:
+        print(gflags.usage(program, MESSAGE, shown), end="")
         return 1
     if flags.version:
         print(f"{program} version {VERSION}")
@@ -132,12 +146,20 @@ def run(action: Callable[[Flags], int], flags: Flags) -> int:
         return 130
     except (MemoryError, OSError) as error:
         return fatal("caffe.cpp:439", f"{type(error).__name__}: {error}")
-    except RuntimeError as error:
-        import torch
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            return fatal("caffe.cpp:439", f"out of memory: {str(error).splitlines()[0]} (try a smaller batch_size)")
+        return fatal("caffe.cpp:439", unexpected(error))
 
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        return fatal("caffe.cpp:439", f"out of memory: {str(error).splitlines()[0]} (try a smaller batch_size)")
+
+def unexpected(error: Exception) -> str:
+    """The sentence for an exception that no check foresaw; its trace goes to stderr where ALLCONV_TRACEBACK is set."""
+    if os.environ.get("ALLCONV_TRACEBACK"):
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return (f"Unexpected {type(error).__name__} in {place}: {error} (a mistake of caffe-torch, please report it; "
+            "ALLCONV_TRACEBACK=1 shows where it comes from)")
 
 
 def fatal(source: str, message: str) -> int:
@@ -154,7 +176,7 @@ def get_gpus(text: str) -> list[int]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "all":
-        check(count > 0, f"Cannot use GPU: PyTorch {torch.__version__} finds no CUDA device")
+        check(count > 0, f"-gpu all: {NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
         return list(range(count))
     try:
         gpus = [int(part) for part in text.split(",")]
@@ -171,9 +193,9 @@ def check_gpus(gpus: Sequence[int]) -> None:
     for gpu in gpus:
         if count == 0:
             raise CaffeError(
-                f"Cannot use GPU {gpu}: PyTorch {torch.__version__} finds no CUDA device (without -gpu the CPU is used)"
+                f"-gpu {gpu}: {NO_GPU} (PyTorch {torch.__version__} finds no CUDA device; without -gpu the CPU is used)"
             )
-        check(0 <= gpu < count, f"Cannot use GPU {gpu}: PyTorch finds {count} CUDA device(s), 0 to {count - 1}")
+        check(0 <= gpu < count, f"-gpu {gpu}: invalid device ordinal: PyTorch finds {count} CUDA device(s), 0 to {count - 1}")
 
 
 def set_device(gpus: Sequence[int]) -> torch.device:
@@ -300,7 +322,6 @@ def test(flags: Flags) -> int:
 
     check(flags.model != "", "Need a model definition to score.")
     check(flags.weights != "", "Need model weights to score.")
-    check(flags.iterations > 0, f"-iterations {flags.iterations}: expected 1 or more")
     from allconv_caffe.engine.net import load_net
     from allconv_caffe.engine.solver import loss_suffix
     from allconv_caffe.proto import TEST
@@ -329,10 +350,10 @@ def test(flags: Flags) -> int:
             for k, score in enumerate(values):
                 scores[blob_id, k] = scores.get((blob_id, k), np.float32(0)) + np.float32(score)
                 glog.info("caffe.cpp:304", f"Batch {i}, {net.blob_names[blob_id]} = {glog.number(score)}")
-    n = np.float32(flags.iterations)
-    glog.info("caffe.cpp:309", f"Loss: {glog.number(loss / n)}")
+    n = flags.iterations
+    glog.info("caffe.cpp:309", f"Loss: {glog.number(glog.divided(float(loss), n))}")
     for (blob_id, _), total in scores.items():
-        name, mean = net.blob_names[blob_id], float(total / n)
+        name, mean = net.blob_names[blob_id], glog.divided(float(total), n)
         weight = net.blob_loss_weights[blob_id]
         suffix = loss_suffix(weight, mean, "")
         glog.info("caffe.cpp:321", f"{name} = {glog.number(mean)}{suffix}")
@@ -368,7 +389,6 @@ def time(flags: Flags) -> int:
     """Measures a model layer by layer."""
     check(flags.model != "", "Need a model definition to time.")
     check(flags.phase in ("", "TRAIN", "TEST"), 'phase must be "TRAIN" or "TEST"')
-    check(flags.iterations > 0, f"-iterations {flags.iterations}: expected 1 or more")
     from allconv_caffe.engine.net import load_net
     from allconv_caffe.proto import TEST, TRAIN
 
@@ -382,6 +402,10 @@ def time(flags: Flags) -> int:
     context = make_context(flags, device, TEST if flags.phase == "TEST" else TRAIN)
     net = load_net(flags.model, context, level=flags.level, stages=flags.stage.split(","))
     n = glog.number
+
+    def mean(watch: Stopwatch) -> str:
+        return n(glog.divided(watch.total, flags.iterations))
+
     glog.info("caffe.cpp:351", "Performing Forward")
     glog.info("caffe.cpp:356", f"Initial loss: {n(net.forward().item())}")
     glog.info("caffe.cpp:357", "Performing Backward")
@@ -412,12 +436,12 @@ def time(flags: Flags) -> int:
         glog.info("caffe.cpp:394", f"Iteration: {j + 1} forward-backward time: {n(iteration.stop())} ms.")
     glog.info("caffe.cpp:397", "Average time per layer: ")
     for name, there, back in zip(net.layer_names, forward, backward, strict=True):
-        glog.info("caffe.cpp:400", f"{name:>10}\tforward: {n(there.total / flags.iterations)} ms.")
-        glog.info("caffe.cpp:403", f"{name:>10}\tbackward: {n(back.total / flags.iterations)} ms.")
+        glog.info("caffe.cpp:400", f"{name:>10}\tforward: {mean(there)} ms.")
+        glog.info("caffe.cpp:403", f"{name:>10}\tbackward: {mean(back)} ms.")
     total.stop()
-    glog.info("caffe.cpp:408", f"Average Forward pass: {n(whole_forward.total / flags.iterations)} ms.")
-    glog.info("caffe.cpp:410", f"Average Backward pass: {n(whole_backward.total / flags.iterations)} ms.")
-    glog.info("caffe.cpp:412", f"Average Forward-Backward: {n(total.total / flags.iterations)} ms.")
+    glog.info("caffe.cpp:408", f"Average Forward pass: {mean(whole_forward)} ms.")
+    glog.info("caffe.cpp:410", f"Average Backward pass: {mean(whole_backward)} ms.")
+    glog.info("caffe.cpp:412", f"Average Forward-Backward: {mean(total)} ms.")
     glog.info("caffe.cpp:414", f"Total Time: {n(total.total)} ms.")
     glog.info("caffe.cpp:415", "*** Benchmark ends ***")
     return 0

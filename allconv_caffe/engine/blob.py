@@ -213,10 +213,12 @@ class Blob:
             return padded == (proto.num, proto.channels, proto.height, proto.width)
         return self.shape == tuple(proto.shape.dim)
 
-    def to_proto(self, proto: Any, write_diff: bool = False) -> None:
-        """Fills a BlobProto with shape, data and, on request, diff."""
+    def to_proto(self, proto: Any, write_diff: bool = False, with_data: bool = True) -> None:
+        """Fills a BlobProto with shape, data and, on request, diff; without data, with the shape alone."""
         proto.Clear()
         proto.shape.dim.extend(self.shape)
+        if not with_data:
+            return
         proto.data.extend(self.data.detach().reshape(-1).cpu().numpy())
         if write_diff:
             proto.diff.extend(self.diff.detach().reshape(-1).cpu().numpy())

@@ -35,6 +35,8 @@ def why_not(solver: Solver) -> str | None:
         for i, layer in enumerate(net.layers):
             if not layer.traceable and not is_source(net, i):
                 return f"layer '{layer.name}' of type {layer.type} runs outside the graph"
+    if solver.param.iter_size < 1:
+        return f"iter_size is {solver.param.iter_size}"
     if solver.param.debug_info:
         return "debug_info looks at every blob"
     if solver.callbacks:

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import lmdb
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
 
-from allconv_caffe.engine import glog
+from allconv_caffe.engine import glog, lmdb_file
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.transformer import Draws, Transformer
 from allconv_caffe.proto import DataParameter, Datum
@@ -58,6 +57,8 @@ def parse_datum(value: Any) -> Record:
     size = channels * height * width
     array: np.ndarray = np.frombuffer(data, np.uint8) if len(data) else floats
     check(channels > 0, f"Check failed: datum_channels > 0 ({channels} vs. 0)")
+    check(height >= 0, f"Check failed: datum_height >= crop_size ({height} vs. 0)")
+    check(width >= 0, f"Check failed: datum_width >= crop_size ({width} vs. 0)")
     check(
         array.size == size and size > 0,
         f"a Datum of {channels} x {height} x {width} holds {array.size} values, expected {size}",
@@ -141,7 +142,10 @@ def decode_image(encoded: bytes, force_color: bool = False, force_gray: bool = F
 
     check(not (force_color and force_gray), "cannot set both force_color and force_gray")
     flag = cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE if force_gray else cv2.IMREAD_UNCHANGED
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    except cv2.error as error:  # larger than OpenCV allows
+        raise CaffeError(f"Could not decode datum ({error.err})") from None
     if image is None:
         raise CaffeError("Could not decode datum ")
     check(image.dtype == np.uint8, "Image data type must be unsigned byte")
@@ -173,28 +177,20 @@ class LmdbSource:
         try:
             if not os.path.isdir(path):
                 code = errno.ENOTDIR if os.path.exists(path) else errno.ENOENT
-                raise CaffeError(f"Check failed: mdb_status == 0 ({code} vs. 0) {os.strerror(code)}")
-            self._env = lmdb.open(path, readonly=True, lock=False, max_readers=256, readahead=True, create=False)
-            self._count: int = self._env.stat()["entries"]
-        except lmdb.Error as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            raise CaffeError(f"Check failed: mdb_status == 0 {reason}", path) from None
+                raise lmdb_file.status(code, os.strerror(code))
+            self._file = lmdb_file.LmdbFile(path)
         except CaffeError as error:
             raise error.within(path) from None
         self.opened_version = self.version()
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._file)
 
     def items(self, start: int = 0) -> Iterator[tuple[bytes, Any]]:
-        with self._env.begin(buffers=True) as txn:
-            cursor = txn.cursor()
-            skip = start
-            for key in cursor.iternext(keys=True, values=False):
-                if skip:
-                    skip -= 1
-                    continue
-                yield bytes(key), cursor.value()
+        try:
+            yield from self._file.items(start)
+        except CaffeError as error:
+            raise error.within(self.path) from None
 
     def version(self) -> tuple[Any, ...]:
         stat = os.stat(os.path.join(self.path, "data.mdb"))
@@ -238,7 +234,7 @@ _sources_lock = threading.Lock()
 
 
 def open_source(path: str, backend: int) -> Source:
-    """Opens a data set, or hands out the one already open: a process may open an LMDB only once.
+    """Opens a data set, or hands out the one already open.
 
     Raises: CaffeError: missing, not a data set, or of a backend that cannot be read here.
     """

@@ -51,7 +51,7 @@ def fill(shape: Sequence[int], filler_param: Any, rng: Generator) -> torch.Tenso
     function = FILLERS.get(filler_param.type)
     if function is None:
         raise CaffeError(f"Unknown filler name: {filler_param.type} (known fillers: {', '.join(sorted(FILLERS))})")
-    check(math.prod(shape) > 0, f"Check failed: count (cannot fill a blob of shape {tuple(shape)})")
+    check(math.prod(shape) > 0, f"Check failed: data_ (cannot fill a blob of shape {tuple(shape)})")
     if filler_param.type != "gaussian":
         check(filler_param.sparse == -1, "Sparsity not supported by this Filler.")
     return function(tuple(int(d) for d in shape), filler_param, rng)

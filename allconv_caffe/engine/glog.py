@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import SupportsFloat, TextIO
 
+import numpy as np
+
 INFO, WARNING, ERROR, FATAL = range(4)
 NAMES = ("INFO", "WARNING", "ERROR", "FATAL")
 
@@ -59,6 +61,12 @@ def number(x: SupportsFloat | int) -> str:
     if math.isnan(value):
         return "-nan" if math.copysign(1.0, value) < 0 else "nan"
     return f"{value:g}"
+
+
+def divided(x: float, y: float) -> float:
+    """x / y in float32, with C's results where y is 0: -nan, inf."""
+    with np.errstate(all="ignore"):
+        return float(np.float32(x) / np.float32(y))
 
 
 def init(

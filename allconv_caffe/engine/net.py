@@ -182,6 +182,7 @@ class Net:
         self.bottom_ids.append(bottom_ids)
         self.top_ids.append(top_ids)
 
+        specs = list(layer_param.param)  # what a layer adds to itself in set-up (BatchNorm) does not count here
         layer.set_up(bottoms, tops)
         glog.info("net.cpp:124", f"Setting up {layer_param.name}")
         for blob_id, top, weight in zip(top_ids, tops, layer.loss_weights, strict=True):
@@ -192,12 +193,13 @@ class Net:
             memory += top.count
         glog.info("net.cpp:139", f"Memory required for data: {memory * 4}")
 
-        specs, blobs = list(layer_param.param), layer.blobs
+        blobs = layer.blobs
         check(len(specs) <= len(blobs), f"Too many params specified for layer {layer_param.name}")
         for i in range(len(blobs)):
             lr_mult = specs[i].lr_mult if i < len(specs) else 1.0
             layer.param_propagate_down[i] = lr_mult != 0
             need_backward = need_backward or lr_mult != 0
+        specs = list(layer.param.param)
         for i in range(len(blobs)):
             self._append_param(layer_id, i, specs[i] if i < len(specs) else ParamSpec())
         self.layer_need_backward.append(need_backward)
@@ -249,7 +251,7 @@ class Net:
         else:
             check(
                 blob.shape == owner.shape,
-                f"Cannot share param '{spec.name}' {place}; shape mismatch. Owner layer param shape is "
+                f"Cannot share param '{spec.name}' {place}; shape mismatch.  Owner layer param shape is "
                 f"{owner.shape_string}; sharing layer expects shape {blob.shape_string}",
             )
         learnable = self.learnable_param_ids[owner_id]
@@ -321,7 +323,7 @@ class Net:
     def forward_from_to(self, start: int, end: int) -> torch.Tensor:
         """Runs layers start..end (both included); returns the sum of their weighted losses."""
         check(start >= 0, f"Check failed: start >= 0 ({start} vs. 0)")
-        check(end < len(self.layers), f"Check failed: end < layers_.size() ({end} vs. {len(self.layers)})")
+        check(0 <= end < len(self.layers), f"Check failed: end < layers_.size() ({end} vs. {len(self.layers)})")
         loss: torch.Tensor | None = None
         for i in range(start, end + 1):
             for call in self.before_forward:
@@ -356,7 +358,7 @@ class Net:
     def backward_from_to(self, start: int, end: int) -> None:
         """Runs the backward of layers start down to end (both included), where backward is needed."""
         check(end >= 0, f"Check failed: end >= 0 ({end} vs. 0)")
-        check(start < len(self.layers), f"Check failed: start < layers_.size() ({start} vs. {len(self.layers)})")
+        check(0 <= start < len(self.layers), f"Check failed: start < layers_.size() ({start} vs. {len(self.layers)})")
         for i in range(start, end - 1, -1):
             for call in self.before_backward:
                 call(i)
@@ -440,7 +442,7 @@ class Net:
         if isinstance(source, (str, Path)):
             from allconv_caffe.engine import snapshot
 
-            path = Path(source)
+            path = str(source)
             (snapshot.load_weights_hdf5 if is_hdf5(path) else snapshot.load_weights)(self, path)
             return
         own = self._first_by_name()
@@ -467,15 +469,15 @@ class Net:
                 )
             blob.from_proto(proto, reshape=False)
 
-    def to_proto(self, write_diff: bool = False) -> NetParameter:
-        """NetParameter with every layer and its blobs, as a snapshot stores it."""
+    def to_proto(self, write_diff: bool = False, with_data: bool = True) -> NetParameter:
+        """NetParameter with every layer and its blobs, as a snapshot stores it; without data, their shapes alone."""
         out = NetParameter(name=self.name)
         for layer in self.layers:
             proto = out.layer.add()
             proto.CopyFrom(layer.param)
             del proto.blobs[:]
             for blob in layer.blobs:
-                blob.to_proto(proto.blobs.add(), write_diff)
+                blob.to_proto(proto.blobs.add(), write_diff, with_data)
         return out
 
     def _first_by_name(self) -> dict[str, Layer]:
@@ -485,13 +487,13 @@ class Net:
         return own
 
 
-def is_hdf5(path: Path) -> bool:
+def is_hdf5(path: str) -> bool:
     """Whether a file begins with HDF5's signature."""
     try:
         with open(path, "rb") as file:
             return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError as error:
-        raise CaffeError(f"Couldn't open {path} ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CaffeError(f"Couldn't open {path} ({getattr(error, 'strerror', None) or error})") from None
 
 
 def load_net(path: str | Path, context: Context, *, level: int | None = None, stages: Sequence[str] = ()) -> Net:

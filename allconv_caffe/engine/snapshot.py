@@ -6,10 +6,12 @@ sgd_solver.cpp, net.cpp (ToHDF5), hdf5.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +20,19 @@ import numpy as np
 import torch
 
 from allconv_caffe.engine import glog
-from allconv_caffe.engine.blob import Blob, blob_proto_shape
+from allconv_caffe.engine.blob import MAX_AXES, Blob, blob_proto_shape
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.upgrade import upgrade_net
 from allconv_caffe.proto import (
     NetParameter,
+    Numbers,
     ProtoError,
     SolverParameter,
     SolverState,
     StoredBlob,
     read_stored,
     unknown_fields,
-    write_binary,
+    write_stored,
 )
 
 if TYPE_CHECKING:
@@ -84,19 +87,31 @@ def write(solver: Solver) -> tuple[str, str]:
             _write_state_hdf5(solver, model, Path(state))
         else:
             glog.info("solver.cpp:454", f"Snapshotting to binary proto file {model}")
-            write_binary(model, solver.net.to_proto(param.snapshot_diff))
+            save_weights(solver.net, model, param.snapshot_diff)
             glog.info("sgd_solver.cpp:284", f"Snapshotting solver state to binary proto file {state}")
             _write_state(solver, model, state)
-    except OSError as error:
-        raise CaffeError(f"Cannot write the snapshot: {error.strerror or error}", param.snapshot_prefix) from None
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    except (OSError, RuntimeError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise CaffeError(f"Cannot write the snapshot: {detail}", param.snapshot_prefix) from None
     return model, state
 
 
 def _write_state(solver: Solver, model: str, path: str) -> None:
     state = SolverState(iter=solver.iter, learned_net=model, current_step=solver.current_step)
     for blob in solver.history:
-        blob.to_proto(state.history.add())
-    write_binary(path, state)
+        blob.to_proto(state.history.add(), with_data=False)
+    write_stored(path, state, [_numbers(blob) for blob in solver.history])
+
+
+def _numbers(blob: Blob, write_diff: bool = False) -> Numbers:
+    """A blob's arrays for `write_stored`, fetched from their device when their turn comes."""
+    return {name: (blob.count, partial(_array, blob, name)) for name in ("data", "diff")[: 1 + write_diff]}
+
+
+def _array(blob: Blob, name: str) -> np.ndarray:
+    return _numpy(getattr(blob, name))
 
 
 def restore(solver: Solver, path: str) -> None:
@@ -118,13 +133,16 @@ def _restore_binary(solver: Solver, path: str) -> None:
     state, stored = read_stored(path, SolverState)
     solver.iter = state.iter
     if state.HasField("learned_net"):
+        check(os.path.exists(state.learned_net), f"File not found: {state.learned_net}")
         solver.net.copy_trained_layers_from(state.learned_net)
     solver.current_step = state.current_step
     _check_history(len(state.history), solver, path)
     glog.info("sgd_solver.cpp:318", "SGDSolver: restoring history")
     for i, (blob, proto, numbers) in enumerate(zip(solver.history, state.history, stored, strict=True)):
         try:
-            _check_history_shape(i, blob_proto_shape(proto), blob)
+            count = _stored_count(blob_proto_shape(proto))
+            # an old state has four axes where the solver has fewer
+            check(count == blob.count, f"history blob {i} has {count} values, the solver expects {blob.shape_string}")
             _fill(blob, numbers)
         except CaffeError as error:
             raise error.within(path) from None
@@ -136,12 +154,28 @@ def _check_history(found: int, solver: Solver, path: str) -> None:
         raise CaffeError(f"Incorrect length of history blobs. ({found} vs. {expected})", path)
 
 
-def _check_history_shape(i: int, found: tuple[int, ...], blob: Blob) -> None:
-    check(found == blob.shape, f"history blob {i} has shape {found}, the solver expects {blob.shape}")
+def _stored_count(shape: tuple[int, ...]) -> int:
+    """How many values a stored shape means. Raises CaffeError for one that no blob can have, as Blob::Reshape."""
+    check(len(shape) <= MAX_AXES, f"Check failed: shape.size() <= kMaxBlobAxes ({len(shape)} vs. {MAX_AXES})")
+    count = 1
+    for dim in shape:
+        check(dim >= 0, f"Check failed: shape[i] >= 0 ({dim} vs. 0)")
+        check(not count or dim <= (2**31 - 1) // count, "blob size exceeds INT_MAX")
+        count *= dim
+    return count
 
 
 # weights
-def load_weights(net: Net, path: Path) -> None:
+def save_weights(net: Net, path: str | Path, write_diff: bool = False) -> None:
+    """Writes a binary .caffemodel; beside the net's own weights, none lies in memory (on a GPU, one array does).
+
+    Raises: ProtoError: a folder that cannot be written, or over 2 GiB.
+    """
+    outline = net.to_proto(with_data=False)
+    write_stored(path, outline, [_numbers(blob, write_diff) for layer in net.layers for blob in layer.blobs])
+
+
+def load_weights(net: Net, path: str | Path) -> None:
     """Copies weights by layer name from a binary .caffemodel, array by array: beside the net's own weights, no more
     than one array lies in memory (none on a CPU).
 
@@ -151,7 +185,7 @@ def load_weights(net: Net, path: Path) -> None:
     try:
         proto, stored = read_stored(path, NetParameter)
     except ProtoError as error:
-        raise CaffeError(str(error)) from None
+        raise CaffeError(f"{error} (Failed to parse NetParameter file: {path})" if error.where else str(error)) from None
     for place, number in unknown_fields(proto):
         glog.warning("snapshot.py:1", f"{path}: field number {number} in {place} is unknown to Caffe 1.0: not used")
     upgrade_net(proto, str(path))
@@ -176,21 +210,33 @@ def _copy_layer(source: Any, numbers: list[StoredBlob], target: Any) -> None:
     for j, (blob, proto, stored) in enumerate(zip(target.blobs, source.blobs, numbers, strict=True)):
         if not blob.shape_equals(proto):
             shape = blob_proto_shape(proto)
+            count = _stored_count(shape)
+            _check_data(count, stored)
             raise CaffeError(
                 f"Cannot copy param {j} weights from layer '{source.name}'; shape mismatch.  Source param shape is "
-                f"{''.join(f'{d} ' for d in shape)}({math.prod(shape)}); target param shape is {blob.shape_string}. "
+                f"{_shape_text(shape)}; target param shape is {blob.shape_string}. "
                 "To learn this layer's parameters from scratch rather than copying from a saved net, rename the layer."
             )
         _fill(blob, stored)
 
 
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "".join(f"{dim} " for dim in shape) + f"({math.prod(shape)})"
+
+
+def _check_data(expected: int, stored: StoredBlob) -> None:
+    """Blob::FromProto's demand; an array of nothing has no memory to copy into."""
+    count = stored.count("data")
+    check(count == expected, f"Check failed: count_ == proto.data_size() ({expected} vs. {count})")
+    check(count > 0, "Check failed: data_ (a blob without values)")
+
+
 def _fill(blob: Blob, stored: StoredBlob) -> None:
-    """Reads data, and diff where there is one, into `blob`, whose shape is the stored one's."""
-    for name in ("data", "diff"):
-        count = stored.count(name)
-        if not count and name == "diff":
-            continue
-        check(count == blob.count, f"Check failed: count_ == proto.{name}_size() ({blob.count} vs. {count})")
+    """Reads data, and diff where there is one, into `blob`, whose count is the stored one's."""
+    _check_data(blob.count, stored)
+    diffs = stored.count("diff")
+    check(diffs in (0, blob.count), f"Check failed: count_ == proto.diff_size() ({blob.count} vs. {diffs})")
+    for name in ("data", "diff") if diffs else ("data",):
         tensor = getattr(blob, name)
         try:
             if tensor.device.type == "cpu" and tensor.is_contiguous():
@@ -230,32 +276,74 @@ def save_weights_hdf5(net: Net, path: Path, write_diff: bool = False) -> None:
     _hdf5_to(path, fill)
 
 
-def load_weights_hdf5(net: Net, path: Path) -> None:
-    """Copies weights by layer name (the last layer of that name). Raises CaffeError."""
-    by_name = dict(zip(net.layer_names, net.layers, strict=True))
+@contextlib.contextmanager
+def _reading(path: str | Path, sentence: str) -> Iterator[h5py.File]:
+    """An HDF5 file opened for reading. What HDF5 says of a damaged one becomes a CaffeError with the path, and, where
+    it cannot even be opened, Caffe's `sentence`."""
+    opened = False
     try:
         with h5py.File(path, "r") as file:
-            check("data" in file, f"Error reading weights from {path}: no group 'data'")
-            for name, group in file["data"].items():
-                if name not in by_name:
-                    glog.info("net.cpp:780", f"Ignoring source layer {name}")
+            opened = True
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        detail = str(error.args[0] if error.args else error)
+        raise CaffeError(f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})") from None
+
+
+def load_weights_hdf5(net: Net, path: str | Path) -> None:
+    """Copies weights by layer name (the last layer of that name). Raises CaffeError."""
+    by_name = dict(zip(net.layer_names, net.layers, strict=True))
+    with _reading(path, "Couldn't open") as file:
+        sentence = f"Error reading weights from {path}"
+        layers = _member(file, "data", h5py.Group, sentence)
+        for name in layers:
+            if name not in by_name:
+                glog.info("net.cpp:780", f"Ignoring source layer {name}")
+                continue
+            layer, group = by_name[name], _member(layers, name, h5py.Group, sentence)
+            check(len(group) <= len(layer.blobs), f"{path}: Incompatible number of blobs for layer {name}")
+            for j, blob in enumerate(layer.blobs):
+                if str(j) not in group:
+                    index = net.param_layer_indices.index((net.layers.index(layer), j))
+                    shared = net.param_owners[index] >= 0
+                    check(shared, f"{path}: Incompatible number of blobs for layer {name}")
                     continue
-                layer = by_name[name]
-                check(len(group) <= len(layer.blobs), f"Incompatible number of blobs for layer {name}")
-                for j, blob in enumerate(layer.blobs):
-                    if str(j) not in group:
-                        index = net.param_layer_indices.index((net.layers.index(layer), j))
-                        check(net.param_owners[index] >= 0, f"Incompatible number of blobs for layer {name}")
-                        continue
-                    _read_dataset(group[str(j)], blob, f"{path}: layer '{name}' blob {j}")
-    except OSError as error:
-        raise CaffeError(f"Couldn't open {path} ({error})") from None
+                _read_dataset(group, str(j), blob, f"{path}: layer '{name}'")
 
 
-def _read_dataset(dataset: h5py.Dataset, blob: Blob, where: str) -> None:
+def _member(group: h5py.Group, name: str, kind: type[Any], sentence: str) -> Any:
+    """group[name], if it is of that kind. Raises CaffeError with Caffe's `sentence`."""
+    found = group.get(name) if name in group else None
+    if not isinstance(found, kind):
+        said = "nothing" if found is None else type(found).__name__.lower()
+        raise CaffeError(f"{sentence}: found {said} called '{name}', expected a {kind.__name__.lower()}")
+    return found
+
+
+_NUMBERS = "fiu"  # NumPy's letters for what HDF5 calls H5T_FLOAT and H5T_INTEGER
+
+
+def _read_dataset(group: h5py.Group, name: str, blob: Blob, where: str) -> None:
+    """Source: hdf5.cpp, hdf5_load_nd_dataset."""
+    if name not in group:
+        raise CaffeError(f"Failed to find HDF5 dataset {name}", where)
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise CaffeError(f"Failed to get dataset ndims for {name}", where)
+    if dataset.dtype.kind not in _NUMBERS:
+        named = {"S": "H5T_STRING", "O": "H5T_STRING", "V": "H5T_COMPOUND"}.get(dataset.dtype.kind, str(dataset.dtype))
+        raise CaffeError(f"Unsupported datatype class: {named}", f"{where} blob {name}")
     if tuple(dataset.shape) != blob.shape:
-        raise CaffeError(f"shape mismatch: found {tuple(dataset.shape)}, expected {blob.shape}", where)
-    blob.data = torch.from_numpy(np.asarray(dataset, dtype=np.float32)).to(blob.device)
+        raise CaffeError(
+            f"Cannot load blob from hdf5; shape mismatch. Source shape is {_shape_text(dataset.shape)} "
+            f"target shape is {blob.shape_string}",
+            f"{where} blob {name}",
+        )
+    tensor = blob.data
+    if tensor.device.type == "cpu" and blob.count:
+        dataset.read_direct(tensor.detach().numpy())
+    else:
+        blob.data = torch.from_numpy(np.asarray(dataset, dtype=np.float32)).to(blob.device)
 
 
 def _write_state_hdf5(solver: Solver, model: str, path: Path) -> None:
@@ -271,20 +359,25 @@ def _write_state_hdf5(solver: Solver, model: str, path: Path) -> None:
 
 
 def _restore_hdf5(solver: Solver, path: str) -> None:
-    try:
-        with h5py.File(path, "r") as file:
-            for key in ("iter", "current_step", "history"):
-                check(key in file, f"{path}: Error loading solver state: no '{key}'")
-            solver.iter = int(np.asarray(file["iter"]).reshape(-1)[0])
-            if "learned_net" in file:
-                model: Any = file["learned_net"][()]
-                solver.net.copy_trained_layers_from(model.decode() if isinstance(model, bytes) else str(model))
-            solver.current_step = int(np.asarray(file["current_step"]).reshape(-1)[0])
-            _check_history(len(file["history"]), solver, path)
-            for i, blob in enumerate(solver.history):
-                _read_dataset(file["history"][str(i)], blob, f"{path}: history blob {i}")
-    except OSError as error:
-        raise CaffeError(f"Couldn't open {path} ({error})") from None
+    with _reading(path, "Couldn't open solver state file") as file:
+        solver.iter = _integer(file, "iter", path)
+        if "learned_net" in file:
+            model: Any = _member(file, "learned_net", h5py.Dataset, path)[()]
+            solver.net.copy_trained_layers_from(model.decode() if isinstance(model, bytes) else str(model))
+        solver.current_step = _integer(file, "current_step", path)
+        history = _member(file, "history", h5py.Group, f"Error reading history from {path}")
+        _check_history(len(history), solver, path)
+        for i, blob in enumerate(solver.history):
+            _read_dataset(history, str(i), blob, f"{path}: history")
+
+
+def _integer(file: h5py.File, name: str, path: str) -> int:
+    """Source: hdf5.cpp, hdf5_load_int."""
+    sentence = f"{path}: Failed to load int dataset with name {name}"
+    dataset = _member(file, name, h5py.Dataset, sentence)
+    if dataset.dtype.kind not in _NUMBERS or not dataset.size:
+        raise CaffeError(f"{sentence} (found {dataset.dtype}, {dataset.size} of them)")
+    return int(np.asarray(dataset[(0,) * dataset.ndim]))
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

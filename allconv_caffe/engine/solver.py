@@ -159,10 +159,10 @@ class Solver:
         own = len(param.test_net_param) + len(param.test_net)
         if generic:
             check(len(param.test_iter) >= own, f"Check failed: param_.test_iter_size() >= num_test_nets "
-                                               f"({len(param.test_iter)} vs. {own})")
+                  f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.")
         else:
             check(len(param.test_iter) == own, f"Check failed: param_.test_iter_size() == num_test_nets "
-                                               f"({len(param.test_iter)} vs. {own})")
+                  f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.")
         instances = own + (len(param.test_iter) - own if generic else 0)
         if param.test_state:
             check(
@@ -191,7 +191,7 @@ class Solver:
 
     def _load_weights(self, net: Net) -> None:
         for entry in self.param.weights:
-            for path in filter(None, (p.strip() for p in entry.split(","))):
+            for path in (part.strip() for part in entry.split(",")):  # an empty one is a file that is not there
                 glog.info("solver.cpp:41", f"Finetuning from {path}")
                 net.copy_trained_layers_from(path)
 
@@ -292,7 +292,8 @@ class Solver:
             part = self.net.forward()
             self.net.backward()
             loss = part if loss is None else loss + part
-        assert loss is not None
+        if loss is None:  # iter_size 0: as in Caffe, 0 / 0
+            loss = torch.zeros((), device=self.ctx.device)
         return loss / self.param.iter_size, [self.net.blob_list[i].data for i in self.net.output_ids]
 
     def _finish_update(self, rate: float) -> None:
@@ -359,7 +360,7 @@ class Solver:
     def normalize(self, i: int) -> None:
         if self.param.iter_size != 1:
             blob = self.net.learnable_params[i]
-            blob.diff = blob.diff * float(np.float32(1.0) / np.float32(self.param.iter_size))
+            blob.diff = blob.diff * glog.divided(1, self.param.iter_size)
 
     def regularize(self, i: int) -> None:
         """diff += decay * data (L2, Caffe's lambda without the 2) or decay * sign(data) (L1)."""
@@ -464,9 +465,11 @@ class Solver:
         if self._requested_early_exit:
             glog.info("solver.cpp:393", "Test interrupted.")
             return {}
-        if self.param.test_compute_loss and loss is not None:
-            glog.info("solver.cpp:398", f"Test loss: {glog.number(float(loss) / iters)}")
-        means = [s / iters for s in sums or []]
+        if self.param.test_compute_loss:
+            glog.info("solver.cpp:398", f"Test loss: {glog.number(glog.divided(0 if loss is None else float(loss), iters))}")
+        if sums is None:  # test_iter 0: no output was ever seen
+            return {}
+        means = [s / iters for s in sums]
         self._log_outputs(net, means, "Test", "solver.cpp:414")
         return {
             net.blob_names[i]: m.reshape(-1).tolist() for i, m in zip(net.output_ids, means, strict=True)

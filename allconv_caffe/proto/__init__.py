@@ -12,15 +12,15 @@ from typing import Any
 from .build import build
 from .errors import ProtoError
 from .files import read_binary, read_net, read_solver, read_text, unknown_fields, write_binary, write_text
-from .stored import StoredBlob, blobs_of, read_stored
+from .stored import Numbers, StoredBlob, blobs_of, read_stored, write_stored
 from .text import float_text, parse_text, to_text
 
 _NAMES = build(__name__)
 globals().update(_NAMES)
 
 __all__ = [
-    "ProtoError", "StoredBlob", "blobs_of", "float_text", "parse_text", "read_binary", "read_net", "read_solver",
-    "read_stored", "read_text", "to_text", "unknown_fields", "write_binary", "write_text",
+    "Numbers", "ProtoError", "StoredBlob", "blobs_of", "float_text", "parse_text", "read_binary", "read_net",
+    "read_solver", "read_stored", "read_text", "to_text", "unknown_fields", "write_binary", "write_stored", "write_text",
 ]  # fmt: skip
 __all__ += sorted(_NAMES)
 

@@ -65,14 +65,25 @@ def read_net(path: Path) -> Any:
     """The NetParameter in prototxt file `path`, as written: V0 and V1 layers are not upgraded here."""
     from . import NetParameter
 
-    return read_text(path, NetParameter)
+    return _read_named(path, NetParameter)
 
 
 def read_solver(path: Path) -> Any:
     """The SolverParameter in prototxt file `path`, as written."""
     from . import SolverParameter
 
-    return read_text(path, SolverParameter)
+    return _read_named(path, SolverParameter)
+
+
+def _read_named(path: Path, cls: Any) -> Any:
+    """As `read_text`; a text that does not parse is said with Caffe's sentence for this kind of file, too."""
+    where = os.fspath(path)
+    raw = _read(where)
+    try:
+        return parse_text(decode(raw, where), cls, where)
+    except ProtoError as error:
+        reason = f"{error.reason} (Failed to parse {cls.DESCRIPTOR.name} file: {where})"
+        raise ProtoError(where, reason, error.line, error.column, error.found, error.choices) from None
 
 
 def write_binary(path: Path, message: Any) -> None:
@@ -81,22 +92,26 @@ def write_binary(path: Path, message: Any) -> None:
     Raises: ProtoError: over 2 GiB, required fields left out, or a folder that cannot be written.
     """
     where = os.fspath(path)
-    missing = message.FindInitializationErrors()
-    if missing:
-        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
-    size = message.ByteSize()
-    if size > MOST_BYTES:
-        raise ProtoError(where, f"Found {size} bytes to write, expected at most {MOST_BYTES} in one binary "
-                                f"{message.DESCRIPTOR.full_name}; Caffe's HDF5 snapshot format has no such limit")
+    check_size(where, message, message.ByteSize())
     try:
-        _write(where, _pieces(message))
+        write_pieces(where, _pieces(message))
     except EncodeError as error:
         raise ProtoError(where, str(error)) from None
 
 
+def check_size(where: str, message: Any, size: int) -> None:
+    """Raises ProtoError where `message` lacks required fields, or its `size` in bytes is more than protobuf can hold."""
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
+    if size > MOST_BYTES:
+        raise ProtoError(where, f"Found {size} bytes to write, expected at most {MOST_BYTES} in one binary "
+                                f"{message.DESCRIPTOR.full_name}; Caffe's HDF5 snapshot format has no such limit")
+
+
 def write_text(path: Path, message: Any) -> None:
     """Write `message` to `path` as prototxt, whole or not at all."""
-    _write(os.fspath(path), [to_text(message).encode("ascii")])
+    write_pieces(os.fspath(path), [to_text(message).encode("ascii")])
 
 
 def unknown_fields(message: Any, place: str = "") -> Iterator[Any]:
@@ -131,20 +146,26 @@ def _pieces(message: Any) -> Iterator[bytes]:
         if field.cpp_type == field.CPPTYPE_MESSAGE and not hasattr(value, "ListFields"):
             for item in value:
                 body = item.SerializeToString()
-                yield _varint(field.number << 3 | 2) + _varint(len(body))
+                yield varint(field.number << 3 | 2) + varint(len(body))
                 yield body
         else:
-            single = type(message)()
-            if hasattr(value, "ListFields"):
-                getattr(single, field.name).CopyFrom(value)
-            elif isinstance(value, (str, bytes, int, float)):
-                setattr(single, field.name, value)
-            else:
-                getattr(single, field.name).extend(value)
-            yield single.SerializePartialToString()
+            yield only_field(message, field, value).SerializePartialToString()
 
 
-def _varint(value: int) -> bytes:
+def only_field(message: Any, field: Any, value: Any) -> Any:
+    """A message like `message` with nothing but one of its fields."""
+    single = type(message)()
+    if hasattr(value, "ListFields"):
+        getattr(single, field.name).CopyFrom(value)
+    elif isinstance(value, (str, bytes, int, float)):
+        setattr(single, field.name, value)
+    else:
+        getattr(single, field.name).extend(value)
+    return single
+
+
+def varint(value: int) -> bytes:
+    """`value` as protobuf writes it."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -178,7 +199,8 @@ def _read(where: str) -> bytes:
             raise ProtoError(where, f"Cannot read: {error.strerror}") from None
 
 
-def _write(where: str, pieces: Iterable[bytes]) -> None:
+def write_pieces(where: str, pieces: Iterable[Any]) -> None:
+    """Write bytes-like `pieces` one after the other to a temporary file beside `where`, then rename it."""
     folder, name = os.path.split(os.path.abspath(where))
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)

@@ -1,37 +1,48 @@
-"""Weights read straight from a .caffemodel or .solverstate: the message without its long arrays, and where those lie.
+"""Weights read straight from a .caffemodel or .solverstate, and written straight to one.
 
-Parsed whole, a file of 500 MB would lie in memory as bytes, as a message, and as the net's own weights. Here the
-arrays of its BlobProtos stay in the file until somebody reads them into place.
+Parsed whole, a file of 500 MB would lie in memory as bytes, as a message, and as the net's own weights. Here only the
+message without its long arrays does: those of its BlobProtos are read from the file into place, and written from there.
 """
 
 from __future__ import annotations
 
 import os
-from typing import IO, Any, Iterator, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from .errors import ProtoError
-from .files import MOST_BYTES, Path, open_binary, unknown_fields
+from .files import MOST_BYTES, Path, check_size, only_field, open_binary, unknown_fields, varint, write_pieces
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ARRAYS = {"data": "<f4", "diff": "<f4", "double_data": "<f8", "double_diff": "<f8"}
 _WITH_BLOBS = {"NetParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter", "SolverState",
                "BlobProtoVector"}  # fmt: skip
-_MOST_FIELDS = 1_000_000  # beyond this, something is not a net
+_MOST_FIELDS = 250_000  # a run of unpacked numbers counts once; beyond this, something is not a net
+_CHUNK = 1 << 18  # numbers converted at once
+_WINDOW = 1 << 12  # bytes looked at between arrays
+
+
+class Span(NamedTuple):
+    """Where numbers lie in a file: `size` bytes of them from `offset` on; each behind its field's one-byte key (which
+    is not counted) if `unpacked`."""
+
+    offset: int
+    size: int
+    unpacked: bool
 
 
 class StoredBlob(NamedTuple):
-    """One BlobProto: what lies in the file at `spans`, in bytes, for each of data, diff, double_data, double_diff."""
+    """One BlobProto: what lies in the file at `spans` for each of data, diff, double_data, double_diff."""
 
     where: str
-    spans: dict[str, List[Tuple[int, int]]]
+    spans: Dict[str, List[Span]]
 
     def count(self, name: str) -> int:
         """How many numbers `name` (data, diff) has; doubles go before floats, as in Caffe."""
-        doubles = sum(size for _, size in self.spans["double_" + name]) // 8
-        return doubles or sum(size for _, size in self.spans[name]) // 4
+        doubles = sum(span.size for span in self.spans["double_" + name]) // 8
+        return doubles or sum(span.size for span in self.spans[name]) // 4
 
     def read(self, name: str, out: Optional[np.ndarray] = None) -> np.ndarray:
         """The numbers of `name` (data, diff) as float32, flat.
@@ -49,22 +60,30 @@ class StoredBlob(NamedTuple):
         at = 0
         try:
             with open(self.where, "rb") as file:
-                for offset, size in self.spans[stored]:
-                    file.seek(offset)
-                    part = flat[at : at + size // dtype.itemsize]
-                    if dtype == part.dtype:
-                        done = file.readinto(part.view(np.uint8).data)
-                    else:
-                        raw = np.fromfile(file, dtype, part.size)
-                        done = raw.nbytes
-                        if done == size:
-                            part[...] = raw
-                    if done != size:
-                        raise ProtoError(self.where, f"Found {done} bytes at byte {offset}, expected {size}: truncated")
+                for span in self.spans[stored]:
+                    part = flat[at : at + span.size // dtype.itemsize]
+                    if not _read_span(file, span, dtype, part):
+                        raise ProtoError(self.where, f"Found no {span.size} bytes at byte {span.offset}: truncated")
                     at += part.size
         except OSError as error:
             raise ProtoError(self.where, f"Cannot read: {error.strerror}") from None
         return out
+
+
+def _read_span(file: IO[bytes], span: Span, dtype: Any, out: np.ndarray) -> bool:
+    """Whether the numbers of `span` are all there; they are in `out`, float32, then."""
+    if not span.unpacked and dtype == out.dtype:
+        file.seek(span.offset)
+        return file.readinto(out.view(np.uint8).data) == span.size  # type: ignore[attr-defined]
+    element = np.dtype([("key", "u1"), ("value", dtype)]) if span.unpacked else dtype
+    file.seek(span.offset - 1 if span.unpacked else span.offset)
+    for begin in range(0, out.size, _CHUNK):
+        part = out[begin : begin + _CHUNK]
+        raw = np.fromfile(file, element, part.size)
+        if raw.size != part.size:
+            return False
+        part[...] = raw["value"] if span.unpacked else raw
+    return True
 
 
 def read_stored(path: Path, cls: Any) -> Tuple[Any, List[StoredBlob]]:
@@ -89,7 +108,7 @@ def read_stored(path: Path, cls: Any) -> Tuple[Any, List[StoredBlob]]:
             taken = message.MergeFromString(raw)
             if taken is not None and taken != len(raw):
                 raise DecodeError("wrong format")
-        except (DecodeError, ValueError, RuntimeError) as error:
+        except (DecodeError, ValueError, RuntimeError, IndexError) as error:
             detail = str(error).strip().splitlines()[0] if str(error).strip() else "wrong format"
             raise ProtoError(where, f"Found {size} bytes that are no binary {name}, truncated or corrupt ({detail})",
                              found=f"{size} bytes") from None
@@ -123,26 +142,58 @@ def blobs_of(message: Any) -> Iterator[Any]:
 
 
 class _Reader:
-    """A file, a position, and protobuf's varints."""
+    """A file, a position, and protobuf's varints; what is skipped is not read."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.size, self.at, self.fields = file, size, 0, 0
+        self.window, self.base = b"", 0  # bytes of the file from `base` on
+
+    def _ahead(self, count: int) -> int:
+        """Where the position is in `window`, which holds at least `count` bytes from there, or all that are left."""
+        at = self.at - self.base
+        if not 0 <= at <= len(self.window) - count:
+            self.file.seek(self.at)
+            self.window, self.base, at = self.file.read(max(count, _WINDOW)), self.at, 0
+        return at
 
     def bytes(self, count: int) -> bytes:
-        raw = self.file.read(count)
+        at = self._ahead(count)
+        raw = self.window[at : at + count]
         if len(raw) != count:
             raise ValueError(f"it ends at byte {self.at + len(raw)}")
         self.at += count
         return raw
 
     def skip(self, count: int) -> None:
-        self.file.seek(count, os.SEEK_CUR)
         self.at += count
+
+    def run(self, key: int, width: int, end: int) -> int:
+        """How many numbers of `width` bytes lie here, before `end`, each but the first behind the one-byte `key`."""
+        if self.at + width > end:
+            raise ValueError(f"a field that ends at byte {self.at + width}, beyond {end}")
+        count, step, at, ahead = 1, width + 1, self.at + width, _WINDOW // 2
+        if at + step > end or key > 0x7F or self.window[self._ahead(step) + width] != key:
+            return count
+        while at + step <= end:
+            self.file.seek(at)
+            keys = np.frombuffer(self.file.read(min((end - at) // step, ahead) * step), np.uint8)[::step]
+            others = np.flatnonzero(keys != key)
+            same = int(others[0]) if others.size else len(keys)
+            count, at, ahead = count + same, at + same * step, min(ahead * 16, _CHUNK)
+            if others.size or not same:
+                break
+        return count
 
     def varint(self) -> int:
         value = shift = 0
         while True:
-            byte = self.bytes(1)[0]
+            at = self.at - self.base
+            if not 0 <= at < len(self.window):
+                at = self._ahead(1)
+                if not self.window:
+                    raise ValueError(f"it ends at byte {self.at}")
+            byte = self.window[at]
+            self.at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value & 0xFFFFFFFFFFFFFFFF
@@ -158,7 +209,7 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
     number, stably, as ListFields does.
     """
     out = bytearray()
-    spans: dict[str, List[Tuple[int, int]]] = {name: [] for name in _ARRAYS}
+    spans: Dict[str, List[Span]] = {name: [] for name in _ARRAYS}
     is_blob = descriptor.name == "BlobProto"
     mine: List[Tuple[int, StoredBlob]] = []
     while reader.at < end:
@@ -173,8 +224,9 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
         elif wire in (_FIXED32, _FIXED64):
             width = 4 if wire == _FIXED32 else 8
             if is_blob and field is not None and field.name in _ARRAYS and width == _width(field.name):
-                _extend(spans[field.name], reader.at, width)
-                reader.skip(width)
+                count = reader.run(key, width, end)
+                _extend(spans[field.name], reader.at, count * width, count > 1)
+                reader.skip(count * width + count - 1)
             else:
                 out += varint(key) + reader.bytes(width)
         elif wire == _BYTES:
@@ -185,7 +237,7 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
             if is_blob and field is not None and field.name in _ARRAYS:
                 if size % _width(field.name):
                     raise ValueError(f"{size} bytes at byte {reader.at} are no whole number of {field.name}")
-                _extend(spans[field.name], reader.at, size)
+                _extend(spans[field.name], reader.at, size, False)
                 reader.skip(size)
             elif field is not None and (kind == "BlobProto" or kind in _WITH_BLOBS):
                 inner: List[Tuple[int, StoredBlob]] = []
@@ -209,18 +261,60 @@ def _width(name: str) -> int:
     return int(_ARRAYS[name][-1])
 
 
-def _extend(spans: List[Tuple[int, int]], offset: int, size: int) -> None:
-    if spans and sum(spans[-1]) == offset:
-        spans[-1] = (spans[-1][0], spans[-1][1] + size)
+def _extend(spans: List[Span], offset: int, size: int, unpacked: bool) -> None:
+    last = spans[-1] if spans else None
+    if last is not None and not last.unpacked and not unpacked and last.offset + last.size == offset:
+        spans[-1] = Span(last.offset, last.size + size, False)
     elif size:
-        spans.append((offset, size))
+        spans.append(Span(offset, size, unpacked))
 
 
-def varint(value: int) -> bytes:
-    """`value` as protobuf writes it."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+Numbers = Dict[str, Tuple[int, Callable[[], np.ndarray]]]  # data, diff -> how many, and how to get them
+_Piece = Union[bytes, Callable[[], np.ndarray]]  # noqa: UP007 (Python 3.9)
+
+
+def write_stored(path: Path, message: Any, numbers: Sequence[Numbers]) -> None:
+    """Write `message` to `path`, whole or not at all, with arrays that are not in it: no copy of them is made.
+
+    Same bytes as `write_binary` of the message with its arrays.
+
+    Args:
+        message: its BlobProtos without data and diff.
+        numbers: for each of them, in the order of `blobs_of`, what their data and diff are: float32, C-contiguous.
+    Raises: ProtoError: over 2 GiB, required fields left out, or a folder that cannot be written.
+    """
+    where = os.fspath(path)
+    waiting = iter(numbers)
+    size, pieces = _layout(message, waiting)
+    check_size(where, message, size)
+    write_pieces(where, (piece if isinstance(piece, bytes) else _flat(piece()) for piece in pieces))
+
+
+def _flat(array: np.ndarray) -> Any:
+    return np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data
+
+
+def _layout(message: Any, waiting: Iterator[Numbers]) -> Tuple[int, List[_Piece]]:
+    """How many bytes the message takes, and what they are."""
+    parts: List[Tuple[int, int, List[_Piece]]] = []  # field number, bytes, what they are
+    if message.DESCRIPTOR.name == "BlobProto":
+        for name, (count, values) in next(waiting).items():
+            if count:
+                head = _head(message.DESCRIPTOR.fields_by_name[name].number, 4 * count)
+                parts.append((message.DESCRIPTOR.fields_by_name[name].number, len(head) + 4 * count, [head, values]))
+    for field, value in message.ListFields():
+        kind = field.message_type.name if field.message_type is not None else ""
+        if kind != "BlobProto" and kind not in _WITH_BLOBS:
+            raw = only_field(message, field, value).SerializePartialToString()
+            parts.append((field.number, len(raw), [raw]))
+            continue
+        for item in (value,) if hasattr(value, "ListFields") else value:
+            size, pieces = _layout(item, waiting)
+            head = _head(field.number, size)
+            parts.append((field.number, len(head) + size, [head, *pieces]))
+    parts.sort(key=lambda part: part[0])
+    return sum(size for _, size, _ in parts), [piece for _, _, pieces in parts for piece in pieces]
+
+
+def _head(number: int, size: int) -> bytes:
+    return varint(number << 3 | _BYTES) + varint(size)

@@ -151,7 +151,8 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
         found = no_value.group("value")
         descriptor = cls.DESCRIPTOR.file.pool.FindEnumTypeByName(no_value.group("enum"))
         choices = [value.name for value in descriptor.values]
-        reason = f'Unknown enumeration value of "{found}" for {descriptor.full_name}.{_hint(found, choices)}'
+        field = _field_before(rows, line, column)
+        reason = f'Unknown enumeration value of "{found}" for field "{field}".{_hint(found, choices)}'
     elif twice:
         found = twice.group("field")
         reason = f'Non-repeated field "{found}" is specified multiple times.'
@@ -159,8 +160,41 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
         if not reason.endswith("."):
             reason += "."
         if found is not None and found not in reason:
-            reason = f"{reason[:-1]}, found {found}."
+            reason = f"{reason[:-1]}, found {found}." if found == "end of file" else f'{reason[:-1]}, found "{found}".'
+        reason = _in_caffes_words(reason, found, _field_before(rows, line, column))
     return ProtoError(where, reason, line, column, found, choices)
+
+
+# what Python's parser says, and how C++'s begins
+_WORDS = (
+    (re.compile(r"Couldn't parse integer: (?P<got>.*?)\.?$"), "Expected integer, got: {got}"),
+    (re.compile(r"Couldn't parse float: (?P<got>.*?)\.?$"), "Expected double, got: {got}"),
+    (re.compile(r"Expected string but found: '(?P<got>.*)'(?:, found end of file)?\.?$"), "Expected string, got: {got}"),
+    (re.compile(r"Expected identifier or number, got (?P<got>.*?)\.?$"), "Expected identifier, got: {got}"),
+    (re.compile(r"Value out of range: -(?P<got>[0-9]{1,10})\.?$"), "Expected integer, got: -{got}"),
+    (re.compile(r"Value out of range: -?(?P<got>.*?)\.?$"), "Integer out of range ({got})"),
+    (re.compile(r'Expected "true" or "false", found "?(?P<got>.*?)"?\.?$'),
+     'Invalid value for boolean field "{field}". Value: "{got}".'),
+)  # fmt: skip
+
+
+def _in_caffes_words(reason: str, found: Optional[str], field: str) -> str:
+    if found is not None and any(ord(c) < 0x20 for c in found):
+        return "Invalid control characters encountered in text."
+    for pattern, words in _WORDS:
+        match = pattern.match(reason)
+        if match:
+            return words.format(field=field, got=match.group("got") or found or "")
+    return reason
+
+
+def _field_before(rows: List[str], line: Optional[int], column: Optional[int]) -> str:
+    """The name of the field whose value stands there."""
+    if line is None or column is None:
+        return ""
+    before = "\n".join([*rows[: line - 1], rows[line - 1][: column - 1]]) if line <= len(rows) else ""
+    match = re.search(r"([A-Za-z_]\w*)\s*:?\s*(?:\[[^\]\[]*)?$", before[-1000:])
+    return match.group(1) if match else ""
 
 
 def _hint(found: str, choices: List[str]) -> str:

@@ -22,7 +22,7 @@ from allconv_caffe.engine.layer import Layer as EngineLayer
 from allconv_caffe.engine.layers.data_memory import MemoryDataLayer
 from allconv_caffe.engine.layers.python import PythonLayer
 from allconv_caffe.engine.pyblob import PyBlob, PyBlobVec, PyLayer
-from allconv_caffe.proto import NetParameter, parse_text, read_net, write_binary
+from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
 
@@ -391,7 +391,7 @@ class Net:
     def save(self, filename: Path_) -> None:
         """Writes the net with its weights as a .caffemodel."""
         with as_pycaffe():
-            write_binary(filename, self._net.to_proto())
+            snapshot.save_weights(self._net, os.fspath(filename))
 
     def save_hdf5(self, filename: Path_) -> None:
         """Writes the weights as an HDF5 file."""

@@ -144,7 +144,7 @@ ERRORS = [
     ),
     (
         SHARED % ("", "", 3),
-        "net.prototxt: layer 'b': Cannot share param 'w' owned by layer 'a' with layer 'b'; shape mismatch. "
+        "net.prototxt: layer 'b': Cannot share param 'w' owned by layer 'a' with layer 'b'; shape mismatch.  "
         "Owner layer param shape is 4 4 (16); sharing layer expects shape 3 4 (12)",
     ),
 ]

@@ -103,7 +103,10 @@ def test_a_prototxt_file_is_read_with_its_name_in_errors(tmp_path: Path) -> None
     (tmp_path / "s.prototxt").write_bytes(b'net: "caf\xe9"\n')
     with pytest.raises(ProtoError) as caught:
         read_solver(tmp_path / "s.prototxt")
-    assert str(caught.value) == f"{tmp_path}/s.prototxt:1:10: Found byte 0xE9, expected UTF-8 text"
+    path = f"{tmp_path}/s.prototxt"
+    sentence = f"(Failed to parse SolverParameter file: {path})"
+    assert str(caught.value) == f"{path}:1:10: Found byte 0xE9, expected UTF-8 text {sentence}"
+    assert caught.value.column == 10
 
 
 def test_fields_of_a_fork_are_named_or_kept(tmp_path: Path) -> None:

@@ -45,13 +45,20 @@ def test_every_form_of_text_format_that_caffe_reads_is_read() -> None:
     [
         ('layer { nmae: "x" }', 1, 9, 'Message type "caffe.LayerParameter" has no field named "nmae".'),
         ("layer {\n  pooling_param { pool: MAXI } }", 2, 25,
-         'Unknown enumeration value of "MAXI" for caffe.PoolingParameter.PoolMethod. (known: MAX, AVE, STOCHASTIC)'),
+         'Unknown enumeration value of "MAXI" for field "pool". (known: MAX, AVE, STOCHASTIC)'),
         ('name: "a"\nname: "b"', 2, None, 'Non-repeated field "name" is specified multiple times.'),
         ("name: unquoted", 1, 7, "Expected string"),
         ("layer { ", 1, 9, 'Expected "}", found end of file.'),
         ('layer {\n name: "x"\n# }\n', 4, 1, 'Expected "}", found end of file.'),
-        ('layer { name:', 1, 14, "Expected string but found: '', found end of file."),
-        ("force_backward: maybe", 1, 17, "maybe"),
+        ('layer { name:', 1, 14, "Expected string, got: end of file"),
+        ("force_backward: maybe", 1, 17, 'Invalid value for boolean field "force_backward". Value: "maybe".'),
+        ("input_dim: [1, two]", 1, 16, "Expected integer, got: two"),
+        ("input_dim: 3000000000", 1, 12, "Integer out of range (3000000000)"),
+        ("layer { loss_weight: x }", 1, 22, "Expected double, got: x"),
+        ("layer { top: 3 }", 1, 14, "Expected string, got: 3"),
+        ("layer { name 'x' }", 1, 14, 'Expected ":", found "\'x\'".'),
+        ('name: "a" }', 1, 11, "Expected identifier, got: }"),
+        ('name: "a"\0', 1, 10, "Invalid control characters encountered in text."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_with_its_place(text: str, line: int, column: int | None, sentence: str) -> None:

@@ -65,7 +65,7 @@ class ConvolutionLayer(Layer):
         self.num_output: int = param.num_output
         self.channels = bottom[0].shape[self.axis]
         check(self.num_output > 0, f"Check failed: num_output_ > 0 ({self.num_output} vs. 0)")
-        check(self.channels % self.group == 0, f"Check failed: channels_ % group_ == 0 ({self.channels} % {self.group})")
+        check(self.channels % self.group == 0, f"Check failed: channels_ % group_ == 0 ({self.channels % self.group} vs. 0)")
         check(self.num_output % self.group == 0, "Number of output should be multiples of group.")
         self.bias_term: bool = param.bias_term
         shape = self.weight_shape()
@@ -93,8 +93,11 @@ class ConvolutionLayer(Layer):
         check(
             shape[self.axis] == self.channels, "Input size incompatible with convolution kernel."
         )
-        for blob in bottom[1:]:
-            check(blob.shape == shape, "All inputs must have the same shape.")
+        for i, blob in enumerate(bottom[1:], 1):
+            check(
+                blob.shape == shape,
+                f"shape mismatch - bottom[0]: {bottom[0].shape_string} vs. bottom[{i}]: {blob.shape_string}",
+            )
         out = [self.output_size(i, size) for i, size in enumerate(shape[self.axis + 1 :])]
         for blob in top:
             blob.reshape(*shape[: self.axis], self.num_output, *out)

@@ -91,7 +91,7 @@ class DataLayer(BatchLayer):
             shape = self.transformer.shape(*self.reader.first().shape)
         except CaffeError as error:
             raise error.within("" if error.where else self.source.path) from None
-        check(batch_size > 0, f"Check failed: batch->data_.count() (batch_size {batch_size}, expected at least 1)")
+        check(batch_size > 0, f"Check failed: data_ (batch_size {batch_size}, expected at least 1)")
         top[0].reshape(batch_size, *shape)
         glog.info("data_layer.cpp:45", f"output data size: {','.join(str(d) for d in top[0].shape)}")
         if self.output_labels:

@@ -56,6 +56,8 @@ class PoolingLayer(Layer):
             check(k > 0, "Filter dimensions cannot be zero.")
         self.pad = (param.pad_h, param.pad_w) if param.HasField("pad_h") else (param.pad, param.pad)
         self.stride = (param.stride_h, param.stride_w) if param.HasField("stride_h") else (param.stride, param.stride)
+        for axis, stride in zip("hw", self.stride, strict=True):
+            check(stride > 0, f"Check failed: stride_{axis}_ > 0 ({stride} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
             check(self.pad == (0, 0) and self.stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
         if self.pad != (0, 0):
