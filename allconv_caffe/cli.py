@@ -205,12 +205,14 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _prepare(dataset: str, source: Path, output: Path, force: bool, quiet: bool, **constants: Any) -> None:
+def _prepare(dataset: str, source: Path | None, output: Path, force: bool, quiet: bool, **constants: Any) -> None:
     from data_prep import pipeline
 
     if not force and pipeline.is_prepared(output):
+        pipeline.check_same(output, source, dataset=dataset, **constants)
         click.echo(f"{output}: already prepared; --force prepares it again")
         return
+    source = source or _official(dataset, Path("data"), quiet)
     manifest = pipeline.prepare(source, output, dataset=dataset, force=force, progress=not quiet, **constants)
     click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")
 
@@ -235,7 +237,7 @@ def _official(dataset: str, folder: Path, quiet: bool) -> Path:
 def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> None:
     """CIFAR-10, by default into data/cifar10."""
     output = output or Path("data/cifar10-pad5" if others["pad"] == 5 else "data/cifar10")
-    _prepare("cifar10", source or _official("cifar10", Path("data"), others["quiet"]), output, **others)
+    _prepare("cifar10", source, output, **others)
 
 
 @prep.command("cifar100", epilog=_example("allconv prep cifar100 --labels coarse --output data/cifar100-coarse"))
@@ -246,7 +248,7 @@ def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> Non
 def prep_cifar100(source: Path | None, output: Path | None, **others: Any) -> None:
     """CIFAR-100, by default into data/cifar100."""
     output = output or Path("data/cifar100" if others["labels"] == "fine" else "data/cifar100-coarse")
-    _prepare("cifar100", source or _official("cifar100", Path("data"), others["quiet"]), output, **others)
+    _prepare("cifar100", source, output, **others)
 
 
 @prep.command("images", epilog=_example("allconv prep images photos.tar.xz --output data/photos"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from data_prep.errors import PrepError, writing
 
@@ -83,10 +84,53 @@ class Manifest:
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
             version = values.get("format_version") if isinstance(values, dict) else None
             raise PrepError(path, f"format_version {version}", f"{FORMAT_VERSION}; prepare the data set again")
+        kinds = get_type_hints(Manifest)
+        for name, value in values.items():
+            if name in kinds and not _fits(value, kinds[name]):
+                expected = getattr(kinds[name], "__name__", "") if isinstance(kinds[name], type) else str(kinds[name])
+                raise PrepError(path, f"{name} {json.dumps(value)[:60]}", expected or str(kinds[name]))
         for name in ("shape", "image_shape", "class_names"):
             if name in values:
                 values[name] = tuple(values[name])
         try:
-            return Manifest(**values)
+            manifest = Manifest(**values)
         except TypeError as error:
             raise PrepError(path, str(error).replace("Manifest.__init__() ", ""), "the manifest's own keys") from error
+        manifest._check(path)
+        return manifest
+
+    def _check(self, path: Path) -> None:
+        """Raises PrepError where the entries contradict each other, or name a file elsewhere."""
+        inner = (self.shape[0], self.shape[1] - 2 * self.pad, self.shape[2] - 2 * self.pad)
+        if self.pad < 0 or inner != self.image_shape or min(self.image_shape) < 1:
+            raise PrepError(path, f"shape {list(self.shape)}", f"image_shape {list(self.image_shape)}, pad {self.pad}")
+        if self.classes != len(self.class_names) or self.classes < 1:
+            raise PrepError(path, f"classes {self.classes}", f"{len(self.class_names)}, as class_names has")
+        for split in SPLITS:
+            counts, entry = self.class_counts.get(split, []), self.lmdb.get(split, {})
+            if len(counts) != self.classes:
+                raise PrepError(path, f"class_counts of {len(counts)} classes for {split}", str(self.classes))
+            kinds = {"path": str, "records": int, "sha256": str}
+            if wrong := [key for key, kind in kinds.items() if not _fits(entry.get(key), kind)]:
+                raise PrepError(path, f"no {' or '.join(wrong)} in lmdb.{split}", "path, records and sha256")
+        for name in (*self.files, *(str(entry["path"]) for entry in self.lmdb.values() if "path" in entry)):
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise PrepError(path, f"a file {name!r}", "names of files beside the manifest")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of an annotated kind; a list stands for a tuple."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
+    if origin in (list, tuple):
+        if not isinstance(value, list):
+            return False
+        if origin is tuple and arguments[-1] is not ...:
+            return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return all(_fits(v, arguments[0]) for v in value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -50,6 +50,43 @@ def is_prepared(folder: str | Path) -> bool:
     return (Path(folder) / NAME).is_file()
 
 
+def check_same(folder: str | Path, source_path: str | Path | None, **asked: Any) -> None:
+    """Stop where the set that lies there is not the one asked for.
+
+    Args:
+        folder: A prepared data set.
+        source_path: What it should have been made of; a folder is compared by name, a file by its bytes.
+        asked: Arguments of `prepare` that decide the result.
+
+    Raises:
+        PrepError: the first difference.
+    """
+    folder, manifest = Path(folder), Manifest.load(folder)
+    for name, value in asked.items():
+        idle = (name == "gcn_scale" and manifest.preprocessing == "raw") or (
+            name == "zca_bias" and manifest.preprocessing != "gcn-zca"
+        )
+        if not idle and (found := getattr(manifest, name)) != value:
+            raise PrepError(
+                folder, f"a set prepared with {name} {found}", f"{value}; give another output, or force to replace it"
+            )
+    if source_path is None:
+        return
+    path, made_of = Path(source_path), manifest.source
+    if not path.exists():
+        raise PrepError(path, "nothing", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
+    same = path.resolve().name == Path(str(made_of.get("name", ""))).name
+    if path.is_file():
+        size = path.stat().st_size
+        same = size == made_of.get("bytes") and archive.file_checksums(path).sha256 == made_of.get("sha256")
+    if not same:
+        raise PrepError(
+            folder,
+            f"a set prepared from {made_of.get('name')}",
+            f"one from {path}; give another output, or force to replace it",
+        )
+
+
 def prepare(
     source_path: str | Path,
     out: str | Path,
@@ -92,6 +129,7 @@ def prepare(
     clock = clock or Clock()
     if preprocessing not in whitening_.METHODS:
         raise PrepError("preprocessing", repr(preprocessing), " or ".join(whitening_.METHODS))
+    whitening_.check_constants(gcn_scale, zca_bias)
     if not 0 <= pad <= 1024:
         raise PrepError("pad", str(pad), "0 to 1024 pixels")
     if not 0 <= seed < 1 << 63:
@@ -207,10 +245,18 @@ def _building(out: Path, force: bool) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise PrepError(partial, "another preparation at work", "one at a time for the same folder") from error
+        if not partial.exists() or os.fstat(lock).st_ino != partial.stat().st_ino:  # renamed while it was opened here
+            raise PrepError(partial, "another preparation that has just ended", "one at a time; run again")
         try:
             with writing(partial):
-                for leftover in (*partial.iterdir(), *((retired,) if retired.exists() else ())):
+                for leftover in partial.iterdir():
                     shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                if retired.exists():  # a replacement was killed between its two renames, or after them
+                    if out.exists():
+                        shutil.rmtree(retired)
+                    else:
+                        retired.rename(out)
+            _check_target(out, force)
             yield partial
             _check_target(out, force)
             with writing(out):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from data_prep import archive, database, datum
+from data_prep import manifest as manifest_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest
@@ -69,7 +71,8 @@ def verify(path: str | Path, grid_png: str | Path | None = None) -> Report:
             (un-whitened), right as the network sees them.
 
     Returns:
-        The report; `problems` lists every difference: number, order, form or checksum of records, class counts, files.
+        The report; `problems` lists every difference: number, order, form or checksum of records, class counts,
+        files, constants, statistics.
 
     Raises:
         PrepError: no prepared data set there, a database or transform that cannot be read at all, or the picture
@@ -86,9 +89,41 @@ def verify(path: str | Path, grid_png: str | Path | None = None) -> Report:
             report.problems.append(f"{name}: missing")
         elif (found := archive.file_checksums(path / name).sha256) != sha256:
             report.problems.append(f"{name}: SHA-256 {found}, in the manifest {sha256}")
+    _verify_constants(path, report)
     if grid_png is not None:
         _write_grid(Path(grid_png), samples, manifest, Whitening.load(path / "whitening.npz"))
     return report
+
+
+def _verify_constants(path: Path, report: Report) -> None:
+    """What the manifest says of the transform, against the transform and the values themselves."""
+    m, problems = report.manifest, report.problems
+    for name in ("whitening.npz", *(("mean.binaryproto",) if m.preprocessing == "raw" else ())):
+        if name not in m.files:
+            problems.append(f"{name}: not in the manifest")
+    try:
+        transform = Whitening.load(path / "whitening.npz")
+    except PrepError as error:
+        if (path / "whitening.npz").is_file():
+            problems.append(str(error))
+        return
+    stored: dict[str, object] = {
+        "preprocessing": transform.method,
+        "image_shape": transform.shape,
+        "class_names": transform.class_names,
+    }
+    if transform.method != "raw":
+        stored |= {"gcn_scale": transform.gcn_scale, "gcn_min_divisor": transform.gcn_min_divisor}
+    if transform.method == "gcn-zca":
+        stored["zca_bias"] = transform.zca_bias
+    stored |= {f"n_{split}": report.counts[split] for split in SPLITS}
+    for name, fact in stored.items():
+        if (said := getattr(m, name)) != fact:
+            problems.append(f"{manifest_.NAME}: {name} {said}, found {fact}")
+    for name, value in report.statistics.items():
+        number = m.statistics.get(name, math.nan)
+        if not abs(number - value) <= 1e-3 * max(1, abs(value)):
+            problems.append(f"{manifest_.NAME}: {name} {number:g}, found {value:g}")
 
 
 def _verify_split(path: Path, split: str, report: Report, samples: dict[int, list[np.ndarray]]) -> None:
@@ -100,7 +135,7 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
     kind = np.uint8 if manifest.preprocessing == "raw" else np.float32
     records = size = 0
     total = squares = 0.0
-    seen: set[int] = set()
+    seen: list[int] = []
     wrong: list[str] = []
     for key, value in database.records(path / str(entry["path"])):
         digest.update(key)
@@ -110,7 +145,7 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
         if len(key) != 17 or len(parts) != 2 or not key.replace(b"_", b"").isdigit() or int(parts[0]) != records:
             wrong.append(f"{name}: key, expected {records:08d}_<image number>")
         else:
-            seen.add(int(parts[1]))
+            seen.append(int(parts[1]))
         records += 1
         try:
             image, label = datum.decode(value)
@@ -136,8 +171,8 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
         whole.append("values that are not finite")
     if records != entry["records"]:
         whole.append(f"{records} records, in the manifest {entry['records']}")
-    elif len(seen) != records and not wrong:
-        whole.append(f"{len(seen)} different images in {records} records")
+    elif not wrong and seen != database.shuffled(records, manifest.seed, SPLITS.index(split)).tolist():
+        whole.append(f"records in another order than seed {manifest.seed} gives")
     if counts.tolist() != manifest.class_counts[split]:
         whole.append(f"class counts {counts.tolist()}, in the manifest {manifest.class_counts[split]}")
     if digest.hexdigest() != entry["sha256"]:

@@ -185,7 +185,7 @@ class Whitening:
         if (triangle := arrays.pop("zca_triangle", None)) is not None:
             arrays["zca"], arrays["zca_inverse"] = _unfolded(path, triangle)
         try:
-            return Whitening(
+            transform = Whitening(
                 method=str(arrays["method"]),
                 shape=tuple(int(n) for n in arrays["shape"]),  # type: ignore[arg-type]
                 mean=arrays["mean"],
@@ -201,6 +201,33 @@ class Whitening:
             )
         except KeyError as error:
             raise PrepError(path, f"no array {error}", "the whitening.npz of a prepared data set") from error
+        except (TypeError, ValueError) as error:
+            raise PrepError(
+                path, f"an array of another kind ({error})", "the whitening.npz of a prepared data set"
+            ) from error
+        transform._check(path)
+        return transform
+
+    def _check(self, path: str | Path) -> None:
+        """Raises PrepError where the arrays do not fit each other."""
+        if self.method not in METHODS:
+            raise PrepError(path, f"method {self.method[:20]!r}", " or ".join(METHODS))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise PrepError(path, f"shape {self.shape}", "(3, height, width)")
+        size = math.prod(self.shape)
+        expected: dict[str, tuple[int, ...]] = {"mean": (size,)}
+        if self.method == "gcn-zca":
+            expected |= {"zca": (size, size), "zca_inverse": (size, size)}
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array is None or array.dtype != np.float32 or array.shape != shape:
+                found = "no array" if array is None else f"{array.dtype} {array.shape}"
+                raise PrepError(path, f"{found} for {name}", f"float32 {shape}")
+            if not np.isfinite(array).all():
+                raise PrepError(path, f"values in {name} that are not finite", "numbers")
+        numbers = (self.gcn_scale, self.gcn_min_divisor, self.typical_mean, self.typical_norm)
+        if not (all(map(math.isfinite, numbers)) and self.gcn_scale > 0):
+            raise PrepError(path, f"constants {numbers}", "numbers, a gcn_scale above 0")
 
 
 def _unfolded(path: str | Path, triangle: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -287,6 +314,20 @@ def decompose(
     return eigenvalues, matrices[0], matrices[1]
 
 
+def check_constants(gcn_scale: float, zca_bias: float) -> None:
+    """Raises:
+    PrepError: a constant with which float32 does not reach from one end of the computation to the other.
+    """
+    if not (np.isfinite(gcn_scale) and gcn_scale > 0):
+        raise PrepError("gcn_scale", f"{gcn_scale:g}", "a number above 0")
+    if not 1e-6 <= gcn_scale <= 1e6:
+        raise PrepError("gcn_scale", f"{gcn_scale:g}", "a number from 1e-06 to 1e+06")
+    if not (np.isfinite(zca_bias) and zca_bias >= 0):
+        raise PrepError("zca_bias", f"{zca_bias:g}", "a number not below 0")
+    if zca_bias > 1e12:
+        raise PrepError("zca_bias", f"{zca_bias:g}", "a number up to 1e+12")
+
+
 def fit(
     train: UInt8Array,
     method: str = "gcn-zca",
@@ -315,10 +356,7 @@ def fit(
     """
     if method not in METHODS:
         raise PrepError("preprocessing", repr(method), " or ".join(METHODS))
-    if not (np.isfinite(gcn_scale) and gcn_scale > 0):
-        raise PrepError("gcn_scale", f"{gcn_scale:g}", "a number above 0")
-    if not (np.isfinite(zca_bias) and zca_bias >= 0):
-        raise PrepError("zca_bias", f"{zca_bias:g}", "a number not below 0")
+    check_constants(gcn_scale, zca_bias)
     shape = train.shape[1:]
     size = int(np.prod(shape))
     if method == "raw":

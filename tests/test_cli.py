@@ -200,6 +200,25 @@ def test_quickstart_fails_where_nothing_was_learned(result: Any, code: int, monk
     assert invoke("quickstart").exit_code == code
 
 
+def test_prep_of_a_finished_set_downloads_nothing_and_says_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --source a finished set is enough; one made with other constants is not what was asked for."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
+    cifar.write_python_archive("tiny.tar.gz", images, np.arange(20) % 10, images, np.arange(20) % 10, list("abcdefghij"))
+    invoke("prep", "cifar10", "--source", "tiny.tar.gz", "--preprocessing", "gcn", "--quiet")
+    monkeypatch.setattr(download, "download", lambda *_, **__: pytest.fail("asked the network"))
+    again = invoke("prep", "cifar10", "--preprocessing", "gcn", "--quiet")
+    assert again.output == "data/cifar10: already prepared; --force prepares it again\n"
+    other = invoke("prep", "cifar10", "--quiet")
+    assert other.exit_code == 1
+    assert other.output == (
+        "Error: data/cifar10: found a set prepared with preprocessing gcn; expected gcn-zca; give another output, or "
+        "force to replace it\n"
+    )
+
+
 def test_prep_prepares_and_verify_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive goes in, a finished data set comes out, verify finds no problem, a second run does nothing."""
     monkeypatch.chdir(tmp_path)

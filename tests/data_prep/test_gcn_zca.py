@@ -216,3 +216,28 @@ def test_a_damaged_whitening_file_is_one_clear_line(content: bytes | None, tmp_p
         path.write_bytes(content)
     with pytest.raises(PrepError, match="expected the whitening.npz of a prepared data set"):
         Whitening.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("method", np.array("zca"), "found method 'zca'; expected gcn-zca or gcn or raw"),
+        ("shape", np.zeros(2), "found shape (0, 0); expected (3, height, width)"),
+        ("mean", np.zeros(7, np.float32), "found float32 (7,) for mean; expected float32 (192,)"),
+        ("zca", np.full((192, 192), np.nan, np.float32), "found values in zca that are not finite; expected numbers"),
+        ("gcn_scale", np.array("x"), "found an array of another kind ("),
+        ("gcn_scale", np.array(0.0), "found constants (0.0, "),
+    ],
+)
+def test_a_saved_file_of_another_form_is_one_line(
+    name: str, value: Any, line: str, tmp_path: Path, helpers: Any
+) -> None:
+    """A whitening.npz whose arrays do not fit each other is refused when it is read."""
+    path = tmp_path / "whitening.npz"
+    whitening.fit(helpers.correlated(20, 1, 8)).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **(arrays | {name: value}))
+    with pytest.raises(PrepError) as caught:
+        Whitening.load(path)
+    assert str(caught.value).startswith(f"{path}: {line}")

@@ -284,6 +284,8 @@ def test_too_little_room_is_noticed_before_work_begins(tree: Path, monkeypatch: 
         ({"preprocessing": "zca"}, "preprocessing: found 'zca'; expected gcn-zca or gcn or raw"),
         ({"pad": -1}, "pad: found -1; expected 0 to 1024 pixels"),
         ({"seed": -1}, "seed: found -1; expected a number from 0 to 2^63 - 1"),
+        ({"gcn_scale": 1e-40}, "gcn_scale: found 1e-40; expected a number from 1e-06 to 1e+06"),
+        ({"zca_bias": 1e300}, "zca_bias: found 1e+300; expected a number up to 1e+12"),
         ({"gcn_scale": -1.0, "preprocessing": "gcn"}, "gcn_scale: found -1; expected a number above 0"),
     ],
 )
@@ -350,6 +352,87 @@ def test_verify_finds_every_damage(damage: Any, expected: list[str], tree: Path)
     assert not report.ok and "PROBLEM " in str(report)
     for start in expected:
         assert any(problem.startswith(start) for problem in report.problems), (start, report.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seed", 4, "train_lmdb: records in another order than seed 4 gives"),
+        ("gcn_scale", 54.0, "manifest.json: gcn_scale 54.0, found 55.0"),
+        ("zca_bias", 0.2, "manifest.json: zca_bias 0.2, found 0.1"),
+        ("class_names", list("abcd"), "manifest.json: class_names ('a', 'b', 'c', 'd'), found "),
+        ("n_train", 7, "manifest.json: n_train 7, found 48"),
+        ("statistics", {}, "manifest.json: train_mean nan, found "),
+        ("files", {}, "whitening.npz: not in the manifest"),
+    ],
+)
+def test_verify_does_not_take_the_manifests_word(name: str, value: Any, expected: str, tree: Path) -> None:
+    """Seed, constants, names and statistics in the manifest are held against databases and transform."""
+    out = tree.parent / "out"
+    prepare(tree, out)
+    change_manifest(out, **{name: value})
+    problems = verify.verify(out).problems
+    assert any(problem.startswith(expected) for problem in problems), problems
+
+
+def change_manifest(out: Path, **changes: Any) -> None:
+    values = json.loads((out / "manifest.json").read_text()) | changes
+    (out / "manifest.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"seed": "1"}, 'found seed "1"; expected int'),
+        ({"classes": True}, "found classes true; expected int"),
+        ({"statistics": {"a": 1e400}}, 'found statistics {"a": Infinity}; expected dict[str, float]'),
+        ({"class_names": ["a", 1]}, 'found class_names ["a", 1]; expected tuple[str, ...]'),
+        ({"shape": [3, 8]}, "found shape [3, 8]; expected tuple[int, int, int]"),
+        ({"shape": [3, 9, 9]}, "found shape [3, 9, 9]; expected image_shape [3, 8, 8], pad 0"),
+        ({"classes": 3}, "found classes 3; expected 4, as class_names has"),
+        ({"class_counts": {"train": [1, 1, 1, 1]}}, "found class_counts of 0 classes for test; expected 4"),
+        ({"lmdb": {"train": {"path": "x"}}}, "found no records or sha256 in lmdb.train; expected path, records and sha256"),
+        ({"files": {"../whitening.npz": ""}}, "found a file '../whitening.npz'; expected names of files beside the manifest"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_one_line(changes: dict[str, Any], line: str, tree: Path) -> None:
+    """Whatever stands in manifest.json: the entry, what was found, what was expected."""
+    out = tree.parent / "out"
+    prepare(tree, out, preprocessing="gcn")
+    change_manifest(out, **changes)
+    with pytest.raises(PrepError) as caught:
+        verify.verify(out)
+    assert str(caught.value) == f"{out}/manifest.json: {line}"
+
+
+def test_a_killed_replacement_gives_the_old_set_back(tree: Path) -> None:
+    """Killed between the two renames, the old set lies under another name: the next run puts it back before anything."""
+    out, away = tree.parent / "out", tree.parent / ".out.replaced"
+    old = prepare(tree, out, preprocessing="gcn")
+    out.rename(away)
+    with pytest.raises(PrepError, match="found a finished data set"):
+        prepare(tree, out, preprocessing="raw")
+    assert Manifest.load(out) == old and verify.verify(out).ok and not away.exists()
+    assert sorted(p.name for p in tree.parent.iterdir()) == ["out", "tree"]
+
+
+def test_a_set_made_otherwise_is_not_the_one_asked_for(tree: Path, tmp_path: Path) -> None:
+    """Other constants or another source than the finished set's are said; constants without effect are not."""
+    out = tree.parent / "out"
+    prepare(tree, out, preprocessing="gcn")
+    pipeline.check_same(out, tree, preprocessing="gcn", gcn_scale=55.0, zca_bias=9.0, pad=0, seed=0)
+    for asked, line in (
+        ({"seed": 1}, "found a set prepared with seed 0; expected 1; give another output, or force to replace it"),
+        (
+            {"preprocessing": "raw"},
+            "found a set prepared with preprocessing gcn; expected raw; give another output, or ",
+        ),
+    ):
+        with pytest.raises(PrepError, match=line):
+            pipeline.check_same(out, tree, **asked)
+    (tree.parent / "other").mkdir()
+    with pytest.raises(PrepError, match="found a set prepared from tree; expected one from .*other; give another"):
+        pipeline.check_same(out, tree.parent / "other")
 
 
 def test_verify_needs_a_prepared_set(tmp_path: Path) -> None:
