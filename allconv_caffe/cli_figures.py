@@ -432,7 +432,7 @@ def _one(inputs: Inputs, words: Words) -> Drawing:
     if unit is not None:
         check_unit(net, unit)
     source = inputs.open_images(net)
-    keys, images = words.chosen_images(inputs, source, 1)
+    keys, images = words.chosen_images(inputs, source, words.count)  # the first of figures 4 to 6
     unit = unit or argmax_units(net, images[:1], figures.default_blobs(net, 3)[-1])[0][0]
     return figures.figure_one(_toy_net(inputs, figures.TOY_NET), net, images[:1], unit, look, rule=words.one_rule(), key=keys[0])
 

@@ -83,11 +83,12 @@ def write_weights(net: VizNet, path: Path) -> Path:
 
 
 def write_images(folder: Path, count: int, size: int, seed: int = 0) -> Path:
-    """JPEG files with smooth coloured shapes."""
+    """Files with smooth coloured shapes and noise: where a pooling window is constant, rounding alone sets the switch."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for i in range(count):
         image = cv2.resize(rng.integers(0, 256, (6, 7, 3), np.uint8), (size, size), interpolation=cv2.INTER_CUBIC)
-        cv2.circle(image, (int(rng.integers(size)), int(rng.integers(size))), size // 5, (255, 255, 255), -1)
-        cv2.imwrite(str(folder / f"image{i}.jpg"), image)
+        cv2.circle(image, (int(rng.integers(size)), int(rng.integers(size))), size // 5, (230, 230, 230), -1)
+        image = np.clip(20 + image * 0.85 + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"image{i}.png"), image)
     return folder

@@ -1,0 +1,93 @@
+"""The figures through a real Caffe: the same pictures' numbers as from our engine, by the same commands."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from allconv_caffe import cli
+from allconv_caffe.visualize.engines import open_net
+
+pytestmark = pytest.mark.caffe
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "visualize"))
+figure_nets: Any = importlib.import_module("figure_nets")
+
+TOLERANCE = 1e-4  # of a map's largest value: float32 sums in another order
+
+
+def both(words: str) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """`allconv viz` by either engine: the JSON of real Caffe's, the arrays of both. Units and activations must agree."""
+    facts, arrays = [], []
+    for engine in ("torch", "caffe"):
+        result = CliRunner().invoke(cli.main, ["viz", *words.split(), "--engine", engine, "--quiet", "--output", f"{engine}.png"])
+        assert result.exit_code == 0, result.output
+        facts.append(json.loads(Path(f"{engine}.json").read_text()))
+        with np.load(f"{engine}.npz") as file:
+            arrays.append({name: file[name] for name in file.files})
+    assert [found["engine"] for found in facts] == ["torch", "caffe"]
+    assert [tile["unit"] for tile in facts[0]["tiles"]] == [tile["unit"] for tile in facts[1]["tiles"]]
+    for ours, theirs in zip(facts[0]["tiles"], facts[1]["tiles"], strict=True):
+        if ours["activation"] is not None:
+            assert theirs["activation"] == pytest.approx(ours["activation"], rel=TOLERANCE)
+    return facts[1], arrays[0], arrays[1]
+
+
+def agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert list(ours) == list(theirs)
+    for name, expected in ours.items():
+        scale = max(float(np.abs(expected).max()), 1e-30)
+        np.testing.assert_allclose(theirs[name] / scale, expected / scale, atol=TOLERANCE, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_a_figure_is_the_same_from_real_caffe(
+    number: int, viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures 1, 2, 3 and 5 (surgery included) by --engine caffe and --engine torch."""
+    shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    more = {3: "--k 4 --sample 3 --topk build/topk.npz", 5: "--count 2"}.get(number, "")
+    facts, ours, theirs = both(f"figure {number} {more}")
+    agree(ours, theirs)
+    if number == 1:
+        assert theirs["guided"].tolist() == [[0, 0, 0], [6, 0, 0], [0, 0, 3]]
+    if number == 5:
+        without, pooled = facts["variants"]
+        assert without["one_unit_on_all_images"]["deconvnet"]["largest_difference"] == 0
+        assert pooled["one_unit_on_all_images"]["deconvnet"]["largest_difference"] > 0.01
+
+
+def test_figure_six_of_caffenet_is_the_same_from_real_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CaffeNet (an eighth of its width) at 227x227: groups, normalisation, overlapping pools, fully connected layers."""
+    monkeypatch.chdir(tmp_path)
+    figure_nets.write_images(Path("val"), 2, 256)
+    Path("caffenet.prototxt").write_text(figure_nets.caffenet(1 / 8))
+    net = open_net("caffenet.prototxt")
+    figure_nets.randomise(net)
+    figure_nets.write_weights(net, Path("w.caffemodel"))
+    facts, ours, theirs = both(
+        "figure 6 --net caffenet.prototxt --weights w.caffemodel --mean 104,117,123 --data val --count 2"
+    )
+    assert facts["variants"][0]["switches"] == ["pool1", "pool2", "pool5"]
+    agree(ours, theirs)
+
+
+def test_surgery_passes_its_null_test_in_real_caffe(
+    viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`surgery --engine caffe`: the net with what the stride took is the net before."""
+    shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    words = "viz surgery --model cifar10-allcnn-c-jpeg --engine caffe --output pooled.prototxt --quiet"
+    result = CliRunner().invoke(cli.main, words.split())
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0].startswith("null test on 4 images of noise: global_pool differs by ")
