@@ -17,6 +17,7 @@ LR        ?=
 EPOCHS    ?=
 SEED      ?=
 PRECISION ?=
+RNG       ?=
 RETRIES   ?=
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
@@ -33,7 +34,7 @@ TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 DATA_OF = $(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10))
 RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(RETRIES),--retries $(RETRIES))
+	$(if $(SEED),--seed $(SEED)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(RNG),--rng $(RNG)) $(if $(RETRIES),--retries $(RETRIES))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -42,7 +43,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
-	@echo "            [SEED=...] [PRECISION=float32|tf32|bf16] [RETRIES=n]"
+	@echo "            [SEED=...] [PRECISION=float32|tf32|bf16] [RNG=torch|caffe] [RETRIES=n]"
 	@echo
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS="$$(printf '\t')" read -r name text; do printf '  %-24s %s\n' "$$name" "$$text"; done

@@ -295,6 +295,8 @@ def prep_download(archive: str, output: Path, url: str | None, quiet: bool) -> N
 @click.option("--seed", type=int, default=1, show_default=True, help="random_seed")
 @click.option("--batch-size", type=int, help="images of one update")
 @click.option("--precision", default="float32", show_default=True, help="float32, tf32 or bf16 (engine torch)")
+@click.option("--rng", default="torch", show_default=True,
+              help="torch, or caffe: seed-exact, BVLC Caffe's own random numbers on the CPU (engine torch)")  # fmt: skip
 @click.option("--threads", type=int, help="CPU threads")
 @click.option("--retries", type=int, default=0, show_default=True, help="trainings begun again after a dead one")
 @click.option("--no-download", is_flag=True, help="fail where the data are not on this machine")

@@ -51,11 +51,11 @@ class RunSettings:
 
     engine: ``auto``, ``caffe`` or ``torch``. gpu: ``0``, ``0,1`` or ``none``; None takes device 0 where a GPU works.
     lr: base_lr. epochs: in all, the schedule in proportion. batch_size: images of one update; several GPUs divide it.
-    precision: ``float32``, ``tf32`` or ``bf16``. threads: of the CPU. retries: trainings begun again, with the next
-    seed, after one that is dead. data: an archive, a folder of images or a prepared set. root: what the relative
-    paths of prototxt begin from. options: further fields of ``RenderOptions``. caffe_flags: appended to the engine's
-    command line. patience_epochs: of ``DeadRule``. stop_dead: end a dead training; else only say it. command: what
-    the user typed, for messages.
+    precision: ``float32``, ``tf32`` or ``bf16``. rng: ``torch``, or ``caffe``: seed-exact, BVLC Caffe's own random
+    numbers. threads: of the CPU. retries: trainings begun again, with the next seed, after one that is dead. data: an
+    archive, a folder of images or a prepared set. root: what the relative paths of prototxt begin from. options:
+    further fields of ``RenderOptions``. caffe_flags: appended to the engine's command line. patience_epochs: of
+    ``DeadRule``. stop_dead: end a dead training; else only say it. command: what the user typed, for messages.
     """
 
     engine: str = "auto"
@@ -65,6 +65,7 @@ class RunSettings:
     seed: int = DEFAULT_SEED
     batch_size: int | None = None
     precision: str = "float32"
+    rng: str = "torch"
     threads: int | None = None
     retries: int = 0
     data: Path | None = None
@@ -107,8 +108,9 @@ def run(
         experiment = experiments.experiment(experiment)
     _check(settings)
     root = settings.root.resolve()
+    driver_engine.check_executor(settings.caffe_flags, settings.rng)
     engine = driver_engine.choose(
-        settings.engine, driver_engine.parse_gpus(settings.gpu), settings.precision, settings.threads
+        settings.engine, driver_engine.parse_gpus(settings.gpu), settings.precision, settings.threads, settings.rng
     )
     say(engine.describe())
     try:
@@ -204,6 +206,8 @@ class _Run:
             self.engine.name, self.settings.precision, len(self.engine.gpus) or 1, list(self.settings.caffe_flags),
             self.data.checksums or str(self.data.folder),
         ]  # fmt: skip
+        if self.settings.rng != "torch":  # the default adds nothing: runs from before there was a choice are found again
+            facts.append(f"rng {self.settings.rng}")
         return hashlib.sha256(json.dumps([lines, facts], sort_keys=True).encode()).hexdigest()
 
     def _folder(self) -> Path:
@@ -216,6 +220,8 @@ class _Run:
             words.append(f"batch{self.batch_size}")
         if settings.precision != "float32":
             words.append(settings.precision)
+        if settings.rng != "torch":
+            words.append(f"rng{settings.rng}")
         if len(self.engine.gpus) > 1:
             words.append(f"{len(self.engine.gpus)}gpus")
         if self.data.display_name != self.experiment.dataset.title:
@@ -333,6 +339,7 @@ class _Run:
                 "seed": settings.seed,
                 "batch_size": self.batch_size,
                 "precision": settings.precision,
+                "rng": settings.rng,
                 "threads": settings.threads,
                 "retries": settings.retries,
                 "patience_epochs": settings.patience_epochs,
@@ -545,6 +552,7 @@ class _Run:
             "engine_version": self.engine.version,
             "device": f"{len(self.engine.gpus)} GPU" if self.engine.gpus else "CPU",
             "precision": self.settings.precision,
+            "rng": "caffe" if self.engine.name == "caffe" else self.settings.rng,
             "seconds": _seconds(log),
             "images_per_second": None if speed is None else round(speed, 1),
             "n_train": self.data.n_train,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 ENGINES: tuple[str, ...] = ("auto", "caffe", "torch")
 PRECISIONS: tuple[str, ...] = ("float32", "tf32", "bf16")
+RNGS: tuple[str, ...] = ("torch", "caffe")
 
 
 class DriverError(ValueError):
@@ -66,19 +68,27 @@ def parse_gpus(text: str | None) -> tuple[int, ...] | None:
     return numbers
 
 
-def choose(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None) -> Engine:
+def choose(
+    engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None, rng: str = "torch"
+) -> Engine:
     """Take an engine as ``engine`` and ``gpus`` say.
 
     ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is
-    passed on unchecked to an engine that was named; whether it works, the engine says.
+    passed on unchecked to an engine that was named; whether it works, the engine says. ``rng`` ``caffe``: the built-in
+    engine on the CPU, seed-exact.
 
     Raises:
-        DriverError: an unknown engine; ``caffe`` where none is found; a precision that BVLC Caffe does not have.
+        DriverError: an unknown engine; ``caffe`` where none is found; a precision that BVLC Caffe does not have; a
+            setting that cannot be seed-exact.
     """
     if engine not in ENGINES:
         raise DriverError(f"ENGINE={engine}: expected one of {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise DriverError(f"PRECISION={precision}: expected one of {', '.join(PRECISIONS)}")
+    if rng not in RNGS:
+        raise DriverError(f"RNG={rng}: expected one of {', '.join(RNGS)}")
+    if rng == "caffe":
+        return _seed_exact(engine, gpus, precision, threads)
     if engine == "torch":
         return _torch(gpus, precision, threads, "asked for")
     caffe = _find_caffe()
@@ -104,6 +114,31 @@ def choose(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: i
     if caffe.has_working_gpu():
         return _caffe(caffe, gpus or (0,), threads, "a real Caffe with a working GPU was found")
     return _torch(gpus, precision, threads, f"the real Caffe that was found ({caffe.origin}) has no working GPU")
+
+
+def _seed_exact(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None) -> Engine:
+    if engine == "caffe":
+        raise DriverError(
+            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected the built-in engine "
+            "(choices: ENGINE=torch, or no RNG)"
+        )
+    if gpus:
+        raise DriverError(
+            f"RNG=caffe: found GPU={','.join(map(str, gpus))}, expected none (on a GPU, Caffe draws from cuRAND)"
+        )
+    if precision != "float32":
+        raise DriverError(f"RNG=caffe: found PRECISION={precision}, expected float32, the only one that Caffe has")
+    reason = "asked for" if engine == "torch" else "it draws BVLC Caffe's random numbers on a CPU"
+    found = _torch((), precision, threads, reason)
+    return replace(found, flags=(*found.flags, "-seed_exact"))
+
+
+def check_executor(flags: Sequence[str], rng: str) -> None:
+    """Raises DriverError where the flags for the engine ask for compiled code, which draws its own random numbers."""
+    if rng == "caffe" and re.search(r"(^|\s)--?executor[=\s]compiled(\s|$)", " ".join(flags)):
+        raise DriverError(
+            "RNG=caffe: found -executor compiled, expected auto or plain (compiled code draws its own numbers)"
+        )
 
 
 def _find_caffe() -> Any:

@@ -177,6 +177,8 @@ def command(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     words = ["allconv run", str(result["experiment"]), f"--epochs {float(result['epochs']):g}", f"--seed {result['seed']}"]
     if result.get("precision", "float32") != "float32":
         words.append(f"--precision {result['precision']}")
+    if result.get("rng", "torch") != "torch" and result.get("engine") == "torch":
+        words.append(f"--rng {result['rng']}")
     words += [f"--set {key}={value}" for key, value in sorted((result.get("options") or {}).items())]
     return " ".join(words)
 

@@ -172,7 +172,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
 def test_run_hands_its_settings_to_the_driver(calls: list[Any]) -> None:
     """Each flag of `run` becomes the field of that name; what stands after -- goes to Caffe."""
     words = "run cifar10-model-b --engine caffe --gpu 0,1 --data set.tar.gz --lr 0.1 --epochs 2.5 --seed 7 --retries 2"
-    words += " --precision tf32 --batch-size 64 --threads 1 --set filler=msra --set relu_last=false -- -iterations 3"
+    words += " --precision tf32 --rng caffe --batch-size 64 --threads 1 --set filler=msra --set relu_last=false -- -iterations 3"
     result = invoke(*words.split())
     assert result.exit_code == 0, result.output
     ((_, (name, settings), _),) = calls
@@ -180,6 +180,7 @@ def test_run_hands_its_settings_to_the_driver(calls: list[Any]) -> None:
     assert (settings.engine, settings.gpu, settings.data) == ("caffe", "0,1", Path("set.tar.gz"))
     assert (settings.lr, settings.epochs, settings.seed, settings.retries) == (0.1, 2.5, 7, 2)
     assert (settings.precision, settings.batch_size, settings.threads) == ("tf32", 64, 1)
+    assert settings.rng == "caffe"
     assert settings.options == {"filler": "msra", "relu_last": False}
     assert settings.caffe_flags == ("-iterations", "3")
 

@@ -278,6 +278,24 @@ def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> N
             {"precision": "bf16"},
             "ENGINE=caffe: BVLC Caffe has no precision bf16 (choices: float32; or ENGINE=torch)",
         ),
+        ({"rng": "boost"}, "RNG=boost: expected one of torch, caffe"),
+        (
+            {"rng": "caffe"},
+            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected the built-in engine "
+            "(choices: ENGINE=torch, or no RNG)",
+        ),
+        (
+            {"rng": "caffe", "engine": "torch", "gpu": "0"},
+            "RNG=caffe: found GPU=0, expected none (on a GPU, Caffe draws from cuRAND)",
+        ),
+        (
+            {"rng": "caffe", "engine": "auto", "precision": "bf16"},
+            "RNG=caffe: found PRECISION=bf16, expected float32, the only one that Caffe has",
+        ),
+        (
+            {"rng": "caffe", "engine": "torch", "caffe_flags": ("--executor=compiled",)},
+            "RNG=caffe: found -executor compiled, expected auto or plain (compiled code draws its own numbers)",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, object], text: str) -> None:
@@ -285,6 +303,24 @@ def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, obj
     with pytest.raises(DriverError) as caught:
         bench.run(**settings)
     assert str(caught.value) == text
+
+
+def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--rng caffe hands -seed_exact to the built-in engine on the CPU, has a run of its own and stands in its records."""
+    built_in = driver_engine._torch
+    monkeypatch.setattr(driver_engine, "_torch", lambda *words: dataclasses.replace(
+        built_in(*words), command=(str(bench.binary),)))  # fmt: skip
+    plain = bench.run(engine="torch", gpu="none")
+    ended = bench.run(engine="auto", rng="caffe")
+    calls = bench.calls()
+    assert [call.count("-seed_exact") for call in calls] == [0, 1] and "-gpu" not in calls[1]
+    assert "it draws BVLC Caffe's random numbers on a CPU" in bench.lines[0]
+    assert ended.directory.name == "seed1-epochs4-torch-rngcaffe-cifar-10-jpeg" != plain.directory.name
+    records = [json.loads((run.directory / "settings.json").read_text()) for run in (plain, ended)]
+    assert [record["settings"]["rng"] for record in records] == ["torch", "caffe"]
+    assert records[0]["identity"] != records[1]["identity"]
+    assert (plain.result["rng"], ended.result["rng"]) == ("torch", "caffe")
+    assert bench.run(engine="torch", rng="caffe").directory == ended.directory
 
 
 def test_a_crash_is_told_in_the_engines_words_and_the_next_run_goes_on(bench: Bench) -> None:
