@@ -144,7 +144,7 @@ def sheet(
     Returns: (H, W, 3) uint8, R G B.
     """
     blocks = [[_lay_out(grid) for grid in row] for row in parts]
-    wide = max([sum(b.width for b in row) + spacing * (len(row) - 1) for row in blocks] + [text_width(title, 1.3 * FONT), 240])
+    wide = max([sum(b.width for b in row) + spacing * (len(row) - 1) for row in blocks] + [text_width(title, 1.3 * FONT, True), 240])
     pictures: List[Tuple[int, int, np.ndarray]] = []
     words: List[Text] = []
     y = margin
@@ -209,18 +209,19 @@ def _lay_out(grid: Grid) -> _Block:
                 words.append(
                     (starts[i] + w / 2, y + h + 2, grid.captions[j][i], {"fontsize": 0.8 * font, "ha": "center", "va": "top"})
                 )
-    heading = left + text_width(grid.title, 1.1 * font)
+    heading = left + text_width(grid.title, 1.1 * font, True)
     return _Block(max(x - grid.gap, heading), top + len(tiles) * (h + beneath + grid.gap) - grid.gap, pictures, words)
 
 
-def text_width(text: str, font: float) -> int:
-    """Pixels that a line of text takes, in points of `font`; bold takes a tenth more, which is counted in."""
+def text_width(text: str, font: float, bold: bool = False) -> int:
+    """Pixels that a line of text takes, in points of `font`, and some to spare."""
     if not text.strip():
         return 0
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    return int(TextPath((0, 0), text.replace("$", r"\$"), font, prop=FontProperties()).get_extents().width * DPI / 72 * 1.1) + 2
+    how = FontProperties(weight="bold" if bold else "normal")
+    return int(TextPath((0, 0), text.replace("$", r"\$"), font, prop=how).get_extents().width * DPI / 72 * 1.06) + 2
 
 
 def _line(font: float) -> int:

@@ -372,7 +372,7 @@ def comparison(
                 "one_unit_on_all_images": _across_images(net, images, units[0], rules, seed, batch_size),
             }
         )  # fmt: skip
-    size = look.size or 96
+    size = look.size or (96 if len(variants) > 1 else 128)
     pictures = look.space.pictures(images)
     arrays["images"] = np.asarray(images, np.float32)
     under = [_image_label(i, keys, labels, look) for i in range(len(images))]
@@ -426,21 +426,25 @@ def _independence(records: Sequence[Dict[str, Any]], rules: Sequence[str], chose
         return ""
     words = []
     for record in records:
-        found = record["one_unit_on_all_images"]
-        value = found["deconvnet"]
-        if value["largest_difference"] == 0:
-            words.append(f"{record['name']}: the same in every bit")
-        else:
-            words.append(f"{record['name']}: cosine {value['mean_cosine']:.2f}")
-    return f"Deconvnet maps of one unit ({chosen[0][0]}) on all {len(chosen[0])} images, {'; '.join(words)}."
+        value = record["one_unit_on_all_images"]["deconvnet"]
+        same = value["largest_difference"] == 0
+        words.append((record["name"], "the same in every bit" if same else f"cosine {value['mean_cosine']:.2f}"))
+    return f"Deconvnet maps of one unit ({chosen[0][0]}) on all {len(chosen[0])} images{_by_net(words)}."
+
+
+def _by_net(words: Sequence[Tuple[str, str]]) -> str:
+    """What is said of each net, by its name where there are several."""
+    return f": {words[0][1]}" if len(words) == 1 else ", " + "; ".join(f"{name}: {says}" for name, says in words)
 
 
 def _accuracies(records: Sequence[Dict[str, Any]]) -> str:
-    words = [f"{r['name']} {r['top1']['percent']:.1f} %" for r in records if r["top1"] and r["top1"]["percent"] is not None]
+    words = [
+        (r["name"], f"{r['top1']['percent']:.1f} %") for r in records if r["top1"] and r["top1"]["percent"] is not None
+    ]
     if not words:
         return ""
-    after = ", not trained any further" if len(records) > 1 else ""
-    return f"Top-1 on {records[0]['top1']['images']:,} images: {'; '.join(words)}{after}."
+    after = " (not trained any further)" if len(words) > 1 else ""
+    return f"Top-1 on {records[0]['top1']['images']:,} images{_by_net(words)}{after}."
 
 
 def _image_label(i: int, keys: Sequence[str], labels: Sequence[Optional[int]], look: Look) -> str:

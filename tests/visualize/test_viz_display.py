@@ -60,7 +60,7 @@ def test_shared_is_one_scale_for_all() -> None:
 def test_l2_grey_is_the_length_over_channels() -> None:
     """(3, 0, 4) has length 5; with the largest length 10 it is half way from black to white."""
     map_ = np.zeros((1, 3, 1, 3), np.float32)
-    map_[0, :, 0, 0], map_[0, :, 0, 1] = (3, 0, 4), (-6, 0, -8)
+    map_[0, :, 0, 0], map_[0, :, 0, 1] = (3, 0, 4), (0, -10, 0)
     assert values(normalised(map_, "l2-grey")) == [128, 255, 0]
 
 
