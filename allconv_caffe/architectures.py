@@ -399,6 +399,10 @@ def architecture(name: str, stride_on: str = "1x1") -> Architecture:
 # ---------------------------------------------------------------------------------------------------------------------
 # Options
 
+LARGEST_INT = 2**31 - 1  # int32 in caffe.proto; Caffe's own counts and shapes are int
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-37, 3.4e38  # float in caffe.proto
+LARGEST_RATE = 0.9999999  # float32 rounds what lies nearer to 1 to 1, and 1 / (1 - rate) is infinite
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetOptions:
@@ -431,8 +435,12 @@ class NetOptions:
         _number("negative_slope", self.negative_slope, "a number of at least 0", lambda v: v >= 0)
         _number("bias_lr_mult", self.bias_lr_mult, "a number of at least 0", lambda v: v >= 0)
         _number("bias_decay_mult", self.bias_decay_mult, "a number of at least 0", lambda v: v >= 0)
-        _number("input_dropout", self.input_dropout, "a rate of at least 0 and below 1", lambda v: 0 <= v < 1)
-        _number("dropout_ratio", self.dropout_ratio, "a rate of at least 0 and below 1", lambda v: 0 <= v < 1)
+        _number(
+            "input_dropout", self.input_dropout, "a rate of at least 0 and below 1", lambda v: 0 <= v <= LARGEST_RATE
+        )
+        _number(
+            "dropout_ratio", self.dropout_ratio, "a rate of at least 0 and below 1", lambda v: 0 <= v <= LARGEST_RATE
+        )
         _whole("conv7_pad", self.conv7_pad, 0)
         _whole("num_output", self.num_output, 1)
         if self.relu_last not in (None, True, False):
@@ -454,13 +462,17 @@ def _number(name: str, value: Any, expected: str, good: Callable[[float], bool])
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or not good(value):
         raise TableError(f"option {name}", value, expected)
+    if not (value == 0 or SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT):
+        raise TableError(f"option {name}", value, f"{expected}, of a size that float32 holds")
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def _whole(name: str, value: Any, least: int, most: int = LARGEST_INT) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise TableError(f"option {name}", value, f"a whole number of at least {least}")
+    if value > most:
+        raise TableError(f"option {name}", value, f"a whole number of at most {most}, the largest that Caffe holds")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -579,10 +591,31 @@ def build(base: Architecture, options: NetOptions | None = None, input_size: int
     return tuple(layers)
 
 
+def _is_count(value: Any) -> bool:
+    """A whole number from 1 to what Caffe's int holds."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_INT
+
+
 def check_table(base: Architecture) -> None:
     """Raise a ``TableError`` that names the first entry of the table that no network can be built from."""
-    if len(base.input_shape) != 3 or min(base.input_shape) < 1:
-        raise TableError(f"{base.name}: input_shape", base.input_shape, "(channels, height, width), each at least 1")
+    for entry in ("name", "source"):
+        value = getattr(base, entry)
+        if not isinstance(value, str) or not value.isprintable():
+            raise TableError(f"{base.name!r}: {entry}", value, "one line of text")
+    shape = base.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 3 or not all(map(_is_count, shape)):
+        raise TableError(f"{base.name}: input_shape", shape, "(channels, height, width), each at least 1")
+    if not _is_count(base.classes):
+        raise TableError(f"{base.name}: classes", base.classes, f"a whole number from 1 to {LARGEST_INT}")
+    if not isinstance(base.layers, tuple):
+        raise TableError(f"{base.name}: layers", base.layers, "a tuple of layers")
+    for entry, most in (("negative_slope", LARGEST_FLOAT), ("input_dropout", LARGEST_RATE), ("pool_dropout", LARGEST_RATE)):
+        value = getattr(base, entry)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            expected = "a number of at least 0" if most == LARGEST_FLOAT else "a rate of at least 0 and below 1"
+            raise TableError(f"{base.name}: {entry}", value, expected)
+    if base.filler not in FILLERS:
+        raise TableError(f"{base.name}: filler", base.filler, "a weight filler", FILLERS)
     if not any(isinstance(row, Conv) for row in base.layers):
         raise TableError(f"{base.name}: layers", len(base.layers), "at least one convolution")
     for index, row in enumerate(base.layers):
@@ -595,7 +628,7 @@ def check_table(base: Architecture) -> None:
             raise TableError(where, row, "a layer", ("conv", "max_pool", "average_pool", "global_pool"))
         for key in ("kernel_size", "stride"):
             value = getattr(row, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not _is_count(value):
                 raise TableError(f"{where}: {key}", value, "a whole number of at least 1")
         if isinstance(row, Pool):
             if isinstance(row.pad, bool) or not isinstance(row.pad, int) or not 0 <= row.pad < row.kernel_size:
@@ -603,15 +636,17 @@ def check_table(base: Architecture) -> None:
             if row.method not in ("MAX", "AVE"):
                 raise TableError(f"{where}: method", row.method, "a pooling method", ("MAX", "AVE"))
             continue
-        if row.num_output != CLASSES and (
-            isinstance(row.num_output, bool) or not isinstance(row.num_output, int) or row.num_output < 1
-        ):
+        if row.num_output != CLASSES and not _is_count(row.num_output):
             raise TableError(f"{where}: num_output", row.num_output, "a whole number of at least 1, or 'classes'")
-        if row.pad not in ("same", "conv7") and (
-            isinstance(row.pad, bool) or not isinstance(row.pad, int) or row.pad < 0
-        ):
+        if row.pad not in ("same", "conv7") and not (_is_count(row.pad) or (row.pad == 0 and row.pad is not False)):
             raise TableError(f"{where}: pad", row.pad, "a whole number of at least 0, or 'same'")
-        if isinstance(row.dropout, bool) or not isinstance(row.dropout, int | float) or not 0 <= row.dropout < 1:
+        if not isinstance(row.relu, bool):
+            raise TableError(f"{where}: relu", row.relu, "True or False")
+        if (
+            isinstance(row.dropout, bool)
+            or not isinstance(row.dropout, int | float)
+            or not 0 <= row.dropout <= LARGEST_RATE
+        ):
             raise TableError(f"{where}: dropout", row.dropout, "a rate of at least 0 and below 1")
     last = [row for row in base.layers if isinstance(row, Conv)][-1]
     if last.num_output != CLASSES:

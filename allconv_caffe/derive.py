@@ -74,6 +74,7 @@ class DeriveError(TableError):
 
 
 LAYER_TYPES: tuple[str, ...] = ("conv", "max_pool", "average_pool", "global_pool")
+MOST_DEPTH = 1000  # a slip of the keyboard would otherwise fill memory and disk
 _CONV_KEYS: tuple[str, ...] = ("num_output", "kernel_size", "stride", "pad", "relu", "dropout")
 _POOL_KEYS: tuple[str, ...] = ("kernel_size", "stride", "pad")
 _TABLE_KEYS: tuple[str, ...] = (
@@ -167,6 +168,8 @@ def with_depth(base: Architecture, depth: int) -> Architecture:
         TableError: a pool has no convolution before it, or the base has no pool.
     """
     _at_least_one(f"{base.name}: depth", depth)
+    if depth > MOST_DEPTH:
+        raise DeriveError(f"{base.name}: depth", depth, f"at most {MOST_DEPTH} convolutions before each pool")
     layers: list[Row] = []
     block: list[Row] = []
     for index, row in enumerate(base.layers):
@@ -295,7 +298,7 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
         found = "both" if given is not None else "neither"
         raise DeriveError(f"{where}: base, layer", found, "either a base of the paper or [[layer]] entries")
     step = table.get("transform")
-    if step is not None and step not in TRANSFORMS:
+    if step is not None and (not isinstance(step, str) or step not in TRANSFORMS):
         raise DeriveError(f"{where}: transform", step, "the name of a transformation", TRANSFORMS)
     if given is not None:
         name = table.get("name", given)
@@ -307,7 +310,7 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
         if not isinstance(entries, list):
             raise DeriveError(f"{where}: layer", entries, "a list of tables, each [[layer]]")
         rows = tuple(read_row(entry, f"{where}: layer {index + 1}") for index, entry in enumerate(entries))
-        base = Architecture(str(name), source=str(table.get("source", Path(where).name)), layers=rows)
+        base = Architecture(name, source=table.get("source", Path(where).name), layers=rows)
         step = step or "none"
     checked_name(name, f"{where}: name")
     shape = table.get("input_shape", base.input_shape)
@@ -330,8 +333,8 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
     ):
         if key in table:
             value = table[key]
-            top = math.inf if key == "negative_slope" else 1
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < top:
+            top = architectures.LARGEST_FLOAT if key == "negative_slope" else architectures.LARGEST_RATE
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
                 raise DeriveError(f"{where}: {key}", value, expected)
             changed: dict[str, Any] = {key: value}
             base = replace(base, **changed)
@@ -342,6 +345,7 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
     _checked(base, where)
     if "change" in table:
         base = _placed(where, lambda: apply_changes(base, table["change"]))
+        _checked(base, where)
     options = table.get("options", {})
     _known(f"{where}: options", options, [entry.name for entry in fields(RenderOptions)])
     if "classes" in table:
@@ -394,7 +398,7 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
         base, step = paper_base(where, "base")
         return where, base, step, RenderOptions()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DeriveError(where, "no such file", "a table (.toml or .py)") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -409,7 +413,7 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
     except TableError as error:
         raise DeriveError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
     except (Exception, SystemExit) as error:
-        raise DeriveError(where, f"{type(error).__name__}: {error}", "Python that runs and sets ARCHITECTURE") from None
+        raise DeriveError(where, f"{type(error).__name__}: {error}".rstrip(": "), "Python that runs and sets ARCHITECTURE") from None
     table = names.get("ARCHITECTURE")
     if isinstance(table, Mapping):
         return read_table(table, where)
@@ -469,7 +473,9 @@ def derive(
     }
     given = {key: value for key, value in changes.items() if value is not None}
     where = str(source)
-    base = _placed(where, lambda: apply_changes(base, given)) if given else base
+    if given:
+        base = _placed(where, lambda: apply_changes(base, given))
+        _checked(base, where)
     if dataset is None:
         dataset = {"large": "cifar10-large", "imagenet": "imagenet"}.get(base.family, "cifar10")
     if dataset not in experiments.DATASETS:

@@ -19,7 +19,17 @@ from typing import Any
 import jinja2
 
 from allconv_caffe import experiments
-from allconv_caffe.architectures import Architecture, NetOptions, TableError, _number, _one_of, _whole, build
+from allconv_caffe.architectures import (
+    LARGEST_INT,
+    LARGEST_RATE,
+    Architecture,
+    NetOptions,
+    TableError,
+    _number,
+    _one_of,
+    _whole,
+    build,
+)
 from allconv_caffe.experiments import Dataset, Experiment
 
 FILES: tuple[str, ...] = ("solver.prototxt", "train_val.prototxt", "deploy.prototxt")
@@ -83,7 +93,7 @@ class RenderOptions(NetOptions):
         for name in ("epochs", "lr", "clip_gradients", "scale"):
             _number(name, getattr(self, name), "a number above 0", lambda v: 0 < v < float("inf"))
         for name in ("momentum",):
-            _number(name, getattr(self, name), "a number of at least 0 and below 1", lambda v: 0 <= v < 1)
+            _number(name, getattr(self, name), "a number of at least 0 and below 1", lambda v: 0 <= v <= LARGEST_RATE)
         _number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: 0 <= v < float("inf"))
         for name in (
             "batch_size",
@@ -98,10 +108,12 @@ class RenderOptions(NetOptions):
             "crop_size",
         ):
             _whole(name, getattr(self, name), 1)
-        _whole("random_seed", self.random_seed, 0)
+        _whole("random_seed", self.random_seed, 0, 2**32 - 1)
         _whole("device_id", self.device_id, 0)
         if self.mirror not in (None, True, False):
             raise RenderError("option mirror", self.mirror, "true or false", ("true", "false"))
+        for value in self.mean_value or ():
+            _number("mean_value", value, "numbers", lambda v: True)
         for drop in self.drop_epochs or ():
             _number("drop_epochs", drop, "numbers above 0", lambda v: 0 < v < float("inf"))
         if self.mean_file is not None and self.mean_value:
@@ -200,6 +212,10 @@ def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
         "mean_value": options.mean_value,
     }
     given = {key: value for key, value in changes.items() if value is not None}
+    if options.mean_value is not None and len(options.mean_value) not in (1, channels):
+        raise RenderError(
+            "option mean_value", options.mean_value, f"one number, or one for each of {channels} channels"
+        )
     return replace(dataset, shape=(channels, height, width), input_size=input_size, **given)
 
 
@@ -232,6 +248,9 @@ def resolve_plan(experiment: Experiment, options: RenderOptions) -> experiments.
         options.epochs,
         options.test_batch_size,
     )
+    for entry in ("max_iter", "test_iter", "test_interval"):
+        if (count := getattr(plan, entry)) > LARGEST_INT:
+            raise RenderError(f"{experiment.name}: {entry}", count, f"at most {LARGEST_INT}, which Caffe's int holds")
     return replace(
         plan,
         display=options.display or plan.display,

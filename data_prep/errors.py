@@ -44,6 +44,10 @@ def writing(where: str | Path) -> Iterator[None]:
     except lmdb.Error as error:
         if "No space left" in str(error):
             raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
+        if "Input/output error" in str(error):  # LMDB's word for a write that the system cut short
+            raise PrepError(
+                where, f"a full disk, or a failing one ({error})", "room for the data set; free some space and run again"
+            ) from error
         raise PrepError(where, f"an LMDB failure ({error})", "a file system on which LMDB can write") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -164,6 +164,12 @@ WRONG = [
     (HEAD + LAYERS + "[options]\nbatch = 3\n", "options: batch: found 'batch', expected a known key"),
     (HEAD + LAYERS + "[options]\nbatch_size = 0\n", "options: option batch_size: found 0, expected a whole number"),
     (HEAD + "layer = 3\n", "layer: found 3, expected a list of tables, each [[layer]]"),
+    (HEAD + "transform = []\n" + LAYERS, "transform: found [], expected the name of a transformation"),
+    (HEAD + 'source = "a\\n}"\n' + LAYERS, "source: found 'a\\n}', expected one line of text"),
+    (HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\npad = 4294967296"), "layer 1: pad: found 4294967296, expected a"),
+    (HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\ndropout = 0.999999999"), "dropout: found 0.999999999, expected"),
+    (HEAD + 'base = "model_a"\n[change]\ndepth = 1001\n', "depth: found 1001, expected at most 1000 convolutions before"),
+    (HEAD + 'base = "model_a"\n[change]\nwidth_multiplier = 1e9\n', "num_output: found 96000000000, expected a whole number"),
     ("name = \n", "expected TOML"),
 ]  # fmt: skip
 
@@ -189,6 +195,16 @@ def test_wrong_sources(tmp_path: Path) -> None:
             "d.py",
             "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture('x', 'y', ())",
             "at least one conv",
+        ),
+        (
+            "e.py",
+            "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture('x', 'y', None)",
+            "x: layers: found None, expected a tuple of layers",
+        ),
+        (
+            "f.py",
+            "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture(5, 'y', (conv(CLASSES, 1), global_pool()))",
+            "5: name: found 5, expected one line of text",
         ),
     ):
         with pytest.raises(TableError) as caught:

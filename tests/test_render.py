@@ -184,6 +184,7 @@ def test_templates_refuse_undefined_names() -> None:
         r._environment().get_template("solver.prototxt.j2").render(header="x", solver={})
 
 
+MOST, HELD = "a whole number of at most", "the largest that Caffe holds"
 RATE = "expected a rate of at least 0 and below 1"
 WRONG = [
     ({"epochs": 0}, "option epochs: found 0, expected a number above 0"),
@@ -197,8 +198,16 @@ WRONG = [
     ({"net_path": 'a"b'}, "option net_path: found 'a\"b', expected a path without quotes, backslashes or line ends"),
     ({"random_seed": -1}, "option random_seed: found -1, expected a whole number of at least 0"),
     ({"crop_size": 40}, "option crop_size: found 40, expected at most the image size, 32"),
+    ({"dropout_ratio": 0.999999999}, f"option dropout_ratio: found 0.999999999, {RATE}"),
+    ({"lr": 1e-50}, "option lr: found 1e-50, expected a number above 0, of a size that float32 holds"),
+    ({"bias_lr_mult": float("inf")}, "option bias_lr_mult: found inf, expected a number of at least 0, of a size that float32 holds"),
+    ({"mean_value": (1, float("nan"))}, "option mean_value: found nan, expected numbers"),
+    ({"mean_value": (1, 2)}, "option mean_value: found (1, 2), expected one number, or one for each of 3 channels"),
+    ({"snapshot": 2**31}, f"option snapshot: found 2147483648, expected {MOST} 2147483647, {HELD}"),
+    ({"random_seed": 2**32}, f"option random_seed: found 4294967296, expected {MOST} 4294967295, {HELD}"),
+    ({"epochs": 1e9}, "cifar10-model-a: max_iter: found 390625000000, expected at most 2147483647, which Caffe's int holds"),
     ({"drop_epochs": (9, 8)}, "option drop_epochs: found (9, 8), expected rising epochs below 350"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("entries", "message"), WRONG)
