@@ -73,7 +73,8 @@ FLAGS = (
         ("alsologtoemail", ""), ("colorlogtostderr", False), ("drop_log_memory", True), ("log_backtrace_at", ""),
         ("log_link", ""), ("log_prefix", True), ("logbuflevel", 0), ("logbufsecs", 30), ("logemaillevel", 999),
         ("logfile_mode", 436), ("logmailer", "/bin/mail"), ("max_log_size", 1800), ("stderrthreshold", 2),
-        ("stop_logging_if_full_disk", False), ("symbolize_stacktrace", True), ("v", 0), ("vmodule", ""),
+        ("stop_logging_if_full_disk", False), ("symbolize_stacktrace", True), ("tab_completion_columns", 80),
+        ("tab_completion_word", ""), ("v", 0), ("vmodule", ""),
     )),
     *gflags.BUILT_IN,
 )  # fmt: skip

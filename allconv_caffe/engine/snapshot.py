@@ -76,6 +76,7 @@ def file_name(param: SolverParameter, iteration: int, extension: str) -> str:
 def write(solver: Solver) -> tuple[str, str]:
     """Writes weights, then state; returns both paths."""
     param = solver.param
+    check(solver.iter < 2**31, f"iteration {solver.iter}: a solver state counts to {2**31 - 1}")
     hdf5 = param.snapshot_format == SolverParameter.HDF5
     model = file_name(param, solver.iter, ".caffemodel" + (".h5" if hdf5 else ""))
     state = file_name(param, solver.iter, ".solverstate" + (".h5" if hdf5 else ""))
@@ -227,8 +228,8 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 def _check_data(expected: int, stored: StoredBlob) -> None:
     """Blob::FromProto's demand; an array of nothing has no memory to copy into."""
     count = stored.count("data")
+    check(expected > 0, "Check failed: data_ (a blob without values)")
     check(count == expected, f"Check failed: count_ == proto.data_size() ({expected} vs. {count})")
-    check(count > 0, "Check failed: data_ (a blob without values)")
 
 
 def _fill(blob: Blob, stored: StoredBlob) -> None:
@@ -285,9 +286,16 @@ def _reading(path: str | Path, sentence: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             opened = True
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        detail = str(error.args[0] if error.args else error)
+    except _DAMAGE as error:
+        detail = _detail(error)
         raise CaffeError(f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})") from None
+
+
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)  # h5py's, at whatever it reads
+
+
+def _detail(error: Exception) -> str:
+    return str(error.args[0] if error.args else error)
 
 
 def load_weights_hdf5(net: Net, path: str | Path) -> None:
@@ -313,7 +321,10 @@ def load_weights_hdf5(net: Net, path: str | Path) -> None:
 
 def _member(group: h5py.Group, name: str, kind: type[Any], sentence: str) -> Any:
     """group[name], if it is of that kind. Raises CaffeError with Caffe's `sentence`."""
-    found = group.get(name) if name in group else None
+    try:
+        found = group.get(name) if name in group else None
+    except _DAMAGE as error:
+        raise CaffeError(f"{sentence} ({_detail(error)})") from None
     if not isinstance(found, kind):
         said = "nothing" if found is None else type(found).__name__.lower()
         raise CaffeError(f"{sentence}: found {said} called '{name}', expected a {kind.__name__.lower()}")

@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
 
-from allconv_caffe.proto import Datum
-
-ROOT = Path(__file__).parents[2]
-CAFFE = ROOT / ".caffe" / "bin" / "caffe"
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+golden: Any = importlib.import_module("command_line_golden")
+files: Any = importlib.import_module("command_line_files")
+NET, SOLVER = files.NET, files.SOLVER
+ROOT, CAFFE = golden.ROOT, golden.CAFFE
 pytestmark = [
     pytest.mark.caffe,
     pytest.mark.skipif(not CAFFE.exists(), reason="no real Caffe: run `make caffe`"),
 ]
 
-NET = """name: "Tiny"
-layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
-        transform_param { scale: 0.00390625 mean_value: 128 } data_param { source: "db" backend: LMDB batch_size: 4 } }
-layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
-        transform_param { scale: 0.00390625 mean_value: 128 } data_param { source: "db" backend: LMDB batch_size: 5 } }
-layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" param { lr_mult: 1 } param { lr_mult: 2 }
-        convolution_param { num_output: 2 kernel_size: 3 weight_filler { type: "constant" value: 0.1 } } }
-layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
-layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1" pooling_param { pool: AVE kernel_size: 3 stride: 2 } }
-layer { name: "ip" type: "InnerProduct" bottom: "pool1" top: "ip"
-        inner_product_param { num_output: 3 weight_filler { type: "constant" value: 0.01 } } }
-layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
-"""
-SOLVER = """net: "net.prototxt"
-test_iter: 2
-test_interval: 4
-base_lr: 0.05
-lr_policy: "step"
-stepsize: 5
-gamma: 0.1
-momentum: 0.9
-weight_decay: 0.001
-display: 2
-max_iter: 8
-snapshot: 4
-snapshot_prefix: "x"
-random_seed: 1
-"""
 PREFIX = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ [\w.]+:\d+\] ")
 
 
@@ -81,14 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for binary in ("caffe", "ours"):
         folder = found[binary] = tmp_path_factory.mktemp(binary)
-        rs = np.random.RandomState(0)
-        with lmdb.open(str(folder / "db"), map_size=1 << 20) as env, env.begin(write=True) as txn:
-            for i in range(10):
-                pixels = rs.randint(0, 256, (3, 8, 8)).astype(np.uint8).tobytes()
-                datum = Datum(channels=3, height=8, width=8, label=i % 3, data=pixels)
-                txn.put(b"%03d" % i, datum.SerializeToString())
-        (folder / "net.prototxt").write_text(NET)
-        (folder / "solver.prototxt").write_text(SOLVER)
+        files.write_good(folder)
         (folder / "bad_net.prototxt").write_text(NET.replace('"InnerProduct"', '"Nope"'))
         (folder / "bad_solver.prototxt").write_text(SOLVER.replace('"net.', '"bad_net.'))
         (folder / "bad_policy.prototxt").write_text(SOLVER.replace('"step"', '"steps"'))
@@ -214,3 +182,26 @@ def test_mistakes_stop_both(arguments: str, folders: dict[str, Path], trained: d
     assert MISTAKES[arguments] in real.fatal()
     assert MISTAKES[arguments] in ours.fatal()
     assert not any("Traceback" in line for line in ours.lines)
+
+
+ASKED = 1 if os.environ.get("ALLCONV_EVERY_CASE") else 6  # every sixth suffices to notice another Caffe
+
+
+@pytest.fixture(scope="module")
+def recorded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    golden.prepare(folder, [str(CAFFE)])
+    return folder
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_what_is_recorded_of_command_lines_is_true(recorded_folder: Path, part: int) -> None:
+    """Real Caffe ends as tests/golden/command_line.json says, which tests/hostile holds ours against.
+
+    With ALLCONV_EVERY_CASE=1, in every one of its cases.
+    """
+    recorded = json.loads(golden.GOLDEN.read_text())
+    names = golden.cases(recorded_folder)
+    assert set(names) == set(recorded) and set(golden.DIFFERENT) <= set(names)
+    for name in names[part::3][::ASKED]:
+        assert golden.run_real(recorded_folder, name) == recorded[name], name
