@@ -39,7 +39,8 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep zoo docs wheel clean figures $(FIGURE_RUNS) $(CIFAR_RUNS)
+	seed-exact bench bench-prep zoo docs wheel clean \
+	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(CIFAR_RUNS)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"

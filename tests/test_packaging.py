@@ -87,6 +87,19 @@ def test_make_without_settings_names_none() -> None:
     assert recipe.endswith(".venv/bin/allconv run cifar10-model-a --engine auto")
 
 
+def test_make_figures_makes_the_papers_six() -> None:
+    """`make figures` calls `allconv viz figure` 1 to 6; the net, the control, the images and the folder can be others."""
+    words = ["FIGURE_NET=--net a.prototxt --weights a.caffemodel", "CONTROL_NET=--model b", "FIGURE_DATA=val", "FIGURES=out"]
+    recipes = [" ".join(make("-n", "figures", *more).replace("\\\n", "").split()) for more in ([], words)]
+    own, named = (re.findall(r"allconv viz figure (\d) (.*?) +--output (\S+)", recipe) for recipe in recipes)
+    assert [number for number, _, _ in own] == [number for number, _, _ in named] == list("123456")
+    assert all(path == f"build/figures/figure-{number}.png" for number, _, path in own)
+    assert own[3][1] == '--model cifar10-allcnn-c-jpeg --data "data/cifar10-jpeg" --seed 5'
+    assert own[5][1] == '--model cifar10-model-c-jpeg --data "data/cifar10-jpeg" --seed 5'
+    assert named[1] == ("2", "--net a.prototxt --weights a.caffemodel --seed 5", "out/figure-2.png")
+    assert named[5] == ("6", '--model b --data "val" --seed 5', "out/figure-6.png")
+
+
 def test_the_templates_travel_as_package_data() -> None:
     """Each template is found through importlib.resources."""
     found = {entry.name for entry in resources.files("prototxt_templates").iterdir() if entry.name.endswith(".j2")}
