@@ -238,6 +238,8 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
     look, rules = words.look(inputs), words.rule_names(RULES)
     net = inputs.open_net()
     unit = Unit.parse(words.unit) if words.unit else None
+    if words.same_unit and (unit is not None or not surgery):
+        raise VizError("--same-unit", "a unit by --unit" if unit else "one net", "--surgery, and units that each net chooses")
     if unit is not None and words.blob not in (None, unit.blob):
         raise VizError("--unit", str(unit), f"a unit of --blob {words.blob}")
     blob = unit.blob if unit else words.blob or figures.default_blobs(net, number or 5)[0]
@@ -247,7 +249,7 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
     own = switches_below(net.param, blob)
     if number == 6 and not own:
         raise VizError(net.where, f"no max-pooling below '{blob}'", "a net trained with max-pooling: figures 4 and 5 are for others")
-    variants = [figures.Variant(SURGERY[0] if surgery else f"switches of {', '.join(own)}" if own else " ", net)]
+    variants = [figures.Variant(SURGERY[0] if surgery else f"switches of {', '.join(own)}" if own else "without switches", net)]
     if surgery:
         variants.append(figures.Variant(SURGERY[1], inputs.open_net(_pooled(inputs, words.layers, "max"))))
     source = inputs.open_images(net)

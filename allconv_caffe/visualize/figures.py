@@ -240,7 +240,7 @@ def patch_figure(
 
     Raises: VizError: results of other weights, net or data.
     """
-    rules = [rule_name(rule) for rule in rules]
+    rules, k = [rule_name(rule) for rule in rules], min(k, topk.k)
     parts, arrays, tiles, dead = [], {}, [], {}
     for blob, wanted in rows.items():
         field_ = receptive_field(net, blob)

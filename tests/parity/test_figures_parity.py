@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from allconv_caffe import cli
+from allconv_caffe import bvlc, cli
 from allconv_caffe.visualize.engines import open_net
 
 pytestmark = pytest.mark.caffe
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "visualize"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "visualize"))
 figure_nets: Any = importlib.import_module("figure_nets")
 
 TOLERANCE = 1e-4  # of a map's largest value: float32 sums in another order
@@ -91,3 +93,35 @@ def test_surgery_passes_its_null_test_in_real_caffe(
     result = CliRunner().invoke(cli.main, words.split())
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[0].startswith("null test on 4 images of noise: global_pool differs by ")
+
+
+INSIDE = """
+import importlib, pathlib, sys
+import numpy as np
+import caffe
+from allconv_caffe.proto import NetParameter, parse_text
+from allconv_caffe.visualize.engines import open_net
+for path in sorted(pathlib.Path(sys.argv[1], "allconv_caffe", "visualize").glob("*.py")):
+    if path.stem not in ("__init__", "native", "worker"):
+        importlib.import_module("allconv_caffe.visualize." + path.stem)
+from allconv_caffe.visualize import display, figures
+net = open_net(parse_text(figures.CORNERS_NET, NetParameter), engine="caffe")
+assert type(net).__name__ == "PycaffeNet"
+image = figures.corners(net)
+drawing = figures.comparison([figures.Variant("corners", net)], np.repeat(image, 2, axis=0), ["a", "b"], "conv2", figures.Look())
+np.savez(sys.argv[2], picture=drawing.picture, **drawing.arrays)
+"""
+
+
+def test_figures_are_drawn_inside_the_interpreter_of_pycaffe(tmp_path: Path) -> None:
+    """Every module but torch's loads beside a real pycaffe (Python 3.9, numpy 1.19), and a figure is drawn there."""
+    caffe = bvlc.find_caffe(ROOT)
+    assert caffe is not None and caffe.python is not None
+    environment = {**caffe.environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(caffe.python), "-c", INSIDE, str(ROOT), str(tmp_path / "drawn.npz")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "drawn.npz")
+    assert found["0.guided"].any() and (found["0.guided"][0] == found["0.guided"][1]).all()
+    assert found["picture"].ndim == 3 and (found["picture"] == 255).mean() > 0.3

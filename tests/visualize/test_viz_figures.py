@@ -304,6 +304,10 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
         ("figure 5 --unit conv9:10:0:0", "unit conv9:10:0:0: found channel 10, expected 0 to 9"),
         ("figure 5 --unit conv9", "unit: found 'conv9', expected BLOB:CHANNEL or BLOB:CHANNEL:Y:X"),
         ("figure 5 --unit conv9:1:0:0 --blob conv6", "--unit: found conv9:1:0:0, expected a unit of --blob conv6"),
+        ("figure 5 --unit conv9:1:0:0 --same-unit",
+         "--same-unit: found a unit by --unit, expected --surgery, and units that each net chooses"),
+        ("compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output c.png --same-unit",
+         "--same-unit: found one net, expected --surgery, and units that each net chooses"),
         ("figure 5 --rules grad", "rule: found 'grad', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, "
                                   "gradient, deconv)"),
         ("figure 5 --normalisation minmax", "--normalisation: found 'minmax', expected a way to draw maps (choices: "
