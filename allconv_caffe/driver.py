@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ _ATTEMPT_FILES = (
     "solver.prototxt", "train_val.prototxt", "deploy.prototxt", "log", "test.log", "train.csv", "test.csv",
     "curves.png", "events", "snapshots", "result.json",
 )  # fmt: skip
+_SET_BY_THE_DRIVER = {
+    "random_seed": "SEED", "solver_mode": "GPU", "device_id": "GPU", "train_lmdb": "the data set's own", "test_lmdb":
+    "the data set's own", "n_train": "the data set's own", "n_test": "the data set's own", "net_path": "none: it lies in "
+    "the run directory", "snapshot_prefix": "none: snapshots lie in the run directory",
+}  # fmt: skip
+"""Options of ``allconv render`` that are no options of a run, and what stands in their place."""
 _TEST_SCORE = re.compile(r"(?:^|\] )(accuracy|loss) = (\S+?)(?: \(|$)")
 
 
@@ -103,11 +109,12 @@ def run(
     Raises:
         DriverError, TableError: a setting, the data or the engine does not serve; one line.
     """
-    settings = settings or RunSettings()
+    settings = _settled(settings or RunSettings())
     if isinstance(experiment, str):
         experiment = experiments.experiment(experiment)
     _check(settings)
     root = settings.root.resolve()
+    _check_runs_dir(root / settings.runs_dir)
     driver_engine.check_executor(settings.caffe_flags, settings.rng)
     engine = driver_engine.choose(
         settings.engine, driver_engine.parse_gpus(settings.gpu), settings.precision, settings.threads, settings.rng
@@ -126,6 +133,37 @@ def run(
     prepared.folder.mkdir(parents=True, exist_ok=True)
     with driver_files.locked(prepared.folder) as lock:
         return prepared.go(lock)
+
+
+def _settled(settings: RunSettings) -> RunSettings:
+    """Rate, epochs and batch size that are given as options are settings: the record and the name of a run say them.
+
+    Raises:
+        DriverError, TableError: one of them given twice, an option that the driver sets itself, a value that does not
+        serve.
+    """
+    options, changes = dict(settings.options), {}
+    for name in ("lr", "epochs", "batch_size"):
+        if name not in options:
+            continue
+        if (given := getattr(settings, name)) is not None:
+            raise DriverError(f"{name.upper()}={given}: found option {name}={options[name]} beside it, expected one of the two")
+        changes[name] = options.pop(name)
+    for name, instead in _SET_BY_THE_DRIVER.items():
+        if name in options:
+            raise DriverError(f"option {name}: found {options[name]}, expected {instead}")
+    render.options_from({**options, **changes}, "settings")
+    return replace(settings, options=options, **changes)
+
+
+def _check_runs_dir(folder: Path) -> None:
+    """Raises DriverError where no run directory can be made: before data are prepared, not after."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        found = "a folder without permission to write" if place.is_dir() else "a file"
+        raise DriverError(f"{place}: found {found}, expected a folder for the runs (choose one with --runs-dir)")
 
 
 def _check(settings: RunSettings) -> None:
@@ -279,13 +317,16 @@ class _Run:
         """Train until done, interrupted, or dead without a retry left."""
         state_file = self.folder / "state.json"
         self.state = driver_files.read_json(state_file) if state_file.exists() else {"attempts": []}
-        attempts: list[dict[str, Any]] = self.state["attempts"]
-        self._write_settings()
+        attempts: list[dict[str, Any]] = self.state.get("attempts", [])
+        needed = {"attempt", "seed", "status", "why", "sessions"}
+        if "attempts" not in self.state or not all(isinstance(entry, dict) and needed <= set(entry) for entry in attempts):
+            raise DriverError(f"{state_file}: found no record of attempts; remove the file to go on from the newest snapshot")
         if attempts and attempts[-1]["status"] == "done" and (self.folder / "result.json").exists():
             result = driver_files.read_json(self.folder / "result.json")
             self._say(f"already done: {self._path(self.folder)}")
             self._say(_summary(result))
             return RunResult("done", self.folder, result)
+        self._write_settings()
         while True:
             if attempts and attempts[-1]["status"] == "dead" and self.settings.stop_dead:
                 last = attempts[-1]
@@ -383,9 +424,10 @@ class _Run:
         self._say(f"run directory: {self._path(self.folder)}")
         self._say(f"$ {shlex.join(command)}")
         log = parse_log(log_path) if log_path.exists() else LogParser()
-        session = {
+        session: dict[str, Any] = {
             "command": shlex.join(self._shown(command)),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "git": driver_files.git_state(Path(__file__).resolve().parent),
         }
         attempt["sessions"].append(session)
         attempt["status"], attempt["why"] = "running", ""
@@ -396,7 +438,7 @@ class _Run:
             status, why = self._follow(command, log_path, lock, follower)
         finally:
             follower.close()
-            session["seconds"] = round(time.monotonic() - begin, 1)  # type: ignore[assignment]
+            session["seconds"] = round(time.monotonic() - begin, 1)
             driver_files.write_points(self.folder, log, self.epoch_iters)
         attempt["status"], attempt["why"] = status, why
         attempt["iterations"] = self._reached(log)

@@ -58,15 +58,18 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file.
+    """The JSON object in a file.
 
     Raises:
-        DriverError: not JSON.
+        DriverError: not JSON, or no object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DriverError(f"{path}: found no JSON ({error}); remove the file, or the folder it stands in") from None
+    if not isinstance(found, dict):
+        raise DriverError(f"{path}: found no JSON object; remove the file, or the folder it stands in")
+    return found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from allconv_caffe import driver, driver_data, driver_engine, driver_files, proto
+from allconv_caffe.architectures import TableError
 from allconv_caffe.driver import DriverError, RunSettings
 from allconv_caffe.driver_watch import DeadRule, DeadWatch, Progress, duration
 from allconv_caffe.report import plots
@@ -201,6 +203,44 @@ def test_a_done_run_is_not_trained_again(bench: Bench) -> None:
     assert len(bench.calls()) == 1 and "already done" in bench.said
 
 
+def test_looking_at_a_done_run_changes_nothing_of_its_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run's settings, versions and commit stay those it was trained with, whoever looks later."""
+    folder = bench.run().directory
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    monkeypatch.setattr(driver_files, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(driver_files, "git_state", lambda folder: {"commit": "another"})
+    bench.run(command="another")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_rate_epochs_and_batch_given_as_options_are_settings(bench: Bench) -> None:
+    """`--set lr=0.01` is `--lr 0.01`: the same run, and a record that says it."""
+    ended = bench.run(options={"lr": 0.01, "batch_size": 64})
+    assert (ended.result["lr"], ended.result["batch_size"], ended.result["options"]) == (0.01, 64, {})
+    assert bench.run(lr=0.01, batch_size=64).directory == ended.directory and "already done" in bench.said
+
+
+def test_what_cannot_be_run_is_said_before_the_data_are_prepared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong option and a file in the place of the runs are found first, not after a download."""
+    monkeypatch.setattr(driver_data, "ensure", lambda *_, **__: pytest.fail("data came first"))
+    with pytest.raises(TableError, match="settings: option filler: found 'he', expected one of the choices"):
+        bench.run(options={"filler": "he"})
+    (bench.home / "runs").write_text("")
+    with pytest.raises(DriverError, match="runs: found a file, expected a folder for the runs"):
+        bench.run()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"attempts": [3]}', '{"attempts": [{"attempt": 1}]}'])
+def test_a_damaged_state_is_one_line(bench: Bench, text: str) -> None:
+    """state.json of another form stops the run before an engine is started."""
+    folder = bench.run().directory
+    (folder / "state.json").write_text(text)
+    with pytest.raises(DriverError, match=r"state\.json: found no "):
+        bench.run()
+    (folder / "state.json").unlink()
+    assert bench.run().status == "done" and "-snapshot" in bench.calls()[-1]
+
+
 def test_other_settings_get_another_directory(bench: Bench) -> None:
     """Rate, seed, epochs, batch and data each make another run; the directory's name says which."""
     names = [bench.run(**changed).directory.name for changed in ({}, {"lr": 0.01}, {"seed": 7}, {"batch_size": 64})]
@@ -278,6 +318,9 @@ def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> N
             {"precision": "bf16"},
             "ENGINE=caffe: BVLC Caffe has no precision bf16 (choices: float32; or ENGINE=torch)",
         ),
+        ({"options": {"random_seed": 3}}, "option random_seed: found 3, expected SEED"),
+        ({"options": {"n_test": 100}}, "option n_test: found 100, expected the data set's own"),
+        ({"lr": 0.1, "options": {"lr": 0.2}}, "LR=0.1: found option lr=0.2 beside it, expected one of the two"),
         ({"rng": "boost"}, "RNG=boost: expected one of torch, caffe"),
         (
             {"rng": "caffe"},
@@ -688,10 +731,14 @@ def test_progress_on_a_terminal_is_a_bar_with_loss_error_speed_and_time_left() -
             progress.train(TrainRow(100, 1.5))
             progress.test(TestRow(100, outputs={"accuracy": 0.4, "loss": 1.6}))
             progress.close()
-        shown = os.read(main, 65536).decode().splitlines()[-1]
+        os.close(terminal)
+        shown = ""
+        with contextlib.suppress(OSError):  # EIO: nothing more will come; a read may give a part of what was written
+            while part := os.read(main, 65536):
+                shown += part.decode()
+        shown = shown.splitlines()[-1]
     finally:
         os.close(main)
-        os.close(terminal)
     last = shown.split("\r")[-1]
     assert re.search(r"10%.*100/1000 \[.*<.*loss 1\.5, test error 60\.00 %, [\d,]+ images/s", last)
 

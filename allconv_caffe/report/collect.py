@@ -13,6 +13,23 @@ from typing import Any
 from allconv_caffe.report.log import parse_log
 
 _NEEDED = ("experiment", "model", "status", "test_error_percent", "parameters", "dataset", "seed", "epochs", "engine")
+_KINDS: dict[str, tuple[str, ...]] = {
+    "a text": ("experiment", "model", "status", "dataset", "engine"),
+    "a text or null": (
+        "source", "preprocessing", "paper_dataset", "paper_title", "schedule", "engine_version", "device", "precision",
+        "rng", "published_parameters", "finished", "caffemodel",
+    ),
+    "a number": ("epochs",),
+    "a number or null": (
+        "test_error_percent", "published_error_percent", "lr", "seconds", "images_per_second", "test_iteration",
+    ),
+    "a whole number": ("seed",),
+    "a whole number or null": ("parameters", "iterations", "max_iter", "batch_size", "n_train", "n_test", "classes", "resumed"),
+    "an object or null": ("best_on_test", "options"),
+    "a list of objects": ("attempts",),
+    "a list of texts": ("assumptions",),
+}  # fmt: skip
+"""What the entries of a record are. Those beside `_NEEDED` may be absent."""
 
 _LAYOUT = ("display", "test_interval", "snapshot", "test_batch_size", "num_output", "n_train", "n_test")
 _NETWORK = ("dropout", "stride_on")
@@ -82,12 +99,15 @@ class Run:
         column = {"train": "loss", "test": "error_percent"}[kind]
         path = self.folder / f"{kind}.csv"
         if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                return [
-                    (float(row["epoch"]), float(row[column]))
-                    for row in csv.DictReader(file)
-                    if row.get(column) and row.get("epoch")
-                ]
+            try:
+                with open(path, newline="", encoding="utf-8") as file:
+                    return [
+                        (float(row["epoch"]), float(row[column]))
+                        for row in csv.DictReader(file)
+                        if row.get(column) and row.get("epoch")
+                    ]
+            except (OSError, ValueError, csv.Error) as error:
+                raise ReportError(f"{path}: found {error}, expected the points of a run") from None
         log_path = self.folder / "log"
         if not log_path.exists():
             return []
@@ -116,13 +136,32 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
                 continue
             try:
                 result = json.loads(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise ReportError(f"{path}: found {error.strerror}, expected the record of a run") from None
             except ValueError as error:
                 raise ReportError(f"{path}: found no JSON ({error}), expected the record of a run") from None
             missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
             if missing:
                 raise ReportError(f"{path}: found no {', '.join(missing)}, expected the record of a run")
+            for kind, keys in _KINDS.items():
+                if wrong := next((key for key in keys if key in result and not _is(kind, result[key])), None):
+                    raise ReportError(f"{path}: found {wrong} {json.dumps(result[wrong])[:60]}, expected {kind}")
             found.setdefault(path.resolve(), Run(path.parent, result))
     return list(found.values())
+
+
+def _is(kind: str, value: Any) -> bool:
+    """Whether a value out of JSON is what the words of `_KINDS` say."""
+    kind, _, null = kind.partition(" or ")
+    if null and value is None:
+        return True
+    if kind.startswith("a list"):
+        entry = dict if kind.endswith("objects") else str
+        return isinstance(value, list) and all(isinstance(part, entry) for part in value)
+    if kind in ("a number", "a whole number"):
+        number = isinstance(value, int if kind == "a whole number" else int | float) and not isinstance(value, bool)
+        return number and abs(value) < 1e15  # also refuses NaN and Infinity
+    return isinstance(value, str if kind == "a text" else dict)
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,35 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         find_runs([tmp_path])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("seed", "1", 'found seed "1", expected a whole number'),
+        ("epochs", None, "found epochs null, expected a number"),
+        ("test_error_percent", float("nan"), "found test_error_percent NaN, expected a number or null"),
+        ("best_on_test", [1], "found best_on_test [1], expected an object or null"),
+        ("attempts", None, "found attempts null, expected a list of objects"),
+        ("assumptions", [1], "found assumptions [1], expected a list of texts"),
+        ("engine", ["torch"], 'found engine ["torch"], expected a text'),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(key: str, value: Any, found: str, tmp_path: Path) -> None:
+    """A record whose entries are of another kind is one clear line, with the entry."""
+    (tmp_path / "result.json").write_text(json.dumps(record("cifar10-allcnn-c", 9.0)))
+    assert len(find_runs([tmp_path])) == 1
+    (tmp_path / "result.json").write_text(json.dumps(record("cifar10-allcnn-c", 9.0) | {key: value}))
+    with pytest.raises(ReportError) as caught:
+        find_runs([tmp_path])
+    assert str(caught.value) == f"{tmp_path}/result.json: {found}"
+
+
+def test_points_that_are_none_are_named(tmp_path: Path) -> None:
+    """A train.csv that is no table of points is one clear line."""
+    (tmp_path / "train.csv").write_bytes(b"epoch,loss\n1,\xff\n")
+    with pytest.raises(ReportError, match=r"train\.csv: found .*, expected the points of a run"):
+        Run(tmp_path, record("cifar10-allcnn-c", 9.0)).curve("train")
+
+
 def test_a_run_without_csv_takes_its_curves_from_the_log(tmp_path: Path) -> None:
     """The log alone is enough for the curves."""
     log = Path(__file__).resolve().parents[1] / "golden/logs/caffe_resumed.log"
