@@ -16,6 +16,7 @@ from allconv_caffe.engine import conv_kernels
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
 ALGORITHMS = ("direct", *WINOGRAD)
+MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
 
 def fits_winograd(
@@ -77,6 +78,12 @@ def forward(
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
         return torch.ops.allconv_caffe.winograd(x, transformed(w, m), b, m, pad[0])
+    if len(stride) > MAX_AXES:
+        y = sum(forward(algo, part, w[:, :, k], None, stride[1:], pad[1:], dilation[1:], group)
+                for k, part in enumerate(_slices(x, w, stride, pad, dilation)))  # fmt: skip
+        assert isinstance(y, torch.Tensor)
+        y = y.reshape(x.shape[0], -1, *y.shape[1:]).transpose(1, 2)
+        return y if b is None else y + b.reshape(-1, *[1] * len(stride))
     zero = [0] * len(stride)
     return torch.ops.aten.convolution(x, w, b, list(stride), list(pad), list(dilation), False, zero, group)
 
@@ -104,11 +111,107 @@ def backward(
             g = filter_transform(m, w)
             dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
         return dx, dw, dy.sum((0, 2, 3)) if need[2] else None
+    if len(stride) > MAX_AXES:
+        return _backward_deep(algo, dy, x, w, stride, pad, dilation, group, need)
     zero = [0] * len(stride)
     dx, dw, db = torch.ops.aten.convolution_backward(
         dy, x, w, [w.shape[0]], list(stride), list(pad), list(dilation), False, zero, group, list(need)
     )
     return dx, dw, db
+
+
+def transposed(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor | None,
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
+    group: int,
+) -> torch.Tensor:
+    """What a convolution with w (C, K / group, kernel...) sends back from x (N, C, spatial...), + b: (N, K, out...)."""
+    if len(stride) <= MAX_AXES:
+        zero = [0] * len(stride)
+        return torch.ops.aten.convolution(x, w, b, list(stride), list(pad), list(dilation), True, zero, group)
+    out = [s * (size - 1) + d * (k - 1) + 1 - 2 * p
+           for size, k, s, p, d in zip(x.shape[2:], w.shape[2:], stride, pad, dilation, strict=True)]  # fmt: skip
+    below = x.new_zeros(x.shape[0], w.shape[1] * group, *out)
+    y, _, _ = backward("direct", x, below, w, stride, pad, dilation, group, (True, False, False))
+    assert y is not None
+    return y if b is None else y + b.reshape(-1, *[1] * len(stride))
+
+
+def transposed_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
+    group: int,
+    need: tuple[bool, bool, bool],
+) -> Gradients:
+    """dx, dw, db of `transposed`; None where `need` says no."""
+    if len(stride) <= MAX_AXES:
+        dx, dw, db = torch.ops.aten.convolution_backward(
+            dy, x, w, [w.shape[1] * group], list(stride), list(pad), list(dilation), True, [0] * len(stride), group, list(need)
+        )
+        return dx, dw, db
+    return (
+        forward("direct", dy, w, None, stride, pad, dilation, group) if need[0] else None,
+        backward("direct", x, dy, w, stride, pad, dilation, group, (False, True, False))[1] if need[1] else None,
+        dy.sum([0, *range(2, dy.dim())]) if need[2] else None,
+    )
+
+
+# more axes than PyTorch convolves: for each place k of the kernel along the first, a convolution over the rest
+def _places(x: torch.Tensor, w: torch.Tensor, stride: int, pad: int, dilation: int) -> list[slice]:
+    """Along the padded first axis, what lies under each place of the kernel."""
+    out = (x.shape[2] + 2 * pad - (dilation * (w.shape[2] - 1) + 1)) // stride + 1
+    return [slice(k * dilation, k * dilation + (out - 1) * stride + 1, stride) for k in range(w.shape[2])]
+
+
+def _padded(x: torch.Tensor, pad: int) -> torch.Tensor:
+    return torch.constant_pad_nd(x, [0, 0] * (x.dim() - 3) + [pad, pad])
+
+
+def _as_images(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, D, rest...) as (N * D, C, rest...)."""
+    return x.transpose(1, 2).reshape(-1, x.shape[1], *x.shape[3:])
+
+
+def _slices(
+    x: torch.Tensor, w: torch.Tensor, stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int]
+) -> list[torch.Tensor]:
+    padded = _padded(x, pad[0])
+    return [_as_images(padded[:, :, place]) for place in _places(x, w, stride[0], pad[0], dilation[0])]
+
+
+def _backward_deep(
+    algo: str,
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
+    group: int,
+    need: tuple[bool, bool, bool],
+) -> Gradients:
+    above, total, dws = _as_images(dy), torch.zeros_like(_padded(x, pad[0])), []
+    places = _places(x, w, stride[0], pad[0], dilation[0])
+    for k, (place, part) in enumerate(zip(places, _slices(x, w, stride, pad, dilation), strict=True)):
+        dx, dw, _ = backward(
+            algo, above, part, w[:, :, k], stride[1:], pad[1:], dilation[1:], group, (need[0], need[1], False)
+        )
+        if dx is not None and need[0]:
+            total[:, :, place] += dx.reshape(x.shape[0], -1, *dx.shape[1:]).transpose(1, 2)
+        dws.append(dw)
+    return (
+        total.narrow(2, pad[0], x.shape[2]) if need[0] else None,
+        torch.stack([dw for dw in dws if dw is not None], 2) if need[1] else None,
+        dy.sum([0, *range(2, dy.dim())]) if need[2] else None,
+    )
 
 
 def transformed(w: torch.Tensor, m: int) -> torch.Tensor:

@@ -11,7 +11,6 @@ ELSEWHERE = dict.fromkeys(("Data", "ImageData", "HDF5Data"), "test_data_layers.p
 ELSEWHERE |= dict.fromkeys(("HDF5Output", "MemoryData"), "test_layers.py")
 SHAPES = [(2, 3, 4, 5), (1, 1, 1, 1), (7,), (2, 3), (2, 3, 2, 1, 2)]
 SPECIAL = np.array([[0.0, -0.0, 1e-30, -1e-30, 88.0, -88.0, 103.0, -103.0, 0.5, -0.5]], np.float32)
-SCRATCH = "Caffe uses the diff of a bottom that wants none as scratch memory; ours leaves it alone"
 INFINITE = np.array([[np.inf, -np.inf, np.nan, 1.0, -1.0, 0.0]], np.float32)
 
 
@@ -354,11 +353,9 @@ for type_, word in (("Scale", "scale_param"), ("Bias", "bias_param")):
     add(type_, "", bottoms=[(2, 3, 4), (3,)], then=[(1, 5), (5,)])
     add(type_, "", bottoms=[(2, 3, 4), (3,)], in_place=True)
     add(type_, "param { lr_mult: 0 } loss_weight: 1", force=False, below=True)
-    unwanted = {"reason": SCRATCH, "ignore": ["0 diff c0"]} if type_ == "Scale" else {}
-    add(type_, "loss_weight: 1 propagate_down: false", force=False, below=True, **unwanted)
+    add(type_, "loss_weight: 1 propagate_down: false", force=False, below=True)
     for flags in ("true propagate_down: false", "false propagate_down: true"):
-        add(type_, f"loss_weight: 1 propagate_down: {flags}", bottoms=[(2, 3, 4), (3,)], force=False, below=True,
-            **(unwanted if flags[0] == "f" else {}))  # fmt: skip
+        add(type_, f"loss_weight: 1 propagate_down: {flags}", bottoms=[(2, 3, 4), (3,)], force=False, below=True)
     what = type_.lower()
     refused(type_, f"{word} {{ num_axes: 4 }}",
             f"{what} blob's shape extends past bottom[0]'s shape when applied starting with bottom[0] axis = 1")  # fmt: skip

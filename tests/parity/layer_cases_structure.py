@@ -195,3 +195,19 @@ add("Tile", "tile_param { tiles: 2 axis: 3 }", bottoms=[normal((2, 1, 2, 2, 2), 
 add("Tile", "loss_weight: 1 propagate_down: false tile_param { tiles: 2 }", **DATA_ONLY)
 refused("Tile", "", "Number of tiles must be specified", [(2, 3)])
 refused("Tile", "tile_param { tiles: 0 }", "Number of tiles must be positive.", [(2, 3)])
+
+# what the fuzzer found
+NAN = np.array([[np.nan, 1.0, -2.0, np.inf]], np.float32)
+add("Reduction", "reduction_param { coeff: 0 axis: 1 }", bottoms=[NAN], backward=False)
+add("Eltwise", "eltwise_param { coeff: 0 coeff: 2 }", bottoms=[NAN, (1, 4)])
+add("HingeLoss", "", "hinge_loss_param { norm: L2 }", bottoms=[NAN[:, :3].copy(), np.ones(1, np.float32)])
+for text in ("", "coeff: 2 coeff: -0.5", "operation: PROD", "operation: PROD stable_prod_grad: false", "operation: MAX"):
+    add("Eltwise", f"eltwise_param {{ {text} }}", bottoms=[(2, 3), (2, 3)], in_place=True)
+SIX = (2, 2, 3, 4, 3, 3)  # four spatial axes
+for text in ("kernel_size: 2", "kernel_size: 2 pad: 1 stride: 2 bias_term: false", "kernel_size: 1 dilation: 2 group: 2"):
+    add("Convolution", f"convolution_param {{ num_output: 4 {text} }}", bottoms=[SIX])
+    add("Deconvolution", f"convolution_param {{ num_output: 4 {text} }}", bottoms=[SIX])
+add("Convolution", "convolution_param { num_output: 2 kernel_size: 2 }", bottoms=[(1, 2, 2, 3, 2, 2, 2)])
+refused("Convolution", "convolution_param { num_output: 2 kernel_size: 1 }",
+        "shape mismatch - bottom[0]: 1 2 3 3 (18) vs. bottom[1]: 1 2 3 2 (12)", bottoms=[(1, 2, 3, 3), (1, 2, 3, 2)],
+        tops=2)  # fmt: skip

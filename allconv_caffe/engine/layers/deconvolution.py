@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
+from allconv_caffe.engine import conv_algo
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import float32
@@ -31,9 +30,7 @@ class DeconvolutionLayer(ConvolutionLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
         for fro, to in zip(bottom, top, strict=True):
-            y = torch.ops.aten.convolution(
-                self.images(fro.data), w, b, self.stride, self.pad, self.dilation, True, [0] * len(self.kernel), self.group
-            )
+            y = conv_algo.transposed(self.images(fro.data), w, b, self.stride, self.pad, self.dilation, self.group)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -43,13 +40,13 @@ class DeconvolutionLayer(ConvolutionLayer):
         for to, fro, want_x in zip(top, bottom, propagate_down, strict=True):
             if not (want_w or want_b or want_x):
                 continue
-            dx, dw, db = torch.ops.aten.convolution_backward(
-                self.images(to.diff), self.images(fro.data), w, [self.num_output], self.stride, self.pad, self.dilation,
-                True, [0] * len(self.kernel), self.group, [bool(want_x), want_w, want_b],
+            dx, dw, db = conv_algo.transposed_backward(
+                self.images(to.diff), self.images(fro.data), w, self.stride, self.pad, self.dilation, self.group,
+                (bool(want_x), want_w, want_b),
             )  # fmt: skip
-            if want_w:
+            if dw is not None and want_w:
                 self.blobs[0].accumulate_diff(float32(dw))
-            if want_b:
+            if db is not None and want_b:
                 self.blobs[1].accumulate_diff(float32(db))
-            if want_x:
+            if dx is not None and want_x:
                 fro.diff = dx.reshape(fro.shape)

@@ -9,6 +9,7 @@ import torch
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
+from allconv_caffe.engine.layers.base import FLT_MAX
 from allconv_caffe.proto import EltwiseParameter
 
 
@@ -18,6 +19,8 @@ class EltwiseLayer(Layer):
 
     bottom[0], bottom[1], ...: one shape; top[0]: the same. `coeff` (default 1 each) counts in SUM only.
     MAX: a tie of the first two goes to bottom 1, a later bottom must be greater; that bottom gets the gradient.
+    In place (top[0] is bottom[0]) Caffe overwrites what it has still to read; what comes of it is kept: SUM and MAX do without
+    bottom[0], PROD squares the factor in its gradient.
     PROD: backward multiplies the other bottoms, or with `stable_prod_grad: false` divides top by the bottom.
     Source: eltwise_layer.cpp.
     """
@@ -46,14 +49,16 @@ class EltwiseLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         first, *others = (blob.data for blob in bottom)
+        if top[0] is bottom[0] and self.operation != EltwiseParameter.PROD:  # Caffe clears the top before it reads
+            first = torch.full_like(first, -FLT_MAX if self.operation == EltwiseParameter.MAX else 0)
         if self.operation == EltwiseParameter.PROD:
             y = first
             for x in others:
                 y = y * x
         elif self.operation == EltwiseParameter.SUM:
-            y = first if self.coeffs[0] == 1 else first * self.coeffs[0]
+            y = times(first, self.coeffs[0])
             for x, coeff in zip(others, self.coeffs[1:], strict=True):
-                y = y + (x if coeff == 1 else x * coeff)
+                y = y + times(x, coeff)
         else:
             greater = first > others[0]
             y = torch.where(greater, first, others[0])
@@ -65,12 +70,12 @@ class EltwiseLayer(Layer):
         top[0].data = y
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        dy = top[0].diff
         for i, blob in enumerate(bottom):
             if not propagate_down[i]:
                 continue
+            dy = top[0].diff  # in place: what the bottom before left there
             if self.operation == EltwiseParameter.SUM:
-                blob.diff = dy if self.coeffs[i] == 1 else dy * self.coeffs[i]
+                blob.diff = times(dy, self.coeffs[i])
             elif self.operation == EltwiseParameter.MAX:
                 blob.diff = torch.where(self.mask == i, dy, torch.zeros_like(dy))
             elif self.stable_prod_grad:
@@ -78,6 +83,12 @@ class EltwiseLayer(Layer):
                 product = others[0]
                 for x in others[1:]:
                     product = product * x
-                blob.diff = product * dy
+                blob.diff = product * (product if blob is top[0] else dy)
             else:
-                blob.diff = top[0].data / blob.data * dy
+                quotient = top[0].data / blob.data
+                blob.diff = quotient * (quotient if blob is top[0] else dy)
+
+
+def times(x: torch.Tensor, coeff: float) -> torch.Tensor:
+    """x * coeff as BLAS has it: 0 times nan or inf is 0."""
+    return x if coeff == 1 else x * coeff if coeff else torch.zeros_like(x)

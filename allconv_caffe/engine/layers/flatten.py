@@ -14,7 +14,7 @@ from allconv_caffe.engine.layers.base import refuse_in_place
 class FlattenLayer(Layer):
     """top = bottom with the axes `axis` (default 1) to `end_axis` (default -1, included) as one; the same memory.
 
-    bottom[0]: any shape of at least one axis; top[0]: the same count.
+    bottom[0]: any shape of at least one axis; top[0]: the same count. Backward gives the bottom the top's diff, wanted or not.
     Source: flatten_layer.cpp.
     """
 
@@ -29,10 +29,10 @@ class FlattenLayer(Layer):
         shape = bottom[0].shape
         top[0].reshape(*shape[:start], bottom[0].count_range(start, end), *shape[end:])
         top[0].share_data(bottom[0])
-        top[0].share_diff(bottom[0])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Nothing moves: the top is the bottom's memory."""
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        """Nothing moves here either."""
+        """Nothing moves: the bottom takes the top's memory, which what shared the bottom's before does not see."""
+        bottom[0].share_diff(top[0])

@@ -35,7 +35,8 @@ class HingeLossLayer(LossLayer):
         check_labels(label, x.shape[1], None)
         true = label[:, None] == torch.arange(x.shape[1], device=x.device)
         self.sign = torch.where(true, -torch.ones_like(x), torch.ones_like(x))
-        margin = (1 + self.sign * x).clamp(min=0)
+        margin = 1 + self.sign * x
+        margin = torch.where(margin > 0, margin, torch.zeros_like(margin))  # nan is 0, too
         bottom[0].diff = margin.reshape(bottom[0].shape)
         top[0].data = (margin * margin if self.squared else margin).sum() / n
 

@@ -49,7 +49,7 @@ class LRNLayer(NeuronLayer):
         x, y, dy = float32(bottom[0].data), float32(top[0].data), float32(top[0].diff)
         inverse = self.scale**-self.beta
         ratio = dy * (y if self.across else x * inverse) / self.scale
-        dx = dy * inverse - 2 * self.alpha * self.beta * x * self.window_mean(ratio)
+        dx = dy * inverse - 2 * self.alpha * self.beta * (x * self.window_mean(ratio))  # in this order for huge x
         bottom[0].diff = dx.to(top[0].diff.dtype)
 
     def window_mean(self, x: torch.Tensor) -> torch.Tensor:

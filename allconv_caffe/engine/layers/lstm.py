@@ -9,6 +9,7 @@ import torch
 
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
+from allconv_caffe.engine.layers.base import float32
 from allconv_caffe.engine.layers.lstm_unit import gates, unit, unit_backward
 from allconv_caffe.engine.layers.recurrent import RecurrentLayer
 
@@ -31,8 +32,13 @@ class LSTMLayer(RecurrentLayer):
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
-        if self.steps == 1 and not self.exposed:  # one concatenated step is that step's memory
-            top[0].share_data(self.states[0])
+        if self.steps == 1:  # one concatenated step is that step's memory
+            top[0].share_data(top[1] if self.exposed else self.states[0])
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if self.exposed:  # the state's own memory: what an in-place layer above wrote is read
+            self.cells[-1] = float32(top[2].data).squeeze(0)
+        super().backward(top, propagate_down, bottom)
 
     def unroll(
         self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]

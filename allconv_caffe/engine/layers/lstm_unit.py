@@ -25,14 +25,24 @@ class Gates(NamedTuple):
 def gates(x: torch.Tensor, cont: torch.Tensor) -> Gates:
     """The gates of x (..., 4D): sigmoid of the first three, the second times cont (..., 1), tanh of the fourth."""
     i, f, o, g = x.chunk(4, -1)
-    forget = torch.where(cont == 0, torch.zeros_like(f), cont * torch.sigmoid(f))
-    return Gates(torch.sigmoid(i), forget, torch.sigmoid(o), torch.tanh(g))
+    forget = torch.where(cont == 0, torch.zeros_like(f), cont * sigmoid(f))
+    return Gates(sigmoid(i), forget, sigmoid(o), tanh(g))
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + exp(-x)) in double, rounded once, as Caffe's: 1 - i of a saturated gate shows the last digit of i."""
+    return float32(torch.sigmoid(x.to(torch.float64)))
+
+
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    """2 sigmoid(2 x) - 1 with that sigmoid rounded, as Caffe's: absolute steps of 1e-7 near 0."""
+    return 2 * sigmoid(2 * x) - 1
 
 
 def unit(gate: Gates, c_prev: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """c and h of one step."""
     c = gate.f * c_prev + gate.i * gate.g
-    return c, gate.o * torch.tanh(c)
+    return c, gate.o * tanh(c)
 
 
 def unit_backward(
@@ -40,7 +50,7 @@ def unit_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients of c_prev and of x."""
     i, f, o, g = gate
-    tanh_c = torch.tanh(c)
+    tanh_c = tanh(c)
     through_c = dc + dh * o * (1 - tanh_c * tanh_c)
     dx = torch.cat(
         [

@@ -113,18 +113,17 @@ class RecurrentLayer(Layer):
         self.states = [self.new_blob() for _ in self.state_names]  # recur_output_blobs_
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.check_sequences(bottom)
-        check(
-            bottom[0].shape[0] == self.steps,
-            f"Check failed: T_ == bottom[0]->shape(0) ({self.steps} vs. {bottom[0].shape[0]}) "
-            "input number of timesteps changed",
-        )
+        self.check_sequences(bottom, self.steps)
         n = bottom[0].shape[1]
         incompatible = "Input size incompatible with inner product parameters."
         check(bottom[0].count_range(bottom[0].canonical_axis(2)) == self.k, incompatible)
         if self.static:
             check(bottom[2].count_range(bottom[2].canonical_axis(1)) == self.s, incompatible)
-            check(bottom[2].shape[0] == n, f"Check failed: N_ == bottom[2]->shape(0) ({n} vs. {bottom[2].shape[0]})")
+            out, streams = self.gate_count * self.d, bottom[2].shape[0]
+            check(
+                streams == n,
+                f"bottom[0]: 1 {n} {out} ({n * out}), bottom[2]: 1 {streams} {out} ({streams * out})",
+            )
         for state in self.states:
             state.reshape(1, n, self.d)
         for j in range(self.exposed):
@@ -164,9 +163,14 @@ class RecurrentLayer(Layer):
         return bottom_index != 1
 
     @staticmethod
-    def check_sequences(bottom: Sequence[Blob]) -> None:
+    def check_sequences(bottom: Sequence[Blob], steps: int | None = None) -> None:
+        """The shapes of x and cont; in set-up `steps` is what x says, later what it said."""
         x, cont = bottom[0].shape, bottom[1].shape
         check(len(x) >= 2, "bottom[0] must have at least 2 axes -- (#timesteps, #streams, ...)")
+        check(
+            steps in (None, x[0]),
+            f"Check failed: T_ == bottom[0]->shape(0) ({steps} vs. {x[0]}) input number of timesteps changed",
+        )
         check(len(cont) == 2, "bottom[1] must have exactly 2 axes -- (#timesteps, #streams)")
         check(x[0] == cont[0], f"Check failed: T_ == bottom[1]->shape(0) ({x[0]} vs. {cont[0]})")
         check(x[1] == cont[1], f"Check failed: N_ == bottom[1]->shape(1) ({x[1]} vs. {cont[1]})")

@@ -39,7 +39,9 @@ class ReductionLayer(Layer):
         elif self.operation == ReductionParameter.SUMSQ:
             x = x * x
         y = x.sum(1)
-        top[0].data = (y if self.coeff == 1 else y * self.coeff).reshape(top[0].shape)
+        if self.coeff != 1:  # BLAS: 0 times anything is 0
+            y = y * self.coeff if self.coeff else torch.zeros_like(y)
+        top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -51,6 +51,8 @@ class RNNLayer(RecurrentLayer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if self.steps == 1:  # one concatenated step is that step's memory: what an in-place layer above wrote is read
             self.outputs = [float32(top[0].data).squeeze(0)]
+        if self.exposed:  # so is the state's
+            self.hidden[-1] = float32(top[1].data).squeeze(0)
         super().backward(top, propagate_down, bottom)
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:

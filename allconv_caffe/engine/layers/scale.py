@@ -69,6 +69,8 @@ class ScaleLayer(Layer):
                 scale.accumulate_diff(gradient)
             else:
                 scale.diff = gradient
+            if not propagate_down[0] and top[0] is not bottom[0] and not Blob.tracing and x.numel() != scale.count:
+                bottom[0].diff = dy * x  # Caffe's scratch space
         if propagate_down[0]:
             bottom[0].diff = (dy * factor).to(dy.dtype)
 

@@ -40,6 +40,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, target, ignored = self.values(bottom)
+        self.prob = torch.sigmoid(x)  # sigmoid_output_
         positive = (x >= 0).to(x.dtype)
         loss = torch.log1p(torch.exp(x - 2 * x * positive)) - x * (target - positive)
         if ignored is not None:
@@ -51,8 +52,8 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         self.refuse_label_gradient(propagate_down)
         if not propagate_down[0]:
             return
-        x, target, ignored = self.values(bottom)
-        dx = torch.sigmoid(x) - target
+        _, target, ignored = self.values(bottom)
+        dx = self.prob - target
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
         bottom[0].diff = dx * (top[0].diff / self.divisor)

@@ -1,0 +1,204 @@
+"""The fuzzer: random nets through real pycaffe and through ours, and what differs.
+
+By hand: ``python tests/parity/fuzz.py net 0 500`` runs the seeds 0 to 499 of a kind and prints every disagreement with
+its net. test_fuzz.py runs a few of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fuzz_nets
+import fuzz_side
+import numpy as np
+
+import allconv_caffe.pycaffe as ours
+from allconv_caffe.engine import glog
+
+HERE = Path(__file__).resolve().parent
+PYTHON = HERE.parents[1] / ".caffe" / "bin" / "python"
+TOLERANCE = 2e-5
+FLOOR = 1e-2  # below this, differences count as they are: sums that are 0 but for rounding
+JITTER = 3e-7  # about two roundings of float32
+MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {"net": fuzz_nets.net_job}
+
+Results = dict[str, np.ndarray]
+
+
+@dataclass
+class Outcome:
+    """What a side made of a job: results, or the text with which it failed."""
+
+    results: Results | None
+    error: str = ""
+    status: int = 0
+
+
+def run_real(jobs: Sequence[dict[str, Any]], folder: Path) -> list[Outcome]:
+    """Every job in a fork of one process of real Caffe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(list(jobs)))
+    env = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin",
+           "GLOG_log_dir": str(folder)}  # fmt: skip
+    command = [str(PYTHON), str(HERE / "fuzz_side.py"), str(folder / "jobs.json"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1800)
+    if done.returncode:
+        raise RuntimeError(f"real Caffe does not start: {done.stderr[-3000:]}")
+    out = []
+    for job in jobs:
+        own = folder / job["id"]
+        if (own / "error.npz").exists():
+            with np.load(own / "error.npz") as file:
+                status, text = file["error"]
+            out.append(Outcome(None, str(text), int(status)))
+        else:
+            with np.load(own / "real.npz") as file:
+                out.append(Outcome(dict(file)))
+    return out
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    before = glog._min_level
+    glog.init(min_level=glog.FATAL)
+    try:
+        yield
+    finally:
+        glog.init(min_level=before)
+
+
+def run_ours(job: dict[str, Any], folder: Path, jitter: float = 0.0) -> Outcome:
+    """The job on the drop-in, in this process."""
+    own = folder / (job["id"] + "-ours")
+    own.mkdir(parents=True, exist_ok=True)
+    before = os.getcwd()
+    os.chdir(own)
+    try:
+        with quiet():
+            return Outcome(fuzz_side.KINDS[job["kind"]](ours, job, jitter))
+    except Exception as error:
+        expected = isinstance(error, (ours.CaffeError, RuntimeError, ValueError, TypeError, SystemError, OverflowError))
+        trace = io.StringIO()
+        traceback.print_exc(file=trace)
+        return Outcome(
+            None, str(error) if expected else trace.getvalue(), 0 if expected and type(error) is ours.CaffeError else 1
+        )
+    finally:
+        os.chdir(before)
+
+
+def difference(mine: np.ndarray, real: np.ndarray) -> float:
+    """Largest difference over the largest finite value; inf where shape, nan or inf disagree."""
+    if mine.shape != real.shape:
+        return float("inf")
+    finite = np.isfinite(real) & (np.abs(real) < 3e38)
+    if not np.array_equal(mine[~finite], real[~finite], equal_nan=True) or not np.isfinite(mine[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    a, b = mine[finite].astype(np.float64), real[finite].astype(np.float64)
+    return float(np.abs(a - b).max() / max(np.abs(b).max(), FLOOR))
+
+
+FATAL = re.compile(r"^F\d{4}.*? [\w./]+:\d+\] (.*)$", re.M)
+
+
+EMPTY = "Check failed: n > 0 (0 vs. 0)"  # from MKL's stand-ins; ours carries on
+
+
+def sentence(text: str) -> str:
+    """What Caffe said: the message of its F line, or the last line of a Python traceback."""
+    found = FATAL.search(text)
+    return found[1].strip() if found else (text.strip().splitlines() or [""])[-1].strip()
+
+
+def same_words(mine: str, real: str) -> bool:
+    """Whether ours is Caffe's sentence behind a place: all of it, or what stands behind the failed comparison."""
+    words, own = " ".join(sentence(real).split()), " ".join(mine.split())
+    starts = [0, *(found.end() for found in re.finditer(": ", own))]
+    return words in own or any(len(own) - at > 11 and words.endswith(own[at:]) for at in starts)
+
+
+def compare(job: dict[str, Any], real: Outcome, folder: Path) -> list[str]:
+    """What differs, in words; empty where both sides agree."""
+    mine = run_ours(job, folder)
+    if real.results is None:
+        signal = real.status & 127
+        if (signal and not FATAL.search(real.error)) or sentence(real.error) == EMPTY:
+            return []  # real Caffe read or wrote memory that is not its own, or met an empty blob
+        if mine.results is not None:
+            return [f"real Caffe fails: {sentence(real.error)} | ours does not"]
+        if not same_words(mine.error, real.error):
+            return [f"real Caffe says: {sentence(real.error)} | ours: {mine.error[-600:]}"]
+        return []
+    if mine.results is None:
+        return [f"ours fails, real Caffe does not: {mine.error[-1500:]}"]
+    return compare_results(job, mine.results, real.results, folder)
+
+
+def compare_results(job: dict[str, Any], mine: Results, real: Results, folder: Path) -> list[str]:
+    wrong = []
+    if mine.keys() != real.keys():
+        wrong.append(
+            f"results: only real {sorted(real.keys() - mine.keys())}, only ours {sorted(mine.keys() - real.keys())}"
+        )
+    shaken: list[Results] = []
+    for key in real:
+        if key not in mine:
+            continue
+        if real[key].dtype.kind in "US":
+            if str(real[key]) != str(mine[key]):
+                wrong.append(f"{key}:\n  real {real[key]}\n  ours {mine[key]}")
+            continue
+        if key.startswith("filled"):
+            if not np.array_equal(real[key], mine[key]):
+                wrong.append(f"{key}: {difference(mine[key], real[key]):.1e}")
+            continue
+        error = difference(mine[key], real[key])
+        if error <= TOLERANCE:
+            continue
+        if not shaken:
+            shaken = [run_ours(job, folder, sign * JITTER).results or {} for sign in (1, -1)]
+        moved = max(difference(results[key], mine[key]) if key in results else 0.0 for results in shaken)
+        if error <= 20 * moved:
+            continue
+        wrong.append(
+            f"{key}: {error:.1e} (rounding carries {moved:.1e}) real {real[key].ravel()[:6]} ours {mine[key].ravel()[:6]}"
+        )
+        if len(wrong) > 5:
+            break
+    return wrong
+
+
+def main(kind: str, first: str, last: str) -> None:
+    with quiet():
+        jobs = [MAKERS[kind](seed) for seed in range(int(first), int(last))]
+    refused = bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for job, real in zip(jobs, run_real(jobs, folder), strict=True):
+            refused += real.results is None
+            wrong = compare(job, real, folder)
+            if wrong:
+                bad += 1
+                print(
+                    f"=== {job['id']} { ({k: v for k, v in job.items() if k not in ('net', 'id')}) }\n{job.get('net', '')}"
+                )
+                print("\n".join(wrong), flush=True)
+    print(f"{len(jobs)} jobs, {refused} refused by real Caffe, {bad} disagree")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
