@@ -142,7 +142,8 @@ def _settled(settings: RunSettings) -> RunSettings:
         DriverError, TableError: one of them given twice, an option that the driver sets itself, a value that does not
         serve.
     """
-    options, changes = dict(settings.options), {}
+    options: dict[str, Any] = dict(settings.options)
+    changes: dict[str, Any] = {}
     for name in ("lr", "epochs", "batch_size"):
         if name not in options:
             continue

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,16 @@ CARD, PAGE, DEPLOY, WHITENING = "card.json", "README.md", "deploy.prototxt", "wh
 FORMAT_VERSION = 1
 TOLERANCE_PERCENT = 0.1
 """How far a measured error may lie from the card's: other kernels turn the answer for a few images in ten thousand."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KINDS: dict[str, tuple[str, ...]] = {
+    "a text": ("name", "experiment", "model", "source", "dataset", "preprocessing", "paper_dataset", "schedule", "precision",
+               "engine", "device", "command"),
+    "a number": ("test_error_percent", "epochs"),
+    "a number or null": ("published_error_percent",),
+    "a whole number": ("parameters", "seed", "n_train", "n_test"),
+}  # fmt: skip
+"""What the entries of a card are."""
 
 
 class ZooError(ValueError):
@@ -83,10 +95,20 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     result, settings = (_read(run / file, "the record of a run") for file in ("result.json", "settings.json"))
     if result.get("status") != "done" or result.get("test_error_percent") is None:
         raise ZooError(f"{run}: found a run that is {result.get('status')}, expected one that is done and has an error")
+    for file, found, keys in (
+        ("result.json", result, ("experiment", "model", "dataset", "parameters", "epochs", "seed", "engine", "max_iter")),
+        ("settings.json", settings, ("data", "engine")),
+    ):
+        if missing := [key for key in keys if key not in found]:
+            raise ZooError(f"{run / file}: found no {', '.join(missing)}, expected the record of a run")
+    for key in ("data", "engine"):
+        _expect(run / "settings.json", key, settings[key], "an object")
     weights, deploy = _weights(run, result), run / DEPLOY
     if not deploy.is_file():
         raise ZooError(f"{deploy}: found nothing, expected the net of the run")
-    name = name or str(result["experiment"])
+    name = str(result.get("experiment")) if name is None else name
+    if not _NAME.fullmatch(name):
+        raise ZooError(f'name: found {name!r}, expected letters, digits, ".", "_" and "-", beginning with a letter or digit')
     out = folder / name
     if out.exists():
         raise ZooError(f"{out}: found a model of that name, expected none; remove it or give another name")
@@ -96,8 +118,9 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     try:
         shutil.copyfile(weights, partial / f"{name}.caffemodel")
         shutil.copyfile(deploy, partial / DEPLOY)
-        whitening = _place_whitening(Path(root) / str(settings["data"]["folder"]) / WHITENING, partial, folder)
+        whitening = _place_whitening(Path(root) / str(settings["data"].get("folder", "")) / WHITENING, partial, folder)
         facts = _facts(name, result, settings, partial, whitening)
+        _check_card(run, facts)
         (partial / CARD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         (partial / PAGE).write_text(page(facts), encoding="utf-8")
         os.replace(partial, out)
@@ -229,8 +252,37 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
         facts = _read(path, "the card of a model")
         if facts.get("format_version") != FORMAT_VERSION:
             raise ZooError(f"{path}: found format_version {facts.get('format_version')}, expected {FORMAT_VERSION}")
+        _check_card(path, facts)
         found.append(Card(path.parent, facts))
     return found
+
+
+def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
+    for kind, keys in _KINDS.items():
+        for key in keys:
+            _expect(path, key, facts.get(key), kind)
+    for key in ("weights", "deploy", "whitening"):
+        entry = facts.get(key)
+        _expect(path, key, entry, "an object")
+        for part, kind in (("file", "a text"), ("bytes", "a whole number"), ("sha1", "a text")):
+            _expect(path, f"{key}.{part}", entry.get(part), kind)  # type: ignore[union-attr]
+        shared = rf"(\.\./{_NAME.pattern}/)?" if key == "whitening" else ""
+        if not re.fullmatch(shared + _NAME.pattern, entry["file"]):  # type: ignore[index]
+            raise ZooError(f"{path}: found {key}.file {entry['file']!r}, expected a file of the model")  # type: ignore[index]
+
+
+def _expect(path: Path, key: str, value: Any, kind: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    good = {
+        "a text": isinstance(value, str),
+        "a number": is_number,
+        "a number or null": is_number or value is None,
+        "a whole number": is_number and isinstance(value, int),
+        "an object": isinstance(value, dict),
+    }
+    if not good[kind]:
+        raise ZooError(f"{path}: found {key} {json.dumps(value)[:60]}, expected {kind}")
 
 
 def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:

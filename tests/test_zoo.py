@@ -189,6 +189,34 @@ def test_the_command_adds_lists_verifies_and_unpacks(run: Path) -> None:
     assert unknown.output == "Error: model nope: found no card.json in models/nope, expected one of: tiny\n"
 
 
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"test_error_percent": "9"}, 'found test_error_percent "9", expected a number'),
+        ({"parameters": 1.5}, "found parameters 1.5, expected a whole number"),
+        ({"seed": None}, "found seed null, expected a whole number"),
+        ({"weights": "tiny.caffemodel"}, 'found weights "tiny.caffemodel", expected an object'),
+        ({"deploy": {"file": "deploy.prototxt", "bytes": 1}}, "found deploy.sha1 null, expected a text"),
+        ({"weights": {"file": "../../x", "bytes": 1, "sha1": ""}}, "found weights.file '../../x', expected a file of the model"),
+        ({"whitening": {"file": "/etc/passwd", "bytes": 1, "sha1": ""}}, "found whitening.file '/etc/passwd', expected a file"),
+    ],
+)  # fmt: skip
+def test_a_card_of_another_form_is_one_line(run: Path, changes: dict[str, object], found: str) -> None:
+    """A tampered card.json is named with the entry; no file beside the model is read for it."""
+    made = zoo.add(run, name="tiny")
+    (made.folder / zoo.CARD).write_text(json.dumps(made.facts | changes))
+    with pytest.raises(zoo.ZooError) as caught:
+        zoo.verify("tiny")
+    assert str(caught.value).startswith(f"models/tiny/card.json: {found}")
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", ".x"])
+def test_a_model_is_named_like_a_folder(run: Path, name: str) -> None:
+    """No name leads out of the zoo."""
+    with pytest.raises(zoo.ZooError, match="^name: found .*, expected letters, digits"):
+        zoo.add(run, name=name)
+
+
 def test_the_committed_models_are_as_their_cards_say() -> None:
     """Sizes, SHA-1, page and shapes of every model in models/."""
     assert [problem for model in zoo.cards(ROOT / "models") for problem in zoo.verify(model.folder)] == []
