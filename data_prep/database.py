@@ -13,6 +13,7 @@ from types import TracebackType
 import lmdb
 import numpy as np
 
+from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import IntArray
 
@@ -111,24 +112,15 @@ class Writer:
         self._env.close()
 
 
-def open_readonly(path: Path) -> lmdb.Environment:
-    """Open a finished database without writing to its folder (no lock file).
+def records(path: Path) -> Iterator[tuple[bytes, memoryview]]:
+    """Every (key, value) in Caffe's order, read page by page: a damaged file is an error where the library would crash.
 
     Raises:
-        PrepError: there is none, or LMDB cannot read it.
+        PrepError: no environment there, or a damaged one.
     """
     if not (path / "data.mdb").is_file():
         raise PrepError(path, "no data.mdb", "an LMDB environment")
     try:
-        return lmdb.open(str(path), readonly=True, lock=False, readahead=True)
-    except lmdb.Error as error:
-        raise PrepError(path, f"a file LMDB cannot open ({error})", "an LMDB environment") from error
-
-
-def records(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Every (key, value) in Caffe's order."""
-    with open_readonly(path) as env, env.begin() as transaction:
-        try:
-            yield from transaction.cursor()
-        except lmdb.Error as error:
-            raise PrepError(path, f"a damaged database ({error})", "an intact one; prepare it again") from error
+        yield from LmdbFile(str(path)).items()
+    except LmdbError as error:
+        raise PrepError(path, f"a damaged database ({error})", "an intact one; prepare it again") from error

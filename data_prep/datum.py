@@ -87,7 +87,7 @@ def encode(images: FloatArray | UInt8Array, labels: IntArray, pad: int = 0) -> l
     return out
 
 
-def decode(value: bytes) -> tuple[npt.NDArray[np.generic], int]:
+def decode(value: bytes | memoryview) -> tuple[npt.NDArray[np.generic], int]:
     """One Datum as `encode` writes it: the image (C, H, W), float32 or uint8, and the label.
 
     Raises:
@@ -99,7 +99,7 @@ def decode(value: bytes) -> tuple[npt.NDArray[np.generic], int]:
         nonlocal position
         if position >= len(value) or value[position] != tag:
             raise PrepError(
-                "Datum", f"{value[position : position + 1].hex() or 'the end'} at byte {position}", f"tag {tag:02x}"
+                "Datum", f"{bytes(value[position : position + 1]).hex() or 'the end'} at byte {position}", f"tag {tag:02x}"
             )
         position += 1
         number = shift = 0
@@ -115,7 +115,7 @@ def decode(value: bytes) -> tuple[npt.NDArray[np.generic], int]:
 
     shape = (take(0x08), take(0x10), take(0x18))
     size = int(np.prod(shape, dtype=object))
-    is_bytes = value[position : position + 1] == b"\x22"
+    is_bytes = bytes(value[position : position + 1]) == b"\x22"
     if is_bytes:
         length = take(0x22)
         pixels: npt.NDArray[np.generic] = np.frombuffer(value[position : position + length], np.uint8)

@@ -104,10 +104,23 @@ def test_failures_of_the_disk_are_named(error: Exception, found: str) -> None:
 def test_a_folder_without_a_database_is_refused(tmp_path: Path) -> None:
     """A missing or broken data.mdb is named."""
     with pytest.raises(PrepError, match="found no data.mdb; expected an LMDB environment"):
-        database.open_readonly(tmp_path)
+        list(database.records(tmp_path))
     (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
-    with pytest.raises(PrepError, match="found a file LMDB cannot open"):
-        database.open_readonly(tmp_path)
+    with pytest.raises(PrepError, match=r"found a damaged database \(MDB_INVALID: File is not an LMDB file\)"):
+        list(database.records(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4096, 8192, 12288, 40000, 80000])
+def test_a_cut_database_is_an_error_and_no_crash(kept: int, tmp_path: Path) -> None:
+    """The library maps the file, and reading behind its end would kill the process (SIGBUS)."""
+    with database.Writer(tmp_path / "db", 20, 5000) as writer:
+        writer.write([b"%08d" % i for i in range(20)], [memoryview(bytes([i]) * 5000) for i in range(20)])
+        writer.finish()
+    file = tmp_path / "db" / "data.mdb"
+    assert file.stat().st_size > 160000 and len(list(database.records(tmp_path / "db"))) == 20
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(PrepError, match="found a damaged database"):
+        list(database.records(tmp_path / "db"))
 
 
 def test_only_two_chunks_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
