@@ -1,4 +1,8 @@
-"""The torch engine: the rule is a setting of the ReLU layer. No numpy on the way, no hooks, no autograd."""
+"""The torch engine: the rule is a setting of the ReLU layer. No numpy on the way, no hooks, no autograd.
+
+Where every layer allows it, layers run with `Blob.tracing` on, eagerly: blobs are bound to what layers compute, images and
+weights channels_last, instead of copied into C-contiguous memory. On a CPU that is an eighth to a fifth of the time.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ import numpy as np
 import torch
 
 from allconv_caffe.engine import glog
+from allconv_caffe.engine.blob import Blob, Memory
 from allconv_caffe.engine.errors import CaffeError
 from allconv_caffe.engine.layer import Context
+from allconv_caffe.engine.layers.convolution import ConvolutionLayer
 from allconv_caffe.engine.layers.relu import ReLULayer
 from allconv_caffe.engine.net import Net
-from allconv_caffe.visualize import engines
+from allconv_caffe.visualize import engines, phases
 from allconv_caffe.visualize.errors import VizError
 from allconv_caffe.visualize.graph import Graph, Node
 
@@ -64,6 +70,8 @@ class EngineNet(engines.VizNet):
         )
         for layer in self.net.layers:
             layer.param_propagate_down = [False] * len(layer.blobs)
+        self._bound = all(layer.traceable or layer.type == "Input" for layer in self.net.layers)
+        self._weights: list[tuple[Memory, torch.Tensor]] = []
         self._relus = [layer for layer in self.net.layers if isinstance(layer, ReLULayer)]
         self.blob_names = engines._blob_names(param, self.net.blobs)
         self.input = engines._input_blob(param, where)
@@ -78,10 +86,12 @@ class EngineNet(engines.VizNet):
         return self._shapes[blob]
 
     def data(self, blob: str) -> np.ndarray:
-        return np.array(self.net.blobs[blob].data.cpu().numpy())
+        with self._running():
+            return np.array(self.net.blobs[blob].data.cpu().numpy(), order="C")
 
     def diff(self, blob: str) -> np.ndarray:
-        return np.array(self.net.blobs[blob].diff.cpu().numpy())
+        with self._running():
+            return np.array(self.net.blobs[blob].diff.cpu().numpy(), order="C")
 
     def params(self) -> dict[str, list[np.ndarray]]:
         return {
@@ -95,7 +105,27 @@ class EngineNet(engines.VizNet):
         for name, arrays in params.items():
             for blob, array in zip(by_name[name].blobs, arrays, strict=True):
                 blob.data = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+        self._weights = []
         self.weights_sha256 = engines.hash_arrays(self.params())
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Layers see what they are bound to; parameters are bound anew after they were set."""
+        if not self._bound:
+            yield
+            return
+        if not self._weights:
+            for layer in self.net.layers:
+                for blob in layer.blobs:
+                    value = blob.data
+                    self._weights.append((blob._data, _channels_last(value)))
+            for memory, value in self._weights:
+                memory.traced = value
+        Blob.tracing = True
+        try:
+            yield
+        finally:
+            Blob.tracing = False
 
     def _batch_shape(self, blob: str) -> tuple[int, ...]:
         return self.net.blobs[blob].shape
@@ -103,28 +133,38 @@ class EngineNet(engines.VizNet):
     def _forward(self, images: np.ndarray, end: int) -> None:
         blob = self.net.blobs[self.input]
         blob.reshape(*images.shape)
-        blob.data = torch.from_numpy(images).to(self.device)
-        with torch.no_grad():
+        with torch.no_grad(), self._running():
+            blob.data = _channels_last(torch.from_numpy(images).to(self.device)) if self._bound else torch.from_numpy(images)
             self.net.forward_from_to(0, end)
 
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: list[int], idle: list[str]) -> None:
         blobs = self.net.blobs
-        for name in idle:
-            blobs[name].diff = torch.zeros(blobs[name].shape, device=self.device)
-        image = blobs[self.input]
-        image.diff = torch.zeros(image.shape, device=self.device)
-        blobs[blob].diff = torch.from_numpy(seeds).to(self.device)
+        if self._bound:  # what is bound to nothing is zero
+            for each in self.net.blob_list:
+                each._diff.traced = None
         try:
             for relu in self._relus:
                 relu.rule = rule
-            with torch.no_grad():
+            with torch.no_grad(), self._running():
+                for name in [] if self._bound else [*idle, self.input]:
+                    blobs[name].diff = torch.zeros(blobs[name].shape, device=self.device)
+                blobs[blob].diff = torch.from_numpy(seeds).to(self.device)
                 for i in order:
-                    bottom = self.net.bottom_vecs[i]
-                    if bottom:
-                        self.net.layers[i].backward(self.net.top_vecs[i], self.net.bottom_need_backward[i], bottom)
+                    bottom, top = self.net.bottom_vecs[i], self.net.top_vecs[i]
+                    layer, need = self.net.layers[i], self.net.bottom_need_backward[i]
+                    if self._bound and need == [True] and isinstance(layer, ConvolutionLayer) and phases.fits(layer, self.device):
+                        bottom[0].diff = phases.image_gradient(
+                            top[0].diff, layer.weights()[0], layer.stride[0], layer.pad, bottom[0].shape[2:]
+                        )
+                    elif bottom:
+                        layer.backward(top, need, bottom)
         finally:  # whoever runs the net next finds Caffe's own ReLU
             for relu in self._relus:
                 relu.rule = "backprop"
+
+
+def _channels_last(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 and value.shape[1] > 1 else value
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
@@ -31,7 +33,10 @@ class ReLULayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        top[0].data = x.clamp(min=0) + self.negative_slope * x.clamp(max=0)
+        if self.negative_slope == 0:  # as below in two passes; -0 + 0 is 0
+            top[0].data = torch.ops.aten.leaky_relu(x, 0.0).add_(0.0)
+        else:
+            top[0].data = x.clamp(min=0) + self.negative_slope * x.clamp(max=0)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
@@ -45,7 +50,7 @@ class ReLULayer(NeuronLayer):
                 f"the {self.rule} rule is defined for negative_slope 0 only, found {self.negative_slope:g}",
             )
             g = g.clamp(min=0)
-            bottom[0].diff = g if self.rule == "deconvnet" else g * (f > 0)
+            bottom[0].diff = g if self.rule == "deconvnet" else torch.ops.aten.threshold_backward(g, f, 0)
         elif self.negative_slope == 0:
             bottom[0].diff = g * (f > 0)
         else:
