@@ -223,6 +223,10 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
 
     if flags.threads:
         torch.set_num_threads(flags.threads)
+    if flags.precision == "tf32" and device.type != "cuda":
+        glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
+    elif flags.precision != "float32":
+        glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
     torch.backends.cuda.matmul.allow_tf32 = flags.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = flags.precision == "tf32"
     return Context(

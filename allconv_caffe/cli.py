@@ -6,6 +6,7 @@ status is 1; every help text ends with an example.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -208,6 +209,9 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _prepare(dataset: str, source: Path | None, output: Path, force: bool, quiet: bool, **constants: Any) -> None:
     from data_prep import pipeline
 
+    if source is not None:
+        with contextlib.suppress(RuntimeError):  # ~nobody
+            source = source.expanduser()  # make hands "~" on as it was typed
     if not force and pipeline.is_prepared(output):
         pipeline.check_same(output, source, dataset=dataset, **constants)
         click.echo(f"{output}: already prepared; --force prepares it again")

@@ -208,6 +208,8 @@ def _data(root: Path, advice: list[str]) -> list[dict[str, Any]]:
             }
         )
     for path in sorted((root / "data").glob("*.tar.*")):
+        if path.suffix == ".part" or not path.is_file():  # a download under way, a link to nothing
+            continue
         found.append({"path": str(path.relative_to(root)), "name": "archive", "bytes": path.stat().st_size})
     if not any(entry.get("preprocessing") for entry in found):
         advice.append(
@@ -257,7 +259,7 @@ def _versions(root: Path, advice: list[str]) -> dict[str, dict[str, Any]]:
 
 def _pins(file: Path | None) -> dict[str, Requirement]:
     pins: dict[str, Requirement] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file else []:
         try:
             requirement = Requirement(line.partition("#")[0].strip())
         except InvalidRequirement:

@@ -76,6 +76,7 @@ def ensure(
             source = _downloaded(dataset, root, say, download, progress)
             out = default
         else:
+            source = _at_home(source)  # make hands "~" on as it was typed
             if not source.exists():
                 raise DriverError(
                     f"{name}={source}: found nothing there, expected an archive, an image folder or a prepared set"
@@ -92,6 +93,13 @@ def ensure(
         return _load(out, dataset)
     except PrepError as error:
         raise DriverError(str(error)) from None
+
+
+def _at_home(source: Path) -> Path:
+    try:
+        return source.expanduser()
+    except RuntimeError:  # ~nobody
+        return source
 
 
 def _slug_of(source: Path) -> str:

@@ -270,6 +270,21 @@ def test_a_gpu_that_is_not_there(caffe: Caffe, folder: Path, monkeypatch: pytest
     assert caffe("device_query").status == 0
 
 
+@pytest.mark.parametrize(
+    ("precision", "line"),
+    [
+        ("tf32", "W -precision tf32 is a mode of CUDA devices: on the CPU it is float32"),
+        ("bf16", "I Precision: bf16; weights and history stay float32"),
+    ],
+)
+def test_another_precision_is_said_once(caffe: Caffe, folder: Path, precision: str, line: str) -> None:
+    """The log says what was computed in, and that a CPU has no TF32."""
+    outcome = caffe("train", "-solver", "solver.prototxt", "-executor", "plain", "-precision", precision)
+    assert outcome.status == 0
+    said = [f"{words[0]} {words.partition('] ')[2]}" for words in outcome.err.splitlines() if "recision" in words[:90]]
+    assert said == [line]
+
+
 def test_log_flags_reach_the_log(caffe: Caffe, folder: Path) -> None:
     """-minloglevel silences, -log_dir keeps a file."""
     outcome = caffe("device_query", "-minloglevel", "2")

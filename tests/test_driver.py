@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allconv_caffe import driver, driver_data, driver_engine, driver_files, proto
+from allconv_caffe import driver, driver_data, driver_engine, driver_files, experiments, proto
 from allconv_caffe.architectures import TableError
 from allconv_caffe.driver import DriverError, RunSettings
 from allconv_caffe.driver_watch import DeadRule, DeadWatch, Progress, duration
@@ -599,6 +599,18 @@ def test_a_missing_local_archive_is_named(tmp_path: Path) -> None:
     settings = RunSettings(engine="torch", gpu="none", root=tmp_path, data=tmp_path / "none.tar.gz")
     with pytest.raises(DriverError, match=r"^CIFAR100=.*none\.tar\.gz: found nothing there"):
         driver.run("cifar100-allcnn-c", settings, lambda _: None)
+
+
+def test_a_home_folder_is_found_as_make_hands_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make cifar10-model-a CIFAR10=~/x.tar.gz` means the home folder in every shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    chosen = experiments.experiment("cifar10-model-a")
+    (tmp_path / "x.tar.gz").write_bytes(b"none")
+    with pytest.raises(DriverError, match=f"{tmp_path}/x.tar.gz: found no readable archive"):
+        driver_data.ensure(chosen, Path("~/x.tar.gz"), tmp_path, lambda line: None)
+    for path in ("~/y.tar.gz", "~nobody-of-that-name/y"):
+        with pytest.raises(DriverError, match="found nothing there, expected an archive"):
+            driver_data.ensure(chosen, Path(path), tmp_path, lambda line: None)
 
 
 def test_a_local_archive_is_prepared_once_beside_the_official_set(
