@@ -136,6 +136,15 @@ class Blob:
     def diff(self, value: torch.Tensor) -> None:
         self._set(self._diff, value)
 
+    def adopt_data(self, value: torch.Tensor) -> None:
+        """data = value, a tensor that nobody else keeps: where this blob has no memory yet, `value` becomes it."""
+        memory = self._data
+        fits = memory.flat is None and not memory.host_is_newer and value.numel() == memory.capacity == self.count
+        if fits and value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device:
+            memory.flat = value.reshape(-1)
+        else:
+            self.data = value
+
     def accumulate_diff(self, value: torch.Tensor) -> None:
         """diff += value: how layers deliver the gradients of their parameters."""
         if Blob.tracing:

@@ -121,18 +121,22 @@ class CaffeGenerator:
     def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
         """word / 2^32 * (high' - low) + low, high' the float32 after `high`; what rounds up to high' is drawn again."""
         a, b = F(low), np.nextafter(F(high), F(np.inf))
-        parts: list[np.ndarray] = []
-        missing = math.prod(shape)
-        while missing > 0:
-            values = self.words(missing).astype(F) / F(2**32) * F(b - a) + a
+        out = np.empty(math.prod(shape), F)
+        done = 0
+        while done < len(out):
+            values = self.words(min(len(out) - done, BLOCK_WORDS)).astype(F) / F(2**32) * F(b - a) + a
             values = values[values < b]
-            parts.append(values)
-            missing -= len(values)
-        return _tensor(parts, shape)
+            out[done : done + len(values)] = values
+            done += len(values)
+        return torch.from_numpy(out).reshape(tuple(shape))
 
     def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
         """unit normal * std + mean, in float32."""
-        return _tensor([self.unit_normal(math.prod(shape)) * F(std) + F(mean)], shape)
+        out = np.empty(math.prod(shape), F)
+        for begin in range(0, len(out), BLOCK_WORDS):
+            part = out[begin : begin + BLOCK_WORDS]
+            part[...] = self.unit_normal(len(part)) * F(std) + F(mean)
+        return torch.from_numpy(out).reshape(tuple(shape))
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
         """1 where word <= p * (2^32 - 1), both sides in the type of p; p = 0 takes no words."""
@@ -143,7 +147,7 @@ class CaffeGenerator:
             keep = words.astype(F) <= p * F(LAST_WORD)
         else:
             keep = words <= math.floor(p * float(LAST_WORD))
-        return _tensor([keep.astype(F)], shape).to(device)
+        return torch.from_numpy(keep.astype(F)).reshape(tuple(shape)).to(device)
 
     def unit_normal(self, n: int) -> np.ndarray:
         """(n,) float32 of boost's ziggurat.
@@ -199,8 +203,3 @@ class CaffeGenerator:
 
         value = ziggurat.one_normal(next_word)
         return value, cursor
-
-
-def _tensor(parts: Sequence[np.ndarray], shape: Sequence[int]) -> torch.Tensor:
-    values = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, F), *parts])
-    return torch.from_numpy(np.ascontiguousarray(values)).reshape(tuple(shape))

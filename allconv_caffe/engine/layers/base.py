@@ -66,7 +66,7 @@ def add_filled(layer: Layer, shape: Sequence[int], filler_param: Any) -> Blob:
     """Appends a parameter of `shape`, filled on the CPU stream, to the layer's blobs."""
     blob = layer.new_blob()
     blob.reshape(*shape)  # also to 0 axes
-    blob.data = fill(shape, filler_param, layer.ctx.rng).to(blob.device)
+    blob.adopt_data(fill(shape, filler_param, layer.ctx.rng).to(blob.device))
     layer.blobs.append(blob)
     return blob
 
@@ -84,6 +84,11 @@ def refuse_in_place(layer: Layer, bottom: Sequence[Blob], top: Sequence[Blob]) -
 def skipping(source: str) -> None:
     """Says that the parameters stand in the prototxt, so that nothing is filled (and nothing drawn)."""
     glog.info(source, "Skipping parameter initialization")
+
+
+def creating_inner(layer: Layer) -> None:
+    """The line of the layer that Caffe makes inside this one (a Softmax, a Bias), which has its name."""
+    glog.info("layer_factory.hpp:77", f"Creating layer {layer.name}")
 
 
 def refuse_gradient(propagate_down: Sequence[bool]) -> None:
