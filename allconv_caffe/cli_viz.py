@@ -133,9 +133,11 @@ def patches(inputs: Inputs, output: Path, topk: Path, blobs: str | None, channel
 @click.option("--images", "count", type=int, default=32, show_default=True, help="images, drawn from the data")
 @click.option("--draws", type=int, default=3, show_default=True, help="of random weights")
 @click.option("--rules", default="backprop,deconvnet,guided", show_default=True, metavar="NAME,...", help="rules to test")
+@click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps")
 @_SHOWN
 @viz_inputs()
-def sanity(inputs: Inputs, output: Path, blob: str | None, count: int, draws: int, rules: str, shown: str) -> None:
+def sanity(inputs: Inputs, output: Path, blob: str | None, count: int, draws: int, rules: str, no_arrays: bool,
+           shown: str) -> None:  # fmt: skip
     """Do maps depend on what was learned? Weights made random from the top down, other units, other images.
 
     The tests of Adebayo et al. 2018 and Nie et al. 2018: read them before a picture is taken for an explanation.
@@ -152,7 +154,7 @@ def sanity(inputs: Inputs, output: Path, blob: str | None, count: int, draws: in
         space=source.space, progress=inputs.progress,
     )  # fmt: skip
     found.facts.update(command=command_line(), data=source.where, data_sha256=source.fingerprint, keys=keys)
-    paths = found.save(output, source.space, shown)
+    paths = found.save(output, source.space, shown, arrays=not no_arrays)
     click.echo(found.text(), nl=False)
     for path in paths:
         click.echo(path, err=True)

@@ -84,6 +84,7 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models/cifar10-allcnn-c-jpeg is an All-CNN-C of 6 and 8 channels with weights by seed, channel 3 of conv3 dead;
     data/cifar10-jpeg has 12 test images, smooth ones, whitened by GCN.
     """
+    import hashlib
     import json
 
     import numpy as np
@@ -128,8 +129,10 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             blob.data.extend(array.ravel().tolist())
     write_binary(model / "small.caffemodel", weights)
     (model / "whitening.npz").write_bytes((data / "whitening.npz").read_bytes())
-    files = {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}
-    card = {"format_version": zoo.FORMAT_VERSION, "name": model.name, **{key: {"file": name} for key, name in files.items()}}
+    card = json.loads((_ROOT / "models" / model.name / zoo.CARD).read_text())
+    for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
+        content = (model / name).read_bytes()
+        card[key] = {"file": name, "bytes": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
     (model / zoo.CARD).write_text(json.dumps(card))
 
     net = open_net(model / "deploy.prototxt", model / "small.caffemodel")

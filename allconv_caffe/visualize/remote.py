@@ -49,13 +49,17 @@ class RemoteNet(VizNet):
         except OSError as error:
             self._log.close()
             raise VizError(command, error.strerror or str(error), "an interpreter with pycaffe") from None
+        path_there = None if weights is None else os.path.abspath(os.fspath(weights))
         try:
             about, _ = self._ask(
-                {
-                    "do": "open", "net": to_text(param), "where": where, "device": device,
-                    "weights": None if weights is None else os.path.abspath(os.fspath(weights)),
-                }
-            )  # fmt: skip
+                {"do": "open", "net": to_text(param), "where": where, "device": device, "weights": path_there}
+            )
+        except VizError as error:
+            self.close()
+            if path_there is None:
+                raise
+            named = error.where.replace(path_there, os.fspath(weights))  # type: ignore[arg-type]
+            raise VizError(named, error.found, error.expected, error.choices) from None
         except BaseException:
             self.close()
             raise

@@ -259,8 +259,10 @@ class Sanity:
         return out
 
 
-    def save(self, folder: PathLike, space: Optional[InputSpace] = None, shown: str = "input") -> List[str]:
-        """Writes sanity.json (every number), sanity.npz (maps of the examples, raw), sanity.md and sanity.png.
+    def save(
+        self, folder: PathLike, space: Optional[InputSpace] = None, shown: str = "input", *, arrays: bool = True
+    ) -> List[str]:
+        """Writes sanity.json (every number), sanity.md, sanity.png and, if `arrays`, sanity.npz (maps of the examples, raw).
 
         Args:
             space: how the input blob was made of pixels. shown: "input" or "pixel", the space in which maps are drawn.
@@ -269,22 +271,23 @@ class Sanity:
         """
         space = space or InputSpace()
         where = os.fspath(folder)
-        paths = [os.path.join(where, f"sanity.{end}") for end in ("json", "npz", "md", "png")]
+        paths = [os.path.join(where, f"sanity.{end}") for end in ("json", "md", "png", "npz")]
         facts = dict(self.as_dict(), maps={"space": shown, "normalisation": "zero-centred, each map by its largest value"})
         try:
             os.makedirs(where, exist_ok=True)
             with open(paths[0], "w") as file:
                 file.write(json.dumps(dict(facts, input=space.describe()), indent=1) + "\n")
-            arrays = {f"maps_{rule}": maps for rule, maps in self.examples.items()}
-            np.savez_compressed(
-                paths[1], images=self.example_images, layers=np.array(["", *self.layers]), **arrays  # type: ignore[arg-type]
-            )
-            with open(paths[2], "w") as file:
+            with open(paths[1], "w") as file:
                 file.write(self.markdown())
-            self._draw(paths[3], space, shown)
+            self._draw(paths[2], space, shown)
+            if arrays:
+                maps = {f"maps_{rule}": maps for rule, maps in self.examples.items()}
+                np.savez_compressed(
+                    paths[3], images=self.example_images, layers=np.array(["", *self.layers]), **maps  # type: ignore[arg-type]
+                )
         except OSError as error:
             raise VizError(where, error.strerror or str(error), "a folder that can be written") from None
-        return paths
+        return paths if arrays else paths[:3]
 
     def _draw(self, path: str, space: InputSpace, shown: str) -> None:
         """Curves of the cascade above, the examples' maps below: a row for each rule, a column for each layer."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from click.testing import CliRunner
 
-from allconv_caffe import bvlc
+from allconv_caffe import bvlc, cli
 from allconv_caffe import render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.visualize.engines import VizNet, open_net
+from allconv_caffe.visualize.mining import TopK
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.rules import RULES
 from allconv_caffe.visualize.surgery import strides_to_pools
@@ -148,3 +153,44 @@ def test_a_rendered_net_in_stock_pycaffe(relu: str, rule: str, tmp_path: Path) -
     for a, b in zip(found, expected, strict=True):
         assert b.any()
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.abs(b).max())
+
+
+def test_the_commands_give_the_same_in_both_engines(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`allconv viz mine` and `patches` with --engine caffe: the same places, activations, maps; either may draw what the other
+    mined; a mistake gets one line; no process of Caffe's is left."""
+    shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    words = "--model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --quiet"
+
+    def call(line: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli.main, ["viz", *line.split(), *words.split()], prog_name="allconv")
+        return result.exit_code, result.output
+
+    for engine in ("torch", "caffe"):
+        assert call(f"mine --engine {engine} --blobs conv3,conv6,global_pool --k 4 --output {engine}.npz")[0] == 0
+    one, other = TopK.load("torch.npz"), TopK.load("caffe.npz")
+    assert (one.net_sha256, one.weights_sha256, one.source_sha256) == (other.net_sha256, other.weights_sha256, other.source_sha256)
+    for blob, channels in one.blobs.items():
+        theirs = other.blobs[blob]
+        np.testing.assert_allclose(channels.values, theirs.values, rtol=1e-4, atol=1e-5)
+        for name in ("keys", "y", "x"):
+            assert np.array_equal(getattr(channels, name), getattr(theirs, name)), (blob, name)
+        assert np.array_equal(channels.histogram.sum(axis=1), theirs.histogram.sum(axis=1))
+    for engine, mined in (("torch", "caffe"), ("caffe", "torch")):
+        line = f"patches --engine {engine} --topk {mined}.npz --blobs conv6 --channels 0-5 --k 3 --rules guided,deconvnet,backprop"
+        assert call(f"{line} --output drawn-{engine}.png")[0] == 0
+    drawn = {}
+    for engine in ("torch", "caffe"):
+        facts = json.loads(Path(f"drawn-{engine}.json").read_text())
+        assert facts["engine"] == engine
+        with np.load(facts["arrays"]) as arrays:
+            drawn[engine] = {name: arrays[name] for name in arrays.files}
+    assert drawn["torch"].keys() == drawn["caffe"].keys() and len(drawn["torch"]["conv6.guided"]) > 6
+    for name, maps in drawn["torch"].items():
+        np.testing.assert_allclose(maps, drawn["caffe"][name], rtol=0, atol=TOLERANCE * np.abs(maps).max(), err_msg=name)
+    status, said = call("mine --engine caffe --blobs conv99 --output no.npz")
+    assert status == 1 and said.startswith("Error: blob: found 'conv99'") and said.count("\n") == 1
+    (tmp_path / "text.txt").write_text("no weights")
+    status, said = call("mine --engine caffe --weights text.txt --output no.npz")
+    assert status == 1 and said.startswith("Error: text.txt: found ") and said.count("\n") == 1
+    assert not psutil.Process().children()

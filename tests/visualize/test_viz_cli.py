@@ -288,7 +288,9 @@ def test_sanity_writes_what_it_says(world: Path) -> None:
     assert facts["layers"] == [f"conv{i}" for i in range(9, 0, -1)]
     assert all(sentence in said and sentence in Path("one/sanity.md").read_text() for sentence in facts["verdict"])
     assert cv2.imread("one/sanity.png").std() > 10
-    succeed(line + "two")
+    assert Path("one/sanity.npz").exists()
+    succeed(line + "two --no-arrays")
+    assert not Path("two/sanity.npz").exists()
     succeed(line + "three --seed 5")
     names = [json.loads(Path(name, "sanity.json").read_text())["keys"] for name in ("one", "two", "three")]
     assert names[0] == names[1] != names[2]

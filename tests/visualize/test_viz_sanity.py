@@ -180,14 +180,14 @@ def test_what_is_written(net: VizNet, images: np.ndarray, tmp_path: Path) -> Non
     """JSON with every number and no NaN, the maps raw, tables as Markdown, a picture that can be read."""
     report = sanity(net, images, draws=2, examples=2)
     paths = [Path(path) for path in report.save(tmp_path / "out")]
-    assert [path.name for path in paths] == ["sanity.json", "sanity.npz", "sanity.md", "sanity.png"]
+    assert [path.name for path in paths] == ["sanity.json", "sanity.md", "sanity.png", "sanity.npz"]
     facts = json.loads(paths[0].read_text(), parse_constant=lambda name: pytest.fail(name))
     assert facts["cascade"]["guided"][0]["down_to"] == "conv3" and facts["weights_sha256"] == net.weights_sha256
-    with np.load(paths[1]) as file:
+    with np.load(paths[3]) as file:
         assert file["maps_guided"].shape == (2, 4, 3, 14, 14) and file["layers"].tolist() == ["", "conv3", "conv2", "conv1"]
         np.testing.assert_array_equal(file["images"], images[:2])
-    assert "| none (trained) | 1.00 |" in paths[2].read_text()
-    picture = cv2.imread(str(paths[3]))
+    assert "| none (trained) | 1.00 |" in paths[1].read_text()
+    picture = cv2.imread(str(paths[2]))
     assert picture is not None and picture.std() > 10
     assert all(line in report.text() for line in report.verdict())
 
