@@ -74,7 +74,7 @@ def choose(
     """Take an engine as ``engine`` and ``gpus`` say.
 
     ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is
-    passed on unchecked to an engine that was named; whether it works, the engine says. ``rng`` ``caffe``: the built-in
+    passed on unchecked to a real Caffe that was named; whether it works, that Caffe says. ``rng`` ``caffe``: the built-in
     engine on the CPU, seed-exact.
 
     Raises:
@@ -161,8 +161,18 @@ def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) 
 def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, reason: str) -> Engine:
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is None:
-        gpus = (0,) if torch.cuda.is_available() else ()
+        gpus = (0,) if count else ()
+    named = ",".join(map(str, gpus))
+    if gpus and max(gpus) >= count:
+        choices = ", ".join(["none", *map(str, range(count))])
+        raise DriverError(
+            f"GPU={named}: PyTorch {torch.__version__} finds {count} CUDA devices, expected one of them (choices: {choices}; "
+            "or ENGINE=caffe with a GPU build)"
+        )
+    if len(gpus) > 1:
+        raise DriverError(f"GPU={named}: found {len(gpus)} devices, expected one for the built-in engine (or ENGINE=caffe)")
     flags: tuple[str, ...] = ()
     if precision != "float32":
         flags += ("-precision", precision)

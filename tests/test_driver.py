@@ -305,6 +305,11 @@ def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> N
     assert "has no working GPU" in engine.describe()
 
 
+NO_GPU_7 = (
+    r"GPU=7: PyTorch \S+ finds \d CUDA devices, expected one of them \(choices: none.*; or ENGINE=caffe with a GPU build\)"
+)
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -312,6 +317,8 @@ def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> N
         ({"gpu": "all"}, "GPU=all: expected device numbers such as 0 or 0,1, or none for the CPU"),
         ({"gpu": "0,0"}, "GPU=0,0: expected each device once"),
         ({"gpu": "0,1,2"}, "GPU=0,1,2: found batch size 128, expected a multiple of 3 GPUs"),
+        ({"engine": "torch", "gpu": "7"}, NO_GPU_7),
+        ({"engine": "auto", "gpu": "7"}, NO_GPU_7),
         ({"epochs": 0}, "EPOCHS=0: expected a number above 0"),
         ({"seed": -1}, "SEED=-1: expected a whole number of at least 0"),
         (
@@ -345,7 +352,18 @@ def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, obj
     """A setting that does not serve is named with what was expected."""
     with pytest.raises(DriverError) as caught:
         bench.run(**settings)
-    assert str(caught.value) == text
+    assert re.fullmatch(text, str(caught.value)) if text == NO_GPU_7 else str(caught.value) == text
+
+
+def test_the_built_in_engine_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the devices that PyTorch finds, not several; what was not named is device 0."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [driver_engine.choose("torch", gpus, "float32", None).gpus for gpus in (None, (), (1,))] == [(0,), (), (1,)]
+    with pytest.raises(DriverError, match="^GPU=0,1: found 2 devices, expected one for the built-in engine"):
+        driver_engine.choose("torch", (0, 1), "float32", None)
 
 
 def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
