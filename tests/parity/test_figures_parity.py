@@ -102,7 +102,7 @@ import caffe
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.engines import open_net
 for path in sorted(pathlib.Path(sys.argv[1], "allconv_caffe", "visualize").glob("*.py")):
-    if path.stem not in ("__init__", "native", "worker"):
+    if path.stem not in ("__init__", "native", "phases", "worker"):
         importlib.import_module("allconv_caffe.visualize." + path.stem)
 from allconv_caffe.visualize import display, figures
 net = open_net(parse_text(figures.CORNERS_NET, NetParameter), engine="caffe")
