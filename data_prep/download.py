@@ -3,6 +3,10 @@ fit."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
@@ -65,6 +69,28 @@ def download(
         return target
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(part):
+        return target if target.exists() else _complete(target, part, url, archive, attempts, wait_seconds, progress)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold the part of a file: two writers would mix their bytes. An empty one is removed at the end."""
+    with writing(part), open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepError(part, "another download at work", "one at a time; wait for it and run again") from None
+        try:
+            yield
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+
+
+def _complete(
+    target: Path, part: Path, url: str, archive: Archive, attempts: int, wait_seconds: float, progress: bool
+) -> Path:
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
         wait=wait_exponential(multiplier=wait_seconds, max=30),
@@ -72,7 +98,9 @@ def download(
         reraise=True,
     )
     with (
-        tqdm(total=archive.bytes, desc=name, unit="B", unit_scale=True, disable=not progress, leave=False) as bar,
+        tqdm(
+            total=archive.bytes, desc=target.name, unit="B", unit_scale=True, disable=not progress, leave=False
+        ) as bar,
         requests.Session() as session,
     ):
         try:
@@ -83,7 +111,7 @@ def download(
             raise PrepError(url, str(error), f"{archive.bytes} bytes; run again to go on from there") from error
     sums = archive_.file_checksums(part)
     if sums.md5 != archive.md5:
-        part.unlink()
+        os.truncate(part, 0)
         raise PrepError(url, f"MD5 {sums.md5}", f"{archive.md5}; the file was removed, run again")
     with writing(target):
         part.replace(target)
@@ -94,7 +122,7 @@ def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm
     """One attempt: append to `part` what it lacks. Raises _Interrupted if it is still too short afterwards."""
     have = part.stat().st_size if part.exists() else 0
     if have > size:
-        part.unlink()
+        os.truncate(part, 0)
         have = 0
     if have == size:
         return
@@ -108,14 +136,14 @@ def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm
     with response:
         status = response.status_code
         if status == 416:  # our part does not fit this file: begin again
-            part.unlink(missing_ok=True)
+            os.truncate(part, 0)
             raise _Interrupted(f"HTTP status 416 for the rest after {have} bytes")
         if status >= 500 or status in (408, 429):
             raise _Interrupted(f"HTTP status {status} after {have} bytes")
         if status not in (200, 206):
             raise PrepError(url, f"HTTP status {status}", "200; give another url or a local archive")
         if status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
+            os.truncate(part, 0)
             raise _Interrupted(f"another range than asked for after {have} bytes")
         if status == 200:
             have = 0  # the server sends everything again
@@ -136,7 +164,7 @@ def _fetch(session: requests.Session, url: str, part: Path, size: int, bar: tqdm
                 file.write(block)
                 bar.update(len(block))
     if have > size:
-        part.unlink()
+        os.truncate(part, 0)
         raise PrepError(url, f"more than {size} bytes", f"{size} bytes")
     if have < size:
         raise _Interrupted(f"a connection cut after {have} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -170,6 +171,20 @@ def test_a_wrong_file_of_the_users_is_not_overwritten(server: Server, tmp_path: 
     with pytest.raises(PrepError, match="remove or rename that file"):
         fetch(server, tmp_path)
     assert (tmp_path / NAME).read_bytes() == b"mine" and not server.asked
+
+
+def test_two_downloads_do_not_share_a_part(server: Server, tmp_path: Path) -> None:
+    """A second download of the same file is refused while the first is at work, and takes nothing from it."""
+    part = tmp_path / f"{NAME}.part"
+    with open(part, "ab") as other:
+        other.write(CONTENT[:1000])
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(PrepError, match=r"\.part: found another download at work; expected one at a time"):
+            download.download(NAME, tmp_path, archive=server.archive(), progress=False)
+        assert part.read_bytes() == CONTENT[:1000] and server.asked == []
+    assert download.download(NAME, tmp_path, archive=server.archive(), progress=False).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"] and [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_an_unreachable_server_is_one_clear_line(server: Server, tmp_path: Path) -> None:
