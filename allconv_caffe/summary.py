@@ -16,7 +16,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from allconv_caffe.proto import BlobShape, Datum, NetParameter, read_net
+from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 
 Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
@@ -235,18 +238,13 @@ def _peek(layer: _Layer) -> tuple[int, int, int] | None:
     path = source if source.is_absolute() else layer.net.root / source
     if not (path / "data.mdb").is_file():
         return None
-    import lmdb
-
     datum = Datum()
     try:
-        with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
-            with transaction.cursor() as cursor:
-                if not cursor.first():
-                    raise SummaryError(f"{layer.where}: source", f"{path}: no record", "an LMDB of Datum")
-                datum.ParseFromString(cursor.value())
-    except SummaryError:
-        raise
-    except Exception as error:  # lmdb and protobuf have no common base
+        _, value = next(iter(LmdbFile(str(path)).items()))
+        datum.ParseFromString(bytes(value))
+    except StopIteration:
+        raise SummaryError(f"{layer.where}: source", f"{path}: no record", "an LMDB of Datum") from None
+    except (LmdbError, DecodeError) as error:
         raise SummaryError(f"{layer.where}: source", f"{path}: {error}", "an LMDB of Datum") from None
     if datum.encoded:
         import cv2
@@ -715,12 +713,19 @@ def _legacy_inputs(where: str, net: Any) -> list[Shape]:
         shapes: list[Shape] = [tuple(int(size) for size in shape.dim) for shape in net.input_shape]
     else:
         dims = list(net.input_dim)
+        if len(dims) != 4 * len(net.input):
+            raise SummaryError(f"{where}: input_dim", f"{len(dims)} numbers", f"4 for each of {len(net.input)} inputs")
         shapes = [tuple(dims[i : i + 4]) for i in range(0, len(dims), 4)]
     if len(shapes) != len(net.input) or any(not shape for shape in shapes):
         raise SummaryError(
             f"{where}: input", f"{len(shapes)} shapes for {len(net.input)} inputs", "a shape for each input"
         )
     return shapes
+
+
+def _positive(place: str, shape: Shape) -> None:
+    if any(size < 1 for size in shape):
+        raise SummaryError(place, shape, "at least 1 in every dimension")
 
 
 def summarize(
@@ -779,6 +784,7 @@ def summarize_net(
         if input_shape is not None:
             found[0] = input_shape if len(input_shape) == 4 else (found[0][0], *input_shape)
         for name, shape in zip(param.input, found, strict=True):
+            _positive(f"{where}: input '{name}'", shape)
             shapes[name], fields[name] = shape, _start(shape)
         rows.append(LayerRow("input", "Input", tuple(param.input), tuple(found), 0, 0, fields[param.input[0]], ()))
     for one in param.layer:
@@ -801,6 +807,9 @@ def summarize_net(
             raise SummaryError(f"{place}: top", f"{len(tops)} tops", f"{len(result.tops)}")
         seen = result.fields or [None] * len(result.tops)
         for name, shape, view in zip(tops, result.tops, seen, strict=False):
+            _positive(f"{place}: top '{name}'", shape)
+            if name in shapes and name not in one.bottom:
+                raise SummaryError(f"{place}: top", name, "a top of this layer alone, or its own bottom")
             shapes[name], fields[name] = shape, view
         multipliers: list[tuple[float, float]] = []
         count = 0

@@ -214,6 +214,10 @@ def test_lmdb_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "n.prototxt"
     path.write_text('layer { name: "d" type: "Data" top: "x" top: "t" data_param { source: "l" batch_size: 3 } }\n')
     assert s.summarize(path, root=tmp_path).layers[0].shapes == ((3, 2, 5, 7), (3,))
+    data = tmp_path / "l" / "data.mdb"
+    data.write_bytes(data.read_bytes()[:8192])  # what the library itself would die of
+    with pytest.raises(s.SummaryError, match=r"layer 'd': source: found '.*/l: MDB_PAGE_NOTFOUND.*', expected an LMDB of"):
+        s.summarize(path, root=tmp_path)
 
 
 def test_formats() -> None:
@@ -231,6 +235,9 @@ def test_formats() -> None:
 
 
 WRONG = [
+    (layer("Convolution", "convolution_param { kernel_size: 3 }"), "layer 'y': top 'y': found (1, 0, 6, 6), expected at least 1 in"),
+    (layer("Input", "input_param { shape { dim: 1 dim: -3 } }", ""), "layer 'y': top 'y': found (1, -3), expected at least 1"),
+    (layer("ReLU") + layer("TanH"), "layer 'y': top: found 'y', expected a top of this layer alone, or its own bottom"),
     (layer("Nope"), "layer 'y': type: found 'Nope', expected a type with a shape rule (choices: AbsVal, "),
     (layer("ReLU", bottom="z"), "layer 'y': bottom 0: found 'z', expected a top of a layer before it (choices: x)"),
     (layer("ReLU", bottom=""), "layer 'y': bottom: found '0 bottoms', expected 1"),
