@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 _PAGE = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
 _OVERFLOW_PAGES = struct.Struct("<12xI")
@@ -128,20 +128,68 @@ class LmdbFile:
 
     def items(self, start: int = 0) -> Iterator[Tuple[bytes, memoryview]]:
         """(key, value) pairs from the `start`-th on."""
+        for done, number, raw, nodes in self._counted_leaves():
+            if start < done + len(nodes):
+                view = memoryview(raw)
+                for at in nodes[max(0, start - done) :]:
+                    yield self._item(number, view, at)
+
+    def _counted_leaves(self) -> Iterator[Tuple[int, int, bytes, Tuple[int, ...]]]:
+        """Every leaf page: how many records lie before it, its number, its bytes, its nodes; in all, as many as there are."""
         done = 0
         if self._entries:
             for number, raw, nodes in self._leaves(self._root, self._depth):
+                if done + len(nodes) > self._entries:
+                    raise self.status(*CORRUPTED, f"found more than {self._entries} records, expected {self._entries}")
+                yield done, number, raw, nodes
                 done += len(nodes)
-                if done > self._entries:
-                    break
-                first = start - (done - len(nodes))
-                if first < len(nodes):
-                    view = memoryview(raw)
-                    for at in nodes[max(0, first) :]:
-                        yield self._item(number, view, at)
         if done != self._entries:
-            found = f"more than {self._entries}" if done > self._entries else str(done)
-            raise self.status(*CORRUPTED, f"found {found} records, expected {self._entries}")
+            raise self.status(*CORRUPTED, f"found {done} records, expected {self._entries}")
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key, in order; no value is read."""
+        for _, number, raw, nodes in self._counted_leaves():
+            for at in nodes:
+                yield self._key(number, raw, at)
+
+    def get(self, key: bytes) -> Optional[memoryview]:
+        """The value of `key`, or None: down the tree, a page for each level."""
+        if not self._entries:
+            return None
+        page, raw, nodes = self._leaf(key)
+        for at in nodes:
+            if self._key(page, raw, at) == key:
+                return self._item(page, memoryview(raw), at)[1]
+        return None
+
+    def last_key(self) -> Optional[bytes]:
+        """The largest key; None where there are no records."""
+        if not self._entries:
+            return None
+        page, raw, nodes = self._leaf(None)
+        return self._key(page, raw, nodes[-1])
+
+    def _leaf(self, key: Optional[bytes]) -> Tuple[int, bytes, Tuple[int, ...]]:
+        """The leaf page where `key` would lie; for None the last: its number, its bytes, its nodes."""
+        page = self._root
+        for _ in range(self._depth - 1):
+            raw, nodes = self._nodes(page, _BRANCH)
+            below = nodes[0]  # its own key counts for nothing: what is smaller than the second lies there
+            for at in nodes[1:]:
+                if key is not None and self._key(page, raw, at) > key:
+                    break
+                below = at
+            self._key(page, raw, below)  # it lies in the page
+            low, high, top, _ = _NODE.unpack_from(raw, below)
+            page = low | high << 16 | top << 32
+        return (page, *self._nodes(page, _LEAF))
+
+    def _key(self, number: int, raw: bytes, at: int) -> bytes:
+        begin = at + _NODE.size
+        end = begin + (_NODE.unpack_from(raw, at)[3] if begin <= len(raw) else 0)
+        if end > len(raw) or begin > len(raw):
+            raise self.status(*CORRUPTED, f"page {number} has a node at byte {at}")
+        return raw[begin:end]
 
     def _item(self, number: int, raw: memoryview, at: int) -> Tuple[bytes, memoryview]:
         if at + _NODE.size > len(raw):

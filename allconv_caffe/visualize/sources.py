@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from allconv_caffe.proto import Datum
+from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 
 from .errors import VizError
 from .whitening import InputSpace
@@ -120,52 +123,49 @@ class LmdbImages(ImageSource):
     """Records in the byte order of their keys, as Caffe's cursor gives them."""
 
     def __init__(self, path: str, shape: Tuple[int, int, int], space: InputSpace) -> None:
-        import lmdb
-
         self.where, self.shape, self.space = path, shape, space
-        try:
-            self._env = lmdb.open(path, readonly=True, lock=False, readahead=False)
-            self._count = self._env.stat()["entries"]
-            with self._env.begin() as transaction:
-                cursor = transaction.cursor()
-                ends = [cursor.first() and cursor.key(), cursor.last() and cursor.key()]
-        except lmdb.Error as error:
-            raise VizError(path, f"a database that LMDB cannot open ({error})", "an LMDB environment") from None
-        if not self._count:
+        with self._readable():
+            self._file = LmdbFile(path)
+            ends = [key for key in (next(self._file.keys(), None), self._file.last_key()) if key is not None]
+        if not len(self._file):
             raise VizError(path, "no records", "at least one image")
-        self.fingerprint = hashlib.sha256(repr((self._count, ends)).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((len(self._file), ends)).encode()).hexdigest()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except LmdbError as error:
+            raise VizError(self.where, f"a database that cannot be read ({error})", "an LMDB environment") from None
 
     def __len__(self) -> int:
-        return int(self._count)
+        return len(self._file)
 
     def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
         stop = len(self) if stop is None else min(stop, len(self))
-        with self._env.begin() as transaction:
-            for position, (key, value) in enumerate(transaction.cursor()):
-                if position >= stop:
-                    return
-                if position >= start:
-                    name = key.decode("latin1")
-                    yield position, name, self._image(value, name)
+        with self._readable():
+            for position, (key, value) in enumerate(islice(self._file.items(start), max(0, stop - start)), start):
+                name = key.decode("latin1")
+                yield position, name, self._image(value, name)
 
     def keys(self) -> List[str]:
-        with self._env.begin() as transaction:
-            return [key.decode("latin1") for key in transaction.cursor().iternext(values=False)]
+        with self._readable():
+            return [key.decode("latin1") for key in self._file.keys()]
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
-        with self._env.begin() as transaction:
-            images = []
-            for key in keys:
-                value = transaction.get(key.encode("latin1"))
-                if value is None:
-                    raise VizError(self.where, f"no record {key!r}", "the data that were mined")
-                images.append(self._image(value, key))
+        images = [self._image(self._value(key), key) for key in keys]
         return np.stack(images) if images else np.zeros((0, *self.shape), np.float32)
 
     def label(self, key: str) -> int:
         """The class of a record."""
-        with self._env.begin() as transaction:
-            return int(self._datum(transaction.get(key.encode("latin1")), key).label)
+        return int(self._datum(self._value(key), key).label)
+
+    def _value(self, key: str) -> memoryview:
+        with self._readable():
+            value = self._file.get(key.encode("latin1"))
+        if value is None:
+            raise VizError(self.where, f"no record {key!r}", "the data that were mined")
+        return value
 
     def _datum(self, value: Any, key: str) -> Any:
         datum = Datum()

@@ -46,6 +46,12 @@ def test_records_are_the_librarys(tmp_path: Path, count: int, sizes: tuple[int, 
         assert by_page(tmp_path / "db") == expected
         for start in (1, len(expected) // 2, len(expected)):
             assert by_page(tmp_path / "db", start) == expected[start:]
+        file = LmdbFile(str(tmp_path / "db"))
+        assert list(file.keys()) == [key for key, _ in expected]
+        assert file.last_key() == (expected[-1][0] if expected else None)
+        for key, value in expected[:: max(1, len(expected) // 50)]:
+            assert bytes(file.get(key) or b"") == value and file.get(key + b"x") is None
+        assert file.get(b"") is None and file.get(b"~") is None
         if not part:
             with lmdb.open(str(tmp_path / "db"), map_size=1 << 26) as env, env.begin(write=True) as txn:
                 for key in order[::3]:
@@ -91,3 +97,7 @@ def test_a_tree_that_goes_round_or_says_too_much_ends(tmp_path: Path) -> None:
         path.write_bytes(raw)
         with pytest.raises(CaffeError, match=r"\(-30796 vs\. 0\) MDB_CORRUPTED"):
             by_page(tmp_path / "db")
+        with pytest.raises(CaffeError, match=r"\(-30796 vs\. 0\) MDB_CORRUPTED"):
+            list(LmdbFile(str(tmp_path / "db")).keys())
+        with pytest.raises(CaffeError, match=r"\(-30796 vs\. 0\) MDB_CORRUPTED"):
+            list(LmdbFile(str(tmp_path / "db")).keys())

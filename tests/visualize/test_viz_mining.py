@@ -200,3 +200,15 @@ def test_what_was_mined_with_something_else_is_refused(
     found.save(tmp_path / "top.npz")
     with pytest.raises(VizError, match="a scan with k 4, expected k 5; remove it, or name another"):
         mine(net, source, ["conv2"], k=5, progress=False, path=tmp_path / "top.npz")
+
+
+def test_a_cut_database_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """The library would end the process with SIGBUS at the missing pages."""
+    path = write_images(tmp_path / "lmdb", np.zeros((N, 3, 8, 8), np.float32))
+    data = path / "data.mdb"
+    data.write_bytes(data.read_bytes()[: 4096 * 3 + 100])
+    with pytest.raises(VizError, match="found a database that cannot be read .MDB_PAGE_NOTFOUND"):
+        list(open_images(path, (3, 8, 8)).items())
+    data.write_bytes(b"no database")
+    with pytest.raises(VizError, match="found a database that cannot be read .MDB_INVALID"):
+        open_images(path, (3, 8, 8))
