@@ -267,11 +267,9 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
 
 def _pooled(inputs: Inputs, layers: str | None, method: str) -> Any:
     """The net after surgery, as a NetParameter."""
-    from allconv_caffe.proto import read_net
-    from allconv_caffe.visualize.surgery import strides_to_pools
+    from allconv_caffe.visualize.surgery import operate
 
-    path = inputs.files[0]
-    return strides_to_pools(read_net(path), names_from_text(layers) if layers else None, method=method, where=str(path))
+    return operate(inputs.files[0], names_from_text(layers) if layers else None, method=method)
 
 
 def _measure(variants: Sequence[Variant], source: ImageSource, count: int, inputs: Inputs) -> None:
@@ -295,18 +293,16 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
     """
     import numpy as np
 
-    from allconv_caffe.proto import read_net, to_text
     from allconv_caffe.visualize import figures
-    from allconv_caffe.visualize.display import write
     from allconv_caffe.visualize.errors import VizError
-    from allconv_caffe.visualize.surgery import null_test, strides_to_pools
+    from allconv_caffe.visualize.surgery import null_test, operate, save
 
     chosen = Words(**words)
     if chosen.count < 1:
         raise VizError("--count", chosen.count, "1 or more")
     path = inputs.files[0]
     layers = names_from_text(chosen.layers) if chosen.layers else None
-    pooled = strides_to_pools(read_net(path), layers, method=method, switches=switches, where=str(path))
+    pooled = operate(path, layers, method=method, switches=switches)
     net, same = inputs.open_net(), inputs.open_net(_pooled(inputs, chosen.layers, "top-left"))
     source = inputs.open_images(net) if inputs.data is not None else None
     if source is not None:
@@ -327,8 +323,7 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
             found = variant.top1 or {}
             text = f"{found['percent']:.2f} % of {found['images']} images" if found["percent"] is not None else found["reason"]
             click.echo(f"top-1 {variant.name}: {text}")
-    head = f"# {path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}\n"
-    write(output, (head + to_text(pooled)).encode())
+    save(pooled, output, f"{path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}")
     click.echo(output)
 
 
@@ -400,11 +395,9 @@ def _ready(inputs: Inputs, number: int) -> None:
 
 
 def _toy_net(inputs: Inputs, text: str) -> VizNet:
-    from allconv_caffe.proto import NetParameter, parse_text
-    from allconv_caffe.visualize.engines import open_net
+    from allconv_caffe.visualize.figures import open_text
 
-    net = open_net(parse_text(text, NetParameter), engine=inputs.engine, device=inputs.device, python=inputs.python)
-    net.where = net.param.name
+    net = open_text(text, engine=inputs.engine, device=inputs.device, python=inputs.python)
     click.get_current_context().call_on_close(net.close)
     return net
 

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 
+from allconv_caffe.proto import NetParameter, parse_text
+
 from .crops import crop
 from .display import Drawing, Grid, normalised, provenance, sheet
+from .engines import open_net
 from .errors import VizError
 from .patches import cut, top_patches_rules
 from .patterns import interior_unit, patterns
@@ -106,12 +109,17 @@ class Look:
         return f"Maps in {space}, {scale}."
 
 
+def open_text(text: str, **how: Any) -> VizNet:
+    """TOY_NET or CORNERS_NET by the engine that `engines.open_net` is told of; `where` is the net's own name."""
+    net = open_net(parse_text(text, NetParameter), **how)
+    net.where = net.param.name
+    return net
+
+
 def toy(net: VizNet) -> Dict[str, np.ndarray]:
     """Figure 1b: "forward" and each rule on TOY and TOY_GRADIENT, computed by the engine of `net`, a TOY_NET.
 
-    >>> from allconv_caffe.proto import NetParameter, parse_text
-    >>> from allconv_caffe.visualize.engines import open_net
-    >>> toy(open_net(parse_text(TOY_NET, NetParameter)))["guided"].astype(int).tolist()
+    >>> toy(open_text(TOY_NET))["guided"].astype(int).tolist()
     [[0, 0, 0], [6, 0, 0], [0, 0, 3]]
     """
     out = {"forward": net.forward(TOY[None, None], ("relu",))["relu"][0, 0]}

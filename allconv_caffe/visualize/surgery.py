@@ -12,17 +12,19 @@ does not say strides, so it loads unchanged. Paper: section 4; that conv1's stri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
+import os
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter
+from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, ProtoError, read_net, to_text
 
 from .errors import VizError
 
 if TYPE_CHECKING:
     from .engines import VizNet
 
+PathLike = Union[str, "os.PathLike[str]"]
 METHODS = ("max", "top-left")
 ELEMENTWISE = ("ReLU", "Dropout", "Python")
 
@@ -68,6 +70,19 @@ def strides_to_pools(
     for name in chosen:
         _replace(out, name, method, switches)
     return out
+
+
+def operate(path: PathLike, layers: Optional[Sequence[str]] = None, **how: Any) -> NetParameter:
+    """`strides_to_pools` for the net of a deploy prototxt.
+
+    Raises: VizError: also a file that is no prototxt.
+    """
+    where = os.fspath(path)
+    try:
+        param = read_net(where)
+    except ProtoError as error:
+        raise VizError(where, str(error), "a deploy prototxt") from None
+    return strides_to_pools(param, layers, where=where, **how)
 
 
 def _replace(param: NetParameter, name: str, method: str, switches: bool) -> None:
@@ -131,6 +146,16 @@ def switches_below(param: NetParameter, blob: str) -> List[str]:
             if layer.type == "Pooling" and layer.pooling_param.pool == PoolingParameter.MAX:
                 names.append(layer.name)
     return names[::-1]
+
+
+def save(param: NetParameter, path: PathLike, comment: str) -> None:
+    """Writes the net as a prototxt whose first line is a comment.
+
+    Raises: VizError: a folder that cannot be written.
+    """
+    from .display import write
+
+    write(path, f"# {comment}\n{to_text(param)}".encode())
 
 
 def null_test(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import hashlib
 import importlib
 import json
 import re
@@ -60,8 +62,10 @@ def world(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     net = open_net(model / "deploy.prototxt")
     figure_nets.randomise(net)
     figure_nets.write_weights(net, model / "small.caffemodel")
-    files = {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}
-    card = {"format_version": zoo.FORMAT_VERSION, "name": model.name, **{k: {"file": v} for k, v in files.items()}}
+    card = json.loads((MODEL / zoo.CARD).read_text()) | {"name": model.name, "experiment": "cifar10-model-c", "model": "Model C"}
+    for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
+        content = (model / name).read_bytes()
+        card[key] = {"file": name, "bytes": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
     (model / zoo.CARD).write_text(json.dumps(card))
     return tmp_path
 
@@ -99,10 +103,17 @@ def test_figure_one_shows_the_toys_numbers(world: Path) -> None:
     assert (cv2.imread("one.png") < 100).all(axis=2).sum() > 2000  # it has words and numbers
 
 
+def test_the_docstrings_example_of_the_toy_runs() -> None:
+    """What figures.toy says in its docstring is what it gives."""
+    found = doctest.testmod(figures)
+    assert found.attempted == 1 and found.failed == 0
+
+
 def test_figure_one_of_a_net_is_that_nets(world: Path) -> None:
     """With a model, part a shows its image, a unit of the blob, and the engine's reconstruction."""
     words = "figure 1 --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --unit conv6:2:4:4 --rules deconvnet --quiet"
-    assert invoke(*words.split(), "--output", "one.png").exit_code == 0
+    result = invoke(*words.split(), "--output", "one.png")
+    assert result.exit_code == 0, result.output
     net = small()
     source = images_of(net)
     tile = facts_of(Path("one.png"))["tiles"][0]
@@ -192,7 +203,8 @@ def test_figures_four_and_five_hold_the_papers_contrast(world: Path, number: int
         scores = np.stack([net.forward(image[None], ("global_pool",))["global_pool"].ravel() for _, _, image in source.items()])
         truth = [source.label(key) for key in source.keys()]  # type: ignore[attr-defined]
         right = sum(int(row.argmax()) == label for row, label in zip(scores, truth, strict=True))
-        assert facts["variants"][v]["top1"] == {"percent": 100 * right / 12, "images": 12, "blob": "global_pool"}
+        expected = {"percent": pytest.approx(100 * right / 12), "images": 12, "blob": "global_pool"}
+        assert facts["variants"][v]["top1"] == expected
     flags = [str(a) == str(b) for a, b in zip(without["units"], pooled["units"], strict=True)]
     assert pooled["same_unit_as_first"] == flags
 
