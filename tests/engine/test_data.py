@@ -460,7 +460,7 @@ def test_hdf5_mistakes_are_named(tmp_path: Path) -> None:
         file["x"], file["y"] = ["a", "b"], [1, 2]
     assert message(text) == f"{tmp_path}/0.h5: Unsupported datatype class: H5T_STRING"
     (tmp_path / "0.h5").unlink()
-    assert message(text) == f"Failed opening HDF5 file: {tmp_path}/0.h5"
+    assert message(text).startswith(f"Failed opening HDF5 file: {tmp_path}/0.h5 (")
 
 
 def test_c_rand_is_glibcs() -> None:

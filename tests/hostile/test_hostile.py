@@ -67,7 +67,7 @@ def in_pycaffe(arguments: str) -> str | None:
     match = re.fullmatch(r"train -solver (\S+)(?: -snapshot (\S+))?", arguments)
     if match:
         restore = f"solver.restore({match[2]!r}); " if match[2] else ""
-        return f"solver = caffe.get_solver({match[1]!r}); {restore}solver.step(1)"
+        return f"solver = caffe.get_solver({match[1]!r}); {restore}solver.solve()"
     return None
 
 

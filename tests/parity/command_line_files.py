@@ -187,6 +187,73 @@ def _nets(folder: Path) -> None:
     (folder / "no_bias.prototxt").write_text(NET.replace("num_output: 3", "num_output: 3 bias_term: false"))
 
 
+def _other_sources(folder: Path) -> None:
+    """ImageData, HDF5Data and MemoryData with lists and files that are not what they should be."""
+    rs = np.random.RandomState(4)
+    picture = rs.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    cv2.imwrite(str(folder / "a.png"), picture)
+    cv2.imwrite(str(folder / "b.png"), picture[:7])
+    (folder / "no_picture.png").write_bytes(b"\x89PNG\r\n")
+    for name, text in {
+        "good": "a.png 0\na.png 2\n",
+        "empty": "",
+        "no_label": "a.png\n",
+        "gone": "gone.png 0\n",
+        "later_gone": "a.png 0\ngone.png 1\na.png 2\na.png 1\n",
+        "no_picture": "no_picture.png 0\n",
+        "mixed": "a.png 0\nb.png 1\n",
+        "text_label": "a.png one\n",
+    }.items():
+        (folder / f"list_{name}.txt").write_text(text)
+        _data_net(folder, f"i_{name}", f'type: "ImageData" image_data_param {{ source: "list_{name}.txt" batch_size: 2 }}')
+    for name, options in {
+        "no_list": 'source: "gone.txt" batch_size: 2',
+        "folder": 'source: "db" batch_size: 2',
+        "no_batch": 'source: "list_good.txt" batch_size: 0',
+        "one_size": 'source: "list_good.txt" batch_size: 2 new_height: 4',
+        "root": 'source: "list_good.txt" batch_size: 2 root_folder: "nowhere/"',
+        "skip": 'source: "list_good.txt" batch_size: 2 rand_skip: 9',
+    }.items():
+        _data_net(folder, f"i_{name}", f'type: "ImageData" image_data_param {{ {options} }}')
+
+    def h5(name: str, **arrays: object) -> None:
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            for key, values in arrays.items():
+                file[key] = values
+
+    images, labels = rs.rand(6, 3, 8, 8).astype(np.float32), np.arange(6, dtype=np.float32) % 3
+    h5("data_good", data=images, label=labels)
+    h5("data_short", data=images, label=labels[:4])
+    h5("data_no_label", data=images)
+    h5("data_uint8", data=(images * 255).astype(np.uint8), label=labels)
+    h5("data_double", data=images.astype(np.float64), label=labels)
+    h5("data_text", data=np.bytes_(b"words"), label=labels)
+    h5("data_scalar", data=np.float32(1), label=labels)
+    h5("data_none", data=images[:0], label=labels[:0])
+    h5("data_deep", data=images, label=labels.reshape(6, 1, 1))
+    (folder / "data_cut.h5").write_bytes((folder / "data_good.h5").read_bytes()[:3000])
+    for name, lines in {
+        **{name: [f"data_{name}.h5"] for name in
+           ("good", "short", "no_label", "uint8", "double", "text", "scalar", "none", "deep", "cut")},
+        "gone": ["gone.h5"], "no_hdf5": ["a.png"], "empty": [], "later_gone": ["data_good.h5", "gone.h5"],
+        "folder": ["db"],
+    }.items():  # fmt: skip
+        (folder / f"h5list_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+        _data_net(folder, f"5_{name}", f'type: "HDF5Data" hdf5_data_param {{ source: "h5list_{name}.txt" batch_size: 4 }}')
+    for name, options in {"no_list": 'source: "gone.txt" batch_size: 4',
+                          "no_batch": 'source: "h5list_good.txt" batch_size: 0'}.items():  # fmt: skip
+        _data_net(folder, f"5_{name}", f'type: "HDF5Data" hdf5_data_param {{ {options} }}')
+    for name, options in {"unfed": "batch_size: 2 channels: 3 height: 8 width: 8", "no_size": "batch_size: 2 channels: 3",
+                          "negative": "batch_size: 2 channels: 3 height: 8 width: 0"}.items():  # fmt: skip
+        _data_net(folder, f"y_{name}", f'type: "MemoryData" memory_data_param {{ {options} }}')
+
+
+def _data_net(folder: Path, name: str, data: str) -> None:
+    head, tail = NET.index("layer"), NET.index('layer { name: "conv1"')
+    layer = f'layer {{ name: "data" top: "data" top: "label" {data} }}\n'
+    (folder / f"{name}.prototxt").write_text(NET[:head] + layer + NET[tail:])
+
+
 def _solvers(folder: Path) -> None:
     """Variants of SOLVER, each with one mistake."""
     changes: dict[str, Callable[[str], str]] = {
@@ -232,6 +299,7 @@ def write_bad(folder: Path) -> None:
     """Everything wrong that needs no trained net."""
     _lmdbs(folder)
     _nets(folder)
+    _other_sources(folder)
     _solvers(folder)
 
 

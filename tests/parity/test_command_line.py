@@ -57,6 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for binary in ("caffe", "ours"):
         folder = found[binary] = tmp_path_factory.mktemp(binary)
         files.write_good(folder)
+        (folder / "no_iteration.prototxt").write_text(SOLVER.replace("iter: 2", "iter: 0") + "iter_size: 0\n")
         (folder / "bad_net.prototxt").write_text(NET.replace('"InnerProduct"', '"Nope"'))
         (folder / "bad_solver.prototxt").write_text(SOLVER.replace('"net.', '"bad_net.'))
         (folder / "bad_policy.prototxt").write_text(SOLVER.replace('"step"', '"steps"'))
@@ -109,8 +110,11 @@ def test_train_writes_caffes_log(trained: dict[str, Outcome]) -> None:
         ["time", "-model", "net.prototxt", "-iterations", "2"],
         ["time", "-model", "net.prototxt", "-iterations", "1", "-phase", "TEST"],
         ["device_query"],
+        ["test", "-model", "net.prototxt", "-weights", "x_iter_8.caffemodel", "-iterations", "0"],
+        ["time", "-model", "net.prototxt", "-iterations", "-1"],
+        ["train", "-solver", "no_iteration.prototxt"],
     ],
-    ids=["finetune", "resume", "test", "time", "time TEST", "device_query"],
+    ids=["finetune", "resume", "test", "time", "time TEST", "device_query", "test 0", "time -1", "iter_size 0, test_iter 0"],
 )
 def test_other_actions_write_caffes_log(
     arguments: list[str], folders: dict[str, Path], trained: dict[str, Outcome]

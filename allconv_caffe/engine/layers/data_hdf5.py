@@ -78,6 +78,7 @@ class HDF5DataLayer(SourceLayer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(not self.param.HasField("transform_param"), f"{self.type} does not transform data.")
         param = self.param.hdf5_data_param
+        check(param.batch_size > 0, f"Check failed: data_ (batch_size {param.batch_size}, expected at least 1)")
         self.shuffle: bool = param.shuffle
         glog.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {param.source}")
         try:
@@ -101,10 +102,11 @@ class HDF5DataLayer(SourceLayer):
         try:
             with h5py.File(path, "r") as file:
                 arrays = [load_dataset(file, name) for name in self.param.top]
-        except OSError:
-            raise CaffeError(f"Failed opening HDF5 file: {path}") from None
         except CaffeError as error:
             raise error.within(path) from None
+        except Exception as error:  # h5py says of a damaged file what comes to its mind: OSError, RuntimeError, KeyError
+            detail = error.args[0] if error.args else type(error).__name__
+            raise CaffeError(f"Failed opening HDF5 file: {path} ({detail})") from None
         rows = len(arrays[0])
         for array in arrays[1:]:
             if len(array) != rows:
@@ -116,7 +118,7 @@ class HDF5DataLayer(SourceLayer):
                     path,
                 )
         if not rows:
-            raise CaffeError("found no rows", path)
+            raise CaffeError("Check failed: data_ (found no rows)", path)
         self.arrays, self.row_order = arrays, np.arange(rows)
         if self.shuffle:
             RAND.shuffle(self.row_order)
