@@ -219,7 +219,7 @@ class Net:
         layer = self.layers[layer_id]
         blob, param_id = layer.blobs[index], len(self.params)
         self.params.append(blob)
-        self.param_display_names.append(spec.name or str(param_id))
+        self.param_display_names.append(spec.name or str(index))
         self.param_layer_indices.append((layer_id, index))
         owner_id = self._param_index.get(spec.name) if spec.name else None
         if owner_id is None:
@@ -354,6 +354,17 @@ class Net:
 
     def backward(self) -> None:
         self.backward_from_to(len(self.layers) - 1, 0)
+        if self.debug_info:
+            data = [p.data for p in self.learnable_params]
+            diff = [p.diff for p in self.learnable_params]
+            l1 = [sum(float(t.abs().sum()) for t in group) for group in (data, diff)]
+            l2 = [sum(float((t * t).sum()) for t in group) ** 0.5 for group in (data, diff)]
+            n = glog.number
+            glog.error(
+                "net.cpp:638",
+                f"    [Backward] All net params (data, diff): L1 norm = ({n(l1[0])}, {n(l1[1])}); "
+                f"L2 norm = ({n(l2[0])}, {n(l2[1])})",
+            )
 
     def backward_from_to(self, start: int, end: int) -> None:
         """Runs the backward of layers start down to end (both included), where backward is needed."""
@@ -368,17 +379,6 @@ class Net:
                     self._backward_debug_info(i)
             for call in self.after_backward:
                 call(i)
-        if self.debug_info:
-            data = [p.data for p in self.learnable_params]
-            diff = [p.diff for p in self.learnable_params]
-            l1 = [sum(float(t.abs().sum()) for t in group) for group in (data, diff)]
-            l2 = [sum(float((t * t).sum()) for t in group) ** 0.5 for group in (data, diff)]
-            n = glog.number
-            glog.error(
-                "net.cpp:638",
-                f"    [Backward] All net params (data, diff): L1 norm = ({n(l1[0])}, {n(l1[1])}); "
-                f"L2 norm = ({n(l2[0])}, {n(l2[1])})",
-            )
 
     def reshape(self) -> None:
         for layer, bottom, top in zip(self.layers, self.bottom_vecs, self.top_vecs, strict=True):

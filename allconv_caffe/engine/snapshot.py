@@ -271,7 +271,8 @@ def save_weights_hdf5(net: Net, path: Path, write_diff: bool = False) -> None:
             for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
                 layer_group = group.require_group(name)
                 for j, blob in enumerate(layer.blobs):
-                    if net.param_owners[net.param_layer_indices.index((i, j))] < 0 and str(j) not in layer_group:
+                    owns = net.param_owners[net.param_layer_indices.index((i, j))] < 0
+                    if (owns or attribute == "diff") and str(j) not in layer_group:  # a sharer's diff is written, too
                         layer_group.create_dataset(str(j), data=_numpy(getattr(blob, attribute)))
 
     _hdf5_to(path, fill)

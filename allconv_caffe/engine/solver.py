@@ -103,7 +103,7 @@ class Solver:
     def _check_solver(self) -> None:
         """What a solver type demands of its parameters."""
         check(
-            self.param.regularization_type in ("L1", "L2"),
+            not self.param.weight_decay or self.param.regularization_type in ("L1", "L2"),  # asked for at the first decay
             f"Unknown regularization type: {self.param.regularization_type}",
         )
         check_policy(self.param)
@@ -240,7 +240,7 @@ class Solver:
                 on_start()
             display = bool(param.display) and self.iter % param.display == 0
             self.net.debug_info = display and param.debug_info
-            rate = self.get_learning_rate()
+            rate, status = self._learning_rate()
             loss, outputs = self._iterate(rate, display)
             self._update_smoothed_loss(loss, start_iter)
             if display:
@@ -255,6 +255,9 @@ class Solver:
                 timer = time.perf_counter()
                 self._iterations_last = self.iter
                 self._log_outputs(self.net, outputs, "Train", "solver.cpp:258")
+            if status:
+                glog.info("sgd_solver.cpp:51", status)
+            if display:
                 glog.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {glog.number(rate)}")
             self._finish_update(rate)
             request = self.action()
@@ -312,11 +315,18 @@ class Solver:
         self.iter += 1
 
     def get_learning_rate(self) -> float:
-        rate, step = learning_rate(self.param, self.iter, self.current_step)
-        if step != self.current_step and self.param.lr_policy == "multistep":
-            glog.info("sgd_solver.cpp:51", f"MultiStep Status: Iteration {self.iter}, step = {step}")
-        self.current_step = step
+        """The rate of this iteration. A multistep policy takes its step, and says so."""
+        rate, status = self._learning_rate()
+        if status:
+            glog.info("sgd_solver.cpp:51", status)
         return rate
+
+    def _learning_rate(self) -> tuple[float, str]:
+        """The rate, and what is to be logged of a step that was taken: Caffe logs it after the iteration's loss."""
+        rate, step = learning_rate(self.param, self.iter, self.current_step)
+        taken = step != self.current_step and self.param.lr_policy == "multistep"
+        self.current_step = step
+        return rate, f"MultiStep Status: Iteration {self.iter}, step = {step}" if taken else ""
 
     # the update, in Caffe's verbs; the same body runs on plain blobs and on traced ones
     def step_scalars(self, rate: float) -> tuple[float, ...]:

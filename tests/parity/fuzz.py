@@ -7,6 +7,7 @@ its net. test_fuzz.py runs a few of them.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import json
 import os
@@ -22,17 +23,23 @@ from typing import Any
 
 import fuzz_nets
 import fuzz_side
+import fuzz_solvers
+import h5py
 import numpy as np
 
 import allconv_caffe.pycaffe as ours
 from allconv_caffe.engine import glog
+from allconv_caffe.proto import NetParameter, SolverState, read_binary, to_text
 
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE.parents[1] / ".caffe" / "bin" / "python"
 TOLERANCE = 2e-5
 FLOOR = 1e-2  # below this, differences count as they are: sums that are 0 but for rounding
 JITTER = 3e-7  # about two roundings of float32
-MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {"net": fuzz_nets.net_job}
+MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "net": fuzz_nets.net_job,
+    "solver": fuzz_solvers.solver_job,
+}
 
 Results = dict[str, np.ndarray]
 
@@ -50,7 +57,8 @@ def run_real(jobs: Sequence[dict[str, Any]], folder: Path) -> list[Outcome]:
     """Every job in a fork of one process of real Caffe."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(list(jobs)))
-    env = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin",
+    level = "0" if jobs[0]["kind"] == "solver" else "2"
+    env = {"GLOG_minloglevel": level, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin",
            "GLOG_log_dir": str(folder)}  # fmt: skip
     command = [str(PYTHON), str(HERE / "fuzz_side.py"), str(folder / "jobs.json"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1800)
@@ -70,9 +78,9 @@ def run_real(jobs: Sequence[dict[str, Any]], folder: Path) -> list[Outcome]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(level: int = glog.FATAL) -> Iterator[None]:
     before = glog._min_level
-    glog.init(min_level=glog.FATAL)
+    glog.init(min_level=level)
     try:
         yield
     finally:
@@ -81,13 +89,14 @@ def quiet() -> Iterator[None]:
 
 def run_ours(job: dict[str, Any], folder: Path, jitter: float = 0.0) -> Outcome:
     """The job on the drop-in, in this process."""
-    own = folder / (job["id"] + "-ours")
+    own = folder / (job["id"] + ("-shaken" if jitter else "-ours"))
     own.mkdir(parents=True, exist_ok=True)
     before = os.getcwd()
     os.chdir(own)
     try:
-        with quiet():
-            return Outcome(fuzz_side.KINDS[job["kind"]](ours, job, jitter))
+        with (own / "stderr").open("w") as log, contextlib.redirect_stderr(log):
+            with quiet(glog.INFO if job["kind"] == "solver" else glog.FATAL):
+                return Outcome(fuzz_side.KINDS[job["kind"]](ours, job, jitter))
     except Exception as error:
         expected = isinstance(error, (ours.CaffeError, RuntimeError, ValueError, TypeError, SystemError, OverflowError))
         trace = io.StringIO()
@@ -128,7 +137,7 @@ def same_words(mine: str, real: str) -> bool:
     """Whether ours is Caffe's sentence behind a place: all of it, or what stands behind the failed comparison."""
     words, own = " ".join(sentence(real).split()), " ".join(mine.split())
     starts = [0, *(found.end() for found in re.finditer(": ", own))]
-    return words in own or any(len(own) - at > 11 and words.endswith(own[at:]) for at in starts)
+    return words in own or words.split(") ", 1)[-1] in own or any(len(own) - at > 11 and words.endswith(own[at:]) for at in starts)
 
 
 def compare(job: dict[str, Any], real: Outcome, folder: Path) -> list[str]:
@@ -145,7 +154,15 @@ def compare(job: dict[str, Any], real: Outcome, folder: Path) -> list[str]:
         return []
     if mine.results is None:
         return [f"ours fails, real Caffe does not: {mine.error[-1500:]}"]
-    return compare_results(job, mine.results, real.results, folder)
+    wrong = compare_results(job, mine.results, real.results, folder)
+    if job["kind"] == "solver" and not wrong:
+        sides = [folder / (job["id"] + end) for end in ("", "-ours")]
+        wrong = compare_files(*sides) + compare_logs(*sides)
+        if wrong:  # as far as rounding carries?
+            run_ours(job, folder, JITTER)
+            shaken = folder / (job["id"] + "-shaken")
+            wrong = compare_files(*sides, shaken) + compare_logs(*sides, shaken)
+    return wrong
 
 
 def compare_results(job: dict[str, Any], mine: Results, real: Results, folder: Path) -> list[str]:
@@ -182,6 +199,78 @@ def compare_results(job: dict[str, Any], mine: Results, real: Results, folder: P
     return wrong
 
 
+# snapshots
+def compare_files(real: Path, mine: Path, shaken: Path | None = None) -> list[str]:
+    """The same snapshots, with the same content to a rounding, or to 20 times of what shaking changed."""
+    names, own = ({p.name for p in folder.glob("*_iter_*")} for folder in (real, mine))
+    if names != own:
+        return [f"snapshots: only real {sorted(names - own)}, only ours {sorted(own - names)}"]
+    wrong = []
+    for name in sorted(names):
+        (text, a), (own_text, b) = (contents(folder / name) for folder in (real, mine))
+        other = contents(shaken / name)[1] if shaken else b
+        if text != own_text:
+            wrong.append(f"{name}:\n" + "\n".join(difflib.unified_diff(text.splitlines(), own_text.splitlines(), n=1)))
+        for key in a.keys() | b.keys():
+            if key not in a or key not in b:
+                wrong.append(f"{name} {key}: only one side")
+            elif not difference(b[key], a[key]) <= max(1e-3, 20 * difference(other[key], b[key])):
+                wrong.append(f"{name} {key}: {difference(b[key], a[key]):.1e}")
+    return wrong
+
+
+def contents(path: Path) -> tuple[str, Results]:
+    """A snapshot as text without numbers, and its arrays."""
+    arrays: Results = {}
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            names: list[str] = []
+            file.visititems(
+                lambda name, item: names.append(f"{name} {getattr(item, 'dtype', '')} {getattr(item, 'shape', '')}")
+            )
+            file.visititems(
+                lambda name, item: arrays.update({name: np.asarray(item)}) if hasattr(item, "dtype") else None
+            )
+        for key in [key for key, value in arrays.items() if value.dtype.kind not in "fi"]:
+            names.append(str(arrays.pop(key)[()]))
+        return "\n".join(n for n in names if "learned_net" not in n), arrays
+    proto = read_binary(path, NetParameter if "caffemodel" in path.name else SolverState)
+    blobs = proto.history if isinstance(proto, SolverState) else [blob for layer in proto.layer for blob in layer.blobs]
+    for i, blob in enumerate(blobs):
+        for word in ("data", "diff"):
+            values = np.array(getattr(blob, word), np.float32)
+            if values.size:
+                arrays[f"{word} {i}"] = values
+            blob.ClearField(word)
+    return to_text(proto), arrays
+
+
+# logs
+PREFIX = re.compile(r"^[IWEF]\d{4} \S+ +\d+ [\w./]+:\d+\] ?")
+NUMBER = re.compile(r"-?\b(?:\d+\.?\d*(?:e[+-]?\d+)?|nan\b|inf\b)")
+NOT_COMPARED = re.compile("Logging before InitGoogleLogging|Datatype class: H5T")
+PASSED = re.compile(r"^Iteration (\d+) \([^)]*\)")  # what time took
+
+
+def messages(folder: Path) -> list[str]:
+    lines = [PREFIX.sub("", line) for line in (folder / "stderr").read_text(errors="replace").splitlines()]
+    return [PASSED.sub(r"Iteration \1", line).rstrip() for line in lines if not NOT_COMPARED.search(line)]
+
+
+def compare_logs(real: Path, mine: Path, shaken: Path | None = None) -> list[str]:
+    """The same lines in the same order, numbers to a thousandth of what they are, or to 20 times of what shaking changed."""
+    a, b = messages(real), messages(mine)
+    other = messages(shaken) if shaken else b
+    shown = [[NUMBER.sub("#", line) for line in lines] for lines in (a, b)]
+    if shown[0] != shown[1]:
+        return ["log:\n" + "\n".join([*difflib.unified_diff(*shown, "real", "ours", n=1, lineterm="")][:30])]
+    for theirs, own, moved in zip(a, b, other if len(other) == len(b) else b, strict=True):
+        for x, y, z in zip(*(map(float, NUMBER.findall(line)) for line in (theirs, own, moved)), strict=True):
+            if not (abs(x - y) <= max(1e-3 * abs(x) + 1e-5, 20 * abs(y - z)) or x == y or (np.isnan(x) and np.isnan(y))):
+                return [f"log: {theirs} | {own}"]
+    return []
+
+
 def main(kind: str, first: str, last: str) -> None:
     with quiet():
         jobs = [MAKERS[kind](seed) for seed in range(int(first), int(last))]
@@ -194,7 +283,7 @@ def main(kind: str, first: str, last: str) -> None:
             if wrong:
                 bad += 1
                 print(
-                    f"=== {job['id']} { ({k: v for k, v in job.items() if k not in ('net', 'id')}) }\n{job.get('net', '')}"
+                    f"=== {job['id']} { ({k: v for k, v in job.items() if k not in ('net', 'id', 'solver')}) }\n{job.get('net', '')}"
                 )
                 print("\n".join(wrong), flush=True)
     print(f"{len(jobs)} jobs, {refused} refused by real Caffe, {bad} disagree")

@@ -124,7 +124,66 @@ def run_net(caffe, job, jitter=0.0):
     return out
 
 
-KINDS = {"net": run_net}
+def run_solver(caffe, job, jitter=0.0):
+    """Builds the solver of a job and does with it what the job says.
+
+    Returns: dict name -> array. Snapshots stay in the folder.
+    """
+    for name in ("net", "solver"):
+        with open(name + ".prototxt", "w") as file:
+            file.write(job[name])
+    solver = caffe.get_solver("solver.prototxt")
+    out = {}
+    state = np.random.RandomState(1)
+
+    def keep(when):
+        out[when + " iter"] = np.array([solver.iter])
+        for prefix, net in [("train", solver.net)] + [(f"test{i}", net) for i, net in enumerate(solver.test_nets)]:
+            for name, blobs in net.params.items():
+                for i, blob in enumerate(blobs):
+                    out[f"{when} {prefix} data {name} {i}"] = blob.data.copy()
+                    if prefix == "train":
+                        out[f"{when} {prefix} diff {name} {i}"] = blob.diff.copy()
+            for name in net.outputs:
+                out[f"{when} {prefix} output {name}"] = net.blobs[name].data.copy()
+
+    def do(action, *words):
+        if action == "step":
+            solver.step(words[0])
+        elif action == "solve":
+            solver.solve()
+        elif action == "lr":
+            out[f"{len(out)} lr"] = np.array([solver.lr])
+        elif action == "snapshot":
+            solver.snapshot()
+        elif action == "restore":
+            states = sorted(name for name in os.listdir(".") if ".solverstate" in name)
+            if states:
+                solver.restore(states[0])
+        elif action == "apply":
+            solver.net.clear_param_diffs()
+            solver.net.forward()
+            solver.net.backward()
+            solver.apply_update()
+        elif action == "share" and len(solver.test_nets):
+            solver.test_nets[0].share_with(solver.net)
+            solver.test_nets[0].forward()
+        elif action == "test" and len(solver.test_nets):
+            solver.test_nets[-1].forward()
+        elif action == "again":
+            solver.net.forward()
+            solver.net.backward()
+
+    keep("start")
+    if jitter:
+        shake_all(solver.net, jitter, state)
+    for number, action in enumerate(job["actions"]):
+        do(*action)
+        keep(f"{number} {action[0]}")
+    return out
+
+
+KINDS = {"net": run_net, "solver": run_solver}
 
 
 def forked(call, error_file):

@@ -1,4 +1,4 @@
-"""Random nets in real Caffe and in ours: a few hundred of what `python tests/parity/fuzz.py` can make without end."""
+"""Random nets and trainings in real Caffe and in ours: a few of what `python tests/parity/fuzz.py` can make without end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ sys.path.insert(0, str(HERE))
 fuzz: Any = importlib.import_module("fuzz")
 
 
-@pytest.mark.parametrize("first", [0, 100])
-def test_random_nets_compute_what_caffe_computes(first: int, tmp_path: Path) -> None:
-    """Names, initial parameters, every blob and diff over one to three batches; or the sentence with which Caffe refuses."""
+@pytest.mark.parametrize(("kind", "first", "count"), [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30)])
+def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, tmp_path: Path) -> None:
+    """A net: names, initial parameters, every blob and diff over one to three batches. A solver: parameters and outputs
+    after each of the things done with it, its log line by line, its snapshots. Or the sentence with which Caffe refuses."""
     with fuzz.quiet():
-        jobs = [fuzz.MAKERS["net"](seed) for seed in range(first, first + 100)]
+        jobs = [fuzz.MAKERS[kind](seed) for seed in range(first, first + count)]
     outcomes = fuzz.run_real(jobs, tmp_path)
-    assert sum(outcome.results is not None for outcome in outcomes) > 60
+    assert sum(outcome.results is not None for outcome in outcomes) > 0.6 * count
     wrong = [
-        f"{job['id']}:\n{job['net']}" + "\n".join(found)
+        f"{job['id']}:\n{job['net']}{job.get('solver', '')}" + "\n".join(found)
         for job, outcome in zip(jobs, outcomes, strict=True)
         if (found := fuzz.compare(job, outcome, tmp_path))
     ]

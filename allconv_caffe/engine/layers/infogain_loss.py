@@ -10,7 +10,7 @@ import torch
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
-from allconv_caffe.engine.layers.base import LABEL_COUNT, LossLayer, check_labels, float32
+from allconv_caffe.engine.layers.base import LABEL_COUNT, LossLayer, check_labels, creating_inner, float32
 from allconv_caffe.engine.layers.multinomial_logistic_loss import LOG_THRESHOLD
 from allconv_caffe.engine.layers.normalization import loss_normalization, normalizer
 from allconv_caffe.proto import BlobProto, ProtoError, read_binary
@@ -37,6 +37,7 @@ class InfogainLossLayer(LossLayer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
+        creating_inner(self)
         loss_param, param = self.param.loss_param, self.param.infogain_loss_param
         self.ignore_label: int | None = loss_param.ignore_label if loss_param.HasField("ignore_label") else None
         check(not loss_param.HasField("normalize"), 'normalize is deprecated. use "normalization"')

@@ -30,7 +30,8 @@ class RecurrentLayer(Layer):
     blobs[0]: W of x (G * D, K); blobs[1]: its bias (G * D); with a static input W_static (G * D, S); then the type's own.
     Each step after the first draws its own initial weights once more, unused, as in Caffe: this keeps the random stream.
     Differs: `debug_info` prints nothing, and the log lacks the lines of Caffe's inner net.
-    Caffe's bugs, kept: gradients of exposed states are neither read nor written; x, the static input and every parameter
+    Caffe's bugs, kept: backward reads the gradient where reshape left the top's, which a Flatten above has taken away (it is 0
+    then); gradients of exposed states are neither read nor written; x, the static input and every parameter
     get their gradients whether wanted or not (`lr_mult: 0`, `propagate_down: false`).
     """
 
@@ -111,6 +112,7 @@ class RecurrentLayer(Layer):
                 fill(shape, filler, self.ctx.rng)
         self.param_propagate_down = [True] * len(self.blobs)
         self.states = [self.new_blob() for _ in self.state_names]  # recur_output_blobs_
+        self.output = self.new_blob()  # output_blobs_[0]; only its diff is used
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.check_sequences(bottom, self.steps)
@@ -134,6 +136,8 @@ class RecurrentLayer(Layer):
                 f"{bottom[i].shape_string}",
             )
         top[0].reshape(self.steps, n, self.d)
+        self.output.reshape(self.steps, n, self.d)
+        top[0].share_diff(self.output)
         for blob in top[1:]:
             blob.reshape(1, n, self.d)
 
@@ -151,7 +155,7 @@ class RecurrentLayer(Layer):
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         check(not propagate_down[1], "Cannot backpropagate to sequence indicators.")
-        d_inputs = self.unroll_backward(float32(top[0].diff), self.cont(bottom))
+        d_inputs = self.unroll_backward(float32(self.output.diff), self.cont(bottom))
         flat = d_inputs.reshape(-1, d_inputs.shape[-1])
         bottom[0].diff = self.times_backward(bottom[0].data.reshape(-1, self.k), flat, 0).reshape(bottom[0].shape)
         self.blobs[1].accumulate_diff(flat.sum(0))

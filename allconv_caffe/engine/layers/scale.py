@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import Layer, register
-from allconv_caffe.engine.layers.base import add_filled, along, skipping, sum_to
+from allconv_caffe.engine.layers.base import add_filled, along, creating_inner, skipping, sum_to
 from allconv_caffe.engine.layers.bias import operand_axis, operand_shape
 from allconv_caffe.proto import FillerParameter
 
@@ -36,6 +36,8 @@ class ScaleLayer(Layer):
             shape = operand_shape(bottom[0], param.axis, param.num_axes, "scale")
             add_filled(self, shape, param.filler if param.HasField("filler") else one)
         self.bias_term: bool = param.bias_term
+        if self.bias_term:
+            creating_inner(self)
         if self.bias_term and len(self.blobs) + len(bottom) < 3:
             num_axes = bottom[1].num_axes if len(bottom) > 1 else param.num_axes
             add_filled(self, operand_shape(bottom[0], param.axis, num_axes, "bias"), param.bias_filler)

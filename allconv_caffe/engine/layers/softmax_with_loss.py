@@ -15,6 +15,7 @@ from allconv_caffe.engine.layers.base import (
     LOSS_WEIGHT_COUNT,
     LossLayer,
     check_labels,
+    creating_inner,
     float32,
 )
 from allconv_caffe.engine.layers.normalization import loss_normalization, normalizer
@@ -38,6 +39,7 @@ class SoftmaxWithLossLayer(LossLayer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
+        creating_inner(self)
         check(len(self.param.loss_weight) == 1, LOSS_WEIGHT_COUNT)  # the inner Softmax has one top
         param = self.param.loss_param
         self.ignore_label: int | None = param.ignore_label if param.HasField("ignore_label") else None
