@@ -137,10 +137,13 @@ class Blob:
         self._set(self._diff, value)
 
     def adopt_data(self, value: torch.Tensor) -> None:
-        """data = value, a tensor that nobody else keeps: where this blob has no memory yet, `value` becomes it."""
+        """data = value, a tensor that nobody else keeps: where this blob has no memory yet, `value` becomes it.
+
+        Unless it is aligned otherwise than PyTorch's own: the same numbers elsewhere could be summed in another order.
+        """
         memory = self._data
         fits = memory.flat is None and not memory.host_is_newer and value.numel() == memory.capacity == self.count
-        if fits and value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device:
+        if fits and value.data_ptr() % 64 == 0 and value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device:
             memory.flat = value.reshape(-1)
         else:
             self.data = value

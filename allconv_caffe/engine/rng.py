@@ -121,22 +121,24 @@ class CaffeGenerator:
     def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
         """word / 2^32 * (high' - low) + low, high' the float32 after `high`; what rounds up to high' is drawn again."""
         a, b = F(low), np.nextafter(F(high), F(np.inf))
-        out = np.empty(math.prod(shape), F)
+        tensor = torch.empty(tuple(shape), dtype=torch.float32)
+        out = tensor.reshape(-1).numpy()
         done = 0
         while done < len(out):
             values = self.words(min(len(out) - done, BLOCK_WORDS)).astype(F) / F(2**32) * F(b - a) + a
             values = values[values < b]
             out[done : done + len(values)] = values
             done += len(values)
-        return torch.from_numpy(out).reshape(tuple(shape))
+        return tensor
 
     def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
         """unit normal * std + mean, in float32."""
-        out = np.empty(math.prod(shape), F)
+        tensor = torch.empty(tuple(shape), dtype=torch.float32)
+        out = tensor.reshape(-1).numpy()
         for begin in range(0, len(out), BLOCK_WORDS):
             part = out[begin : begin + BLOCK_WORDS]
             part[...] = self.unit_normal(len(part)) * F(std) + F(mean)
-        return torch.from_numpy(out).reshape(tuple(shape))
+        return tensor
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
         """1 where word <= p * (2^32 - 1), both sides in the type of p; p = 0 takes no words."""
