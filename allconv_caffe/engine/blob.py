@@ -142,8 +142,9 @@ class Blob:
         Unless it is aligned otherwise than PyTorch's own: the same numbers elsewhere could be summed in another order.
         """
         memory = self._data
-        fits = memory.flat is None and not memory.host_is_newer and value.numel() == memory.capacity == self.count
-        if fits and value.data_ptr() % 64 == 0 and value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device:
+        free = memory.flat is None and not memory.host_is_newer and value.numel() == memory.capacity == self.count
+        alike = value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device
+        if free and alike and value.data_ptr() % 64 == 0:
             memory.flat = value.reshape(-1)
         else:
             self.data = value
