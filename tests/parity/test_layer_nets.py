@@ -147,6 +147,31 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
             + layer("sum", "Eltwise", "a b", tops="top") + top,
             STREAM | {f"still@{i}": values(2, 3, seed=9 + i) for i in range(3)},
         )  # fmt: skip
+    # found by the fuzzer
+    square = "loss_weight: 1 reduction_param { operation: SUMSQ }"
+    out["Flatten takes the gradient from an LSTM"] = (
+        source("x", 3, 2, 5) + source("cont", 3, 2) + layer("below", "LSTM", "x cont", recurrent())
+        + layer("flat", "Flatten", "below") + layer("t", "Reduction", "flat", square),
+        STREAM,
+    )  # fmt: skip
+    out["Flatten takes the gradient from a Concat of one"] = (
+        source("x", 4, 2) + layer("ip", "InnerProduct", "x", ip) + layer("one", "Concat", "ip")
+        + layer("flat", "Flatten", "one") + layer("t", "Reduction", "flat", square),
+        {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
+    )  # fmt: skip
+    out["BatchNorm is reached by a gradient, though nothing learns"] = (
+        source("x", 4, 2) + layer("scale", "Power", "x") + layer("norm", "BatchNorm", "scale")
+        + layer("power", "Power", "norm", "power_param { power: 3 }") + layer("t", "Reduction", "power", square),
+        {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
+    )  # fmt: skip
+    exposed = [source(name, 1, 2, 4) for name in ("h", "c")]
+    out["in place over what LSTM exposes, one step"] = (
+        source("x", 1, 2, 5) + source("cont", 1, 2) + "".join(exposed)
+        + layer("lstm", "LSTM", "x cont h c", recurrent("expose_hidden: true"), "top h1 c1")
+        + layer("bend", "Sigmoid", "c1", "", "c1") + layer("more", "Power", "h1", "power_param { shift: 1 }", "h1")
+        + layer("t", "Reduction", "top", square),
+        ONE_STEP | {f"{name}@0": values(1, 2, 4, seed=i) for i, name in enumerate(("h", "c"))},
+    )  # fmt: skip
     scores = {f"x@{i}": values(4, 2, seed=i) for i in range(3)} | {"l@0": np.array([0, 2, 1, 2], np.float32)}
     for age in ("new", "old"):
         param = f'infogain_loss_param {{ source: "{age}.binaryproto" }}'
