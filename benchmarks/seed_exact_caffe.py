@@ -28,6 +28,20 @@ def observed(net):
     return blobs
 
 
+def passed(net):
+    """By layer, which inputs its ReLUs let through, eight to a byte, where no later layer but Dropout writes the blob."""
+    writers = {}
+    for name, layer in net.layer_dict.items():
+        for top in net.top_names[name]:
+            writers.setdefault(top, []).append((layer.type, name))
+    found = {}
+    for top, layers in writers.items():
+        names = [name for kind, name in layers if kind == "ReLU"]
+        if names and all(kind == "Dropout" for kind, _ in layers[layers.index(("ReLU", names[-1])) + 1 :]):
+            found[top] = np.packbits(net.blobs[top].data.reshape(-1) > 0)
+    return found
+
+
 def train(solver_path, folder):
     """Answers each line `step` with one iteration: FOLDER/step.npz and a snapshot; `end` with what solve() ends with."""
     solver = caffe.get_solver(solver_path)
@@ -44,6 +58,7 @@ def train(solver_path, folder):
         solver.step(1)
         solver.snapshot()
         arrays = {f"blob {key}": value for key, value in observed(solver.net).items()}
+        arrays.update((f"relu {key}", bits) for key, bits in passed(solver.net).items())
         np.savez(os.path.join(folder, "step.npz"), **arrays)
         print(solver.iter, flush=True)
 
