@@ -14,7 +14,7 @@ free    ours trains alone; Caffe trains alone with two BLAS threads. (With one t
 Sums in another order round otherwise, so now and then an input of a ReLU lies above zero in one engine alone, and its whole
 gradient is in one update alone. Such inputs are counted, and updates of iterations without any are held to 1e-5.
 
-Writes table.md, iterations.csv, tests.csv, curves.png and result.json to --out; prints the table. Exit status 1 where
+Writes table.md, iterations.csv, tests.csv, curves.png and numbers.json to --out; prints the table. Exit status 1 where
 something that must be identical is not, or an update departs by more than 1e-5 though every ReLU passed the same inputs.
 """
 
@@ -551,7 +551,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     result = summary(run, mask, step, ours, two, one, options.title)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / "numbers.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (options.out / "table.md").write_text(table(result), encoding="utf-8")
     write_csv(options.out, step, one, two, ours)
     draw(options.out / "curves.png", options.title, one, two, ours)
