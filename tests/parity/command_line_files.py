@@ -212,7 +212,7 @@ def _other_sources(folder: Path) -> None:
         "no_batch": 'source: "list_good.txt" batch_size: 0',
         "one_size": 'source: "list_good.txt" batch_size: 2 new_height: 4',
         "root": 'source: "list_good.txt" batch_size: 2 root_folder: "nowhere/"',
-        "skip": 'source: "list_good.txt" batch_size: 2 rand_skip: 9',
+        "skip": 'source: "list_good.txt" batch_size: 2 rand_skip: 1000000000',
     }.items():
         _data_net(folder, f"i_{name}", f'type: "ImageData" image_data_param {{ {options} }}')
 
