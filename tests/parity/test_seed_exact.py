@@ -94,12 +94,13 @@ def test_weights_masks_and_batches_are_caffes_and_every_update_agrees(tmp_path: 
                "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=dict(os.environ))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((tmp_path / "out" / "numbers.json").read_text(encoding="utf-8"))
     # twice (train and test net): 12*27+12, 16*108+16, 4*16+4; masks of 3*100 and 16*25 elements, 8 pictures
     assert (result["initial_values"], result["initial_different"]) == (2 * (336 + 1744 + 68), 0)
     assert (result["mask_elements"], result["mask_different"]) == (ITERATIONS * 8 * 700, 0)
     assert result["data_values"] > 0 and result["data_different"] == 0 and result["mask_contradictions"] == 0
     assert result["updates_within_tolerance"] == ITERATIONS and result["update_error_worst"] <= 1e-5
+    assert result["relu_flips"] == 0 and result["iterations_without_flips"] == ITERATIONS
     assert result["ours"]["train_loss_largest"] < 1e-4 and result["ours"]["test_loss_largest"] < 1e-4
     digest = hashlib.sha256((tmp_path / "out" / "table.md").read_bytes()).hexdigest()
     again = subprocess.run(command, capture_output=True, text=True, timeout=250, env=dict(os.environ))
