@@ -276,15 +276,16 @@ def png(picture: np.ndarray) -> bytes:
     return bytes(data.tobytes())
 
 
-def write(path: PathLike, data: bytes) -> None:
-    """A file, whole or not at all; its folder is made.
+def write(path: PathLike, data: bytes, *, make_folder: bool = True) -> None:
+    """A file, whole or not at all; its folder is made, unless `make_folder` says that it must be there.
 
     Raises: VizError: a folder that cannot be written.
     """
     where = os.path.abspath(os.fspath(path))
     temporary = ""
     try:
-        os.makedirs(os.path.dirname(where), exist_ok=True)
+        if make_folder:
+            os.makedirs(os.path.dirname(where), exist_ok=True)
         handle, temporary = tempfile.mkstemp(suffix=".partial", dir=os.path.dirname(where))
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -8,14 +8,15 @@ result is the same as of one scan. Results carry the hash of weights, net and da
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from .display import write
 from .errors import VizError
 from .rules import is_relu
 from .unit import Unit, check_blob
@@ -139,17 +140,9 @@ class TopK:
         for i, channels in enumerate(self.blobs.values()):
             for name in ("values", "positions", "keys", "y", "x", "histogram"):
                 arrays[f"{i}.{name}"] = getattr(channels, name)
-        where = os.path.abspath(os.fspath(path))
-        temporary = ""
-        try:
-            handle, temporary = tempfile.mkstemp(suffix=".partial", dir=os.path.dirname(where))
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            os.replace(temporary, where)
-        except OSError as error:
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
-            raise VizError(os.fspath(path), error.strerror or str(error), "a file that can be written") from None
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+        write(path, packed.getvalue(), make_folder=False)
 
     @staticmethod
     def load(path: PathLike) -> TopK:
