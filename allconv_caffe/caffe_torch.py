@@ -227,14 +227,13 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
     elif flags.precision != "float32":
         glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
-    torch.backends.cuda.matmul.allow_tf32 = flags.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = flags.precision == "tf32"
     return Context(
         phase=phase,
         device=device,
         rng=CaffeGenerator(seed) if flags.seed_exact else TorchGenerator(seed),
         compute_dtype=torch.bfloat16 if flags.precision == "bf16" else torch.float32,
         conv_mode="direct" if flags.executor == "plain" or flags.seed_exact else "auto",
+        tf32=flags.precision == "tf32",
     )
 
 

@@ -35,9 +35,10 @@ NAMES = {
     "caffe": "BVLC Caffe",
     "eager": "hand-written PyTorch, eager",
     "compile": "hand-written PyTorch, torch.compile",
+    "graphs": "the same with CUDA graphs",
 }
 #: What the project promises: at least twice Caffe, not slower than the best hand-written one.
-AIMS = {"caffe": 2.0, "eager": 1.0, "compile": 1.0}
+AIMS = {"caffe": 2.0, "eager": 1.0, "compile": 1.0, "graphs": 1.0}
 
 
 class Contender:
@@ -49,9 +50,11 @@ class Contender:
         worker = str(ROOT / "benchmarks" / "engine_worker.py")
         self.process = subprocess.Popen([python, worker, kind, str(config)], stdin=subprocess.PIPE, text=True,
                                         stdout=subprocess.PIPE, cwd=config.parent, env=environment)  # fmt: skip
+
+    def wait(self) -> None:
         answer = self._line()
         if answer != "ready":
-            raise SystemExit(f"bench_engine: {NAMES[kind]} answered '{answer}', expected 'ready'")
+            raise SystemExit(f"bench_engine: {NAMES[self.kind]} answered '{answer}', expected 'ready'")
 
     def run(self, iterations: int, batch: int) -> None:
         assert self.process.stdin is not None
@@ -101,7 +104,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--iterations", type=int, default=0, help="iterations of one turn (0: 5 on a CPU, 200 on a GPU)")
-    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=0, help="iterations before the first turn (0: 3 on a CPU, 30 on a GPU)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
@@ -117,7 +120,7 @@ def main() -> None:
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(options.threads)
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -126,7 +129,7 @@ def main() -> None:
             "solver": str(render(folder, options.batch, cpu)),
             "batch": options.batch,
             "threads": options.threads,
-            "warmup": options.warmup,
+            "warmup": options.warmup or (3 if cpu else 30),
             "device": options.device,
             "precision": options.precision,
             "parameters": 1_369_738,
@@ -135,6 +138,8 @@ def main() -> None:
         contenders: list[Contender] = []
         notes: list[str] = []
         for kind in chosen:
+            if kind == "graphs" and cpu:
+                continue
             python, its_environment = sys.executable, environment
             if kind == "caffe":
                 try:
@@ -153,6 +158,11 @@ def main() -> None:
                 its_environment = {**caffe.environment(), **{k: v for k, v in environment.items() if "THREADS" in k}}
             print(f"starting {NAMES[kind]} ...", file=sys.stderr, flush=True)
             contenders.append(Contender(kind, python, folder / "config.json", its_environment))
+            if cpu:  # on a GPU they compile beside each other
+                contenders[-1].wait()
+        if not cpu:
+            for contender in contenders:
+                contender.wait()
         for turn in range(options.rounds):
             for contender in contenders:
                 contender.run(iterations, options.batch)

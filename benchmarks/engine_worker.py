@@ -1,6 +1,6 @@
 """One contender of bench_engine.py, in a process of its own: trains on request and says how long that took.
 
-    python engine_worker.py KIND CONFIG.json        KIND: engine, caffe, eager or compile
+    python engine_worker.py KIND CONFIG.json        KIND: engine, caffe, eager, compile or graphs
 
 Each line on stdin is a number of iterations; the answer is a line with their seconds. The first answer, after the
 warm-up, is "ready". Runs on Python 3.9 as well: `caffe` is served by the interpreter of a real pycaffe.
@@ -25,7 +25,8 @@ def engine(config):
     with open(config["solver"]) as file:
         param = parse_text(file.read(), SolverParameter)
     dtype = torch.bfloat16 if config["precision"] == "bf16" else torch.float32
-    context = Context(rng=TorchGenerator(1), device=torch.device(config["device"]), compute_dtype=dtype, conv_mode="auto")
+    context = Context(rng=TorchGenerator(1), device=torch.device(config["device"]), compute_dtype=dtype, conv_mode="auto",
+                      tf32=config["precision"] == "tf32")  # fmt: skip
     solver = create_solver(param, context=context, executor="compiled")
     return solver.step
 
@@ -44,8 +45,8 @@ def caffe(config):
     return pycaffe.get_solver(config["solver"]).step
 
 
-def handwritten(config, compiled):
-    """All-CNN-C as one would write it in PyTorch: modules, autograd, channels_last, torch.optim.SGD."""
+def handwritten(config, mode):
+    """All-CNN-C as one would write it in PyTorch: modules, autograd, channels_last, torch.optim.SGD; `mode` is torch.compile's."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -74,7 +75,7 @@ def handwritten(config, compiled):
     count = sum(p.numel() for p in net.parameters())
     assert count == config["parameters"], count
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.001)
-    model = torch.compile(net) if compiled else net
+    model = torch.compile(net, mode=mode) if mode else net
     generator = torch.Generator().manual_seed(0)
     batch = config["batch"]
     images = torch.randn(8, batch, 3, 32, 32, generator=generator).to(device)
@@ -119,7 +120,7 @@ def main():
     elif kind == "caffe":
         step = caffe(config)
     else:
-        step = handwritten(config, kind == "compile")
+        step = handwritten(config, {"eager": None, "compile": "default", "graphs": "reduce-overhead"}[kind])
     step(config["warmup"])
     wait()
     print("ready", flush=True)

@@ -2,7 +2,8 @@
 
 It runs the layers' own forward and backward and the solver's own update, traced with `Blob.tracing` on. Parameters and
 history stay where they are and are updated in place, so snapshots and tests see them; the blobs between layers are
-not kept. The rate and the loss stay on the device: nothing is read back unless the caller looks.
+not kept. The rate and the loss stay on the device: nothing is read back unless the caller looks. On a GPU the compiled
+function is recorded as a CUDA graph (see cuda_graph.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob, Memory
+from allconv_caffe.engine.cuda_graph import Replayed
 from allconv_caffe.engine.memory import keep_freed_memory
 from allconv_caffe.engine.net import Net
 from allconv_caffe.engine.rng import TorchGenerator
@@ -161,6 +163,8 @@ class Graph:
         with torch.no_grad():
             graph = make_fx(run, tracing_mode="fake")(self._buffers(), inputs, self.scalars)
             self._function = torch.compile(graph, dynamic=False, fullgraph=True)
+        if self.device.type == "cuda":
+            self._function = Replayed(self._function)
         self._input_shapes = [t.shape for t in inputs]
         nodes = len(graph.graph.nodes)
         glog.info("compiled.py:2", f"Captured {self.net.name or 'the net'}: {nodes} operations in "
@@ -174,6 +178,8 @@ class CompiledSolver:
         self.solver = solver
         if solver.ctx.device.type == "cpu":
             keep_freed_memory()
+        else:
+            torch.backends.cudnn.benchmark = True  # every shape comes back: trying the algorithms once pays
         self.updates = solver.param.iter_size == 1  # the update is part of the graph
         net = solver.net
         count = len(solver.step_scalars(0.0))

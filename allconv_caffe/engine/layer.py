@@ -27,6 +27,8 @@ class Context:
         rng: where fillers, dropout and transformers draw.
         compute_dtype: what convolutions and inner products compute in; parameters and blobs stay float32.
         conv_mode: "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution).
+        tf32: on a GPU, let float32 products round their factors to TF32's ten bits. PyTorch knows this for the whole
+            process alone: the last Context made for a GPU decides.
 
     Raises:
         CaffeError: a `CaffeGenerator` (seed-exact) with a GPU, or with a precision that Caffe does not have.
@@ -37,8 +39,12 @@ class Context:
     rng: Generator = field(default_factory=TorchGenerator)
     compute_dtype: torch.dtype = torch.float32
     conv_mode: str = "direct"
+    tf32: bool = False
 
     def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
         if not self.seed_exact:
             return
         if self.device.type != "cpu":
