@@ -102,6 +102,8 @@ class Graph:
         self._function: Callable[..., Tensors] | None = None
         self._input_shapes: list[torch.Size] = []
         self._key: tuple[float, ...] = ()
+        self._viewed: Tensors = []
+        self._views: Tensors | None = None
 
     def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
         inputs = self._next_inputs()
@@ -115,7 +117,13 @@ class Graph:
             return self._function(self._buffers(), inputs, self.scalars)
 
     def _buffers(self) -> Tensors:
-        return [m.tensor()[: _count(self.shapes[id(m)])].view(self.shapes[id(m)]) for m in self.memories]
+        """The memories as tensors: the same list as long as they lie where they lay."""
+        tensors = [m.tensor() for m in self.memories]
+        if self._views is None or any(a is not b for a, b in zip(tensors, self._viewed, strict=True)):
+            self._viewed = tensors
+            self._views = [t[: _count(self.shapes[id(m)])].view(self.shapes[id(m)])
+                           for t, m in zip(tensors, self.memories, strict=True)]  # fmt: skip
+        return self._views
 
     def _next_inputs(self) -> Tensors:
         inputs: Tensors = []

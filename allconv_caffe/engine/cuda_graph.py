@@ -21,9 +21,9 @@ PLAIN_CALLS = 3  # before recording: kernels are compiled, cuDNN tries its algor
 class Replayed:
     """`function(buffers, inputs, scalars)`, called as it is a few times, then recorded and replayed.
 
-    `buffers` and `scalars` are read and written where they lie; when one lies elsewhere than before, or an input has
-    another shape, the graph is recorded anew. Every call computes: nothing is run for the recording alone. What is
-    returned is the caller's own. Where CUDA refuses to record, a line of the log says so and calls stay plain.
+    `buffers` and `scalars` are read and written where they lie; another list of buffers, or an input of another shape,
+    has the graph recorded anew. Every call computes: nothing is run for the recording alone. What is returned is the
+    caller's own. Where CUDA refuses to record, a line of the log says so and calls stay plain.
 
     Args:
         function: tensors on one CUDA device in and out; it must not wait for the device.
@@ -34,7 +34,7 @@ class Replayed:
         self.replays = 0
         self._plain_left = PLAIN_CALLS
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._key: tuple[object, ...] = ()
+        self._recorded: tuple[Tensors, torch.Tensor] | None = None
         self._inputs: Tensors = []
         self._outputs: Tensors = []
         self._refused = False
@@ -43,11 +43,10 @@ class Replayed:
         if self._refused or self._plain_left > 0:
             self._plain_left -= 1
             return self.function(buffers, inputs, scalars)
-        key = (*(b.data_ptr() for b in buffers), scalars.data_ptr(), *((i.shape, i.dtype) for i in inputs))
-        if self._graph is None or key != self._key:
+        same = self._recorded is not None and self._recorded[0] is buffers and self._recorded[1] is scalars
+        if not (same and all(a.shape == b.shape for a, b in zip(self._inputs, inputs, strict=True))):
             if not self._record(buffers, inputs, scalars):
                 return self.function(buffers, inputs, scalars)
-            self._key = key
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
         assert self._graph is not None
@@ -56,7 +55,7 @@ class Replayed:
         return [output.clone() for output in self._outputs]
 
     def _record(self, buffers: Tensors, inputs: Tensors, scalars: torch.Tensor) -> bool:
-        self._graph = None  # gives the memory of an older one back first
+        self._graph = self._recorded = None  # gives the memory of an older one back first
         self._outputs = []
         self._inputs = [i.clone() for i in inputs]
         graph = torch.cuda.CUDAGraph()
@@ -67,5 +66,5 @@ class Replayed:
             self._refused = True
             glog.warning("cuda_graph.py:1", f"No CUDA graph, kernels are started one by one ({str(error).splitlines()[0]})")
             return False
-        self._graph = graph
+        self._graph, self._recorded = graph, (buffers, scalars)
         return True

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import h5py
 import lmdb
 import numpy as np
 import pytest
@@ -15,9 +18,10 @@ from allconv_caffe import caffe_torch
 from allconv_caffe.engine import data
 from allconv_caffe.engine.compiled import CompiledSolver
 from allconv_caffe.engine.layer import Context
+from allconv_caffe.engine.net import Net
 from allconv_caffe.engine.rng import TorchGenerator
 from allconv_caffe.engine.solver import Solver, create_solver
-from allconv_caffe.proto import Datum, SolverParameter, parse_text
+from allconv_caffe.proto import TRAIN, Datum, NetParameter, SolverParameter, parse_text
 from allconv_caffe.visualize.engines import open_net
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
@@ -165,15 +169,106 @@ def test_a_streamed_data_set_trains_through_the_graph(monkeypatch: pytest.Monkey
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_a_lower_precision_stays_near_float32(precision: str) -> None:
-    """14 iterations end near float32's weights, and not in them."""
-    exact, rounded = make(), make(precision=precision)
+def test_bf16_stays_near_float32() -> None:
+    """14 iterations end near float32's weights, and not in them; the weights themselves stay float32."""
+    exact, rounded = make(), make(precision="bf16")
     exact.solve()
     rounded.solve()
     differences = [float((a - b).abs().max()) for a, b in zip(weights(exact), weights(rounded), strict=True)]
     assert 0 < max(differences) < 0.05
     assert all(p.data.dtype == torch.float32 for p in rounded.net.params)
+
+
+WIDE = """force_backward: true layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 16 dim: 64 dim: 32 dim: 32 } } }
+layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
+  convolution_param { num_output: 64 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
+  inner_product_param { num_output: 64 weight_filler { type: "gaussian" std: 0.01 } } }"""
+
+
+def test_tf32_only_where_it_is_asked_for() -> None:
+    """Convolution and InnerProduct keep float32's seven digits by default, also behind pycaffe; with tf32 they lose four."""
+    x = torch.randn(16, 64, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def tops(context: Context) -> list[torch.Tensor]:
+        net = Net(parse_text(WIDE, NetParameter), context)
+        net.blobs["x"].data = x.to(context.device)
+        net.forward()
+        return [net.blobs[name].data.double().cpu() for name in ("conv", "ip")]
+
+    def context(device: str, tf32: bool = False) -> Context:
+        return Context(rng=TorchGenerator(4), device=torch.device(device), tf32=tf32)
+
+    exact = tops(context("cpu"))
+    for tf32, low, high in ((True, 1e-5, 1e-2), (False, 0, 2e-6)):
+        for found, wanted in zip(tops(context("cuda", tf32)), exact, strict=True):
+            assert low <= float((found - wanted).abs().max() / wanted.abs().max()) <= high
+    Context(device=torch.device("cuda"), tf32=True)
+    pycaffe.set_mode_gpu()
+    try:
+        Path("wide.prototxt").write_text(WIDE)
+        pycaffe.Net("wide.prototxt", pycaffe.TEST)
+    finally:
+        pycaffe.set_mode_cpu()
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def source_layer(type_: str, param: str) -> str:
+    return f'layer {{ name: "in" type: "{type_}" top: "data" top: "label" {param} }}'
+
+
+SOURCES = [
+    source_layer("ImageData", 'image_data_param { source: "list.txt" batch_size: 3 new_height: 8 new_width: 8 } '
+                              "transform_param { crop_size: 6 mirror: true mean_value: 3 scale: 0.5 }"),
+    source_layer("HDF5Data", 'hdf5_data_param { source: "hdf5.txt" batch_size: 3 }'),
+    source_layer("Data", 'data_param { source: "db" backend: LMDB batch_size: 7 }'),
+    source_layer("DummyData", "dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: \"gaussian\" } }"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SOURCES)
+def test_a_source_layer_gives_the_gpu_what_it_gives_the_cpu(text: str) -> None:
+    """ImageData, HDF5Data, Data, DummyData: five batches, bit for bit."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        cv2.imwrite(f"{i}.png", rng.integers(0, 256, (10, 9, 3), dtype=np.uint8))
+    Path("list.txt").write_text("".join(f"{i}.png {i}\n" for i in range(4)))
+    with h5py.File("numbers.h5", "w") as file:
+        file["data"] = rng.normal(size=(5, 2, 3)).astype(np.float32)
+        file["label"] = np.arange(5, dtype=np.float32)
+    Path("hdf5.txt").write_text("numbers.h5\n")
+    nets = [Net(parse_text(text, NetParameter), Context(phase=TRAIN, rng=TorchGenerator(2), device=torch.device(device)))
+            for device in ("cpu", "cuda")]  # fmt: skip
+    for _ in range(5):
+        for net in nets:
+            net.forward()
+        for name in ("data", "label"):
+            assert nets[1].blobs[name].data.is_cuda
+            torch.testing.assert_close(nets[1].blobs[name].data.cpu(), nets[0].blobs[name].data, rtol=0, atol=0)
+
+
+def test_memory_and_hdf5_files_on_the_gpu() -> None:
+    """What set_input_arrays was given goes through a net on the GPU into HDF5Output's file unchanged."""
+    Path("memory.prototxt").write_text(
+        'layer { name: "in" type: "MemoryData" top: "data" top: "label" '
+        "memory_data_param { batch_size: 4 channels: 3 height: 4 width: 5 } }\n"
+        'layer { name: "out" type: "HDF5Output" bottom: "data" bottom: "label" hdf5_output_param { file_name: "out.h5" } }'
+    )
+    images = np.random.default_rng(1).normal(size=(4, 3, 4, 5)).astype(np.float32)
+    labels = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
+    pycaffe.set_mode_gpu()
+    try:
+        net = pycaffe.Net("memory.prototxt", pycaffe.TEST)
+        net.set_input_arrays(images, labels)
+        net.forward()
+        np.testing.assert_array_equal(net.blobs["data"].data, images)
+        np.testing.assert_array_equal(net.blobs["label"].data.ravel(), labels.ravel())
+    finally:
+        pycaffe.set_mode_cpu()
+    del net
+    gc.collect()
+    with h5py.File("out.h5") as file:
+        np.testing.assert_array_equal(file["data"][()], images)
 
 
 def test_a_snapshot_goes_on_where_it_was_taken() -> None:

@@ -1,8 +1,9 @@
 """docs/layers.md: every layer type, how far ours is from real Caffe, and where that was measured.
 
 Measure and write: ``python tests/parity/layer_table.py`` (needs `make caffe`; on a machine without it the recorded results
-serve). On a GPU: ``python tests/parity/layer_table.py --device cuda``. Numbers are kept in docs/layers.json, one entry for
-each device; the page is rendered from them.
+serve). On a GPU: ``python tests/parity/layer_table.py --device cuda``; without Caffe there, real results of all cases travel
+in a file: ``--record all.npz`` where Caffe is, ``--expected all.npz`` where the GPU is. Numbers are kept in docs/layers.json,
+one entry for each device; the page is rendered from them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from layer_harness import (
 from allconv_caffe.engine.layer import REGISTRY
 
 DOCS = HERE.parents[1] / "docs"
+GPU_TESTS = "tests/engine/test_gpu.py"  # the types that a one-layer net cannot show, on a GPU beside the CPU
 NUMBERS, PAGE = DOCS / "layers.json", DOCS / "layers.md"
 HEAD = """# Layer types beside real Caffe
 
@@ -78,6 +80,8 @@ def render(numbers: dict[str, Any]) -> str:
         refused = numbers["refused"].get(type_, 0)
         gpu = numbers.get("cuda", {}).get("types", {}).get(type_)
         on_gpu = "not run" if gpu is None else f"{max(gpu['forward'], gpu['backward'] or 0.0):.0e} in {gpu['cases']}"
+        if type_ not in cpu and "cuda" in numbers:
+            on_gpu = "refused" if type_ == "WindowData" else f"`{GPU_TESTS}`"
         if type_ in cpu:
             row = cpu[type_]
             back = "none" if row["backward"] is None else f"{row['backward']:.0e}"
@@ -92,11 +96,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--render", action="store_true", help="only write the page again")
+    parser.add_argument("--record", type=Path, help="only write real Caffe's results of all cases to this file")
+    parser.add_argument("--expected", type=Path, help="real Caffe's results, as --record wrote them")
     options = parser.parse_args()
+    if options.record:
+        cases = collect()
+        with tempfile.TemporaryDirectory() as folder:
+            real = run_real(cases, [], Path(folder))
+        layer_golden.write(cases, real, options.record)
+        return
     numbers = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
     if not options.render:
         cases = collect()
-        if PYTHON.exists():
+        if options.expected:
+            expected, against = layer_golden.read(options.expected), "real Caffe's results of the same cases"
+        elif PYTHON.exists():
             with tempfile.TemporaryDirectory() as folder:
                 expected, against = run_real(cases, [], Path(folder)).results, "real Caffe in the same run"
         else:
