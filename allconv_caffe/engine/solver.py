@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from allconv_caffe.engine import glog, snapshot
+from allconv_caffe.engine.blas import axpy, scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import Context
@@ -91,7 +92,6 @@ class Solver:
         glog.info("solver.cpp:45", "Initializing solver from parameters: \n" + to_text(self.param))
         param = self.param
         check(param.average_loss >= 1, "average_loss should be non-negative.")
-        self._check_solver()
         snapshot.check_write_permissions(param)
         self._init_train_net()
         self._init_test_nets()
@@ -99,6 +99,7 @@ class Solver:
             Blob(p.shape, self.ctx.device) for _ in range(self.histories) for p in self.net.learnable_params
         ]
         glog.info("solver.cpp:57", "Solver scaffolding done.")
+        self._check_solver()
 
     def _check_solver(self) -> None:
         """What a solver type demands of its parameters."""
@@ -361,7 +362,7 @@ class Solver:
                     f"by scale factor {glog.number(scale)}",
                 )
                 for p in params:
-                    p.diff = p.diff * scale
+                    p.diff = scal(p.diff, scale)
             return
         factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
         for p in params:
@@ -391,7 +392,8 @@ class Solver:
         rate, mult = scalars[0], self.net.params_lr[i]
         if isinstance(rate, torch.Tensor):
             return rate * mult
-        return float(np.float32(rate) * np.float32(mult))
+        with np.errstate(all="ignore"):
+            return float(np.float32(rate) * np.float32(mult))
 
     # loss
     def _update_smoothed_loss(self, loss: torch.Tensor, start_iter: int) -> None:
@@ -523,7 +525,7 @@ class SGDSolver(Solver):
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
-        history.data = blob.diff * self.local_rate(i, scalars) + history.data * self._momentum
+        history.data = axpy(blob.diff, self.local_rate(i, scalars)) + scal(history.data, self._momentum)
         blob.diff = history.data
 
     @property
@@ -540,8 +542,8 @@ class NesterovSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history, m = self.net.learnable_params[i], self.history[i], self._momentum
         before = history.data.clone()
-        history.data = blob.diff * self.local_rate(i, scalars) + before * m
-        blob.diff = history.data * float(np.float32(1) + np.float32(m)) - before * m
+        history.data = axpy(blob.diff, self.local_rate(i, scalars)) + scal(before, m)
+        blob.diff = axpy(history.data, float(np.float32(1) + np.float32(m))) - scal(before, m)
 
 
 @register_solver
@@ -557,7 +559,8 @@ class AdaGradSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
         history.data = history.data + blob.diff * blob.diff
-        blob.diff = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta))) * self.local_rate(i, scalars)
+        step = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta)))
+        blob.diff = axpy(step, self.local_rate(i, scalars))
 
 
 @register_solver
@@ -574,8 +577,9 @@ class RMSPropSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
         decay = np.float32(self.param.rms_decay)
-        history.data = blob.diff * blob.diff * float(np.float32(1) - decay) + history.data * float(decay)
-        blob.diff = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta))) * self.local_rate(i, scalars)
+        history.data = axpy(blob.diff * blob.diff, float(np.float32(1) - decay)) + scal(history.data, float(decay))
+        step = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta)))
+        blob.diff = axpy(step, self.local_rate(i, scalars))
 
 
 @register_solver
@@ -593,10 +597,10 @@ class AdaDeltaSolver(SGDSolver):
         first, second, m = self.history[i], self.history[n + i], self._momentum
         rest, delta = float(np.float32(1) - np.float32(m)), float(np.float32(self.param.delta))
         gradient = blob.diff
-        first.data = gradient * gradient * rest + first.data * m
+        first.data = axpy(gradient * gradient, rest) + scal(first.data, m)
         step = gradient * ((second.data + delta) / (first.data + delta)).sqrt()
-        second.data = step * step * rest + second.data * m
-        blob.diff = step * self.local_rate(i, scalars)
+        second.data = axpy(step * step, rest) + scal(second.data, m)
+        blob.diff = scal(step, self.local_rate(i, scalars))
 
 
 @register_solver
@@ -611,7 +615,8 @@ class AdamSolver(SGDSolver):
 
     def step_scalars(self, rate: float) -> tuple[float, ...]:
         b1, b2, t = np.float32(self.param.momentum), np.float32(self.param.momentum2), self.iter + 1
-        correction = np.sqrt(np.float32(1) - np.power(b2, np.float32(t))) / (np.float32(1) - np.power(b1, np.float32(t)))
+        with np.errstate(all="ignore"):  # a momentum of 1
+            correction = np.sqrt(np.float32(1) - np.power(b2, np.float32(t))) / (np.float32(1) - np.power(b1, np.float32(t)))
         return (rate, float(np.float32(correction)))
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
@@ -619,10 +624,10 @@ class AdamSolver(SGDSolver):
         m, v = self.history[i], self.history[n + i]
         b1, b2 = np.float32(self.param.momentum), np.float32(self.param.momentum2)
         gradient = blob.diff
-        m.data = gradient * float(np.float32(1) - b1) + m.data * float(b1)
-        v.data = gradient * gradient * float(np.float32(1) - b2) + v.data * float(b2)
+        m.data = axpy(gradient, float(np.float32(1) - b1)) + scal(m.data, float(b1))
+        v.data = axpy(gradient * gradient, float(np.float32(1) - b2)) + scal(v.data, float(b2))
         step = m.data / (v.data.sqrt() + float(np.float32(self.param.delta)))
-        blob.diff = step * (self.local_rate(i, scalars) * scalars[1])
+        blob.diff = scal(step, self.local_rate(i, scalars) * scalars[1])
 
 
 def create_solver(param: SolverParameter, *, context: Context | None = None, where: str = "", **options: Any) -> Solver:

@@ -19,7 +19,7 @@ def draw(kind, shape, *words):
     """Float32 values of a kind that depend on `words` only; equal under every NumPy.
 
     kind: "normal", "positive", "unit" (0 to 1), "zeroone", "cont" (mostly 1), "label K" or "index K" (integers below K),
-    "ties" (few distinct values), "matrix" (normal plus the identity).
+    "ties" (few distinct values), "matrix" (normal plus the identity), "zero", "special" (normal, every third nan, inf or 0).
     """
     state = np.random.RandomState(zlib.crc32(" ".join(map(str, words)).encode()) & 0xFFFFFFFF)
     word, _, most = kind.partition(" ")
@@ -36,6 +36,12 @@ def draw(kind, shape, *words):
         value = state.uniform(size=shape)
     elif word == "ties":
         value = state.randint(-2, 3, shape)
+    elif word == "zero":
+        value = np.zeros(shape)
+    elif word == "special":
+        value = state.standard_normal(shape)
+        others = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1])[state.randint(0, 6, shape)]
+        value = np.where(state.uniform(size=shape) < 1 / 3, others, value)
     elif word == "matrix":
         value = state.standard_normal(shape) * 0.3 + np.eye(shape[-1])
     else:
@@ -89,6 +95,10 @@ def run_net(caffe, job, jitter=0.0):
     for name, blobs in net.params.items():
         for i, blob in enumerate(blobs):
             out[f"filled {name} {i}"] = blob.data.copy()
+    if job.get("weights"):
+        for name, blobs in net.params.items():
+            for i, blob in enumerate(blobs):
+                blob.data[...] = draw(job["weights"], blob.data.shape, job["id"], "weights", name, i)
     if jitter:
         state = np.random.RandomState(1)
         shake_all(net, jitter, state)
@@ -106,7 +116,7 @@ def run_net(caffe, job, jitter=0.0):
             for name in net.outputs:
                 if not net.blob_loss_weights[name]:
                     diff = net.blobs[name].diff
-                    diff[...] = draw("normal", diff.shape, job["id"], step, "diff", name)
+                    diff[...] = draw(job.get("diffs", "normal"), diff.shape, job["id"], step, "diff", name)
                     if jitter:
                         shake(diff, jitter, state)
             if step == 0 and job["clear"]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -56,7 +57,7 @@ class BatchNormLayer(NeuronLayer):
         mean_sum, var_sum, factor = (blob.data for blob in self.blobs)
         if self.use_global_stats:
             scale = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
-            mean, var = mean_sum * scale, var_sum * scale
+            mean, var = scal(mean_sum, scale), scal(var_sum, scale)
             centred = x - along(mean, 1, x.dim())
         else:
             mean = self.channel_mean(x)
@@ -65,8 +66,8 @@ class BatchNormLayer(NeuronLayer):
             m = x.numel() // self.channels
             correction = m / (m - 1) if m > 1 else 1.0
             self.blobs[2].data = factor * self.fraction + 1
-            self.blobs[0].data = mean + mean_sum * self.fraction
-            self.blobs[1].data = var * correction + var_sum * self.fraction
+            self.blobs[0].data = mean + scal(mean_sum, self.fraction)
+            self.blobs[1].data = var * correction + scal(var_sum, self.fraction)
         self.std = along(torch.sqrt(var + self.eps), 1, x.dim())  # temp_
         self.x_norm = centred / self.std
         top[0].data = self.x_norm.to(bottom[0].data.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import axpy
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -67,11 +68,13 @@ class ContrastiveLossLayer(LossLayer):
             dist = self.dist_sq.sqrt()
             gap = self.margin - dist
             push = -gap / (dist + 1e-4)
-        factor = torch.where(self.similar, one, torch.where(gap > 0, push, torch.zeros_like(one)))
+        counts = (self.similar | (gap > 0))[:, None]
+        factor = torch.where(self.similar, one, push)[:, None]
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 alpha = sign * top[0].diff / bottom[i].shape[0]
-                bottom[i].diff = (alpha * factor[:, None] * self.difference).reshape(bottom[i].shape)
+                dx = axpy(self.difference, alpha * factor).masked_fill(~counts, 0)
+                bottom[i].diff = dx.reshape(bottom[i].shape)
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return bottom_index != 2

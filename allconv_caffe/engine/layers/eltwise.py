@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import axpy, scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
@@ -56,9 +57,9 @@ class EltwiseLayer(Layer):
             for x in others:
                 y = y * x
         elif self.operation == EltwiseParameter.SUM:
-            y = times(first, self.coeffs[0])
+            y = first if self.coeffs[0] == 1 else axpy(first, self.coeffs[0])
             for x, coeff in zip(others, self.coeffs[1:], strict=True):
-                y = y + times(x, coeff)
+                y = y + (x if coeff == 1 else axpy(x, coeff))
         else:
             greater = first > others[0]
             y = torch.where(greater, first, others[0])
@@ -75,7 +76,7 @@ class EltwiseLayer(Layer):
                 continue
             dy = top[0].diff  # in place: what the bottom before left there
             if self.operation == EltwiseParameter.SUM:
-                blob.diff = times(dy, self.coeffs[i])
+                blob.diff = dy if self.coeffs[i] == 1 else scal(dy, self.coeffs[i])
             elif self.operation == EltwiseParameter.MAX:
                 blob.diff = torch.where(self.mask == i, dy, torch.zeros_like(dy))
             elif self.stable_prod_grad:
@@ -87,8 +88,3 @@ class EltwiseLayer(Layer):
             else:
                 quotient = top[0].data / blob.data
                 blob.diff = quotient * (quotient if blob is top[0] else dy)
-
-
-def times(x: torch.Tensor, coeff: float) -> torch.Tensor:
-    """x * coeff as BLAS has it: 0 times nan or inf is 0."""
-    return x if coeff == 1 else x * coeff if coeff else torch.zeros_like(x)

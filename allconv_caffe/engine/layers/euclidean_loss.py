@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from allconv_caffe.engine.blas import axpy
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -33,7 +34,7 @@ class EuclideanLossLayer(LossLayer):
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 alpha = sign * top[0].diff / bottom[i].legacy_shape(0)
-                bottom[i].diff = (alpha * self.difference).reshape(bottom[i].shape)
+                bottom[i].diff = axpy(self.difference, alpha).reshape(bottom[i].shape)
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return True

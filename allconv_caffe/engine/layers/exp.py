@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -43,8 +44,8 @@ class ExpLayer(NeuronLayer):
             self.outer_scale = float(outer)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = torch.exp(bottom[0].data * self.inner_scale) * self.outer_scale
+        top[0].data = scal(torch.exp(scal(bottom[0].data, self.inner_scale)), self.outer_scale)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            bottom[0].diff = top[0].data * top[0].diff * self.inner_scale
+            bottom[0].diff = scal(top[0].data * top[0].diff, self.inner_scale)

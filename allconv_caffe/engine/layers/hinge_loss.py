@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import LossLayer, check_labels, float32
@@ -46,4 +47,4 @@ class HingeLossLayer(LossLayer):
             return
         margin = float32(bottom[0].diff).reshape(self.sign.shape)
         dx = self.sign * (2 * margin if self.squared else torch.sign(margin))
-        bottom[0].diff = (dx * (top[0].diff / bottom[0].legacy_shape(0))).reshape(bottom[0].shape)
+        bottom[0].diff = scal(dx, top[0].diff / bottom[0].legacy_shape(0)).reshape(bottom[0].shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
@@ -87,7 +88,7 @@ class InfogainLossLayer(LossLayer):
         dx = self.prob * rows.sum(self.axis, keepdim=True) - rows
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = dx * (top[0].diff / self.divisor(ignored))
+        bottom[0].diff = scal(dx, top[0].diff / self.divisor(ignored))
 
     def matrix(self, bottom: Sequence[Blob]) -> Blob:
         return bottom[2] if len(bottom) > 2 else self.infogain

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -32,11 +33,11 @@ class LogLayer(NeuronLayer):
         self.shift: float = param.shift
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = torch.log(bottom[0].data * self.scale + self.shift) * self.base_scale
+        top[0].data = scal(torch.log(scal(bottom[0].data, self.scale) + self.shift), self.base_scale)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
-        slope = (self.scale * self.base_scale) / (bottom[0].data * self.scale + self.shift)
+        slope = scal(1 / (scal(bottom[0].data, self.scale) + self.shift), self.scale * self.base_scale)
         dy = slope if top[0] is bottom[0] else top[0].diff
         bottom[0].diff = dy * slope

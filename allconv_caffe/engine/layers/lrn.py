@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from allconv_caffe.engine.blas import axpy, scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -40,26 +42,43 @@ class LRNLayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = float32(bottom[0].data)
-        self.scale = self.k + self.alpha * self.window_mean(x * x)
+        if self.across:
+            self.scale = self.k + self.channel_sum(x * x, self.alpha / self.size)
+        else:
+            self.scale = self.k + scal(self.pixel_mean(x * x), self.alpha)
         top[0].data = (x * self.scale**-self.beta).to(bottom[0].data.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         x, y, dy = float32(bottom[0].data), float32(top[0].data), float32(top[0].diff)
-        inverse = self.scale**-self.beta
-        ratio = dy * (y if self.across else x * inverse) / self.scale
-        dx = dy * inverse - 2 * self.alpha * self.beta * (x * self.window_mean(ratio))  # in this order for huge x
+        inverse, factor = self.scale**-self.beta, 2 * self.alpha * self.beta
+        if self.across:
+            dx = dy * inverse - axpy(x * self.channel_sum(dy * y / self.scale, 1.0), factor / self.size)  # for huge x
+        else:
+            dx = dy * inverse - x * self.pixel_mean(scal(dy * x * scal(inverse / self.scale, factor), float(factor != 0)))
         bottom[0].diff = dx.to(top[0].diff.dtype)
 
-    def window_mean(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over the window, what lies outside counting 0, divided by the window's full size. Its own transpose."""
-        n, half = self.size, self.size // 2
-        if not self.across:
-            return F.avg_pool2d(x, n, 1, half, count_include_pad=True)
-        channels = x.shape[1]
+    def pixel_mean(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum over the window of pixels, what lies outside counting 0, divided by the window's full size."""
+        return F.avg_pool2d(x, self.size, 1, self.size // 2, count_include_pad=True)
+
+    def channel_sum(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        """`factor` times the sum over the window of channels, what lies outside counting 0. Its own transpose."""
+        n, half, channels = self.size, self.size // 2, x.shape[1]
         padded = F.pad(x, (0, 0, 0, 0, half, half))
         total = padded[:, :channels]
         for i in range(1, n):
             total = total + padded[:, i : i + channels]
-        return total / n
+        out = axpy(total, factor)
+        if Blob.tracing or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
+            return out
+        # Caffe's sum runs over the channels, so that one that is not finite spoils those behind it, too
+        current = torch.zeros_like(x[:, 0])
+        for i in range(n):
+            current = current + axpy(padded[:, i], factor)
+        sums = [current]
+        for i in range(1, channels):
+            current = current + axpy(padded[:, i + n - 1], factor) - axpy(padded[:, i - 1], factor)
+            sums.append(current)
+        return torch.stack(sums, 1)

@@ -89,6 +89,7 @@ class PoolingLayer(Layer):
             blob.reshape(n, c, *out)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
         x = bottom[0].data
         if self.method == PoolingParameter.MAX:
             values, self.index = self.maxima(x)

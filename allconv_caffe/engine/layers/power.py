@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import NeuronLayer
@@ -34,7 +35,7 @@ class PowerLayer(NeuronLayer):
             value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
             top[0].data = torch.full_like(x, value)
             return
-        y = x * self.scale + self.shift
+        y = scal(x, self.scale) + self.shift
         top[0].data = y if self.power == 1 else y**self.power
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -50,6 +51,7 @@ class PowerLayer(NeuronLayer):
             slope = x * (self.diff_scale * self.scale) + self.diff_scale * self.shift
         else:  # y / (shift + scale x), which is nan where that is 0
             y = top[0].data
-            slope = y / x * self.power if self.shift == 0 else y / (x * self.scale + self.shift) * self.diff_scale
+            inner, factor = (x, self.power) if self.shift == 0 else (scal(x, self.scale) + self.shift, self.diff_scale)
+            slope = scal(y / inner, factor)
         dy = slope if top[0] is bottom[0] else top[0].diff
         bottom[0].diff = dy * slope

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.base import float32
@@ -39,8 +40,8 @@ class ReductionLayer(Layer):
         elif self.operation == ReductionParameter.SUMSQ:
             x = x * x
         y = x.sum(1)
-        if self.coeff != 1:  # BLAS: 0 times anything is 0
-            y = y * self.coeff if self.coeff else torch.zeros_like(y)
+        if self.coeff != 1:
+            y = scal(y, self.coeff)
         top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -49,9 +50,9 @@ class ReductionLayer(Layer):
         dy = float32(top[0].diff).reshape(-1, 1) * self.coeff
         x = self.vectors(bottom[0].data, top[0])
         if self.operation == ReductionParameter.ASUM:
-            dx = torch.sign(x) * dy
+            dx = scal(torch.sign(x), dy)
         elif self.operation == ReductionParameter.SUMSQ:
-            dx = 2 * dy * x
+            dx = scal(x, 2 * dy)
         else:
             dx = dy.expand(x.shape)
         bottom[0].diff = dx.reshape(bottom[0].shape)

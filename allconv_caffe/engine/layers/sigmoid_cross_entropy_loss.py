@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -56,7 +57,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         dx = self.prob - target
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = dx * (top[0].diff / self.divisor)
+        bottom[0].diff = scal(dx, top[0].diff / self.divisor)
 
     def values(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Scores, targets, and which targets are ignored (None: none can be)."""

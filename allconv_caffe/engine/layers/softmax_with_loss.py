@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
@@ -77,7 +78,7 @@ class SoftmaxWithLossLayer(LossLayer):
         dx = self.prob - (each == label).to(torch.float32)
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = dx * (top[0].diff / self.divisor(ignored))
+        bottom[0].diff = scal(dx, top[0].diff / self.divisor(ignored))
 
     def labels(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Labels as integers, shaped to broadcast over the class axis; and which are ignored (None: none can be)."""

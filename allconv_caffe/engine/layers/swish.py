@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from allconv_caffe.engine.blas import scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import NeuronLayer
@@ -24,7 +25,7 @@ class SwishLayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        self.gate = torch.sigmoid(self.beta * x)
+        self.gate = torch.sigmoid(scal(x, self.beta))
         top[0].data = x * self.gate
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
