@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from allconv_caffe.proto import BlobShape, Datum, NetParameter, read_net
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
+from allconv_caffe.proto.upgrade import upgrade_net
 
 Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
@@ -768,9 +769,9 @@ def summarize_net(
 ) -> Summary:
     """``summarize`` of a net already read."""
     if param.layers:
-        raise SummaryError(
-            where, "old-style `layers`", "`layer` with a type in quotes; convert it with upgrade_net_proto_text"
-        )
+        old, param = param, NetParameter()
+        param.CopyFrom(old)
+        upgrade_net(param, where)
     if not param.layer:
         raise SummaryError(where, "no layer", "a net with layers")
     net = _Net(where, input_shape, root)

@@ -196,6 +196,36 @@ def test_legacy_input_and_given_shape(tmp_path: Path) -> None:
     )
 
 
+OLD = """name: "old" input: "x" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layers { name: "c" type: CONVOLUTION bottom: "x" top: "c" blobs_lr: 1 blobs_lr: 2 weight_decay: 1 weight_decay: 0
+         convolution_param { num_output: 2 kernel_size: 3 } }
+layers { name: "r" type: RELU bottom: "c" top: "c" }
+"""
+OLDEST = """name: "old" input: "x" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
+layers { layer { name: "p" type: "padding" pad: 1 } bottom: "x" top: "p" }
+layers { layer { name: "c" type: "conv" num_output: 2 kernelsize: 3 blobs_lr: 1 blobs_lr: 2 } bottom: "p" top: "c" }
+layers { layer { name: "r" type: "relu" } bottom: "c" top: "c" }
+"""
+
+
+@pytest.mark.parametrize(("text", "size"), [(OLD, 6), (OLDEST, 8)])
+def test_nets_of_old_formats_are_upgraded(text: str, size: int) -> None:
+    """V1, and V0, whose padding layer becomes the convolution's; 3 * 3 * 3 * 2 weights and 2 biases. The net is not changed."""
+    param = parse_text(text, NetParameter)
+    found = s.summarize_net(param, "n.prototxt")
+    assert [(row.name, row.type, row.shapes[0]) for row in found.layers] == [
+        ("input", "Input", (1, 3, 8, 8)), ("c", "Convolution", (1, 2, size, size)), ("r", "ReLU", (1, 2, size, size)),
+    ]  # fmt: skip
+    assert found.parameters == 56 and found.layers[1].multipliers[1][0] == 2
+    assert param == parse_text(text, NetParameter)
+
+
+def test_an_old_net_that_cannot_be_upgraded_is_named() -> None:
+    param = parse_text('layers { layer { name: "q" type: "nope" } bottom: "x" top: "q" } input: "x"', NetParameter)
+    with pytest.raises(ProtoError, match=r"^n.prototxt: layer 'q': Unknown layer name: nope \(known: accuracy, "):
+        s.summarize_net(param, "n.prototxt")
+
+
 def test_without_its_lmdb_a_net_is_as_large_as_its_deploy_net() -> None:
     """Committed train_val files say no image size: the deploy net beside them does, and a note says that it was asked."""
     path = SOLVERS / "cifar10-allcnn-c/train_val.prototxt"

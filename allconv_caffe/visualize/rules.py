@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Dict, List
 
 from allconv_caffe.proto import TEST, NetParameter
+from allconv_caffe.proto.upgrade import upgrade_net
 
 from .errors import VizError
 
@@ -55,16 +56,13 @@ def prepare(param: NetParameter, where: str = "net") -> NetParameter:
     """A copy for visualising: TEST phase, an Input layer, no losses, ``force_backward: true``.
 
     Args:
-        param: a deploy net, with `layer` and an Input layer, or with `input:` fields.
+        param: a deploy net, of today's format or an older one.
 
-    Raises: VizError: a net of old-style `layers`, without an input, or with a leaky ReLU.
+    Raises: VizError: a net without an input, or with a leaky ReLU. ProtoError: an old net that cannot be upgraded.
     """
-    if param.layers:
-        raise VizError(where, "old-style `layers`", "`layer` with a string type; upgrade_net_proto_text converts it")
     out = NetParameter()
     out.CopyFrom(param)
-    if param.input:
-        _inputs_to_layer(out)
+    upgrade_net(out, where)
     if not any(layer.type == "Input" for layer in out.layer):
         data = [f"{layer.type} '{layer.name}'" for layer in out.layer if layer.top and not layer.bottom]
         raise VizError(where, f"{' and '.join(data) or 'no data layer'}", "a deploy net, whose data is an Input layer")
@@ -123,20 +121,3 @@ def plain(param: NetParameter, where: str = "net") -> NetParameter:
             layer.type = "ReLU"
             layer.ClearField("python_param")
     return out
-
-
-def _inputs_to_layer(param: NetParameter) -> None:
-    old = NetParameter()
-    old.layer.extend(param.layer)
-    del param.layer[:]
-    first = param.layer.add(name="input", type="Input")
-    first.top.extend(param.input)
-    for i in range(len(param.input)):
-        shape = first.input_param.shape.add()
-        if param.input_shape:
-            shape.CopyFrom(param.input_shape[i])
-        else:
-            shape.dim.extend(param.input_dim[4 * i : 4 * i + 4])
-    param.layer.extend(old.layer)
-    for name in ("input", "input_shape", "input_dim"):
-        param.ClearField(name)

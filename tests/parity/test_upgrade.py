@@ -48,13 +48,13 @@ def real_upgrade(folder: Path, name: str) -> tuple[str, list[tuple[str, ...]]]:
 
 
 def v1_with_every_type() -> str:
-    from allconv_caffe.engine.upgrade import V1_TYPES
+    from allconv_caffe.proto.upgrade import V1_TYPES
 
     return "".join(f'layers {{ name: "{t}" type: {t} }}\n' for t in V1_TYPES)
 
 
 def v0_with_every_type_and_field() -> str:
-    from allconv_caffe.engine.upgrade import V0_FIELDS, V0_TYPES
+    from allconv_caffe.proto.upgrade import V0_FIELDS, V0_TYPES
 
     values = {"weight_filler": ' { type: "x" }', "bias_filler": ' { type: "y" }', "pool": ": STOCHASTIC",
               "source": ': "s"', "meanfile": ': "m"', "det_crop_mode": ': "square"', "biasterm": ": false",
