@@ -6,6 +6,7 @@
 The log goes to stderr, as Caffe writes it.
 """
 
+import ctypes
 import os
 import sys
 
@@ -42,6 +43,16 @@ def passed(net):
     return found
 
 
+def blas_kernels():
+    """What OpenBLAS calls the processor whose kernels it takes; "" where Caffe's BLAS is no OpenBLAS."""
+    try:
+        name = ctypes.CDLL("libopenblas.so.0").openblas_get_corename
+    except (OSError, AttributeError):
+        return ""
+    name.restype = ctypes.c_char_p
+    return name().decode()
+
+
 def train(solver_path, folder):
     """Answers each line `step` with one iteration: FOLDER/step.npz and a snapshot; `end` with what solve() ends with."""
     solver = caffe.get_solver(solver_path)
@@ -49,7 +60,7 @@ def train(solver_path, folder):
     for i, net in enumerate(solver.test_nets):
         initial.update((f"test{i} {key}", value) for key, value in parameters(net).items())
     np.savez(os.path.join(folder, "initial.npz"), **initial)
-    print("ready", flush=True)
+    print("ready", blas_kernels(), flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
             solver.solve()

@@ -17,11 +17,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 PANEL = 16  # output channels that the innermost loop holds in registers
+NO_COMPILER = "no C++ compiler found; install g++ (or set CXX)"
 LANES = 8  # channels that one vector holds
 
 #: The finite interpolation points 0, +-p (and +-q). 5/8 and 3/2 have short binary fractions, so the transforms'
@@ -275,7 +277,8 @@ class BuildError(RuntimeError):
     """The kernels could not be compiled; the text is the compiler's first complaint."""
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """The C++ compiler that CXX names, else g++ or clang++; None where there is none."""
     named = os.environ.get("CXX")
     return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
 
@@ -285,26 +288,27 @@ def _cache_dir() -> Path:
     return Path(base) / "allconv-caffe"
 
 
-def _build(cxx: str) -> Path:
-    """Compiles the kernels unless this source, compiler and processor have met before; returns the library's path."""
-    p, q = POINTS[4]
-    flags = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-fopenmp", "-fPIC",
-             "-shared", f"-DP4={p}f", f"-DQ4={q}f", f"-DBLOCK={24}", f"-DCHUNK={192}"]
+def build(cxx: str, name: str, source: str, flags: Sequence[str]) -> Path:
+    """Compiles `source` for this processor unless it, these flags and this compiler have met before.
+
+    Returns: the library's path in the cache. Raises BuildError, OSError.
+    """
+    flags = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", *flags]
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout
     target = subprocess.run([cxx, "-march=native", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull],
                             capture_output=True, text=True, check=False).stderr
-    key = hashlib.sha256("\0".join([_SOURCE, version, target, *flags]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([source, version, target, *flags]).encode()).hexdigest()[:16]
     folder = _cache_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="allconv-caffe-"))
-    library = folder / f"conv-{key}.so"
+    library = folder / f"{name}-{key}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            source, built = Path(work) / "conv.cpp", Path(work) / "conv.so"
-            source.write_text(_SOURCE)
-            done = subprocess.run([cxx, *flags, str(source), "-o", str(built)], capture_output=True, text=True,
+            written, built = Path(work) / f"{name}.cpp", Path(work) / f"{name}.so"
+            written.write_text(source)
+            done = subprocess.run([cxx, *flags, str(written), "-o", str(built)], capture_output=True, text=True,
                                   check=False)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
@@ -315,11 +319,13 @@ def _build(cxx: str) -> Path:
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    cxx = _compiler()
+    cxx = compiler()
     if cxx is None:
-        return None, "no C++ compiler found; install g++ (or set CXX)"
+        return None, NO_COMPILER
+    p4, q4 = POINTS[4]
+    flags = ["-ffp-contract=fast", "-fno-math-errno", f"-DP4={p4}f", f"-DQ4={q4}f", "-DBLOCK=24", "-DCHUNK=192"]
     try:
-        library = ctypes.CDLL(str(_build(cxx)))
+        library = ctypes.CDLL(str(build(cxx, "conv", _SOURCE, flags)))
     except (BuildError, OSError) as error:
         return None, str(error)
     i, p = ctypes.c_int64, ctypes.c_void_p

@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from allconv_caffe.engine import caffe_sums
 from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.caffe_sums import CaffeSums
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.proto import TEST, LayerParameter
@@ -55,8 +57,13 @@ class Context:
 
     @property
     def seed_exact(self) -> bool:
-        """Random numbers are Caffe's own."""
+        """Random numbers are Caffe's own, and so are sums where this machine has Caffe's order."""
         return isinstance(self.rng, CaffeGenerator)
+
+    @property
+    def caffe_sums(self) -> CaffeSums | None:
+        """Sums in the order of Caffe's BLAS: seed-exact, unless this machine has them not (said in the log, once)."""
+        return caffe_sums.find() if self.seed_exact else None
 
 
 class Layer:

@@ -133,7 +133,7 @@ class Solver:
         else:
             path = getattr(param, field)
             word = "train_net file" if field == "train_net" else "net file"
-            glog.info("solver.cpp:82" if field == "train_net" else "solver.cpp:92",
+            glog.info("solver.cpp:92" if field == "train_net" else "solver.cpp:102",
                       f"Creating training net from {word}: {path}")
             net_param, where = self._read(path), path
         self.net = self._build(net_param, param.train_state, TRAIN, where)
@@ -257,7 +257,7 @@ class Solver:
                 self._iterations_last = self.iter
                 self._log_outputs(self.net, outputs, "Train", "solver.cpp:258")
             if status:
-                glog.info("sgd_solver.cpp:51", status)
+                glog.info("sgd_solver.cpp:50", status)
             if display:
                 glog.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {glog.number(rate)}")
             self._finish_update(rate)
@@ -319,7 +319,7 @@ class Solver:
         """The rate of this iteration. A multistep policy takes its step, and says so."""
         rate, status = self._learning_rate()
         if status:
-            glog.info("sgd_solver.cpp:51", status)
+            glog.info("sgd_solver.cpp:50", status)
         return rate
 
     def _learning_rate(self) -> tuple[float, str]:
@@ -357,7 +357,7 @@ class Solver:
             if value > limit:
                 scale = float(np.float32(limit) / np.float32(value))
                 glog.info(
-                    "sgd_solver.cpp:96",
+                    "sgd_solver.cpp:99",
                     f"Gradient clipping: scaling down gradients (L2 norm {glog.number(value)} > {glog.number(limit)}) "
                     f"by scale factor {glog.number(scale)}",
                 )
@@ -379,7 +379,10 @@ class Solver:
         if not decay:
             return
         blob = self.net.learnable_params[i]
-        if self.param.regularization_type == "L2":
+        if (sums := self.ctx.caffe_sums) is not None:
+            l2 = self.param.regularization_type == "L2"
+            sums.axpy(decay, blob.data if l2 else torch.sign(blob.data), blob.diff)
+        elif self.param.regularization_type == "L2":
             blob.diff = blob.diff + blob.data * decay
         else:
             blob.diff = blob.diff + torch.sign(blob.data) * decay
@@ -394,6 +397,14 @@ class Solver:
             return rate * mult
         with np.errstate(all="ignore"):
             return float(np.float32(rate) * np.float32(mult))
+
+    def axpby(self, x: torch.Tensor, alpha: Scalar, y: torch.Tensor, beta: float) -> torch.Tensor:
+        """alpha * x + beta * y. Source: caffe_cpu_axpby."""
+        if (sums := self.ctx.caffe_sums) is None or isinstance(alpha, torch.Tensor):
+            return axpy(x, alpha) + scal(y, beta)
+        result = y.clone()
+        sums.axpby(alpha, x, beta, result)
+        return result
 
     # loss
     def _update_smoothed_loss(self, loss: torch.Tensor, start_iter: int) -> None:
@@ -478,7 +489,7 @@ class Solver:
             glog.info("solver.cpp:393", "Test interrupted.")
             return {}
         if self.param.test_compute_loss:
-            glog.info("solver.cpp:398", f"Test loss: {glog.number(glog.divided(0 if loss is None else float(loss), iters))}")
+            glog.info("solver.cpp:401", f"Test loss: {glog.number(glog.divided(0 if loss is None else float(loss), iters))}")
         if sums is None:  # test_iter 0: no output was ever seen
             return {}
         means = [s / iters for s in sums]
@@ -525,7 +536,7 @@ class SGDSolver(Solver):
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
-        history.data = axpy(blob.diff, self.local_rate(i, scalars)) + scal(history.data, self._momentum)
+        history.data = self.axpby(blob.diff, self.local_rate(i, scalars), history.data, self._momentum)
         blob.diff = history.data
 
     @property
@@ -542,8 +553,8 @@ class NesterovSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history, m = self.net.learnable_params[i], self.history[i], self._momentum
         before = history.data.clone()
-        history.data = axpy(blob.diff, self.local_rate(i, scalars)) + scal(before, m)
-        blob.diff = axpy(history.data, float(np.float32(1) + np.float32(m))) - scal(before, m)
+        history.data = self.axpby(blob.diff, self.local_rate(i, scalars), before, m)
+        blob.diff = self.axpby(history.data, float(np.float32(1) + np.float32(m)), before, -m)
 
 
 @register_solver
@@ -577,7 +588,7 @@ class RMSPropSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
         decay = np.float32(self.param.rms_decay)
-        history.data = axpy(blob.diff * blob.diff, float(np.float32(1) - decay)) + scal(history.data, float(decay))
+        history.data = self.axpby(blob.diff * blob.diff, float(np.float32(1) - decay), history.data, float(decay))
         step = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta)))
         blob.diff = axpy(step, self.local_rate(i, scalars))
 
@@ -597,9 +608,9 @@ class AdaDeltaSolver(SGDSolver):
         first, second, m = self.history[i], self.history[n + i], self._momentum
         rest, delta = float(np.float32(1) - np.float32(m)), float(np.float32(self.param.delta))
         gradient = blob.diff
-        first.data = axpy(gradient * gradient, rest) + scal(first.data, m)
+        first.data = self.axpby(gradient * gradient, rest, first.data, m)
         step = gradient * ((second.data + delta) / (first.data + delta)).sqrt()
-        second.data = axpy(step * step, rest) + scal(second.data, m)
+        second.data = self.axpby(step * step, rest, second.data, m)
         blob.diff = scal(step, self.local_rate(i, scalars))
 
 
@@ -624,8 +635,8 @@ class AdamSolver(SGDSolver):
         m, v = self.history[i], self.history[n + i]
         b1, b2 = np.float32(self.param.momentum), np.float32(self.param.momentum2)
         gradient = blob.diff
-        m.data = axpy(gradient, float(np.float32(1) - b1)) + scal(m.data, float(b1))
-        v.data = axpy(gradient * gradient, float(np.float32(1) - b2)) + scal(v.data, float(b2))
+        m.data = self.axpby(gradient, float(np.float32(1) - b1), m.data, float(b1))
+        v.data = self.axpby(gradient * gradient, float(np.float32(1) - b2), v.data, float(b2))
         step = m.data / (v.data.sqrt() + float(np.float32(self.param.delta)))
         blob.diff = scal(step, self.local_rate(i, scalars) * scalars[1])
 

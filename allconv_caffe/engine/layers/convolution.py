@@ -9,6 +9,7 @@ import torch
 
 from allconv_caffe.engine import conv_algo
 from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.caffe_sums import Shape
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.base import add_filled, float32
@@ -47,6 +48,7 @@ class ConvolutionLayer(Layer):
     min_bottom = 1
     min_top = 1
     equal_num_bottom_top = True
+    _geometry: Shape | None = None
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.convolution_param
@@ -104,8 +106,12 @@ class ConvolutionLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
+        sums = self.ctx.caffe_sums
         for fro, to in zip(bottom, top, strict=True):
             x = self.images(fro.data)
+            if sums is not None:
+                to.data = sums.convolution(self.geometry(x), x, w, b).reshape(to.shape)
+                continue
             algo = self.algorithm(x, w)
             y = conv_algo.forward(algo, x, w, b, self.stride, self.pad, self.dilation, self.group)
             to.data = y.reshape(to.shape)
@@ -114,10 +120,19 @@ class ConvolutionLayer(Layer):
         w, _ = self.weights()
         want_w = self.param_propagate_down[0]
         want_b = self.bias_term and self.param_propagate_down[1]
+        sums = self.ctx.caffe_sums
         for i, (to, fro) in enumerate(zip(top, bottom, strict=True)):
             if not (want_w or want_b or propagate_down[i]):
                 continue
             x, dy = self.images(fro.data), self.images(to.diff)
+            if sums is not None:
+                if want_b:
+                    sums.bias_gradient(dy, self.blobs[1].diff)
+                if want_w:
+                    sums.convolution_weight(self.geometry(x), x, dy, self.blobs[0].diff)
+                if propagate_down[i]:
+                    fro.diff = sums.convolution_data(self.geometry(x), dy, w).reshape(fro.shape)
+                continue
             algo = self.algorithm(x, w)
             dx, dw, db = conv_algo.backward(
                 algo, dy, x, w, self.stride, self.pad, self.dilation, self.group,
@@ -138,6 +153,13 @@ class ConvolutionLayer(Layer):
         """(N..., C, spatial...) with the leading axes as one, in compute_dtype."""
         x = x.to(self.ctx.compute_dtype)
         return x if self.axis == 1 else x.reshape(-1, *x.shape[self.axis :])
+
+    def geometry(self, image: torch.Tensor) -> Shape:
+        """Where im2col finds what in images such as `image` (N, C, spatial...)."""
+        size = tuple(image.shape[2:])
+        if self._geometry is None or self._geometry.size != size:
+            self._geometry = Shape(size, self.kernel, self.stride, self.pad, self.dilation, self.group)
+        return self._geometry
 
     def algorithm(self, x: torch.Tensor, w: torch.Tensor) -> str:
         if len(self.kernel) != 2:

@@ -29,7 +29,12 @@ class DeconvolutionLayer(ConvolutionLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
+        sums = self.ctx.caffe_sums
         for fro, to in zip(bottom, top, strict=True):
+            if sums is not None:
+                y = sums.convolution_data(self.geometry(self.images(to.data)), self.images(fro.data), w)
+                to.data = (y if b is None else y + b.reshape(-1, *[1] * len(self.kernel))).reshape(to.shape)
+                continue
             y = conv_algo.transposed(self.images(fro.data), w, b, self.stride, self.pad, self.dilation, self.group)
             to.data = y.reshape(to.shape)
 
@@ -37,8 +42,18 @@ class DeconvolutionLayer(ConvolutionLayer):
         w, _ = self.weights()
         want_w = self.param_propagate_down[0]
         want_b = self.bias_term and self.param_propagate_down[1]
+        sums = self.ctx.caffe_sums
         for to, fro, want_x in zip(top, bottom, propagate_down, strict=True):
             if not (want_w or want_b or want_x):
+                continue
+            if sums is not None:
+                x, dy = self.images(fro.data), self.images(to.diff)
+                if want_b:
+                    sums.bias_gradient(dy, self.blobs[1].diff)
+                if want_w:
+                    sums.convolution_weight(self.geometry(dy), dy, x, self.blobs[0].diff)
+                if want_x:
+                    fro.diff = sums.convolution(self.geometry(dy), dy, w, None).reshape(fro.shape)
                 continue
             dx, dw, db = conv_algo.transposed_backward(
                 self.images(to.diff), self.images(fro.data), w, self.stride, self.pad, self.dilation, self.group,

@@ -48,7 +48,8 @@ class InnerProductLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
-        y = x @ w.t()
+        sums = self.ctx.caffe_sums
+        y = x @ w.t() if sums is None else sums.matmul(x, w.t())
         if self.bias_term:
             y = y + self.blobs[1].data.reshape(self.n).to(y.dtype)
         top[0].data = y.reshape(top[0].shape)
@@ -56,6 +57,16 @@ class InnerProductLayer(Layer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
         dy = top[0].diff.reshape(self.m, self.n).to(self.ctx.compute_dtype)
+        sums = self.ctx.caffe_sums
+        if sums is not None:
+            if self.param_propagate_down[0]:
+                a, b = (x, dy) if self.transpose else (dy, x)
+                sums.matmul(a.t(), b, self.blobs[0].diff.reshape(a.shape[1], b.shape[1]))
+            if self.bias_term and self.param_propagate_down[1]:
+                sums.columns(dy, self.blobs[1].diff)
+            if propagate_down[0]:
+                bottom[0].diff = sums.matmul(dy, w).reshape(bottom[0].shape)
+            return
         if self.param_propagate_down[0]:
             dw = x.t() @ dy if self.transpose else dy.t() @ x
             self.blobs[0].accumulate_diff(float32(dw).reshape(self.blobs[0].shape))

@@ -90,24 +90,26 @@ class PoolingLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
-        x = bottom[0].data
+        x, sums = bottom[0].data, self.ctx.caffe_sums
         if self.method == PoolingParameter.MAX:
             values, self.index = self.maxima(x)
             top[0].data = values
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
+        elif sums is not None:
+            top[0].data = sums.average_pool(x, self.out, self.kernel, self.stride, self.pad)
         elif self.global_pooling:
             top[0].data = x.mean((2, 3), keepdim=True)
         else:
             padded = F.pad(x, self.margins(x))
-            sums = F.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
-            top[0].data = sums / self.divisors(x)
+            totals = F.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
+            top[0].data = totals / self.divisors(x)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         n, c, h, w = bottom[0].shape
-        dy = top[0].diff
+        dy, sums = top[0].diff, self.ctx.caffe_sums
         if self.method == PoolingParameter.MAX:
             index = self.index
             inside = index >= 0
@@ -116,6 +118,8 @@ class PoolingLayer(Layer):
                 2, index.clamp(min=0).reshape(n, c, -1), torch.where(inside, dy, torch.zeros_like(dy)).reshape(n, c, -1)
             )
             bottom[0].diff = flat.reshape(n, c, h, w)
+        elif sums is not None:
+            bottom[0].diff = sums.average_pool_backward(dy, (h, w), self.kernel, self.stride, self.pad)
         elif self.global_pooling:
             bottom[0].diff = (dy / (h * w)).expand(n, c, h, w)
         else:

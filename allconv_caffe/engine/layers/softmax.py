@@ -24,7 +24,8 @@ class SoftmaxLayer(NeuronLayer):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = torch.softmax(float32(bottom[0].data), self.axis)
+        x, sums = float32(bottom[0].data), self.ctx.caffe_sums
+        top[0].data = torch.softmax(x, self.axis) if sums is None else sums.softmax(x, self.axis)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -60,8 +60,14 @@ class SoftmaxWithLossLayer(LossLayer):
         classes = x.shape[self.axis]
         label, ignored = self.labels(bottom)
         check_labels(label, classes, ignored)
-        self.prob = torch.softmax(x, self.axis)
+        sums = self.ctx.caffe_sums
+        self.prob = torch.softmax(x, self.axis) if sums is None else sums.softmax(x, self.axis)
         index = label if ignored is None else torch.where(ignored, torch.zeros_like(label), label)
+        if sums is not None:
+            p = self.prob.gather(self.axis, index)
+            p = p if ignored is None else p.masked_fill(ignored, 1)
+            top[0].data = sums.log_loss(p) / self.divisor(ignored)
+            return
         loss = -torch.log(self.prob.gather(self.axis, index).clamp(min=FLT_MIN))
         if ignored is not None:
             loss = torch.where(ignored, torch.zeros_like(loss), loss)

@@ -1,0 +1,138 @@
+"""Sums in Caffe's order: no bit differs from the OpenBLAS that real Caffe calls, nor from real Caffe's layers."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from allconv_caffe.engine import caffe_sums
+from allconv_caffe.engine.caffe_sums import CORE_TYPES, CaffeSums
+from allconv_caffe.engine.rng import CaffeGenerator
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+harness: Any = importlib.import_module("layer_harness")
+#: types all of whose results are Caffe's, bit for bit
+TYPES = ("Convolution", "Deconvolution", "Dropout", "InnerProduct", "Pooling", "SoftmaxWithLoss")
+CASES = [case for case in harness.collect() if case.type in TYPES]
+SIZES = (300, 2500, 3000)  # rows, columns, products of the largest matrices
+pytestmark = pytest.mark.skipif(not harness.PYTHON.exists(), reason="no real Caffe: run `make caffe`")
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x, np.float32).view(np.uint32)
+
+
+def random_jobs(random: np.random.RandomState) -> dict[str, list[np.ndarray]]:
+    """Matrices of all sizes and both ways round, and vectors: by job, its arrays."""
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape).astype(np.float32)
+
+    def size(most: int) -> int:
+        return int(np.exp(random.uniform(0, np.log(most))))
+
+    jobs: dict[str, list[np.ndarray]] = {}
+    for i in range(150):
+        m, n, k = (size(most) for most in SIZES)
+        ta, tb, beta = (int(random.randint(2)) for _ in range(3))
+        jobs[f"{i:03d} gemm {ta} {tb} {beta}"] = [
+            normal(*((k, m) if ta else (m, k))), normal(*((n, k) if tb else (k, n))), normal(m, n)
+        ]  # fmt: skip
+    for m, n, k in ((96, 1024, 27), (96, 1024, 864), (192, 1728, 64), (1728, 64, 192), (10, 64, 192), (46, 2353, 13), (8, 1639, 48)):
+        jobs[f"{len(jobs):03d} gemm 0 0 0"] = [normal(m, k), normal(k, n), normal(m, n)]
+    for _ in range(100):
+        a = normal(size(100), size(20000))
+        jobs[f"{len(jobs):03d} rows"] = [a, normal(a.shape[0])]
+    for i in range(100):
+        a = normal(size(60), size(9000) if i % 2 else 1 + i % 9)
+        jobs[f"{len(jobs):03d} columns {i % 3 % 2}"] = [a, normal(a.shape[1])]
+    for n in (1, 5, 33, 64, 1000, 2592, 331777):
+        jobs[f"{len(jobs):03d} axpy 0.001234"] = [normal(n), normal(n)]
+        jobs[f"{len(jobs):03d} axpby 0.0123 0.9"] = [normal(n), normal(n)]
+    return jobs
+
+
+def ours(sums: CaffeSums, job: str, arrays: list[np.ndarray]) -> np.ndarray:
+    """What blas_side.py's `run` does, by our sums."""
+    what, *numbers = job.split()[1:]
+    first, *rest, last = (torch.from_numpy(a.copy()) for a in arrays)
+    if what == "gemm":
+        a, b = (x.t() if flag == "1" else x for x, flag in zip((first, rest[0]), numbers, strict=False))
+        return sums.matmul(a, b, last if numbers[2] == "1" else None).numpy()
+    if what == "rows":
+        sums.bias_gradient(first[None], last)
+    elif what == "columns":
+        sums.columns(first, last.mul_(float(numbers[0])))
+    elif what == "axpy":
+        sums.axpy(float(numbers[0]), first, last)
+    else:
+        sums.axpby(float(numbers[0]), first, float(numbers[1]), last)
+    return last.numpy()
+
+
+@pytest.mark.parametrize("core_type", ["Haswell", "Zen", "SkylakeX"])
+def test_sums_are_those_of_caffes_openblas(core_type: str, tmp_path: Path) -> None:
+    """sgemm in every transposition, sgemv by ones, saxpy and saxpby: all bits are those of OpenBLAS 0.3.13, one thread."""
+    found = caffe_sums.find()
+    assert found is not None, caffe_sums.why_not()
+    if core_type == "SkylakeX" and "avx512vl" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX-512, without which those kernels cannot run")
+    sums = CaffeSums(found.library, CORE_TYPES[core_type.lower()])
+    jobs = random_jobs(np.random.RandomState(7))
+    np.savez(tmp_path / "jobs.npz", **{f"{job}/{i}": a for job, arrays in jobs.items() for i, a in enumerate(arrays)})
+    env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [str(harness.PYTHON), str(HERE / "blas_side.py"), str(tmp_path / "jobs.npz"), str(tmp_path / "out.npz")]
+    subprocess.run(command, check=True, timeout=250, env=env)
+    with np.load(tmp_path / "out.npz") as real:
+        assert str(real["kernels"]) == core_type
+        wrong = {}
+        for job, arrays in jobs.items():
+            different = int((bits(real[job]) != bits(ours(sums, job, arrays))).sum())
+            if different:
+                wrong[f"{job} {[a.shape for a in arrays]}"] = different
+    assert not wrong
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Real Caffe's results of these cases, from one process."""
+    return harness.run_real_once(CASES, [], tmp_path_factory.getbasetemp().parent)
+
+
+class GivenMasks(CaffeGenerator):
+    """Caffe's stream, but masks as they are given."""
+
+    def __init__(self, masks: list[np.ndarray]) -> None:
+        super().__init__(1)
+        self.masks = iter(masks)
+
+    def bernoulli(self, shape: Any, p: float, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(next(self.masks).astype(np.float32)).to(device)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_layer_computes_caffes_bits(case: Any, real: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed-exact, every top, bottom diff and parameter gradient of these types is Caffe's, bit for bit."""
+    assert caffe_sums.find() is not None, caffe_sums.why_not()
+    expected = real.results[case.id]
+    masks = [expected[f"{step} data {case.top_names[0]}"] != 0 for step in range(len(case.batches))] if case.masked else []
+    monkeypatch.setattr(harness, "TorchGenerator", lambda seed: GivenMasks(masks))
+    monkeypatch.setattr(harness, "MaskGenerator", GivenMasks)
+    found = harness.run_ours(case, expected)
+    wrong = {}
+    for name, value in expected.items():
+        if name not in case.ignore:
+            mine = np.asarray(found[name], np.float32).reshape(value.shape)
+            different = int(((bits(mine) != bits(value)) & ~(np.isnan(mine) & np.isnan(value))).sum())
+            if different:
+                wrong[name] = (different, value.size)
+    assert not wrong, case.text
