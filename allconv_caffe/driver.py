@@ -593,7 +593,7 @@ class _Run:
             "batch_size": self.batch_size,
             "engine": self.engine.name,
             "engine_version": self.engine.version,
-            "device": f"{len(self.engine.gpus)} GPU" if self.engine.gpus else "CPU",
+            "device": (", ".join(log.gpus.values()) or f"{len(self.engine.gpus)} GPU") if self.engine.gpus else "CPU",
             "precision": self.settings.precision,
             "rng": "caffe" if self.engine.name == "caffe" else self.settings.rng,
             "seconds": _seconds(log),

@@ -30,6 +30,7 @@ _TEST = re.compile(r"Iteration (\d+), Testing net \(#(\d+)\)$")
 _OUTPUT = re.compile(rf" *(Train|Test) net output #(\d+): (\S+) = {_NUMBER}(?: \(\* .* loss\))?$")
 _TEST_LOSS = re.compile(rf"Test loss: {_NUMBER}$")
 _SNAPSHOT = re.compile(r"Snapshotting solver state to (?:binary proto|HDF5) file (.+)$")
+_GPU = re.compile(r"GPU (\d+): (.+)")
 _RESUMING = re.compile(r"Resuming from (.+)$")
 _YEAR_SECONDS = 366 * 86400  # of 2000, the year that dates without one are read in
 
@@ -82,7 +83,8 @@ class LogParser:
 
     train, test: rows of the history that counts: where a resumed session repeats iterations, only its rows stay.
     sessions: how many times "Solving" was met. done, stopped: how the last session ended. snapshots: solver states
-    written, in order. resumed_from: solver states resumed. fatal: messages of level F.
+    written, in order. resumed_from: solver states resumed. fatal: messages of level F. gpus: number -> name of each that
+    the engine used.
     """
 
     def __init__(self) -> None:
@@ -93,6 +95,7 @@ class LogParser:
         self.snapshots: list[str] = []
         self.resumed_from: list[str] = []
         self.fatal: list[str] = []
+        self.gpus: dict[int, str] = {}
         self._row: TrainRow | TestRow | None = None
         self._rate: float | None = None
         self._last_time: float | None = None
@@ -125,6 +128,8 @@ class LogParser:
             self.snapshots.append(match[1])
         elif match := _RESUMING.match(text):
             self.resumed_from.append(match[1])
+        elif match := _GPU.match(text):
+            self.gpus[int(match[1])] = match[2]
         elif text.startswith("Solving "):
             self.sessions += 1
             self._fresh_session = True

@@ -179,6 +179,31 @@ def test_bf16_stays_near_float32() -> None:
     assert all(p.data.dtype == torch.float32 for p in rounded.net.params)
 
 
+POOLS = """layer { name: "max" type: "Pooling" bottom: "conv" top: "max" pooling_param { kernel_size: 3 stride: 2 pad: 1 } }
+layer { name: "ave" type: "Pooling" bottom: "conv" top: "ave" pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 } }
+layer { name: "most" type: "Eltwise" bottom: "max" bottom: "ave" top: "most" eltwise_param { operation: MAX } }
+layer { name: "norm" type: "LRN" bottom: "most" top: "norm" }
+layer { name: "batch" type: "BatchNorm" bottom: "norm" top: "batch" }
+layer { name: "scale" type: "Scale" bottom: "batch" top: "scale" scale_param { bias_term: true } }
+layer { name: "ip" type: "InnerProduct" bottom: "scale" top: "ip" """
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_layers_between_convolutions_compile_in_each_precision(precision: str) -> None:
+    """Pooling of both kinds, Eltwise, LRN, BatchNorm and Scale behind a bf16 convolution: near the CPU's float32 weights."""
+    text = Path("net.prototxt").read_text()
+    begin, end = text.index('layer { name: "conv2"'), text.index('layer { name: "ip"')
+    rest = text[end:].replace('layer { name: "ip" type: "InnerProduct" bottom: "conv2" top: "ip"', POOLS)
+    Path("net.prototxt").write_text(text[:begin] + rest)
+    on_cpu, on_gpu = make(executor="plain", device="cpu"), make(precision=precision)
+    on_cpu.solve()
+    on_gpu.solve()
+    assert replays(on_gpu) >= 10
+    bound = 2e-3 if precision == "float32" else 0.1
+    for a, b in zip(weights(on_cpu), weights(on_gpu), strict=True):
+        torch.testing.assert_close(a, b, rtol=bound, atol=bound)
+
+
 WIDE = """force_backward: true layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 16 dim: 64 dim: 32 dim: 32 } } }
 layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
   convolution_param { num_output: 64 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" std: 0.1 } } }

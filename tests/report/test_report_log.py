@@ -152,3 +152,10 @@ def test_fatal_lines_are_kept() -> None:
         ["F1123 10:00:00.1 1 syncedmem.cpp:71] Check failed: error == cudaSuccess (2 vs. 0)  out of memory\n"]
     )
     assert log.fatal == ["Check failed: error == cudaSuccess (2 vs. 0)  out of memory"]
+
+
+def test_the_gpus_of_a_training_are_named() -> None:
+    """Number and name of each, of the last session; on a CPU none."""
+    log = parse_lines(lines("Using GPUs 0, 1", "GPU 0: NVIDIA H100 80GB HBM3", "GPU 1: Tesla K40", "Solving x", "GPU 0: Titan X"))
+    assert log.gpus == {0: "Titan X", 1: "Tesla K40"}
+    assert parse_lines(lines("Use CPU.")).gpus == {}

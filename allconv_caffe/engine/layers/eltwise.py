@@ -10,7 +10,7 @@ from allconv_caffe.engine.blas import axpy, scal
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
-from allconv_caffe.engine.layers.base import FLT_MAX
+from allconv_caffe.engine.layers.base import lowest
 from allconv_caffe.proto import EltwiseParameter
 
 
@@ -51,7 +51,7 @@ class EltwiseLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         first, *others = (blob.data for blob in bottom)
         if top[0] is bottom[0] and self.operation != EltwiseParameter.PROD:  # Caffe clears the top before it reads
-            first = torch.full_like(first, -FLT_MAX if self.operation == EltwiseParameter.MAX else 0)
+            first = torch.full_like(first, lowest(first.dtype) if self.operation == EltwiseParameter.MAX else 0)
         if self.operation == EltwiseParameter.PROD:
             y = first
             for x in others:

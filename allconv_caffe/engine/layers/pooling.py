@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import Layer, register
-from allconv_caffe.engine.layers.base import FLT_MAX
+from allconv_caffe.engine.layers.base import lowest
 from allconv_caffe.proto import PoolingParameter
 
 
@@ -156,6 +156,6 @@ class PoolingLayer(Layer):
         flat = row * w + column
         nothing = values == -float("inf")
         return (
-            torch.where(nothing, torch.full_like(values, -FLT_MAX), values),
+            torch.where(nothing, torch.full_like(values, lowest(values.dtype)), values),
             torch.where(nothing, torch.full_like(flat, -1), flat),
         )
