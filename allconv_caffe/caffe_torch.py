@@ -267,13 +267,17 @@ def train(flags: Flags) -> int:
         "Give a snapshot to resume training or weights to finetune but not both.",
     )
     from allconv_caffe.engine.signals import SignalHandler
+    from allconv_caffe.engine.snapshot import complete_prefix
     from allconv_caffe.engine.solver import create_solver
+    from allconv_caffe.engine.upgrade import upgrade_solver
     from allconv_caffe.proto import TRAIN, ProtoError, SolverParameter, read_solver
 
     try:
         param = read_solver(flags.solver)
     except ProtoError as error:
         raise CaffeError(str(error)) from None
+    upgrade_solver(param, flags.solver)
+    complete_prefix(param, flags.solver)
     handler = SignalHandler(flags.sigint_effect, flags.sighup_effect)
     param.train_state.level = flags.level
     param.train_state.stage.extend(flags.stage.split(","))

@@ -33,11 +33,19 @@ _log_dir: str | None = None
 _no_files: bool | None = None
 _files: list[TextIO | None] | None = None  # one per level; None: not opened yet, or forbidden
 _files_dir = ""
+_written_once: set[str] = set()
 
 
 def info(source: str, message: str) -> None:
     """Writes an I line; `source` is the place in Caffe's sources, such as ``solver.cpp:218``."""
     log(INFO, source, message)
+
+
+def info_first(source: str, message: str) -> None:
+    """Writes an I line for the first call from `source` in this process, as glog's LOG_FIRST_N(INFO, 1) does."""
+    if source not in _written_once:
+        _written_once.add(source)
+        log(INFO, source, message)
 
 
 def warning(source: str, message: str) -> None:

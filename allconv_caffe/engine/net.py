@@ -6,6 +6,7 @@ Source: net.hpp, net.cpp.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,11 @@ class Net:
         self.outputs: list[str] = sorted(available, key=lambda name: name.encode())
         self.output_ids = [name_to_id[name] for name in self.outputs]
         for name in self.outputs:
-            glog.info("net.cpp:242", f"This network produces output {name}")
+            glog.info("net.cpp:244", f"This network produces output {name}")
         self.blobs: dict[str, Blob] = dict(zip(self.blob_names, self.blob_list, strict=True))
         self.inputs: list[str] = [self.blob_names[i] for i in self.net_input_ids]
         self._share_weights()
-        glog.info("net.cpp:255", "Network initialization done.")
+        glog.info("net.cpp:257", "Network initialization done.")
 
     def _add_layer(
         self, layer_id: int, layer_param: Any, name_to_id: dict[str, int], available: set[str], memory: int
@@ -238,7 +239,7 @@ class Net:
         owner = self.params[owner_id]
         owner_name = self.layer_names[owner_layer]
         glog.info(
-            "net.cpp:465",
+            "net.cpp:467",
             f"Sharing parameters '{spec.name}' owned by layer '{owner_name}', param index {owner_index}",
         )
         place = f"owned by layer '{owner_name}' with layer '{layer.name}'"
@@ -361,7 +362,7 @@ class Net:
             l2 = [sum(float((t * t).sum()) for t in group) ** 0.5 for group in (data, diff)]
             n = glog.number
             glog.error(
-                "net.cpp:638",
+                "net.cpp:721",
                 f"    [Backward] All net params (data, diff): L1 norm = ({n(l1[0])}, {n(l1[1])}); "
                 f"L2 norm = ({n(l2[0])}, {n(l2[1])})",
             )
@@ -391,26 +392,26 @@ class Net:
     def _forward_debug_info(self, i: int) -> None:
         name = self.layer_names[i]
         for blob_id in self.top_ids[i]:
-            self._debug("net.cpp:566", f"    [Forward] Layer {name}, top blob {self.blob_names[blob_id]}", "data",
+            self._debug("net.cpp:593", f"    [Forward] Layer {name}, top blob {self.blob_names[blob_id]}", "data",
                         self.blob_list[blob_id].data)
         for j, blob in enumerate(self.layers[i].blobs):
             param_id = self.param_layer_indices.index((i, j))
-            self._debug("net.cpp:578", f"    [Forward] Layer {name}, param blob {self.param_display_names[param_id]}",
+            self._debug("net.cpp:605", f"    [Forward] Layer {name}, param blob {self.param_display_names[param_id]}",
                         "data", blob.data)
 
     def _backward_debug_info(self, i: int) -> None:
         name = self.layer_names[i]
         for j, blob_id in enumerate(self.bottom_ids[i]):
             if self.bottom_need_backward[i][j]:
-                self._debug("net.cpp:594", f"    [Backward] Layer {name}, bottom blob {self.blob_names[blob_id]}",
+                self._debug("net.cpp:621", f"    [Backward] Layer {name}, bottom blob {self.blob_names[blob_id]}",
                             "diff", self.blob_list[blob_id].diff)
         for j, blob in enumerate(self.layers[i].blobs):
             if self.layers[i].param_propagate_down[j]:
-                self._debug("net.cpp:605", f"    [Backward] Layer {name}, param blob {j}", "diff", blob.diff)
+                self._debug("net.cpp:632", f"    [Backward] Layer {name}, param blob {j}", "diff", blob.diff)
 
     @staticmethod
     def _debug(source: str, place: str, word: str, values: torch.Tensor) -> None:
-        mean = float(values.abs().mean()) if values.numel() else 0.0
+        mean = float(values.abs().mean()) if values.numel() else -math.nan  # 0 divided by 0
         glog.info(source, f"{place} {word}: {glog.number(mean)}")
 
     # weights in and out
@@ -419,7 +420,7 @@ class Net:
         own = self._first_by_name()
         for source in other.layers:
             if source.name not in own:
-                glog.info("net.cpp:662", f"Ignoring source layer {source.name}")
+                glog.info("net.cpp:678", f"Ignoring source layer {source.name}")
                 continue
             target = own[source.name]
             check(
@@ -448,7 +449,7 @@ class Net:
         own = self._first_by_name()
         for layer_param in source.layer:
             if layer_param.name not in own:
-                glog.info("net.cpp:734", f"Ignoring source layer {layer_param.name}")
+                glog.info("net.cpp:746", f"Ignoring source layer {layer_param.name}")
                 continue
             self._copy_layer(layer_param, own[layer_param.name])
 

@@ -43,14 +43,14 @@ def meets_rule(state: NetState, rule: NetStateRule, layer_name: str) -> bool:
     if rule.HasField("phase") and rule.phase != state.phase:
         return differs(296, f"The NetState phase ({state.phase}) differed from the phase ({rule.phase})")
     if rule.HasField("min_level") and state.level < rule.min_level:
-        return differs(305, f"The NetState level ({state.level}) is above the min_level ({rule.min_level})")
+        return differs(306, f"The NetState level ({state.level}) is above the min_level ({rule.min_level})")
     if rule.HasField("max_level") and state.level > rule.max_level:
-        return differs(314, f"The NetState level ({state.level}) is above the max_level ({rule.max_level})")
+        return differs(316, f"The NetState level ({state.level}) is above the max_level ({rule.max_level})")
     stages = set(state.stage)
     for stage in rule.stage:
         if stage not in stages:
-            return differs(330, f"The NetState did not contain stage '{stage}'")
+            return differs(332, f"The NetState did not contain stage '{stage}'")
     for stage in rule.not_stage:
         if stage in stages:
-            return differs(346, f"The NetState contained a not_stage '{stage}'")
+            return differs(347, f"The NetState contained a not_stage '{stage}'")
     return True

@@ -22,6 +22,7 @@ import torch
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import MAX_AXES, Blob, blob_proto_shape
 from allconv_caffe.engine.errors import CaffeError, check
+from allconv_caffe.engine.hdf5 import check_class
 from allconv_caffe.engine.upgrade import upgrade_net
 from allconv_caffe.proto import (
     NetParameter,
@@ -82,12 +83,12 @@ def write(solver: Solver) -> tuple[str, str]:
     state = file_name(param, solver.iter, ".solverstate" + (".h5" if hdf5 else ""))
     try:
         if hdf5:
-            glog.info("solver.cpp:464", f"Snapshotting to HDF5 file {model}")
+            glog.info("solver.cpp:474", f"Snapshotting to HDF5 file {model}")
             save_weights_hdf5(solver.net, Path(model), param.snapshot_diff)
             glog.info("sgd_solver.cpp:296", f"Snapshotting solver state to HDF5 file {state}")
             _write_state_hdf5(solver, model, Path(state))
         else:
-            glog.info("solver.cpp:454", f"Snapshotting to binary proto file {model}")
+            glog.info("solver.cpp:464", f"Snapshotting to binary proto file {model}")
             save_weights(solver.net, model, param.snapshot_diff)
             glog.info("sgd_solver.cpp:284", f"Snapshotting solver state to binary proto file {state}")
             _write_state(solver, model, state)
@@ -138,7 +139,7 @@ def _restore_binary(solver: Solver, path: str) -> None:
         solver.net.copy_trained_layers_from(state.learned_net)
     solver.current_step = state.current_step
     _check_history(len(state.history), solver, path)
-    glog.info("sgd_solver.cpp:318", "SGDSolver: restoring history")
+    glog.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
     for i, (blob, proto, numbers) in enumerate(zip(solver.history, state.history, stored, strict=True)):
         try:
             count = _stored_count(blob_proto_shape(proto))
@@ -198,7 +199,7 @@ def load_weights(net: Net, path: str | Path) -> None:
     for layer_param in proto.layer:
         numbers = [next(waiting) for _ in layer_param.blobs]
         if layer_param.name not in targets:
-            glog.info("net.cpp:734", f"Ignoring source layer {layer_param.name}")
+            glog.info("net.cpp:746", f"Ignoring source layer {layer_param.name}")
             continue
         try:
             _copy_layer(layer_param, numbers, targets[layer_param.name])
@@ -307,7 +308,7 @@ def load_weights_hdf5(net: Net, path: str | Path) -> None:
         layers = _member(file, "data", h5py.Group, sentence)
         for name in layers:
             if name not in by_name:
-                glog.info("net.cpp:780", f"Ignoring source layer {name}")
+                glog.info("net.cpp:801", f"Ignoring source layer {name}")
                 continue
             layer, group = by_name[name], _member(layers, name, h5py.Group, sentence)
             check(len(group) <= len(layer.blobs), f"{path}: Incompatible number of blobs for layer {name}")
@@ -342,9 +343,7 @@ def _read_dataset(group: h5py.Group, name: str, blob: Blob, where: str) -> None:
     dataset = group[name]
     if not isinstance(dataset, h5py.Dataset):
         raise CaffeError(f"Failed to get dataset ndims for {name}", where)
-    if dataset.dtype.kind not in _NUMBERS:
-        named = {"S": "H5T_STRING", "O": "H5T_STRING", "V": "H5T_COMPOUND"}.get(dataset.dtype.kind, str(dataset.dtype))
-        raise CaffeError(f"Unsupported datatype class: {named}", f"{where} blob {name}")
+    check_class(dataset, f"{where} blob {name}")
     if tuple(dataset.shape) != blob.shape:
         raise CaffeError(
             f"Cannot load blob from hdf5; shape mismatch. Source shape is {_shape_text(dataset.shape)} "

@@ -193,7 +193,7 @@ class Solver:
     def _load_weights(self, net: Net) -> None:
         for entry in self.param.weights:
             for path in (part.strip() for part in entry.split(",")):  # an empty one is a file that is not there
-                glog.info("solver.cpp:41", f"Finetuning from {path}")
+                glog.info("solver.cpp:72", f"Finetuning from {path}")
                 net.copy_trained_layers_from(path)
 
     # training

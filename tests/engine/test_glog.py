@@ -97,6 +97,19 @@ def test_the_minimum_level_silences_all_but_fatal(
     assert [line[0] for line in capsys.readouterr().err.splitlines()] == ["F"]
 
 
+def test_what_is_said_first_only_is_said_once_for_each_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LOG_FIRST_N counts calls of a place, also those that the minimum level silences."""
+    monkeypatch.setattr(glog, "_written_once", set())
+    glog.init(min_level=glog.WARNING)
+    glog.info_first("hdf5.cpp:33", "Datatype class: H5T_FLOAT")
+    glog.init()
+    for line in (33, 36, 36):
+        glog.info_first(f"hdf5.cpp:{line}", "Datatype class: ")
+    assert [line.split("] ")[0][-11:] for line in capsys.readouterr().err.splitlines()] == ["hdf5.cpp:36"]
+
+
 def test_files_receive_their_level_and_all_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With GLOG_log_dir, caffe.INFO holds every line, caffe.WARNING warnings and above; links lead to dated files."""
     monkeypatch.setenv("GLOG_log_dir", str(tmp_path))

@@ -95,6 +95,7 @@ def run_ours(job: dict[str, Any], folder: Path, jitter: float = 0.0) -> Outcome:
     own.mkdir(parents=True, exist_ok=True)
     before = os.getcwd()
     os.chdir(own)
+    glog._written_once.clear()  # real Caffe's process is a new one
     try:
         with (own / "stderr").open("w") as log, contextlib.redirect_stderr(log):
             with quiet(glog.INFO if job["kind"] == "solver" else glog.FATAL):
@@ -248,14 +249,15 @@ def contents(path: Path) -> tuple[str, Results]:
 
 
 # logs
-PREFIX = re.compile(r"^[IWEF]\d{4} \S+ +\d+ [\w./]+:\d+\] ?")
+PREFIX = re.compile(r"^([IWEF])\d{4} \S+ +\d+ ([\w./]+:\d+)\] ?")
 NUMBER = re.compile(r"-?\b(?:\d+\.?\d*(?:e[+-]?\d+)?|nan\b|inf\b)")
-NOT_COMPARED = re.compile("Logging before InitGoogleLogging|Datatype class: H5T")
-PASSED = re.compile(r"^Iteration (\d+) \([^)]*\)")  # what time took
+NOT_COMPARED = re.compile("Logging before InitGoogleLogging")
+PASSED = re.compile(r"Iteration (\d+) \([^)]*\)")  # what time took
 
 
 def messages(folder: Path) -> list[str]:
-    lines = [PREFIX.sub("", line) for line in (folder / "stderr").read_text(errors="replace").splitlines()]
+    """The lines without time and thread: level, place in Caffe's sources, text."""
+    lines = [PREFIX.sub(r"\1 \2] ", line) for line in (folder / "stderr").read_text(errors="replace").splitlines()]
     return [PASSED.sub(r"Iteration \1", line).rstrip() for line in lines if not NOT_COMPARED.search(line)]
 
 

@@ -15,6 +15,7 @@ import torch
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
+from allconv_caffe.engine.hdf5 import check_class
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.data import SourceLayer
 from allconv_caffe.proto import LayerParameter
@@ -47,12 +48,6 @@ class CRand:
 
 
 RAND = CRand()
-TYPE_CLASSES = {
-    h5py.h5t.FLOAT: "H5T_FLOAT", h5py.h5t.INTEGER: "H5T_INTEGER", h5py.h5t.TIME: "H5T_TIME",
-    h5py.h5t.STRING: "H5T_STRING", h5py.h5t.BITFIELD: "H5T_BITFIELD", h5py.h5t.OPAQUE: "H5T_OPAQUE",
-    h5py.h5t.COMPOUND: "H5T_COMPOUND", h5py.h5t.REFERENCE: "H5T_REFERENCE", h5py.h5t.ENUM: "H5T_ENUM",
-    h5py.h5t.VLEN: "H5T_VLEN", h5py.h5t.ARRAY: "H5T_ARRAY",
-}  # fmt: skip
 
 
 def load_dataset(file: Any, name: str) -> np.ndarray:
@@ -60,8 +55,7 @@ def load_dataset(file: Any, name: str) -> np.ndarray:
     check(isinstance(file.get(name), h5py.Dataset), f"Failed to find HDF5 dataset {name}")
     dataset = file[name]
     check(dataset.ndim >= 1, f"Check failed: ndims >= min_dim ({dataset.ndim} vs. 1)")
-    kind = TYPE_CLASSES.get(dataset.id.get_type().get_class(), "unknown")
-    check(kind in ("H5T_FLOAT", "H5T_INTEGER"), f"Unsupported datatype class: {kind}")
+    check_class(dataset)
     return np.ascontiguousarray(dataset[()], dtype=np.float32)
 
 
