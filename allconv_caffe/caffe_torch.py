@@ -64,7 +64,8 @@ FLAGS = (
          "or auto.", OWN),
     Flag("threads", 0, "CPU threads; 0: as PyTorch chooses.", OWN),
     Flag("seed_exact", False, "Draw BVLC Caffe's own random numbers for random_seed: the same initial weights, dropout "
-         "masks, crops, mirrors and shuffles, bit for bit. CPU and executor plain only.", OWN),
+         "masks, crops, mirrors and shuffles, bit for bit; and sum in the order of its BLAS. CPU and executor plain only.",
+         OWN),
     Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", GLOG),
     Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
     Flag("logtostderr", False, "Write no log files.", GLOG),
@@ -218,6 +219,7 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
     """What the nets of one action share."""
     import torch
 
+    from allconv_caffe.engine import caffe_sums
     from allconv_caffe.engine.layer import Context
     from allconv_caffe.engine.rng import CaffeGenerator, TorchGenerator
 
@@ -227,6 +229,8 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
     elif flags.precision != "float32":
         glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
+    if flags.seed_exact and (sums := caffe_sums.find()) is not None:  # where there are none, it says so itself
+        glog.info("caffe_torch.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {sums.order.name}")
     return Context(
         phase=phase,
         device=device,

@@ -557,7 +557,7 @@ def draw(path: Path, title: str, one: dict[str, Any], two: dict[str, Any], ours:
             pairs = [(int(i), abs(run["train"][i] - v)) for i, v in one["train"].items() if i in run["train"]]
             right.plot([i for i, _ in pairs], [max(d, 1e-7) for _, d in pairs], style, label=label, linewidth=1.2)
     left.set(title=title, xlabel="iteration", ylabel="training loss")
-    right.set(title="departure from Caffe, one thread", xlabel="iteration", ylabel="|difference|", yscale="log")
+    right.set(title="departure from Caffe, one thread", xlabel="iteration", ylabel="|difference|; 1e-7 stands for none", yscale="log")
     left.legend()
     right.legend()
     figure.savefig(path, dpi=90)
