@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -98,6 +98,8 @@ class Graph:
         self.shapes = {id(b._data): b.shape for b in persistent} | {id(b._diff): b.shape for b in persistent_diffs}
         self.body = body
         self.device = net.ctx.device
+        # what the convolutions' fastest kernels take; cuDNN's for whole float32 work on NCHW
+        self.channels_last = self.device.type == "cpu" or net.ctx.tf32 or net.ctx.compute_dtype != torch.float32
         self.scalars = torch.zeros(scalars, dtype=torch.float32, device=self.device)
         self._function: Callable[..., Tensors] | None = None
         self._input_shapes: list[torch.Size] = []
@@ -138,7 +140,7 @@ class Graph:
         return inputs
 
     def _bind(self, inputs: Tensors) -> None:
-        """Gives the sources' tops their tensors, images channels_last inside."""
+        """Gives the sources' tops their tensors."""
         position = 0
         for i in self.sources:
             for top in self.net.top_vecs[i]:
@@ -146,7 +148,7 @@ class Graph:
                 position += 1
                 if tuple(value.shape) != top.shape:
                     top.reshape(*value.shape)
-                if value.dim() == 4 and value.shape[1] > 1:
+                if value.dim() == 4 and value.shape[1] > 1 and self.channels_last:
                     value = value.contiguous(memory_format=torch.channels_last)
                 top.data = value
 
@@ -170,7 +172,8 @@ class Graph:
 
         with torch.no_grad():
             graph = make_fx(run, tracing_mode="fake")(self._buffers(), inputs, self.scalars)
-            self._function = torch.compile(graph, dynamic=False, fullgraph=True)
+            options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
+            self._function = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
         if self.device.type == "cuda":
             self._function = Replayed(self._function)
         self._input_shapes = [t.shape for t in inputs]
