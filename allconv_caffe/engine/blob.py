@@ -168,6 +168,15 @@ class Blob:
     def shares_data_with(self, other: Blob) -> bool:
         return self._data is other._data
 
+    @property
+    def has_data(self) -> bool:
+        """Whether data was ever large enough to hold a value: without, Caffe has no memory for it."""
+        return self._data.capacity > 0
+
+    @property
+    def has_diff(self) -> bool:
+        return self._diff.capacity > 0
+
     def data_array(self) -> np.ndarray:
         """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array)."""
         return self._data.array()[: self.count].reshape(self.shape)

@@ -271,6 +271,7 @@ class Reader:
         self.source = source
         self.force_color, self.force_gray = force_color, force_gray
         self._told = False
+        self.decodes = False  # whether the last record was an encoded image
 
     def __len__(self) -> int:
         return len(self.source)
@@ -282,6 +283,7 @@ class Reader:
             try:
                 record = parse_datum(value)
                 image = record.image
+                self.decodes = image is None
                 if image is None:
                     image = decode_image(record.encoded, self.force_color, self.force_gray)
                 elif (self.force_color or self.force_gray) and not self._told:
@@ -505,7 +507,7 @@ class StreamFeed:
             daemon=True,
         )
         self._thread.start()
-        weakref.finalize(self, self._stop.set)
+        weakref.finalize(self, _end, self._thread, self._stop, self._ready)
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._failed is not None:
@@ -524,13 +526,18 @@ class StreamFeed:
         return images, labels
 
     def close(self) -> None:
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                pass
-            self._thread.join(0.01)
+        _end(self._thread, self._stop, self._ready)
+
+
+def _end(thread: threading.Thread, stop: threading.Event, ready: queue.Queue[_Batch | BaseException]) -> None:
+    """Waits for the thread: one that is inside PyTorch when the interpreter ends would abort the process."""
+    stop.set()
+    while thread.is_alive() and thread is not threading.current_thread():
+        try:
+            ready.get_nowait()
+        except queue.Empty:
+            pass
+        thread.join(0.01)
 
 
 def _prefetch(
@@ -578,15 +585,9 @@ def _assemble(
         if device.type == "cpu":
             return _Batch(transformer.apply(batch, draws), label, None, True, position, wraps)
         return _Batch(batch.pin_memory(), label.pin_memory(), draws, False, position, wraps)
-    channels, height, width = transformer.shape(*first.shape)  # the batch takes the shape of its first record
+    top = transformer.shape(*first.shape)  # the batch takes the shape of its first record
     parts = []
     for image in images:
-        c, h, w = image.shape
-        check(channels == c, f"Check failed: channels == datum_channels ({channels} vs. {c})")
-        if transformer.crop_size:
-            transformer.shape(c, h, w)
-        else:
-            check(h == height, f"Check failed: datum_height == height ({h} vs. {height})")
-            check(w == width, f"Check failed: datum_width == width ({w} vs. {width})")
-        parts.append(transformer.apply(torch.from_numpy(image)[None], transformer.draw(1, h, w)))
+        transformer.fit(top, *image.shape)
+        parts.append(transformer.apply(torch.from_numpy(image)[None], transformer.draw(1, *image.shape[1:])))
     return _Batch(torch.cat(parts), label, None, True, position, wraps)

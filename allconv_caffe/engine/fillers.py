@@ -37,6 +37,9 @@ def filler(name: str) -> Callable[[Filler], Filler]:
     return add
 
 
+NO_AXIS = "axis 0 out of range for 0-D Blob with shape (1)"
+
+
 def fill(shape: Sequence[int], filler_param: Any, rng: Generator) -> torch.Tensor:
     """Draws the contents of a parameter.
 
@@ -59,6 +62,7 @@ def fill(shape: Sequence[int], filler_param: Any, rng: Generator) -> torch.Tenso
 
 def fan(shape: Sequence[int], variance_norm: int) -> float:
     """The n of xavier and msra: fan_in (default), fan_out, or their average."""
+    check(len(shape) > 0, NO_AXIS)
     count = math.prod(shape)
     fan_in = count // shape[0]
     fan_out = count // shape[1] if len(shape) > 1 else count
@@ -113,6 +117,7 @@ def gaussian(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor
 @filler("positive_unitball")
 def positive_unitball(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor:
     """x ~ U(0, 1), then each row (fan_in values) divided by its sum, so that it sums to 1."""
+    check(len(shape) > 0, NO_AXIS)
     rows = _uniform(shape, 0.0, 1.0, rng).reshape(shape[0], -1).numpy()
     sums = rows.cumsum(1)[:, -1:]  # one by one, as Caffe adds: another order rounds otherwise
     return torch.from_numpy(rows / sums).reshape(shape)

@@ -15,8 +15,10 @@ from typing import Any, overload
 import numpy as np
 
 from allconv_caffe.engine.blob import Blob
-from allconv_caffe.engine.errors import CaffeError
+from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import Layer
+
+NO_DATA, NO_DIFF = "Check failed: data_", "Check failed: diff_"
 
 
 class PyBlob:
@@ -24,7 +26,8 @@ class PyBlob:
 
     Attributes:
         data, diff: live float32 arrays of shape `shape`, C-contiguous, not assignable: write with ``data[...] = x``. On a
-            GPU they are synchronised on access: get them again after the net has run.
+            GPU they are synchronised on access: get them again after the net has run. A blob that never held a value has
+            none (an Input without a shape): CaffeError.
         shape, count: as the blob's; num, channels, height, width: its first four axes (missing ones count 1).
     """
 
@@ -35,10 +38,12 @@ class PyBlob:
 
     @property
     def data(self) -> np.ndarray:
+        check(self.blob.has_data, NO_DATA)
         return self.blob.data_array()
 
     @property
     def diff(self) -> np.ndarray:
+        check(self.blob.has_diff, NO_DIFF)
         return self.blob.diff_array()
 
     @property

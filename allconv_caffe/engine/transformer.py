@@ -48,6 +48,7 @@ class Transformer:
         self.param = param
         self.phase = phase
         self.crop_size: int = param.crop_size
+        self.word = "datum"  # what Caffe's sentences call an image; "img" for what is decoded
         self.scale = float(np.float32(param.scale))
         self.random_crop = bool(self.crop_size) and phase == TRAIN
         self._rng = rng
@@ -69,24 +70,37 @@ class Transformer:
         self._words = Words(self._rng.word()) if self.needs_rand else None
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """C, H, W after cropping. Raises CaffeError where the crop does not fit, or the mean does not."""
-        crop = self.crop_size
-        check(channels > 0, f"Check failed: datum_channels > 0 ({channels} vs. 0)")
-        check(height >= crop, f"Check failed: datum_height >= crop_size ({height} vs. {crop})")
-        check(width >= crop, f"Check failed: datum_width >= crop_size ({width} vs. {crop})")
+        """C, H, W after cropping. Raises CaffeError where the crop does not fit."""
+        crop, kind = self.crop_size, self.word
+        check(channels > 0, f"Check failed: {kind}_channels > 0 ({channels} vs. 0)")
+        check(height >= crop, f"Check failed: {kind}_height >= crop_size ({height} vs. {crop})")
+        check(width >= crop, f"Check failed: {kind}_width >= crop_size ({width} vs. {crop})")
+        return channels, crop or height, crop or width
+
+    def check_mean(self, channels: int, height: int, width: int) -> None:
+        """Raises CaffeError where the mean is not one of such images."""
+        kind = self.word
         if self._mean_file is not None:
             for word, own, mean in zip(
                 ("channels", "height", "width"), (channels, height, width), self._mean_file.shape[1:], strict=True
             ):
                 if own != mean:
                     raise CaffeError(
-                        f"Check failed: datum_{word} == data_mean_.{word}() ({own} vs. {mean})", self.param.mean_file
+                        f"Check failed: {kind}_{word} == data_mean_.{word}() ({own} vs. {mean})", self.param.mean_file
                     )
         values = len(self.param.mean_value)
         check(
             values in (0, 1, channels), f"Specify either 1 mean_value or as many as channels: {channels}"
         )
-        return channels, crop or height, crop or width
+
+    def fit(self, top: tuple[int, int, int], channels: int, height: int, width: int) -> None:
+        """Raises CaffeError for an image that does not become a top of C, H, W `top`, that of the first of its batch."""
+        kind = self.word
+        check(top[0] == channels, f"Check failed: channels == {kind}_channels ({top[0]} vs. {channels})")
+        for word, given, own in (("height", top[1], height), ("width", top[2], width)):
+            check(given <= own, f"Check failed: {word} <= {kind}_{word} ({given} vs. {own})")
+        for word, given, own in (("height", top[1], height), ("width", top[2], width)):
+            check(bool(self.crop_size) or own == given, f"Check failed: {kind}_{word} == {word} ({own} vs. {given})")
 
     def draw(self, n: int, height: int, width: int) -> Draws | None:
         """The random choices for n images of height x width, (n, 3); None where nothing is random."""
@@ -119,6 +133,7 @@ class Transformer:
         Returns: (B, C, h, w) float32 on the device of `images`; `images` itself where there is nothing to do.
         """
         channels, height, width = self.shape(*images.shape[1:])
+        self.check_mean(*images.shape[1:])
         mean = self._mean(images.device, channels)
         if draws is None:
             if index is not None:

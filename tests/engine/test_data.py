@@ -407,6 +407,24 @@ def test_image_lists_follow_caffes_reading(tmp_path: Path) -> None:
     assert message(text) == f"{tmp_path}/empty.txt: File is empty"
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("7", 7), ("+3", 3), ("-2x", -2), (" \t4", 4), ("0x10", 0), ("", 0), ("x", 0), ("4294967297", 1), ("9" * 30, -1),
+     ("2147483648", -(2**31)), ("\u0663", 0)],
+)  # fmt: skip
+def test_labels_are_what_atoi_makes_of_them(text: str, number: int) -> None:
+    """glibc: strtol, 64 bits and no more, of which an int keeps the low 32."""
+    from allconv_caffe.engine.layers.data_image import c_integer
+
+    assert c_integer(text) == number
+
+
+def test_fillers_of_a_blob_without_axes_say_so() -> None:
+    for kind in ("xavier", "msra", "positive_unitball"):
+        text = f'name: "d" type: "DummyData" top: "x" dummy_data_param {{ shape {{ }} data_filler {{ type: "{kind}" }} }}'
+        assert "axis 0 out of range for 0-D Blob with shape (1)" in message(text, 1)
+
+
 def test_image_data_cycles_and_names_what_is_missing(tmp_path: Path) -> None:
     """Images in list order, wrapping; a file that cannot be read is named."""
     for i in range(3):

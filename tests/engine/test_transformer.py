@@ -100,10 +100,10 @@ def test_mean_mistakes_are_named(tmp_path: Path) -> None:
         Transformer(param, TRAIN, rng)
     param.ClearField("mean_value")
     with pytest.raises(CaffeError) as caught:
-        Transformer(param, TRAIN, rng).shape(1, 2, 3)
+        Transformer(param, TRAIN, rng).check_mean(1, 2, 3)
     assert str(caught.value) == f"{tmp_path}/m: Check failed: datum_width == data_mean_.width() (3 vs. 2)"
     param = mean_file(tmp_path / "short", num=1, channels=1, height=2, width=2, data=[1, 2, 3])
     with pytest.raises(CaffeError, match=r"Check failed: count_ == proto.data_size\(\) \(4 vs. 3\)"):
         Transformer(param, TRAIN, rng)
     with pytest.raises(CaffeError, match="Specify either 1 mean_value or as many as channels: 3"):
-        Transformer(TransformationParameter(mean_value=[1, 2]), TRAIN, rng).shape(3, 2, 2)
+        Transformer(TransformationParameter(mean_value=[1, 2]), TRAIN, rng).check_mean(3, 2, 2)

@@ -102,6 +102,9 @@ def run_net(caffe, job, jitter=0.0):
     if jitter:
         state = np.random.RandomState(1)
         shake_all(net, jitter, state)
+    if job.get("arrays"):
+        images = draw("normal", job["arrays"], job["id"], "arrays")
+        net.set_input_arrays(images, draw("label 9", job["arrays"][:1], job["id"], "labels"))
     for step in range(job["steps"]):
         for name, value in inputs_of(job, step).items():
             if name not in net.blobs:
@@ -193,7 +196,7 @@ def run_solver(caffe, job, jitter=0.0):
     return out
 
 
-KINDS = {"net": run_net, "solver": run_solver}
+KINDS = {"net": run_net, "data": run_net, "solver": run_solver}
 
 
 def forked(call, error_file):

@@ -14,14 +14,14 @@ sys.path.insert(0, str(HERE))
 fuzz: Any = importlib.import_module("fuzz")
 
 
-@pytest.mark.parametrize(("kind", "first", "count"), [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30), ("special", 0, 110)])
+@pytest.mark.parametrize(("kind", "first", "count"), [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30), ("special", 0, 110), ("data", 0, 150)])
 def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, tmp_path: Path) -> None:
     """A net: names, initial parameters, every blob and diff over one to three batches. A solver: parameters and outputs
     after each of the things done with it, its log line by line, its snapshots. Or the sentence with which Caffe refuses."""
     with fuzz.quiet():
         jobs = [fuzz.MAKERS[kind](seed) for seed in range(first, first + count)]
     outcomes = fuzz.run_real(jobs, tmp_path)
-    assert sum(outcome.results is not None for outcome in outcomes) > 0.6 * count
+    assert sum(outcome.results is not None for outcome in outcomes) > 0.45 * count
     wrong = [
         f"{job['id']}:\n{job['net']}{job.get('solver', '')}" + "\n".join(found)
         for job, outcome in zip(jobs, outcomes, strict=True)

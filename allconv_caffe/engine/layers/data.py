@@ -88,10 +88,13 @@ class DataLayer(BatchLayer):
     def setup_data(self, top: Sequence[Blob]) -> None:
         batch_size = self.param.data_param.batch_size
         try:
-            shape = self.transformer.shape(*self.reader.first().shape)
+            first = self.reader.first().shape
+            self.transformer.word = "img" if self.reader.decodes else "datum"
+            shape = self.transformer.shape(*first)
+            check(batch_size > 0, f"Check failed: data_ (batch_size {batch_size}, expected at least 1)")
+            self.transformer.check_mean(*first)
         except CaffeError as error:
             raise error.within("" if error.where else self.source.path) from None
-        check(batch_size > 0, f"Check failed: data_ (batch_size {batch_size}, expected at least 1)")
         top[0].reshape(batch_size, *shape)
         glog.info("data_layer.cpp:45", f"output data size: {','.join(str(d) for d in top[0].shape)}")
         if self.output_labels:

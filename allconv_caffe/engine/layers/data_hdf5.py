@@ -72,7 +72,6 @@ class HDF5DataLayer(SourceLayer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(not self.param.HasField("transform_param"), f"{self.type} does not transform data.")
         param = self.param.hdf5_data_param
-        check(param.batch_size > 0, f"Check failed: data_ (batch_size {param.batch_size}, expected at least 1)")
         self.shuffle: bool = param.shuffle
         glog.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {param.source}")
         try:
@@ -143,6 +142,8 @@ class HDF5DataLayer(SourceLayer):
         return [torch.from_numpy(np.stack(rows)).to(self.ctx.device) for rows in batch]
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        if not self.param.hdf5_data_param.batch_size:
+            return
         for blob, value in zip(top, self.next_batch(), strict=True):
             blob.data = value
 

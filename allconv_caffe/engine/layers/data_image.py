@@ -32,11 +32,17 @@ def read_list(path: str) -> list[tuple[str, int]]:
     found = []
     for line in lines:
         name, space, text = line.rpartition(" ")
-        number = re.match(r"\s*([-+]?\d+)", text)
-        found.append((name if space else line, int(number[1]) if number else 0))
+        found.append((name if space else line, c_integer(text)))
     if not found:
         raise CaffeError("File is empty", path)
     return found
+
+
+def c_integer(text: str) -> int:
+    """What atoi makes of a text: the number that it begins with, else 0; 64 bits at most, of which the low 32 count."""
+    number = re.match(r"[ \t\n\v\f\r]*([-+]?[0-9]+)", text)
+    value = max(-(2**63), min(2**63 - 1, int(number[1]))) if number else 0
+    return (value + 2**31) % 2**32 - 2**31
 
 
 def shuffle(items: list[Any], words: Words) -> None:
@@ -72,12 +78,20 @@ class ImageReader:
         import cv2
 
         path, param = self.param.root_folder + name, self.param
-        image = cv2.imread(path, cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE)
+        flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
+        try:  # not imread, which prints lines of its own
+            with open(path, "rb") as file:
+                image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
+        except (OSError, ValueError, cv2.error):  # no such file, a name with a zero byte, an empty file or a huge image
+            image = None
         if image is None:
             glog.error("io.cpp:81", f"Could not open or find file {path}")
             raise CaffeError(f"Could not load {name}")
         if param.new_height:
-            image = cv2.resize(image, (param.new_width, param.new_height))
+            try:
+                image = cv2.resize(image, (param.new_width, param.new_height))
+            except cv2.error as error:  # more pixels than there is memory for
+                raise CaffeError(f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})") from None
         return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
@@ -94,8 +108,9 @@ class ImageDataLayer(BatchLayer):
 
     def setup_data(self, top: Sequence[Blob]) -> None:
         param = self.param.image_data_param
+        sizes = [size - 2**32 * (size >= 2**31) for size in (param.new_height, param.new_width)]  # an int, for Caffe
         check(
-            (param.new_height == 0) == (param.new_width == 0),
+            sizes == [0, 0] or min(sizes) > 0,
             "Current implementation requires new_height and new_width to be set at the same time.",
         )
         glog.info("image_data_layer.cpp:38", f"Opening file {param.source}")
@@ -112,8 +127,11 @@ class ImageDataLayer(BatchLayer):
             glog.info("image_data_layer.cpp:70", f"Skipping first {self.start} data points.")
             check(len(lines) > self.start, "Not enough points to skip")
         self.reader = ImageReader(lines, param, words)
-        shape = self.transformer.shape(*self.reader.read(lines[self.start][0]).shape)
+        self.transformer.word = "img"
+        first = self.reader.read(lines[self.start][0]).shape
+        shape = self.transformer.shape(*first)
         check(param.batch_size > 0, "Positive batch size required")
+        self.transformer.check_mean(*first)
         top[0].reshape(param.batch_size, *shape)
         glog.info("image_data_layer.cpp:90", f"output data size: {','.join(str(d) for d in top[0].shape)}")
         top[1].reshape(param.batch_size)

@@ -60,7 +60,7 @@ class MemoryDataLayer(SourceLayer):
         check(labels.size == n, f"data and labels must have the same first dimension ({n} vs. {labels.size})")
         check(n > 0 and n % self.batch_size == 0, "n must be a multiple of batch size")
         if self.param.HasField("transform_param"):
-            glog.warning("memory_data_layer.cpp:94", "MemoryData does not transform array data on Reset()")
+            glog.warning("memory_data_layer.cpp:90", "MemoryData does not transform array data on Reset()")
         self._data, self._labels = torch.from_numpy(data), torch.from_numpy(labels.reshape(n, 1, 1, 1))
         self._position = 0
 
