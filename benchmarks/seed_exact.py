@@ -302,8 +302,11 @@ def compare_step(run: Run, ours: Solver, state: Path) -> dict[str, Any]:
         name = ours.net.layer_names[layer_id]
         theirs, their_weights = (np.array(a.data, np.float32) for a in (snapshot.history[i], by_name[name].blobs[j]))
         mine, our_weights = ours.history[i].data.numpy().reshape(-1), blob.data.numpy().reshape(-1)
-        values += 2 * mine.size
-        different += int((_bits(mine) != _bits(theirs)).sum()) + int((_bits(our_weights) != _bits(their_weights)).sum())
+        pairs = [(our_weights, their_weights)]
+        for k in range(i, len(ours.history), n):
+            pairs.append((ours.history[k].data.numpy(), np.array(snapshot.history[k].data, np.float32)))
+        values += sum(one.size for one, _ in pairs)
+        different += sum(int((_bits(one) != _bits(two)).sum()) for one, two in pairs)
         departure = _departure(mine, theirs)
         if departure > error:
             error, worst = departure, f"{name}[{j}]"

@@ -14,9 +14,11 @@ What is known of it, found by experiment on that library (tests/parity/test_caff
   the last twelve, every whole four have two in every tile; but if these are eight, only in the first block of columns.
 * SkylakeX's kernels have q = 448 and one accumulator everywhere.
 * sgemv by a vector of ones, row by row (a bias's gradient): eight lanes, the row's remainder of four first, then in pairs.
+* sdot has four vectors of lanes, of 8 (Haswell) or 16 (SkylakeX), each a fused multiply-add per product; what is left beyond whole
+  fours of vectors, after another of 8 lanes in SkylakeX's, is multiplied in float32 and summed in double, as is the total.
 * saxpy is one fused multiply-add per element; saxpby scales y first, and rounds, then is as saxpy.
 
-All else on the way (im2col, col2im, pooling, softmax, loss) are loops of C++ in plain order, with the C library's expf and logf.
+All else on the way (im2col, col2im, pooling, softmax, loss) are loops of C++ in plain order, with the C library's expf, logf and powf.
 """
 
 from __future__ import annotations
@@ -44,16 +46,18 @@ class Kernels:
         q: products in a block of a sum.
         unit: to a multiple of which a half block is rounded up.
         p: columns in a block of columns; 0: they do not matter.
+        lanes: of a vector in sdot.
     """
 
     name: str
     q: int
     unit: int
     p: int
+    lanes: int
 
 
-HASWELL = Kernels("Haswell", q=320, unit=8, p=320)
-SKYLAKEX = Kernels("SkylakeX", q=448, unit=16, p=0)
+HASWELL = Kernels("Haswell", q=320, unit=8, p=320, lanes=8)
+SKYLAKEX = Kernels("SkylakeX", q=448, unit=16, p=0, lanes=16)
 #: what OPENBLAS_CORETYPE may say, in lower case
 CORE_TYPES = {"haswell": HASWELL, "zen": HASWELL, "skylakex": SKYLAKEX}
 
@@ -367,6 +371,38 @@ void sums_bias(I images, I m, I s, const float* x, float* y, I threads) {
     }
 }
 
+// the sum of x y in four vectors of 8 or 16 lanes
+void sums_dot(I width, I n, const float* x, const float* y, float* result) {
+    float s[4][16] = {{0}}, total[8];
+    I i = 0;
+    for (; i + 4 * width <= n; i += 4 * width)
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x[i + v * width + j], y[i + v * width + j], s[v][j]);
+    if (width == 16) {
+        for (I v = 0; v < 4; ++v) for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
+        if (i + 32 <= n) {
+            for (I v = 0; v < 4; ++v)
+                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x[i + v * 8 + j], y[i + v * 8 + j], s[v][j]);
+            i += 32;
+        }
+        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
+        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
+    } else {
+        for (I v = 0; v < 4; ++v) for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
+        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
+    }
+    double rest = 0;
+    for (; i < n; ++i) rest += x[i] * y[i];
+    *result = (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
+}
+
+// y = x ^ exponent: of 2 or 0.5 not always what a product or a square root is rounded to
+void sums_power(I n, const float* x, float exponent, float* y, I threads) {
+    volatile float to = exponent;
+    #pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) y[i] = powf(x[i], to);
+}
+
 void sums_axpy(I n, float alpha, const float* x, float* y, I threads) {
     #pragma omp parallel for num_threads((int)threads) schedule(static)
     for (I i = 0; i < n; ++i) y[i] = __builtin_fmaf(alpha, x[i], y[i]);
@@ -571,6 +607,19 @@ class CaffeSums:
         self._call("average", dy.shape[:2].numel(), *size, *dy.shape[2:], *kernel, *stride, *pad, dx, dy, 1, torch.get_num_threads())
         return dx
 
+    def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The sum of x y, of one size; 0 axes. Source: caffe_cpu_dot."""
+        x, y, result = x.contiguous(), y.contiguous(), torch.empty(())
+        self._call("dot", self.order.lanes, x.numel(), x, y, result)
+        return result
+
+    def power(self, x: torch.Tensor, exponent: float) -> torch.Tensor:
+        """x to the power of `exponent`, by the C library. Source: caffe_powx."""
+        x = x.contiguous()
+        y = torch.empty(x.shape)
+        self._call("power", x.numel(), x, exponent, y, torch.get_num_threads())
+        return y
+
     def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> None:
         """y += alpha x, rounded once; nothing where alpha is 0. Source: caffe_axpy."""
         if alpha != 0:
@@ -692,6 +741,8 @@ def _load() -> tuple[CaffeSums | None, str]:
         "softmax": [i, i, i, p, p, i],
         "log_loss": [i, p, p],
         "average": [i] * 11 + [p, p, i, i],
+        "dot": [i, i, p, p, p],
+        "power": [i, p, f, p, i],
         "axpy": [i, f, p, p, i],
         "axpby": [i, f, p, f, p, i],
     }.items():

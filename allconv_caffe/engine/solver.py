@@ -350,10 +350,9 @@ class Solver:
         if limit < 0:
             return
         params = self.net.learnable_params
-        total = torch.stack([(p.diff * p.diff).sum() for p in params]).sum()
-        norm = total.sqrt()
+        squares = self._sum_of_squares([p.diff for p in params])
         if not Blob.tracing:
-            value = float(norm)
+            value = float(np.sqrt(np.float32(float(squares))))  # on a CPU, PyTorch's root is often off by a rounding
             if value > limit:
                 scale = float(np.float32(limit) / np.float32(value))
                 glog.info(
@@ -364,9 +363,18 @@ class Solver:
                 for p in params:
                     p.diff = scal(p.diff, scale)
             return
+        norm = squares.sqrt()
         factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
         for p in params:
             p.diff = p.diff * factor
+
+    def _sum_of_squares(self, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        if (sums := self.ctx.caffe_sums) is None:
+            return torch.stack([(x * x).sum() for x in arrays]).sum()
+        total = torch.zeros(())
+        for x in arrays:  # one after the other
+            total = total + sums.dot(x, x)
+        return total
 
     def normalize(self, i: int) -> None:
         if self.param.iter_size != 1:
@@ -405,6 +413,14 @@ class Solver:
         result = y.clone()
         sums.axpby(alpha, x, beta, result)
         return result
+
+    def root(self, x: torch.Tensor) -> torch.Tensor:
+        """The square root, as Caffe takes it: a power of 0.5."""
+        return x.sqrt() if (sums := self.ctx.caffe_sums) is None else sums.power(x, 0.5)
+
+    def square(self, x: torch.Tensor) -> torch.Tensor:
+        """x * x, as Caffe takes it in all types but Adam: a power of 2."""
+        return x * x if (sums := self.ctx.caffe_sums) is None else sums.power(x, 2.0)
 
     # loss
     def _update_smoothed_loss(self, loss: torch.Tensor, start_iter: int) -> None:
@@ -569,8 +585,8 @@ class AdaGradSolver(SGDSolver):
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
-        history.data = history.data + blob.diff * blob.diff
-        step = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta)))
+        history.data = history.data + self.square(blob.diff)
+        step = blob.diff / (self.root(history.data) + float(np.float32(self.param.delta)))
         blob.diff = axpy(step, self.local_rate(i, scalars))
 
 
@@ -588,8 +604,8 @@ class RMSPropSolver(SGDSolver):
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
         decay = np.float32(self.param.rms_decay)
-        history.data = self.axpby(blob.diff * blob.diff, float(np.float32(1) - decay), history.data, float(decay))
-        step = blob.diff / (history.data.sqrt() + float(np.float32(self.param.delta)))
+        history.data = self.axpby(self.square(blob.diff), float(np.float32(1) - decay), history.data, float(decay))
+        step = blob.diff / (self.root(history.data) + float(np.float32(self.param.delta)))
         blob.diff = axpy(step, self.local_rate(i, scalars))
 
 
@@ -608,9 +624,9 @@ class AdaDeltaSolver(SGDSolver):
         first, second, m = self.history[i], self.history[n + i], self._momentum
         rest, delta = float(np.float32(1) - np.float32(m)), float(np.float32(self.param.delta))
         gradient = blob.diff
-        first.data = self.axpby(gradient * gradient, rest, first.data, m)
-        step = gradient * ((second.data + delta) / (first.data + delta)).sqrt()
-        second.data = self.axpby(step * step, rest, second.data, m)
+        first.data = self.axpby(self.square(gradient), rest, first.data, m)
+        step = gradient * self.root((second.data + delta) / (first.data + delta))
+        second.data = self.axpby(self.square(step), rest, second.data, m)
         blob.diff = scal(step, self.local_rate(i, scalars))
 
 
@@ -625,9 +641,9 @@ class AdamSolver(SGDSolver):
     histories = 2
 
     def step_scalars(self, rate: float) -> tuple[float, ...]:
-        b1, b2, t = np.float32(self.param.momentum), np.float32(self.param.momentum2), self.iter + 1
+        b1, b2 = (np.float64(np.float32(b)) for b in (self.param.momentum, self.param.momentum2))
         with np.errstate(all="ignore"):  # a momentum of 1
-            correction = np.sqrt(np.float32(1) - np.power(b2, np.float32(t))) / (np.float32(1) - np.power(b1, np.float32(t)))
+            correction = np.sqrt(1 - b2 ** (self.iter + 1)) / (1 - b1 ** (self.iter + 1))  # in double, rounded once
         return (rate, float(np.float32(correction)))
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
@@ -637,7 +653,7 @@ class AdamSolver(SGDSolver):
         gradient = blob.diff
         m.data = self.axpby(gradient, float(np.float32(1) - b1), m.data, float(b1))
         v.data = self.axpby(gradient * gradient, float(np.float32(1) - b2), v.data, float(b2))
-        step = m.data / (v.data.sqrt() + float(np.float32(self.param.delta)))
+        step = m.data / (self.root(v.data) + float(np.float32(self.param.delta)))
         blob.diff = scal(step, self.local_rate(i, scalars) * scalars[1])
 
 

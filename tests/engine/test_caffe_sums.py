@@ -168,6 +168,21 @@ def test_updates_are_rounded_as_a_fused_multiply_add_rounds(sums: CaffeSums) -> 
     assert nan.item() == 1 + e
 
 
+def test_a_dot_product_has_four_vectors_of_lanes(sums: CaffeSums) -> None:
+    """2^30 and -2^30 in the same lane lose what lies between in it; the rest beyond 32 is summed in double."""
+    for order, stride in ((HASWELL, 32), (SKYLAKEX, 64)):
+        x = torch.ones(1024 + 5)
+        x[0], x[1024 - stride], x[1024] = 2.0**30, -(2.0**30), 0.25  # one lane: 1024 / stride products, two are these
+        assert CaffeSums(sums.library, order).dot(x, torch.ones(1029)).item() == 1024 - 1024 // stride + 4.25
+
+
+def test_powers_are_the_c_librarys(sums: CaffeSums) -> None:
+    """Roots and squares to a rounding, for numbers of any size and 0."""
+    x = torch.cat([torch.zeros(1), 2.0 ** torch.linspace(-60, 60, 1000)])
+    for exponent in (0.5, 2.0):
+        assert torch.allclose(sums.power(x, exponent).double(), x.double() ** exponent, rtol=1.3e-7, atol=0)
+
+
 def test_softmax_loss_and_average_pooling(sums: CaffeSums) -> None:
     """Softmax over any axis, the loss's floor at FLT_MIN, and windows that count padding: as in float64."""
     g = torch.Generator().manual_seed(1)

@@ -3,7 +3,7 @@
     python blas_side.py JOBS.npz OUT.npz      for each job its result; "kernels" says which processor's kernels computed
 
 A job `<n> <what>`: "gemm ta tb beta" of arrays a, b, c; "rows" and "columns beta" of a, y; "axpy alpha" and
-"axpby alpha beta" of x, y.
+"axpby alpha beta" of x, y; "dot" of x, y.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 
 
 def call(blas, name, *arguments):
-    """cblas_<name> with ints, float32s and arrays."""
+    """cblas_<name> with ints, float32s and arrays; what it returns."""
     types, values = [], []
     for a in arguments:
         if isinstance(a, np.ndarray):
@@ -25,8 +25,10 @@ def call(blas, name, *arguments):
             types.append(ctypes.c_float if isinstance(a, float) else ctypes.c_int)
             values.append(a)
     function = getattr(blas, f"cblas_{name}")
-    function.argtypes, function.restype = types, None
-    function(*values)
+    function.argtypes = types
+    if name != "sdot":
+        function.restype = None
+    return function(*values)
 
 
 def run(blas, words, arrays):
@@ -47,6 +49,9 @@ def run(blas, words, arrays):
              ones, 1, beta, y, 1)  # fmt: skip
         return y
     x, y = arrays
+    if what == "dot":
+        blas.cblas_sdot.restype = ctypes.c_float
+        return np.array([call(blas, "sdot", y.size, x, 1, y, 1)], np.float32)
     if what == "axpby":  # as mkl_alternate.hpp has it
         call(blas, "sscal", y.size, numbers[1], y, 1)
     call(blas, "saxpy", y.size, numbers[0], x, 1, y, 1)

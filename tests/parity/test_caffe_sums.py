@@ -55,6 +55,9 @@ def random_jobs(random: np.random.RandomState) -> dict[str, list[np.ndarray]]:
     for i in range(100):
         a = normal(size(60), size(9000) if i % 2 else 1 + i % 9)
         jobs[f"{len(jobs):03d} columns {i % 3 % 2}"] = [a, normal(a.shape[1])]
+    for _ in range(100):
+        n = size(400000)
+        jobs[f"{len(jobs):03d} dot"] = [normal(n), normal(n)]
     for n in (1, 5, 33, 64, 1000, 2592, 331777):
         jobs[f"{len(jobs):03d} axpy 0.001234"] = [normal(n), normal(n)]
         jobs[f"{len(jobs):03d} axpby 0.0123 0.9"] = [normal(n), normal(n)]
@@ -72,6 +75,8 @@ def ours(sums: CaffeSums, job: str, arrays: list[np.ndarray]) -> np.ndarray:
         sums.bias_gradient(first[None], last)
     elif what == "columns":
         sums.columns(first, last.mul_(float(numbers[0])))
+    elif what == "dot":
+        return sums.dot(first, last).reshape(1).numpy()
     elif what == "axpy":
         sums.axpy(float(numbers[0]), first, last)
     else:
@@ -81,7 +86,7 @@ def ours(sums: CaffeSums, job: str, arrays: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("core_type", ["Haswell", "Zen", "SkylakeX"])
 def test_sums_are_those_of_caffes_openblas(core_type: str, tmp_path: Path) -> None:
-    """sgemm in every transposition, sgemv by ones, saxpy and saxpby: all bits are those of OpenBLAS 0.3.13, one thread."""
+    """sgemm in every transposition, sgemv by ones, sdot, saxpy and saxpby: all bits are those of OpenBLAS 0.3.13, one thread."""
     found = caffe_sums.find()
     assert found is not None, caffe_sums.why_not()
     if core_type == "SkylakeX" and "avx512vl" not in Path("/proc/cpuinfo").read_text():
