@@ -251,6 +251,9 @@ static void pack_col(I n, I k, const float* image, const I* row, const I* column
     }
 }
 
+// into how many pieces to cut the tiles of each of `jobs` images, so that every thread has work
+static I pieces(I jobs, I tiles, I threads) { return std::max<I>(1, std::min(tiles, (threads + jobs - 1) / jobs)); }
+
 static void share(I count, I* from, I* to) {
     const I each = (count + omp_get_num_threads() - 1) / omp_get_num_threads();
     *from = std::min(count, each * omp_get_thread_num());
@@ -273,6 +276,13 @@ static void sum_row(const float* x, I n, I width, float* y) {
     if (rest == 1) *y += x[0];
     if (rest == 2) *y += x[0] + x[1];
     if (rest == 3) *y += x[0] + x[1] + x[2];
+}
+
+static void col2im(I first, I last, I s, const I* row, const I* column, const float* col, float* image) {
+    for (I e = first; e < last; ++e) {
+        float* at = image + row[e];
+        for (I j = 0; j < s; ++j) at[column[j]] += col[e * s + j];
+    }
 }
 
 extern "C" {
@@ -303,14 +313,18 @@ void sums_conv(I q, I unit, I p, I images, I groups, I m, I s, I k, const float*
     const I tiles = (s + 7) / 8;
     float* packed = local_a.get(groups * m * k + 8);
     for (I g = 0; g < groups; ++g) pack_a(rows, k, w + g * m * k, k, 1, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
     #pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (I i = 0; i < images * groups; ++i) {
-        const I n = i / groups, g = i % groups;
-        float* col = local_b.get(tiles * k * 8 + 8);
-        pack_col(s, k, x + n * x_image + g * x_group, row, column, 0, tiles, col);
-        float* to = y + i * m * s;
-        gemm(o, rows, split, s, k, packed + g * m * k, col, 0, tiles, to, s, false);
-        if (bias) for (I c = 0; c < m; ++c) for (I j = 0; j < s; ++j) to[c * s + j] += bias[g * m + c];
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* col = local_b.get((to - from) * k * 8 + 8);
+        pack_col(s, k, x + n * x_image + g * x_group, row, column, from, to, col);
+        float* out = y + i * m * s;
+        gemm(o, rows, split, s, k, packed + g * m * k, col, from, to, out, s, false);
+        if (bias)
+            for (I c = 0; c < m; ++c)
+                for (I j = from * 8; j < std::min(s, to * 8); ++j) out[c * s + j] += bias[g * m + c];
     }
 }
 
@@ -336,29 +350,36 @@ void sums_conv_weight(I q, I unit, I p, I images, I groups, I m, I s, I k, const
     }
 }
 
-// dx += col2im(w^T dy), dx holds zeros; `plain`: col is dx itself, and is assigned
+// dx += col2im(w^T dy), dx holds zeros and x_channels for each group; `plain`: col is dx itself, and is assigned
 void sums_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float* dx, I x_image, I x_group,
-                    const I* row, const I* column, const float* w, const float* dy, I plain, I threads) {
+                    const I* row, const I* column, const float* w, const float* dy, I x_channels, I plain, I threads) {
     const Order o{q, unit, p};
     const auto rows = panels(o, k);
     const auto split = splits(o, s);
     const I tiles = (s + 7) / 8;
     float* packed = local_a.get(groups * m * k + 8);
     for (I g = 0; g < groups; ++g) pack_a(rows, m, w + g * m * k, 1, k, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
+    float* shared = !plain && cut > 1 ? local_c.get(images * groups * k * s + 8) : nullptr;  // few images: all at once
     #pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (I i = 0; i < images * groups; ++i) {
-        const I n = i / groups, g = i % groups;
-        float* above = local_b.get(tiles * m * 8 + 8);
-        pack_b(s, m, dy + i * m * s, s, 1, 0, tiles, above);
-        float* to = dx + n * x_image + g * x_group;
-        float* col = plain ? to : local_c.get(k * s + 8);
-        gemm(o, rows, split, s, m, packed + g * m * k, above, 0, tiles, col, s, false);
-        if (!plain)
-            for (I e = 0; e < k; ++e) {
-                float* at = to + row[e];
-                const float* from = col + e * s;
-                for (I j = 0; j < s; ++j) at[column[j]] += from[j];
-            }
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* above = local_b.get((to - from) * m * 8 + 8);
+        pack_b(s, m, dy + i * m * s, s, 1, from, to, above);
+        float* image = dx + n * x_image + g * x_group;
+        float* col = plain ? image : shared ? shared + i * k * s : local_c.get(k * s + 8);
+        gemm(o, rows, split, s, m, packed + g * m * k, above, from, to, col, s, false);
+        if (!plain && !shared) col2im(0, k, s, row, column, col, image);
+    }
+    if (shared) {  // each channel's rows, k / x_channels of them, stay with one thread
+        const I channels = images * groups * x_channels, each = k / x_channels;
+        #pragma omp parallel for num_threads((int)threads) schedule(static)
+        for (I c = 0; c < channels; ++c) {
+            const I i = c / x_channels, first = c % x_channels * each;
+            float* image = dx + i / groups * x_image + i % groups * x_group;
+            col2im(first, first + each, s, row, column, shared + i * k * s, image);
+        }
     }
 }
 
@@ -657,7 +678,7 @@ class CaffeSums:
         dx = torch.zeros(n, channels, *shape.padded)
         if dy.numel():
             self._call("conv_data", *self._order, *self._sizes(shape, n, w), *self._image(shape, dx, False), w.contiguous(),
-                       dy.contiguous(), int(shape.plain), torch.get_num_threads())  # fmt: skip
+                       dy.contiguous(), w.shape[1], int(shape.plain), torch.get_num_threads())  # fmt: skip
         for axis, (p, size) in enumerate(zip(shape.pad, shape.size, strict=True), 2):
             dx = dx.narrow(axis, p, size)
         return dx
@@ -735,7 +756,7 @@ def _load() -> tuple[CaffeSums | None, str]:
         "gemm": [i] * 6 + [p, i, i, p, i, i, p, i, i],
         "conv": [*images, p, p, p, i],
         "conv_weight": [*images, p, p, i],
-        "conv_data": [*images, p, p, i, i],
+        "conv_data": [*images, p, p, i, i, i],
         "columns": [i, i, p, p],
         "bias": [i, i, i, p, p, i],
         "softmax": [i, i, i, p, p, i],

@@ -132,22 +132,23 @@ def test_convolutions_and_gradients(sums: CaffeSums, order: Kernels, c: int, m: 
         assert float((one.double() - two).abs().max()) <= 5e-6 * float(two.abs().max())
 
 
-def test_threads_change_no_bit(sums: CaffeSums) -> None:
-    """Convolution and its gradients on one and on three threads: the same bits."""
-    g = torch.Generator().manual_seed(5)
-    x, w, dy = (torch.randn(shape, generator=g) for shape in ((5, 7, 12, 12), (17, 7, 3, 3), (5, 17, 10, 10)))
-    shape, found, before = Shape((12, 12), (3, 3), (1, 1), (0, 0), (1, 1), 1), [], torch.get_num_threads()
+@pytest.mark.parametrize(("images", "kernel", "pad"), [(5, 3, 1), (1, 3, 0), (1, 1, 0), (2, 3, 1)])
+def test_threads_change_no_bit(sums: CaffeSums, images: int, kernel: int, pad: int) -> None:
+    """Convolution and its gradients on one, three and eight threads, with more images or fewer: the same bits."""
+    g, k, out = torch.Generator().manual_seed(5), (kernel, kernel), 13 + 2 * pad - kernel
+    x, w, dy = (torch.randn(s, generator=g) for s in ((images, 14, 12, 12), (34, 7, *k), (images, 34, out, out)))
+    shape, found, before = Shape((12, 12), k, (1, 1), (pad, pad), (1, 1), 2), [], torch.get_num_threads()
     try:
-        for threads in (1, 3):
+        for threads in (1, 3, 8):
             torch.set_num_threads(threads)
-            dw, db = torch.zeros(w.shape), torch.zeros(17)
+            dw, db = torch.zeros(w.shape), torch.zeros(34)
             sums.convolution_weight(shape, x, dy, dw)
             sums.bias_gradient(dy, db)
             found.append([sums.convolution(shape, x, w, db), sums.convolution_data(shape, dy, w), dw, db,
                           sums.matmul(x.reshape(7, -1).t(), x.reshape(7, -1))])  # fmt: skip
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    assert all(torch.equal(one, two) and torch.equal(one, three) for one, two, three in zip(*found, strict=True))
 
 
 def test_updates_are_rounded_as_a_fused_multiply_add_rounds(sums: CaffeSums) -> None:
