@@ -128,7 +128,7 @@ def get_graph(caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int
             graph.nodes[f"{bottom}_blob"] = (bottom, BLOB_STYLE)
             graph.edges.append(Edge(f"{bottom}_blob", node, '""'))
         for top in layer.top:
-            graph.nodes[f"{top}_blob"] = (top, BLOB_STYLE)
+            graph.nodes[f"{top}_blob"] = (top, {})  # until a layer reads it: pycaffe gives tops no style
             graph.edges.append(Edge(node, f"{top}_blob", get_edge_label(layer) if label_edges else '""'))
     return graph
 
@@ -202,8 +202,8 @@ def to_dot(graph: Graph) -> str:
 
     lines = [f"digraph {quoted(graph.name)} {{", f"rankdir={graph.rankdir};"]
     for key, (label, style) in graph.nodes.items():
-        settings = ", ".join(f"{name}={quoted(value)}" for name, value in style.items())
-        lines.append(f"{quoted(key)} [label={quoted(label)}, {settings}];")
+        settings = ", ".join(f"{name}={quoted(value)}" for name, value in {"label": label, **style}.items())
+        lines.append(f"{quoted(key)} [{settings}];")
     lines += [f"{quoted(e.source)} -> {quoted(e.target)} [label={quoted(e.label)}];" for e in graph.edges]
     return "\n".join([*lines, "}", ""])
 
@@ -273,7 +273,7 @@ class _Layout:
             cv2.arrowedLine(canvas, at(x1, y1), at(x2, y2), (0, 0, 0), 1, cv2.LINE_AA, 0, 0.1)
             write(edge.label.strip('"'), (x1 + x2) / 2, (y1 + y2) / 2 - 3)
         for key, (x, y, width, height) in self.boxes.items():
-            color = self.graph.nodes[key][1]["fillcolor"]
+            color = self.graph.nodes[key][1].get("fillcolor", BLOB_STYLE["fillcolor"])
             bgr = tuple(int(color[i : i + 2], 16) for i in (5, 3, 1))
             cv2.rectangle(canvas, at(x, y), at(x + width, y + height), bgr, -1)
             cv2.rectangle(canvas, at(x, y), at(x + width, y + height), (0, 0, 0), 1)
@@ -294,7 +294,7 @@ class _Layout:
             parts.append(f'<circle cx="{x2}" cy="{y2}" r="3"/>')
             parts.append(f'<text x="{(x1 + x2) / 2}" y="{(y1 + y2) / 2 - 3}">{escape(edge.label.strip(chr(34)))}</text>')
         for key, (x, y, w, h) in self.boxes.items():
-            color = self.graph.nodes[key][1]["fillcolor"]
+            color = self.graph.nodes[key][1].get("fillcolor", BLOB_STYLE["fillcolor"])
             parts.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" fill="{color}" stroke="black"/>')
             for i, line in enumerate(self.lines[key]):
                 parts.append(f'<text x="{x + 6}" y="{y + self.LINE * (i + 1)}">{escape(line)}</text>')

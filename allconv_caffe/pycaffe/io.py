@@ -2,8 +2,8 @@
 
 Source: python/caffe/io.py. Images are (H, W, K), RGB, float32 in [0, 1]; blobs are (N, K, H, W).
 Differs: resizing needs neither scikit-image nor SciPy, but gives what they give in Debian 11 (0.18 and 1.6), to 1e-6;
-`load_image` works (there, it asks scikit-image for an option that it has lost); `Transformer.preprocess` never writes
-into the caller's array.
+`load_image` works (there, it asks scikit-image for an option that it has lost). Interpolation of order 2, 4 and 5 at an edge of
+the image follows the last bits of a LAPACK.
 """
 
 from __future__ import annotations
@@ -109,10 +109,11 @@ class Transformer:
         Args:
             in_: name of the input.
             data: (H', W', K).
-        Returns: (K, H, W), float32.
+        Returns: (K, H, W), float32. As in pycaffe, a float32 array of the input's size is scaled and shifted where it lies, and
+            what comes back is a view of it, unless channels are swapped: give a copy of what is needed again.
         """
         self._check_input(in_)
-        caffe_in = np.array(data, dtype=np.float32)
+        caffe_in = data.astype(np.float32, copy=False)
         in_dims = tuple(self.inputs[in_][2:])
         if caffe_in.shape[:2] != in_dims:
             caffe_in = resize_image(caffe_in, in_dims)
@@ -277,15 +278,58 @@ def _skimage_resize(image: np.ndarray, dims: tuple[int, int], order: int) -> np.
     sizes = list(zip(image.shape, dims, strict=False))
     smoothing = [_gaussian_matrix(n, max(0.0, (n / m - 1) / 2)) for n, m in sizes]
     smooth = _apply(smoothing[0], smoothing[1], image)
-    positions = [n / m * (np.arange(m) + 0.5) - 0.5 for n, m in sizes]
-    matrix = _pixel_matrix if order in (0, 1, 3) else _spline_matrix
-    weights = [matrix(n, x, order) for (n, _), x in zip(sizes, positions, strict=True)]
+    positions = _warp_positions(sizes, image.dtype if order in (0, 1, 3) else np.dtype(np.float64), order)
+    weights = [
+        _pixel_matrix(n, x, order) if order in (0, 1, 3) else _spline_matrix(n, x, order, 0.0)
+        for (n, _), x in zip(sizes, positions, strict=True)
+    ]
     out = _apply(weights[0], weights[1], smooth)
     if order:
         low, high = smooth.min(), smooth.max()
         outside = (out == 0) & (low > 0)  # what lies outside stays 0 though no pixel is
         out = np.where(outside, out, np.clip(out, low, high))
     return out
+
+
+def _warp_positions(sizes: list[tuple[int, int]], dtype: np.dtype, order: int) -> list[np.ndarray]:
+    """Where the rows and the columns of the output lie in the input, with scikit-image's roundings: they decide ties.
+
+    It does not scale pixel centres but estimates an affine map from three corners, as the smallest singular vector of
+    centred, normalised equations; the map then has the image's dtype where scikit-image interpolates itself.
+    """
+    (in_rows, rows), (in_columns, columns) = sizes
+    if rows == columns == 1:
+        return [np.array([in_rows / 2.0 - 0.5], dtype), np.array([in_columns / 2.0 - 0.5], dtype)]
+    corners = np.array([[0, 0], [0, rows - 1], [columns - 1, rows - 1]])
+    targets = np.array([in_columns / columns, in_rows / rows]) * (corners + 0.5) - 0.5
+    try:
+        (to_source, source), (to_target, target) = _normalized(corners), _normalized(targets)
+    except ZeroDivisionError:
+        return [n / m * (np.arange(m) + 0.5) - 0.5 for n, m in sizes]
+    equations = np.zeros((6, 7))
+    equations[:3, :2] = equations[3:, 3:5] = source
+    equations[:3, 2] = equations[3:, 5] = 1
+    equations[:, 6] = target.T.ravel()
+    least = np.linalg.svd(equations)[2][-1]
+    affine = np.eye(3)
+    with np.errstate(all="ignore"):
+        affine[:2] = (-least[:6] / least[6]).reshape(2, 3)
+    affine = np.linalg.inv(to_target) @ affine @ to_source
+    affine[2], affine[0, 1], affine[1, 0] = (0, 0, 1), 0, 0
+    if order in (0, 1, 3):
+        affine = affine.astype(dtype)
+        return [affine[i, i] * np.arange(m, dtype=dtype) + affine[i, 2] for i, m in ((1, rows), (0, columns))]
+    grid = np.indices((columns, rows)).reshape(2, -1)
+    x, y = (np.vstack((grid, np.ones(grid.shape[1]))).T @ affine.T).T[:2].reshape(2, columns, rows)
+    return [y[0], x[:, 0]]
+
+
+def _normalized(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A map that moves points' centre to 0 and their mean distance to the root of 2, and the points so moved."""
+    centre = np.mean(points, axis=0)
+    factor = math.sqrt(2) / math.sqrt(np.sum((points - centre) ** 2) / len(points))
+    move = np.array([[factor, 0, -factor * centre[0]], [0, factor, -factor * centre[1]], [0, 0, 1]])
+    return move, (move @ np.vstack([points.T, np.ones(len(points))])).T[:, :2]
 
 
 def _gaussian_matrix(n: int, sigma: float) -> np.ndarray:
@@ -323,14 +367,14 @@ def _pixel_matrix(n: int, positions: np.ndarray, order: int) -> np.ndarray:
     return matrix
 
 
-def _spline_matrix(n: int, positions: np.ndarray, order: int) -> np.ndarray:
-    """Interpolation by B-splines as scipy.ndimage does it: mirrored at the edges, zero beyond them."""
+def _spline_matrix(n: int, positions: np.ndarray, order: int, slack: float = 1e-9) -> np.ndarray:
+    """Interpolation by B-splines as scipy.ndimage does it: mirrored at the edges, zero beyond them by `slack` pixels for each."""
     if order == 0:
         taps = np.zeros((len(positions), n))
         inside = (positions > -0.5) & (positions < n - 0.5)
         taps[np.flatnonzero(inside), np.floor(positions[inside] + 0.5).astype(int)] = 1
         return taps
-    edge = n - 1 + 1e-9 * n
+    edge = n - 1 + slack * n
     taps = np.where(((positions >= 0) & (positions <= edge))[:, np.newaxis], _splines(n, positions, order), 0)
     return taps @ np.linalg.inv(_splines(n, np.arange(n), order)) if order > 1 else taps
 

@@ -46,6 +46,7 @@ MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "solver": fuzz_solvers.solver_job,
     "special": fuzz_special.special_job,
     "data": fuzz_data.data_job,
+    "python": lambda seed: {"kind": "python", "id": f"python{seed}", "seed": seed},
 }
 LOGGED = ("solver", "data")  # kinds whose log is compared, too
 
@@ -142,7 +143,7 @@ def difference(mine: np.ndarray, real: np.ndarray) -> float:
 FATAL = re.compile(r"^F\d{4}.*? [\w./]+:\d+\] (.*)$", re.M)
 
 
-IN_THREAD = re.compile(r"Could not load|_ == data_mean_|Specify either 1 mean_value|<= (img|datum)_|(img|datum)_\w+ == ")
+IN_THREAD = re.compile(r"Could not load|_ == data_mean_|Specify either 1 mean_value|<= (img|datum)_|>= crop_size|(img|datum)_\w+ == ")
 EMPTY = "Check failed: n > 0 (0 vs. 0)"  # from MKL's stand-ins; ours carries on
 
 

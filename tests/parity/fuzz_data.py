@@ -159,7 +159,7 @@ def image_data(m: Maker, name: str) -> None:
     shapes = [shape] if m.maybe(0.6) else [shape, m.shape((3, 1, 4)), m.shape((3,))]
     source = m.file("images", count=rng.choice([1, 2, 3, 5, 0] if m.maybe(0.1) else [1, 2, 3, 5]), shapes=shapes, prefix=name,
                     forms=rng.choice([[".png"], [".jpg"], [".png", ".bmp"]]), before=rng.choice([""] * 9 + ["\n"]),
-                    between=rng.choice(["\n"] * 8 + ["\r\n", "\n\n"]), after=rng.choice(["\n", "", "\n\n"] if m.maybe(0.2) else ["\n"]),
+                    between=rng.choice(["\n"] * 8 + ["\r\n", "\n\n"]), after=rng.choice(["\n"] * 9 + ["", "\n\n"]),
                     line=rng.choice(["{name} {label}"] * 9 + ["{name}  {label}", "{name}\t{label}", "{name}", "./{name} {label}.7",
                                                               "{name} {label} ", "{name} x", "{name} +3", "{name} 0x10"]))  # fmt: skip
     if m.maybe(0.03):

@@ -10,6 +10,7 @@ import sys
 import traceback
 import zlib
 
+import fuzz_python_side
 import numpy as np
 
 UNTOUCHED = 0.5  # what diffs hold before backward, so that what is not written shows
@@ -196,7 +197,7 @@ def run_solver(caffe, job, jitter=0.0):
     return out
 
 
-KINDS = {"net": run_net, "data": run_net, "solver": run_solver}
+KINDS = {"net": run_net, "data": run_net, "solver": run_solver, "python": fuzz_python_side.run_python}
 
 
 def forked(call, error_file):

@@ -14,7 +14,10 @@ sys.path.insert(0, str(HERE))
 fuzz: Any = importlib.import_module("fuzz")
 
 
-@pytest.mark.parametrize(("kind", "first", "count"), [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30), ("special", 0, 110), ("data", 0, 150)])
+@pytest.mark.parametrize(
+    ("kind", "first", "count"),
+    [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30), ("special", 0, 110), ("data", 0, 60), ("python", 0, 48)],
+)
 def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, tmp_path: Path) -> None:
     """A net: names, initial parameters, every blob and diff over one to three batches. A solver: parameters and outputs
     after each of the things done with it, its log line by line, its snapshots. Or the sentence with which Caffe refuses."""

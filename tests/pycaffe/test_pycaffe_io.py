@@ -75,7 +75,7 @@ def test_oversampling_takes_corners_centre_and_mirrors() -> None:
 
 
 def test_preprocess_in_caffes_order_and_back() -> None:
-    """Transpose, swap, raw_scale, mean, input_scale; the caller's array stays as it was; deprocess undoes it."""
+    """Transpose, swap, raw_scale, mean, input_scale; swapped channels are a copy; deprocess undoes it."""
     transformer = io.Transformer({"data": (1, 3, 2, 2)})
     transformer.set_transpose("data", (2, 0, 1))
     transformer.set_channel_swap("data", (2, 1, 0))
@@ -89,6 +89,24 @@ def test_preprocess_in_caffes_order_and_back() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_array_equal(image, before)
     np.testing.assert_allclose(transformer.deprocess("data", found), image, atol=1e-5)
+
+
+def test_preprocess_works_where_the_image_lies_as_pycaffe_does() -> None:
+    """A float32 image of the input's size is scaled in place; one of another type or size is left alone."""
+    transformer = io.Transformer({"data": (1, 1, 2, 2)})
+    transformer.set_raw_scale("data", 2)
+    for image, after in (
+        (np.ones((2, 2, 1), np.float32), 2), (np.ones((2, 2, 1)), 1), (np.ones((3, 2, 1), np.float32), 1),
+    ):  # fmt: skip
+        transformer.preprocess("data", image)
+        assert np.all(image == after)
+
+
+def test_nearest_pixels_are_chosen_with_scikit_images_rounding() -> None:
+    """Recorded from real pycaffe (scikit-image 0.18): of 14 rows made 11, row 5 lies at 6.5 but for float32's rounding."""
+    rows = np.broadcast_to(np.arange(14, dtype=np.float32)[:, None, None], (14, 15, 1))
+    found = io.resize_image(rows, (11, 12), interp_order=0)
+    np.testing.assert_allclose(found[:, 3, 0], [0, 1, 3, 4, 5, 6, 8, 9, 10, 12, 13], atol=1e-5)
 
 
 @pytest.mark.parametrize(
