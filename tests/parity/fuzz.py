@@ -272,7 +272,7 @@ def contents(path: Path) -> tuple[str, Results]:
 # logs
 PREFIX = re.compile(r"^([IWEF])\d{4} \S+ +\d+ ([\w./]+:\d+)\] ?")
 NUMBER = re.compile(r"-?\b(?:\d+\.?\d*(?:e[+-]?\d+)?|nan\b|inf\b)")
-NOT_COMPARED = re.compile("Logging before InitGoogleLogging|Restarting data prefetching|Waiting for data")  # another thread's
+NOT_COMPARED = re.compile("Logging before InitGoogleLogging|Restarting data prefetching|Waiting for data|Could not open or find")  # another thread's
 PASSED = re.compile(r"Iteration (\d+) \([^)]*\)")  # what time took
 
 

@@ -76,7 +76,8 @@ def transformer(caffe, rng, rs, out):
 NET = """layer {{ name: "d" type: "Input" top: "data" input_param {{ shape {{ dim: {n} dim: 3 dim: {h} dim: {w} }} }} }}
 layer {{ name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param {{ num_output: 4 kernel_size: 2
   weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "i" type: "InnerProduct" bottom: "c" top: "i" inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "i" type: "InnerProduct" bottom: "c" top: "i" inner_product_param {{ num_output: 3
+  weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "p" type: "Softmax" bottom: "i" top: "prob" }}
 """
 
@@ -155,16 +156,16 @@ def spec(caffe, rng, rs, out):
         elif kind == 3:
             top = L.Eltwise(below, below, operation=P.Eltwise.SUM, coeff=[1, rng.choice([2, -1])])
         elif kind == 4:
-            top = L.LRN(below, local_size=3, name="named%d" % i, include=[dict(phase=rng.choice([caffe.TRAIN, caffe.TEST]))])
+            top = L.LRN(below, local_size=3, name=f"named{i}", include=[dict(phase=rng.choice([caffe.TRAIN, caffe.TEST]))])
         elif kind == 5:
             a, b = L.Slice(below, ntop=2, slice_point=1, axis=1)
-            n["slice%d" % i], top = a, b
+            n[f"slice{i}"], top = a, b
             tops.append(a)
         else:
             top = L.Convolution(below, num_output=rng.randint(1, 9), dilation=rng.randint(1, 2), bias_term=rng.random() < 0.5,
                                 param=[dict(lr_mult=rng.choice([1, 0, 2]))], weight_filler=dict(type="xavier"), **sizes)  # fmt: skip
-        n["t%d" % i] = top
-        tops.append(n["t%d" % i])
+        n[f"t{i}"] = top
+        tops.append(n[f"t{i}"])
     a, b = rng.choice(tops), rng.choice(tops)
     attempt(out, "coord_map", lambda: [np.asarray(x if x is not None else -1, float).ravel().tolist()
                                        for x in coord_map.coord_map_from_to(a, b)].__str__())  # fmt: skip
@@ -176,12 +177,12 @@ def spec(caffe, rng, rs, out):
     for layer in param.layer:
         if layer.type in ("Convolution", "Deconvolution", "Pooling"):
             for word in ("TB", "LR"):
-                attempt(out, "label %s %s" % (layer.name, word), lambda: draw.get_layer_label(layer, word))
-        attempt(out, "edge " + layer.name, lambda: draw.get_edge_label(layer))
-        attempt(out, "colour " + layer.name, lambda: draw.choose_color_by_layertype(layer.type))
+                attempt(out, f"label {layer.name} {word}", lambda layer=layer, word=word: draw.get_layer_label(layer, word))
+        attempt(out, "edge " + layer.name, lambda layer=layer: draw.get_edge_label(layer))
+        attempt(out, "colour " + layer.name, lambda layer=layer: draw.choose_color_by_layertype(layer.type))
         attempt(out, "graph", lambda: graph_text(draw.get_pydot_graph(
             param, rng.choice(["TB", "LR"]), rng.random() < 0.5, rng.choice([None, 0, 1]), rng.random() < 0.3)))  # fmt: skip
-        attempt(out, "lr " + layer.name, lambda: str(draw.get_layer_lr_mult(layer)))
+        attempt(out, "lr " + layer.name, lambda layer=layer: str(draw.get_layer_lr_mult(layer)))
 
 
 PARTS = (resize, resize, oversample, transformer, classifier, detector, spec, spec)

@@ -24,7 +24,7 @@ def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, t
     with fuzz.quiet():
         jobs = [fuzz.MAKERS[kind](seed) for seed in range(first, first + count)]
     outcomes = fuzz.run_real(jobs, tmp_path)
-    assert sum(outcome.results is not None for outcome in outcomes) > 0.45 * count
+    assert sum(outcome.results is not None for outcome in outcomes) > 0.4 * count
     wrong = [
         f"{job['id']}:\n{job['net']}{job.get('solver', '')}" + "\n".join(found)
         for job, outcome in zip(jobs, outcomes, strict=True)
