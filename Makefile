@@ -110,7 +110,7 @@ caffe-source: setup ## the source of the same Caffe into .caffe-source: pycaffe'
 parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
 
-seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-C, 200 iterations; an hour on 2 cores
+seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-C, 200 iterations; half an hour on 2 cores
 	$(BIN)/python benchmarks/seed_exact.py $(SEED_EXACT)
 
 bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in one run
