@@ -735,12 +735,17 @@ def _plain(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-@functools.cache
-def _load() -> tuple[CaffeSums | None, str]:
+def order_here() -> Kernels | str:
+    """The kernels that OpenBLAS 0.3.13 takes in this process; in words, why they are not known."""
     path = Path("/proc/cpuinfo")
-    order = kernels(
+    return kernels(
         os.environ.get("OPENBLAS_CORETYPE", ""), platform.machine(), path.read_text() if path.is_file() else ""
     )
+
+
+@functools.cache
+def _load() -> tuple[CaffeSums | None, str]:
+    order = order_here()
     if isinstance(order, str):
         return None, order
     cxx = conv_kernels.compiler()

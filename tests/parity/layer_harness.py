@@ -219,6 +219,12 @@ def elsewhere() -> dict[str, str]:
     return out
 
 
+def core_types() -> list[str]:
+    """The sets of OpenBLAS's kernels whose order of sums is known and that this processor can run."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    return ["Haswell", "Zen", *(["SkylakeX"] if "avx512vl" in cpuinfo else [])]
+
+
 # real Caffe
 @dataclass
 class Real:
