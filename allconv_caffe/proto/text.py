@@ -20,6 +20,7 @@ _STRING_OR_COMMENT = re.compile(r"(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')|#
 _NO_FIELD = re.compile(r'Message type "(?P<message>[\w.]+)" has no field named "(?P<field>[^"]*)"\.?')
 _NO_VALUE = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value (?:named|with number) (?P<value>\S+?)\.?$')
 _TWICE = re.compile(r'Message type "(?P<message>[\w.]+)" should not have multiple "(?P<field>\w+)" fields\.?')
+_ESCAPED = "abfnrtvxXuU01234567\\'\"?"  # what may follow a backslash
 _MOST_CHOICES = 12
 _SMALLEST_NORMAL = 2.0**-126  # of float32
 
@@ -35,6 +36,7 @@ def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
     Differs: the column is that of the wrong word itself; Caffe names the column after it.
     """
     message = cls()
+    _refuse_as_cpp(text, where)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -47,12 +49,30 @@ def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
     return message
 
 
+def _refuse_as_cpp(text: str, where: str) -> None:
+    """Raises ProtoError for what Python's parser takes and C++'s does not: ``+3``, and escapes that mean nothing."""
+    if "\\" in text:
+        for match in _STRING_OR_COMMENT.finditer(text):
+            for escape in re.finditer(r"\\(.)", match.group(1) or ""):
+                if escape.group(1) not in _ESCAPED:
+                    line, column = _place(text, match.start() + escape.start())
+                    raise ProtoError(where, "Invalid escape sequence in string literal.", line, column, escape.group())
+    if "+" in text:
+        outside = _STRING_OR_COMMENT.sub(lambda match: " " * len(match.group()), text)
+        plus = re.search(r"(?<![\w.])\+", outside)
+        if plus:
+            line, column = _place(text, plus.start())
+            raise ProtoError(where, "Expected integer, got: +", line, column, "+")
+
+
 def decode(raw: bytes, where: str) -> str:
     """UTF-8 `raw` as text; other bytes may stand in comments only, as in Caffe.
 
     Raises: ProtoError with the place of the first byte that is not UTF-8.
     """
-    text = raw.decode("utf-8-sig", errors="surrogateescape")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise ProtoError(where, "Interpreting non ascii codepoint 239. (a byte order mark: save the file as UTF-8 without one)", 1, 1)
+    text = raw.decode("utf-8", errors="surrogateescape")
     stray = re.compile("[\udc80-\udcff]")
     if stray.search(text):
         text = _STRING_OR_COMMENT.sub(lambda match: match.group(1) or stray.sub("?", match.group()), text)

@@ -272,7 +272,10 @@ def contents(path: Path) -> tuple[str, Results]:
 # logs
 PREFIX = re.compile(r"^([IWEF])\d{4} \S+ +\d+ ([\w./]+:\d+)\] ?")
 NUMBER = re.compile(r"-?\b(?:\d+\.?\d*(?:e[+-]?\d+)?|nan\b|inf\b)")
-NOT_COMPARED = re.compile("Logging before InitGoogleLogging|Restarting data prefetching|Waiting for data|Could not open or find")  # another thread's
+# what real Caffe says before its log begins; what prefetch threads say whenever they come to it
+NOT_COMPARED = re.compile(
+    "Logging before InitGoogleLogging|Restarting data prefetching|Waiting for data|Could not open or find"
+)
 PASSED = re.compile(r"Iteration (\d+) \([^)]*\)")  # what time took
 
 

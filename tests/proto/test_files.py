@@ -97,7 +97,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
 def test_a_prototxt_file_is_read_with_its_name_in_errors(tmp_path: Path) -> None:
     """`read_net` and `read_solver` of files: the place of a mistake is a place in the file."""
     (tmp_path / "s.prototxt").write_text("\ufeffbase_lr: 0.5\n", encoding="utf-8")
-    assert read_solver(tmp_path / "s.prototxt").base_lr == 0.5
+    with pytest.raises(ProtoError, match=r"s.prototxt:1:1: Interpreting non ascii codepoint 239\. \(a byte order mark"):
+        read_solver(tmp_path / "s.prototxt")
     (tmp_path / "s.prototxt").write_bytes(b"# caf\xe9\nbase_lr: 0.25\n")
     assert read_solver(tmp_path / "s.prototxt").base_lr == 0.25
     (tmp_path / "s.prototxt").write_bytes(b'net: "caf\xe9"\n')

@@ -58,6 +58,8 @@ def test_every_form_of_text_format_that_caffe_reads_is_read() -> None:
         ("layer { top: 3 }", 1, 14, "Expected string, got: 3"),
         ("layer { name 'x' }", 1, 14, 'Expected ":", found "\'x\'".'),
         ('name: "a" }', 1, 11, "Expected identifier, got: }"),
+        ("input_dim: 1\ninput_dim: +3", 2, 12, "Expected integer, got: +"),
+        ('name: "a+b" # + \\q\nname: "\\q"', 2, 8, "Invalid escape sequence in string literal."),
         ('name: "a"\0', 1, 10, "Invalid control characters encountered in text."),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from allconv_caffe.engine import conv_algo
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.caffe_sums import Shape
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
@@ -55,19 +55,23 @@ class ConvolutionLayer(Layer):
         self.axis = bottom[0].canonical_axis(param.axis)
         axes = bottom[0].num_axes - self.axis - 1
         check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
-        self.kernel = spatial(param, "kernel", axes, 0)
+        self.kernel = [c_int(k) for k in spatial(param, "kernel", axes, 0)]
         for k in self.kernel:
             check(k > 0, "Filter dimensions must be nonzero.")
-        self.stride = spatial(param, "stride", axes, 1)
+        self.stride = [c_int(s) for s in spatial(param, "stride", axes, 1)]
         for s in self.stride:
             check(s > 0, "Stride dimensions must be nonzero.")
-        self.pad = spatial(param, "pad", axes, 0)
-        self.dilation = per_axis(list(param.dilation), axes, 1, "dilation")
-        self.group: int = param.group
-        self.num_output: int = param.num_output
+        self.pad = [c_int(p) for p in spatial(param, "pad", axes, 0)]
+        self.dilation = [c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation")]
+        for d in self.dilation:
+            check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
+        self.group = c_int(param.group)
+        self.num_output = c_int(param.num_output)
         self.channels = bottom[0].shape[self.axis]
         check(self.num_output > 0, f"Check failed: num_output_ > 0 ({self.num_output} vs. 0)")
-        check(self.channels % self.group == 0, f"Check failed: channels_ % group_ == 0 ({self.channels % self.group} vs. 0)")
+        check(self.group != 0, f"Check failed: group_ > 0 ({self.group} vs. 0)")  # Caffe divides by it
+        rest = self.channels % abs(self.group)
+        check(rest == 0, f"Check failed: channels_ % group_ == 0 ({rest} vs. 0)")
         check(self.num_output % self.group == 0, "Number of output should be multiples of group.")
         self.bias_term: bool = param.bias_term
         shape = self.weight_shape()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
 
@@ -33,7 +33,7 @@ class CropLayer(Layer):
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.crop_param
-        start, offset = bottom[0].canonical_axis(param.axis), list(param.offset)
+        start, offset = bottom[0].canonical_axis(param.axis), [c_int(o) for o in param.offset]
         self.offsets, sizes = [0] * start, list(bottom[0].shape[:start])
         for i in range(start, bottom[0].num_axes):
             first = (offset[0] if len(offset) == 1 else offset[i - start]) if offset else 0
@@ -42,6 +42,7 @@ class CropLayer(Layer):
                 bottom[0].shape[i] - first >= size,
                 f"the crop for dimension {i} is out-of-bounds with size {size} and offset {first}",
             )
+            check(first >= 0, f"Check failed: indices[i] >= 0 ({first} vs. 0)")
             self.offsets.append(first)
             sizes.append(size)
         top[0].reshape(*sizes)

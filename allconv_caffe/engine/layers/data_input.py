@@ -10,11 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.engine import fillers
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import MAX_AXES, Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.data import SourceLayer
-from allconv_caffe.proto import FillerParameter
+from allconv_caffe.proto import BlobShape, FillerParameter
+
+
+def dims(shape: BlobShape) -> Sequence[int]:
+    check(len(shape.dim) <= MAX_AXES, f"Check failed: shape.dim_size() <= kMaxBlobAxes ({len(shape.dim)} vs. {MAX_AXES})")
+    return tuple(shape.dim)
 
 
 @register("Input")
@@ -33,7 +38,7 @@ class InputLayer(SourceLayer):
             f"Must specify 'shape' once, once per top blob, or not at all: {len(top)} tops vs. {len(shapes)} shapes.",
         )
         for i, blob in enumerate(top if shapes else []):
-            blob.reshape(*shapes[0 if len(shapes) == 1 else i].dim)
+            blob.reshape(*dims(shapes[0 if len(shapes) == 1 else i]))
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """The tops hold what was written there."""
@@ -71,7 +76,7 @@ class DummyDataLayer(SourceLayer):
         self.fillers = own * n if len(own) == 1 else own
         for i, blob in enumerate(top):
             shape = [values[0 if len(values) == 1 else i] for _, values in fields]
-            blob.reshape(*(shape if len(fields) > 1 else shape[0].dim))
+            blob.reshape(*(map(c_int, shape) if len(fields) > 1 else dims(shape[0])))
             if self.fillers[i].type == "constant" or self.fillers[i].type not in fillers.FILLERS:
                 blob.data = self._draw(i, blob)
 

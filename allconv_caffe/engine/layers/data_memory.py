@@ -5,13 +5,14 @@ Source: memory_data_layer.cpp.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from allconv_caffe.engine import glog
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.data import SourceLayer
@@ -30,10 +31,10 @@ class MemoryDataLayer(SourceLayer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         Transformer(self.param.transform_param, self.phase, self.ctx.rng).init_rand()  # takes a word, as Caffe does
         param = self.param.memory_data_param
-        self.batch_size: int = param.batch_size
-        self.shape = (param.channels, param.height, param.width)
+        self.batch_size = c_int(param.batch_size)
+        self.shape = (c_int(param.channels), c_int(param.height), c_int(param.width))
         check(
-            self.batch_size * param.channels * param.height * param.width > 0,
+            c_int(self.batch_size * math.prod(self.shape)) > 0,
             "batch_size, channels, height, and width must be specified and positive in memory_data_param",
         )
         top[0].reshape(self.batch_size, *self.shape)

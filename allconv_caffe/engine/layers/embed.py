@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.base import add_filled, float32, skipping
@@ -26,9 +26,9 @@ class EmbedLayer(Layer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.embed_param
-        self.n: int = param.num_output
+        self.n = c_int(param.num_output)
         check(self.n > 0, "EmbedLayer num_output must be positive.")
-        self.k: int = param.input_dim
+        self.k = c_int(param.input_dim)
         check(self.k > 0, "EmbedLayer input_dim must be positive.")
         self.bias_term: bool = param.bias_term
         if self.blobs:

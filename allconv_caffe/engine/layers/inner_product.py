@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.base import add_filled, float32
@@ -25,7 +25,7 @@ class InnerProductLayer(Layer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.inner_product_param
-        self.n: int = param.num_output
+        self.n = c_int(param.num_output)
         self.bias_term: bool = param.bias_term
         self.transpose: bool = param.transpose
         self.k = bottom[0].count_range(bottom[0].canonical_axis(param.axis))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from allconv_caffe.engine.blas import axpy, scal
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import NeuronLayer, float32
@@ -29,8 +29,8 @@ class LRNLayer(NeuronLayer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.lrn_param
-        self.size: int = param.local_size
-        check(self.size % 2 == 1, "LRN only supports odd values for local_size")
+        self.size = c_int(param.local_size)
+        check(self.size > 0 and self.size % 2 == 1, "LRN only supports odd values for local_size")
         self.alpha: float = param.alpha
         self.beta: float = param.beta
         self.across = param.norm_region == LRNParameter.ACROSS_CHANNELS

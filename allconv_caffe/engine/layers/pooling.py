@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.base import lowest
@@ -52,12 +52,15 @@ class PoolingLayer(Layer):
             self.kernel = bottom[0].shape[2:]
         else:
             self.kernel = (param.kernel_size, param.kernel_size) if size else (param.kernel_h, param.kernel_w)
+        self.kernel = tuple(c_int(k) for k in self.kernel)
         for k in self.kernel:
             check(k > 0, "Filter dimensions cannot be zero.")
         self.pad = (param.pad_h, param.pad_w) if param.HasField("pad_h") else (param.pad, param.pad)
         self.stride = (param.stride_h, param.stride_w) if param.HasField("stride_h") else (param.stride, param.stride)
+        self.pad = (c_int(self.pad[0]), c_int(self.pad[1]))
+        self.stride = (c_int(self.stride[0]), c_int(self.stride[1]))
         for axis, stride in zip("hw", self.stride, strict=True):
-            check(stride > 0, f"Check failed: stride_{axis}_ > 0 ({stride} vs. 0)")  # Caffe divides by it
+            check(stride != 0, f"Check failed: stride_{axis}_ > 0 ({stride} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
             check(self.pad == (0, 0) and self.stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
         if self.pad != (0, 0):

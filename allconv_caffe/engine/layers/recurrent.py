@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from allconv_caffe.engine import glog
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.fillers import fill
 from allconv_caffe.engine.layer import Layer
@@ -89,7 +89,7 @@ class RecurrentLayer(Layer):
         if self.static:
             bottom[2].canonical_axis(0)
             check(bottom[2].shape[0] == n, f"Check failed: N_ == bottom[2]->shape(0) ({n} vs. {bottom[2].shape[0]})")
-        self.d: int = param.num_output
+        self.d = c_int(param.num_output)
         check(self.d > 0, "num_output must be positive")
         self.k = bottom[0].count_range(bottom[0].canonical_axis(2))
         out = self.gate_count * self.d

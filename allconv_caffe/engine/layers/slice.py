@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import check
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.concat import legacy_axis
@@ -38,7 +38,7 @@ class SliceLayer(Layer):
         else:
             self.axis = bottom[0].canonical_axis(param.axis)
         shape = list(bottom[0].shape)
-        length, points = shape[self.axis], list(param.slice_point)
+        length, points = shape[self.axis], [c_int(point) for point in param.slice_point]
         if points:
             check(
                 len(points) == len(top) - 1,
