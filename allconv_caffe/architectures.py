@@ -821,8 +821,9 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     Assumption(
         "lr",
-        "0.05",
-        "the best of [0.25, 0.1, 0.05, 0.01] per network is not given; the logged reproductions of All-CNN-C use 0.05",
+        "0.05; 0.01 for Model C and Strided-CNN-C",
+        "the best of [0.25, 0.1, 0.05, 0.01] per network is not given; the logged reproductions of All-CNN-C use 0.05; "
+        "with it Model C died here, and Strided-CNN-C ended worse than with 0.01",
         "any; the paper's set is 0.25, 0.1, 0.05, 0.01",
         option="lr",
     ),

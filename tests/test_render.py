@@ -119,6 +119,14 @@ def test_all_cnn_c() -> None:
     assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, 32, 32]
 
 
+def test_rates_are_the_measured_ones() -> None:
+    """0.05, but 0.01 for Model C and Strided-CNN-C, which 0.05 silences, on both data sets."""
+    rates = {name: parsed(name)[0].base_lr for name in EXPERIMENTS if name.startswith(("cifar10-", "cifar100-"))}
+    slow = {f"{data}-{net}" for data in ("cifar10", "cifar100") for net in ("model-c", "strided-cnn-c")}
+    assert {name for name, rate in rates.items() if rate == pytest.approx(0.01)} == slow
+    assert sum(rate == pytest.approx(0.05) for rate in rates.values()) == len(rates) - len(slow) - 1  # Large-All-CNN has its own
+
+
 def test_augmented() -> None:
     """The augmented run crops 32 of the padded 42x42 in both phases and mirrors in training alone."""
     _, train_val, _ = parsed("cifar10-allcnn-c-aug")
