@@ -13,12 +13,12 @@ by ``solver_mode: GPU`` alone runs on the CPU where there is none. One GPU at a 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time as clock
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allconv_caffe.engine import gflags, glog
@@ -312,8 +312,6 @@ def train(flags: Flags) -> int:
         param.ClearField("weights")
     if flags.weights:
         param.weights.append(flags.weights)
-    if flags.snapshot and not Path(flags.snapshot).exists():
-        raise CaffeError(f"File not found: {flags.snapshot}")
     context = make_context(flags, device, TRAIN, param.random_seed)
     with handler:
         solver = create_solver(
@@ -373,10 +371,15 @@ def test(flags: Flags) -> int:
 
 
 class Stopwatch:
-    """Milliseconds of work on `device`, waiting for it to finish at both ends."""
+    """Milliseconds of work on `device`, waiting for it to finish at both ends.
 
-    def __init__(self, device: torch.device) -> None:
+    On a CPU, whole ones of `unit` seconds: Caffe reads them as integers, of milliseconds or of microseconds.
+    Source: benchmark.cpp.
+    """
+
+    def __init__(self, device: torch.device, unit: float = 1e-6) -> None:
         self.device = device
+        self.unit = unit
         self.total = 0.0
         self.start()
 
@@ -392,7 +395,10 @@ class Stopwatch:
 
     def stop(self) -> float:
         """Adds what passed since `start` to `total`, and returns it."""
-        passed = (self._now() - self._began) * 1000
+        passed = self._now() - self._began
+        if self.device.type == "cpu":
+            passed = math.floor(passed / self.unit) * self.unit
+        passed *= 1000
         self.total += passed
         return passed
 
@@ -425,7 +431,7 @@ def time(flags: Flags) -> int:
     glog.info("caffe.cpp:365", "*** Benchmark begins ***")
     glog.info("caffe.cpp:366", f"Testing for {flags.iterations} iterations.")
     count = len(net.layers)
-    total, iteration = Stopwatch(device), Stopwatch(device)
+    total, iteration = Stopwatch(device, 1e-3), Stopwatch(device, 1e-3)
     whole_forward, whole_backward = Stopwatch(device), Stopwatch(device)
     forward = [Stopwatch(device) for _ in range(count)]
     backward = [Stopwatch(device) for _ in range(count)]
@@ -441,8 +447,7 @@ def time(flags: Flags) -> int:
         whole_backward.start()
         for i in reversed(range(count)):
             backward[i].start()
-            if net.layer_need_backward[i]:
-                net.backward_from_to(i, i)
+            net.backward_layer(i)  # whether needed or not
             backward[i].stop()
         whole_backward.stop()
         glog.info("caffe.cpp:394", f"Iteration: {j + 1} forward-backward time: {n(iteration.stop())} ms.")

@@ -252,6 +252,43 @@ def test_timing_goes_through_every_layer(caffe: Caffe, folder: Path) -> None:
     ]  # fmt: skip
 
 
+def test_timing_runs_every_backward_needed_or_not(caffe: Caffe, folder: Path) -> None:
+    """Without a loss nothing needs to go backward; time does, and finds that Threshold cannot."""
+    tail = 'layer { name: "t" type: "Threshold" bottom: "ip" top: "t" }'
+    Path("threshold.prototxt").write_text(NET.replace(NET[NET.index('layer { name: "accuracy"') :], tail))
+    outcome = caffe("time", "-model", "threshold.prototxt", "-iterations", "1")
+    assert (outcome.status, outcome.fatal()) == (1, "Not Implemented Yet")
+    assert "t does not need backward computation." in outcome.messages
+    assert outcome.messages[-2] == "Testing for 1 iterations."
+
+
+def test_times_are_whole_milliseconds_and_microseconds(caffe: Caffe, folder: Path) -> None:
+    """On a CPU Caffe counts iterations in whole milliseconds and layers in whole microseconds."""
+    outcome = caffe("time", "-model", "net.prototxt", "-iterations", "1")
+    times = {line.split(": ")[-2]: line.split(": ")[-1].removesuffix(" ms.") for line in outcome.messages if line.endswith(" ms.")}
+    for word in ("Average Forward-Backward", "Total Time"):
+        assert times[word].isdigit()
+    for word in ("Average Forward pass", "        ip\tforward"):
+        assert abs(float(times[word]) * 1000 - round(float(times[word]) * 1000)) < 1e-6 * max(1, float(times[word]) * 1000)
+
+
+def test_a_recurrent_layer_says_what_it_is_made_of(caffe: Caffe, folder: Path) -> None:
+    """The net of its steps is in the log, as Caffe builds one: names, shared weights, no state of its own."""
+    shapes = "shape { dim: 2 dim: 1 dim: 3 } shape { dim: 2 dim: 1 }"
+    inputs = f'layer {{ name: "in" type: "Input" top: "x" top: "cont" input_param {{ {shapes} }} }}'
+    Path("r.prototxt").write_text(
+        inputs + 'layer { name: "r" type: "LSTM" bottom: "x" bottom: "cont" top: "h" recurrent_param { num_output: 4 } }'
+    )
+    found = caffe("time", "-model", "r.prototxt", "-iterations", "1").messages
+    begin = found.index("Initializing net from parameters: ", found.index("Creating Layer r"))
+    end = found.index("Adding parameter 0: W_xc")
+    assert found[begin + 1 : begin + 4] == ["layer {", '  name: "r_"', '  type: "Input"']
+    assert "Sharing parameters 'W_hc' owned by layer 'r_transform_1', param index 0" in found[begin:end]
+    assert "r_unit_2 -> h_2" in found[begin:end]
+    assert found[end - 3 : end] == ["This network produces output c_T", "This network produces output h_pseudoloss",
+                                    "Network initialization done."]  # fmt: skip
+
+
 def test_a_gpu_that_is_not_there(caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """solver_mode: GPU alone falls back to the CPU with one warning; an explicit -gpu without a device fails."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

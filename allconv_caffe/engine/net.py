@@ -33,6 +33,7 @@ class Net:
         level: NetState level.
         stages: NetState stages, appended to the net's own.
         where: the file's name, for errors.
+        inner: a net that a layer builds inside itself: its state stays unsaid.
 
     Raises:
         CaffeError: in Caffe's words, with the file and the layer before them.
@@ -52,16 +53,19 @@ class Net:
         level: int | None = None,
         stages: Sequence[str] = (),
         where: str = "",
+        inner: bool = False,
     ) -> None:
         self.ctx = context or Context()
         self.where = where
         self.phase = self.ctx.phase
         full = NetParameter()
         full.CopyFrom(param)
-        full.state.phase = self.phase
+        if not inner:
+            full.state.phase = self.phase
         if level is not None:
             full.state.level = level
-        full.state.stage.extend(stages)
+        if stages:
+            full.state.stage.extend(stages)
         upgrade_net(full, where)
         try:
             self._init(full)
@@ -375,11 +379,15 @@ class Net:
             for call in self.before_backward:
                 call(i)
             if self.layer_need_backward[i]:
-                self.layers[i].backward(self.top_vecs[i], self.bottom_need_backward[i], self.bottom_vecs[i])
+                self.backward_layer(i)
                 if self.debug_info:
                     self._backward_debug_info(i)
             for call in self.after_backward:
                 call(i)
+
+    def backward_layer(self, i: int) -> None:
+        """Runs the backward of layer i, needed or not."""
+        self.layers[i].backward(self.top_vecs[i], self.bottom_need_backward[i], self.bottom_vecs[i])
 
     def reshape(self) -> None:
         for layer, bottom, top in zip(self.layers, self.bottom_vecs, self.top_vecs, strict=True):

@@ -6,7 +6,7 @@ Source: net.cpp, FilterNet and StateMeetsRule.
 from __future__ import annotations
 
 from allconv_caffe.engine import glog
-from allconv_caffe.engine.errors import check
+from allconv_caffe.engine.errors import CaffeError
 from allconv_caffe.proto import NetParameter, NetState, NetStateRule
 
 
@@ -17,10 +17,8 @@ def filter_net(param: NetParameter) -> NetParameter:
     out.CopyFrom(param)
     del out.layer[:]
     for layer in param.layer:
-        check(
-            not (layer.include and layer.exclude),
-            f"Specify either include rules or exclude rules; not both. (layer '{layer.name}')",
-        )
+        if layer.include and layer.exclude:
+            raise CaffeError("Specify either include rules or exclude rules; not both.", f"layer '{layer.name}'")
         included = not layer.include
         for rule in layer.exclude:
             if included and meets_rule(state, rule, layer.name):

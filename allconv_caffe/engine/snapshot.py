@@ -93,7 +93,7 @@ def write(solver: Solver) -> tuple[str, str]:
             glog.info("sgd_solver.cpp:284", f"Snapshotting solver state to binary proto file {state}")
             _write_state(solver, model, state)
     except ProtoError as error:
-        raise CaffeError(str(error)) from None
+        raise CaffeError(f"Check failed: proto.SerializeToOstream(&output) ({error.reason})", error.place) from None
     except (OSError, RuntimeError) as error:
         detail = getattr(error, "strerror", None) or error
         raise CaffeError(f"Cannot write the snapshot: {detail}", param.snapshot_prefix) from None
@@ -153,7 +153,8 @@ def _restore_binary(solver: Solver, path: str) -> None:
 def _check_history(found: int, solver: Solver, path: str) -> None:
     expected = len(solver.history)
     if found != expected:
-        raise CaffeError(f"Incorrect length of history blobs. ({found} vs. {expected})", path)
+        comparison = f"state.history_size() == history_.size() ({found} vs. {expected})"
+        raise CaffeError(f"Check failed: {comparison} Incorrect length of history blobs.", path)
 
 
 def _stored_count(shape: tuple[int, ...]) -> int:
@@ -360,13 +361,23 @@ def _read_dataset(group: h5py.Group, name: str, blob: Blob, where: str) -> None:
 def _write_state_hdf5(solver: Solver, model: str, path: Path) -> None:
     def fill(file: h5py.File) -> None:
         file.create_dataset("iter", data=np.array([solver.iter], np.int32))
-        file.create_dataset("learned_net", data=np.bytes_(model))
+        _write_string(file, "learned_net", model)
         file.create_dataset("current_step", data=np.array([solver.current_step], np.int32))
         group = file.create_group("history")
         for i, blob in enumerate(solver.history):
             group.create_dataset(str(i), data=_numpy(blob.data))
 
     _hdf5_to(path, fill)
+
+
+def _write_string(file: h5py.File, name: str, text: str) -> None:
+    """A string that ends with a NUL: Caffe reads on until it meets one. Source: hdf5.cpp, hdf5_save_string."""
+    data = os.fsencode(text) + b"\0"
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(data))
+    kind.set_strpad(h5py.h5t.STR_NULLTERM)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, f"S{len(data)}"), kind)
 
 
 def _restore_hdf5(solver: Solver, path: str) -> None:

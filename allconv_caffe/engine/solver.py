@@ -127,7 +127,7 @@ class Solver:
         )
         field = given[0]
         if field.endswith("_param"):
-            glog.info("solver.cpp:77" if field == "train_net_param" else "solver.cpp:86",
+            glog.info("solver.cpp:88" if field == "train_net_param" else "solver.cpp:97",
                       f"Creating training net specified in {field}.")
             net_param, where = getattr(param, field), self.where
         else:

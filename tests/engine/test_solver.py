@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -159,6 +160,16 @@ def test_a_solverstate_names_its_weights(tmp_path: Path) -> None:
     solver.solve()
     state = read_binary(tmp_path / "s_iter_6.solverstate", SolverState)
     assert (state.iter, state.learned_net, len(state.history)) == (6, f"{tmp_path}/s_iter_6.caffemodel", 2)
+
+
+def test_an_hdf5_state_ends_the_name_of_its_weights_with_a_nul(tmp_path: Path) -> None:
+    """Caffe reads the name as C's strings are read: without a NUL, on into what lies behind it."""
+    solver = make(NET + HYPER + f'snapshot: 6 snapshot_prefix: "{tmp_path}/s" snapshot_format: HDF5')
+    solver.solve()
+    with h5py.File(tmp_path / "s_iter_6.solverstate.h5") as file:
+        name, kind = file["learned_net"][()], file["learned_net"].id.get_type()
+    assert name.decode() == f"{tmp_path}/s_iter_6.caffemodel.h5"
+    assert (kind.get_size(), kind.get_strpad()) == (len(name) + 1, h5py.h5t.STR_NULLTERM)
 
 
 ERRORS = [

@@ -257,7 +257,10 @@ def contents(path: Path) -> tuple[str, Results]:
             )
         for key in [key for key, value in arrays.items() if value.dtype.kind not in "fi"]:
             names.append(str(arrays.pop(key)[()]))
-        return "\n".join(n for n in names if "learned_net" not in n), arrays
+            if "learned_net" in file:  # Caffe reads on until it meets a NUL
+                kind = file["learned_net"].id.get_type()
+                names.append(f"learned_net {kind.get_size()} {kind.get_strpad()}")
+        return "\n".join(names), arrays
     proto = read_binary(path, NetParameter if "caffemodel" in path.name else SolverState)
     blobs = proto.history if isinstance(proto, SolverState) else [blob for layer in proto.layer for blob in layer.blobs]
     for i, blob in enumerate(blobs):

@@ -12,6 +12,8 @@ from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import float32
 from allconv_caffe.engine.layers.lstm_unit import gates, unit, unit_backward
 from allconv_caffe.engine.layers.recurrent import RecurrentLayer
+from allconv_caffe.engine.layers.recurrent_net import part, product, total
+from allconv_caffe.proto import LayerParameter
 
 
 @register("LSTM")
@@ -26,9 +28,21 @@ class LSTMLayer(RecurrentLayer):
     state_names = ("h_0", "c_0")
     gate_count = 4
     input_params = ("W_xc", "b_c", "W_xc_static")
+    output_name = "h"
 
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         return [("W_hc", (4 * self.d, self.d), self.param.recurrent_param.weight_filler)]
+
+    def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
+        product_top, gate_input = f"W_hc_h_{t - 1}", f"gate_input_{t}"
+        return [
+            product(self, f"transform_{t}", f"h_conted_{t - 1}", product_top, ("W_hc",), 4 * self.d),
+            total(gate_input, [product_top, *inputs], gate_input),
+            part("LSTMUnit", f"unit_{t}", [f"c_{t - 1}", gate_input, f"cont_{t}"], [f"c_{t}", f"h_{t}"]),
+        ]
+
+    def last_layers(self) -> list[LayerParameter]:
+        return [part("Split", "", [f"c_{self.steps}"], ["c_T"])]
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)

@@ -1,6 +1,7 @@
 """What LSTM and RNN have in common: inputs, state, parameters, and the loop over the timesteps.
 
-Caffe builds a net of T copies of a step and runs it; here the steps are computed one after the other, without a net.
+Caffe builds a net of T copies of a step and runs it; here the steps are computed one after the other, and the net is built
+for its log lines alone.
 Source: recurrent_layer.cpp.
 """
 
@@ -17,6 +18,8 @@ from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.fillers import fill
 from allconv_caffe.engine.layer import Layer
 from allconv_caffe.engine.layers.base import add_filled, float32
+from allconv_caffe.engine.layers.recurrent_net import log_unrolled_net
+from allconv_caffe.proto import LayerParameter
 
 
 class RecurrentLayer(Layer):
@@ -29,7 +32,7 @@ class RecurrentLayer(Layer):
     executor, which cannot carry it, leaves such a net to the plain one); no gradient crosses from one forward to another.
     blobs[0]: W of x (G * D, K); blobs[1]: its bias (G * D); with a static input W_static (G * D, S); then the type's own.
     Each step after the first draws its own initial weights once more, unused, as in Caffe: this keeps the random stream.
-    Differs: `debug_info` prints nothing, and the log lacks the lines of Caffe's inner net.
+    Differs: `debug_info` prints nothing.
     Caffe's bugs, kept: backward reads the gradient where reshape left the top's, which a Flatten above has taken away (it is 0
     then); gradients of exposed states are neither read nor written; x, the static input and every parameter
     get their gradients whether wanted or not (`lr_mult: 0`, `propagate_down: false`).
@@ -38,6 +41,7 @@ class RecurrentLayer(Layer):
     state_names: ClassVar[tuple[str, ...]] = ()  # RecurrentInputBlobNames
     gate_count: ClassVar[int] = 1
     input_params: ClassVar[tuple[str, str, str]] = ("", "", "")
+    output_name: ClassVar[str] = ""  # OutputBlobNames
 
     @property
     def traceable(self) -> bool:  # type: ignore[override]
@@ -64,6 +68,14 @@ class RecurrentLayer(Layer):
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         """Name, shape and filler of the parameters of a step, in Caffe's order."""
         raise CaffeError(f"layer type {self.type} lacks step_params")
+
+    def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
+        """Step t (from 1) of the inner net, behind h_conted_<t - 1>; `inputs` are the blobs of x and the static input."""
+        raise CaffeError(f"layer type {self.type} lacks step_layers")
+
+    def last_layers(self) -> list[LayerParameter]:
+        """What stands between the last step and the outputs' Concat."""
+        return []
 
     def unroll(
         self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]
@@ -103,6 +115,8 @@ class RecurrentLayer(Layer):
             named.append((static, (out, self.s), param.weight_filler))
         self.first_step_param = len(named)
         named += self.step_params()
+        if glog.min_level() == glog.INFO:
+            log_unrolled_net(self, bottom)
         self.blobs.clear()
         for i, (name, shape, filler) in enumerate(named):
             add_filled(self, shape, filler)

@@ -11,6 +11,8 @@ from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.base import float32
 from allconv_caffe.engine.layers.recurrent import RecurrentLayer
+from allconv_caffe.engine.layers.recurrent_net import part, product, total
+from allconv_caffe.proto import LayerParameter
 
 
 @register("RNN")
@@ -24,6 +26,7 @@ class RNNLayer(RecurrentLayer):
     state_names = ("h_0",)
     gate_count = 1
     input_params = ("W_xh", "b_h", "W_xh_static")
+    output_name = "o"
 
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         param = self.param.recurrent_param
@@ -32,6 +35,16 @@ class RNNLayer(RecurrentLayer):
             ("W_hh", square, param.weight_filler),
             ("W_ho", square, param.weight_filler),
             ("b_o", (self.d,), param.bias_filler),
+        ]
+
+    def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
+        before, after, neuron = f"W_hh_h_{t - 1}", f"W_ho_h_{t}", f"h_neuron_input_{t}"
+        return [
+            product(self, before, f"h_conted_{t - 1}", before, ("W_hh",), self.d),
+            total(f"h_input_sum_{t}", [before, *inputs], neuron),
+            part("TanH", f"h_neuron_{t}", [neuron], [f"h_{t}"]),
+            product(self, after, f"h_{t}", after, ("W_ho", "b_o"), self.d),
+            part("TanH", f"o_neuron_{t}", [after], [f"o_{t}"]),
         ]
 
     def unroll(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.errors import CaffeError
 from allconv_caffe.engine.layer import register
-from allconv_caffe.engine.layers.base import NeuronLayer, refuse_gradient
+from allconv_caffe.engine.layers.base import NeuronLayer
 
 
 @register("Threshold")
@@ -25,4 +26,4 @@ class ThresholdLayer(NeuronLayer):
         top[0].data = (x > self.threshold).to(x.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        refuse_gradient(propagate_down)
+        raise CaffeError("Not Implemented Yet")
