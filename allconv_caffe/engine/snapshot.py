@@ -262,22 +262,29 @@ def _hdf5_to(path: Path, fill: Callable[[h5py.File], None]) -> None:
 
 
 def save_weights_hdf5(net: Net, path: Path, write_diff: bool = False) -> None:
-    """Raises CaffeError for a layer name with a slash, which HDF5 takes for a group (real Caffe aborts, too)."""
-    for name in net.layer_names:
-        check("/" not in name, f"Error saving weights to {path}: layer name '{name}' has a slash; use BINARYPROTO")
+    """Raises CaffeError for a layer name that cannot be a new group: a second one, none, or a path to a group not there."""
 
     def fill(file: h5py.File) -> None:
         groups = [("data", "data")] + ([("diff", "diff")] if write_diff else [])
         for group_name, attribute in groups:
             group = file.create_group(group_name)
             for i, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
-                layer_group = group.require_group(name)
+                layer_group = _new_group(group, name, f"layer_{attribute}_hid", path)
                 for j, blob in enumerate(layer.blobs):
                     owns = net.param_owners[net.param_layer_indices.index((i, j))] < 0
                     if (owns or attribute == "diff") and str(j) not in layer_group:  # a sharer's diff is written, too
                         layer_group.create_dataset(str(j), data=_numpy(getattr(blob, attribute)))
 
     _hdf5_to(path, fill)
+
+
+def _new_group(parent: h5py.Group, name: str, handle: str, path: Path) -> h5py.Group:
+    """What H5Gcreate2 makes of a name: `a/b` lies in the group `a`, which must be there; `/a` in the file's root."""
+    try:
+        return h5py.Group(h5py.h5g.create(parent.id, name.encode()))
+    except (ValueError, RuntimeError, TypeError):
+        sentence = f"Check failed: {handle} >= 0 (-1 vs. 0) Error saving weights to {path}."
+        raise CaffeError(f"{sentence} (layer name '{name}'; BINARYPROTO takes any)") from None
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ import torch
 from allconv_caffe.engine.errors import CaffeError
 from allconv_caffe.engine.layer import Context
 from allconv_caffe.engine.lr_policy import learning_rate
+from allconv_caffe.engine.net import Net
 from allconv_caffe.engine.rng import TorchGenerator
+from allconv_caffe.engine.snapshot import save_weights_hdf5
 from allconv_caffe.engine.solver import SOLVERS, Solver, create_solver
-from allconv_caffe.proto import SolverParameter, SolverState, parse_text, read_binary
+from allconv_caffe.proto import NetParameter, SolverParameter, SolverState, parse_text, read_binary
 
 NET = """net_param {
   layer { name: "data" type: "DummyData" top: "data" dummy_data_param {
@@ -170,6 +172,16 @@ def test_an_hdf5_state_ends_the_name_of_its_weights_with_a_nul(tmp_path: Path) -
         name, kind = file["learned_net"][()], file["learned_net"].id.get_type()
     assert name.decode() == f"{tmp_path}/s_iter_6.caffemodel.h5"
     assert (kind.get_size(), kind.get_strpad()) == (len(name) + 1, h5py.h5t.STR_NULLTERM)
+
+
+@pytest.mark.parametrize("name", ["", ".", "n/one", "d"])
+def test_hdf5_weights_need_a_group_for_each_layer(tmp_path: Path, name: str) -> None:
+    """A layer that has no name, another's, or the path to a group not there, is refused; nothing stays behind."""
+    text = f'layer {{ name: "d" type: "Input" top: "d" }} layer {{ name: "{name}" type: "Power" bottom: "d" top: "p" }}'
+    net = Net(parse_text(text, NetParameter))
+    with pytest.raises(CaffeError, match=r"layer_data_hid >= 0 \(-1 vs. 0\) Error saving weights to .*w\.h5\. "):
+        save_weights_hdf5(net, tmp_path / "w.h5")
+    assert not list(tmp_path.iterdir())
 
 
 ERRORS = [

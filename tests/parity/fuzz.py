@@ -28,6 +28,7 @@ import fuzz_nets
 import fuzz_side
 import fuzz_solvers
 import fuzz_special
+import fuzz_weights
 import h5py
 import numpy as np
 
@@ -46,6 +47,7 @@ MAKERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "solver": fuzz_solvers.solver_job,
     "special": fuzz_special.special_job,
     "data": fuzz_data.data_job,
+    "weights": fuzz_weights.weights_job,
     "python": lambda seed: {"kind": "python", "id": f"python{seed}", "seed": seed},
 }
 LOGGED = ("solver", "data")  # kinds whose log is compared, too

@@ -21,6 +21,7 @@ from pathlib import Path
 import fuzz
 import h5py
 import numpy as np
+from fuzz_weights import DATA, LOSS, dense, layer, sharing_net
 
 from allconv_caffe import caffe_torch
 from allconv_caffe.engine import glog
@@ -39,19 +40,6 @@ class Job:
     files: dict[str, str]
     actions: list[str]
     same: list[tuple[str, str]] = field(default_factory=list)  # files with the same content in the end
-
-
-def layer(name: str, type_: str, ends: str, text: str = "") -> str:
-    return f'layer {{ name: "{name}" type: "{type_}" {ends} {text} }}\n'
-
-
-DATA = layer("data", "HDF5Data", 'top: "data" top: "label"', 'hdf5_data_param { source: "list.txt" batch_size: 6 }')
-LOSS = 'bottom: "{0}" bottom: "label" top: "loss_{0}"'
-
-
-def dense(name: str, bottom: str, num: int, specs: str = "", more: str = "") -> str:
-    return layer(name, "InnerProduct", f'bottom: "{bottom}" top: "{name}"',
-                 f'{specs} inner_product_param {{ num_output: {num} weight_filler {{ type: "xavier" }} {more} }}')  # fmt: skip
 
 
 def policy(rng: random.Random) -> str:
@@ -221,38 +209,6 @@ def rules_job(seed: int) -> Job:
 
 
 # one parameter, several layers
-def sharing_net(rng: random.Random, dims: str = "") -> str:
-    def spec(name: str, odd: bool) -> str:
-        words = [f'name: "{name}"'] if name else []
-        words.append(rng.choice(["", "", "lr_mult: 1", "lr_mult: 2"] if odd else ["", "lr_mult: 2"]))
-        words.append(rng.choice(["", "", "decay_mult: 1", "decay_mult: 0"] if odd else ["", "decay_mult: 3"]))
-        mode = rng.choice(["", "", "share_mode: STRICT", "share_mode: PERMISSIVE"])
-        return f"param {{ {' '.join([*words, mode])} }} "
-
-    odd = rng.random() < 0.3
-    text = f'name: "shared"\n{DATA}'
-    text += layer("flat", "Flatten", 'bottom: "data" top: "flat"')
-    text += dense("first", "flat", 4)
-    below = "first"
-    if rng.random() < 0.3:
-        text += layer("keep", "Convolution", 'bottom: "data" top: "keep"', 'param { name: "c" } param { name: "b" } '
-                      'convolution_param { num_output: 4 kernel_size: 2 weight_filler { type: "xavier" } }')  # fmt: skip
-        text += layer("sum", "Reduction", 'bottom: "keep" top: "sum"', "loss_weight: 0.01 reduction_param { operation: SUMSQ }")
-    for i in range(rng.randint(2, 4)):
-        name = f"s{i}"
-        odd_names = [("w", "b"), ("w", "b"), ("w", ""), ("", "b"), ("w", "w2"), ("c", "b"), ("w", "w")]
-        names = rng.choice(odd_names if odd else [("w", "b"), ("w", "b"), ("w", "")])
-        out = rng.choice([4, 4, 4, 2, 8]) if odd else 4
-        more = rng.choice(["", "", "transpose: true", "bias_term: false"])
-        specs = spec(names[0], odd) + (spec(names[1], odd) if "false" not in more or rng.random() < 0.05 else "")
-        text += dense(name, below, out, specs, more + rng.choice(["", ' bias_filler { type: "constant" value: 0.3 }']))
-        text += layer(f"bend{i}", rng.choice(["TanH", "Sigmoid"]), f'bottom: "{name}" top: "{name}"')
-        if rng.random() < 0.7:
-            below = name
-    text += dense("two", below, 3, rng.choice(["", 'param { lr_mult: 0 }']))
-    return text + layer("loss", "SoftmaxWithLoss", LOSS.format("two"))
-
-
 def sharing_job(seed: int) -> Job:
     rng = random.Random(f"sharing {seed}")
     net = sharing_net(rng)

@@ -197,7 +197,54 @@ def run_solver(caffe, job, jitter=0.0):
     return out
 
 
-KINDS = {"net": run_net, "data": run_net, "solver": run_solver, "python": fuzz_python_side.run_python}
+def run_weights(caffe, job, jitter=0.0):
+    """Builds the nets of a job and lets weights go from one to another.
+
+    Returns: dict name -> array.
+    """
+    caffe.set_random_seed(job["seed"])
+    nets = []
+    for i, text in enumerate(job["nets"]):
+        with open(f"net{i}.prototxt", "w") as file:
+            file.write(text)
+        nets.append(caffe.Net(f"net{i}.prototxt", caffe.TRAIN))
+    out = {}
+    state = np.random.RandomState(1)
+    if jitter:
+        for net in nets:
+            shake_all(net, jitter, state)
+    for number, (action, i, *rest) in enumerate([("start", 0), *job["actions"]]):
+        net = nets[i]
+        if action == "share":
+            net.share_with(nets[rest[0]])
+        elif action in ("copy", "hdf5", "cross"):  # "cross": the other format's name
+            name = f"w{number}.caffemodel" + ".h5" * (action != "copy")
+            if action == "hdf5":
+                nets[rest[0]].save_hdf5(name)
+                net.load_hdf5(name)
+            else:
+                nets[rest[0]].save(name)
+                net.copy_from(name)
+        elif action == "set":
+            for name, blobs in net.params.items():
+                for j, blob in enumerate(blobs):
+                    blob.data[...] = draw("normal", blob.data.shape, job["id"], rest[0], name, j)
+        elif action == "forward":
+            net.forward()
+        elif action == "backward":
+            net.forward()
+            net.backward()
+        for k, other in enumerate(nets):
+            for name, blobs in other.params.items():
+                for j, blob in enumerate(blobs):
+                    out[f"{number} {action} {k} data {name} {j}"] = blob.data.copy()
+                    out[f"{number} {action} {k} diff {name} {j}"] = blob.diff.copy()
+            for name in other.outputs:
+                out[f"{number} {action} {k} output {name}"] = other.blobs[name].data.copy()
+    return out
+
+
+KINDS = {"weights": run_weights, "net": run_net, "data": run_net, "solver": run_solver, "python": fuzz_python_side.run_python}
 
 
 def forked(call, error_file):
