@@ -317,7 +317,7 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
             problems.append(f"{path}: missing")
         elif path.stat().st_size != entry["bytes"] or _sha1(path) != entry["sha1"]:
             problems.append(f"{path}: found SHA-1 {_sha1(path)}, expected {entry['sha1']}")
-    if not (where / PAGE).is_file() or (where / PAGE).read_text(encoding="utf-8") != page(facts):
+    if not (where / PAGE).is_file() or (where / PAGE).read_bytes() != page(facts).encode():
         problems.append(f"{where / PAGE}: found another text than the card gives")
     if problems:
         return problems

@@ -174,6 +174,8 @@ class Whitening:
             PrepError: no such file, or not one of ours.
         """
         try:
+            if Path(path).exists() and not Path(path).is_file():
+                raise ValueError("a folder, a device or a pipe")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError as error:

@@ -13,6 +13,7 @@ import errno
 import importlib
 import os
 import queue
+import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -143,13 +144,23 @@ def decode_image(encoded: bytes, force_color: bool = False, force_gray: bool = F
     check(not (force_color and force_gray), "cannot set both force_color and force_gray")
     flag = cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE if force_gray else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+        image = decode_file(encoded, flag)
     except cv2.error as error:  # larger than OpenCV allows
         raise CaffeError(f"Could not decode datum ({error.err})") from None
     if image is None:
         raise CaffeError("Could not decode datum ")
     check(image.dtype == np.uint8, "Image data type must be unsigned byte")
     return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def decode_file(encoded: bytes, flag: int) -> np.ndarray | None:
+    """What OpenCV makes of an image file's bytes. A JPEG that is cut ends in grey, as with Caffe's OpenCV; today's refuses it."""
+    import cv2
+
+    image: np.ndarray | None = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    if image is None and encoded.startswith(b"\xff\xd8"):
+        image = cv2.imdecode(np.frombuffer(encoded + b"\xff\xd9", np.uint8), flag)
+    return image
 
 
 # sources
@@ -178,6 +189,7 @@ class LmdbSource:
             if not os.path.isdir(path):
                 code = errno.ENOTDIR if os.path.exists(path) else errno.ENOENT
                 raise lmdb_file.status(code, os.strerror(code))
+            _check_lock(os.path.join(path, "lock.mdb"))
             self._file = lmdb_file.LmdbFile(path)
         except CaffeError as error:
             raise error.within(path) from None
@@ -193,8 +205,22 @@ class LmdbSource:
             raise error.within(self.path) from None
 
     def version(self) -> tuple[Any, ...]:
-        stat = os.stat(os.path.join(self.path, "data.mdb"))
-        return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+        found = os.stat(os.path.join(self.path, "data.mdb"))
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _check_lock(path: str) -> None:
+    """Raises CaffeError where LMDB could not use its lock file. One that is missing is not missed, nor made."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        code = error.errno or errno.EIO
+    else:
+        code = errno.EISDIR if stat.S_ISDIR(mode) else 0 if stat.S_ISREG(mode) else errno.ESPIPE
+    if code:
+        raise lmdb_file.status(code, os.strerror(code), "lock.mdb")
 
 
 class LevelDbSource:
@@ -238,6 +264,8 @@ def open_source(path: str, backend: int) -> Source:
 
     Raises: CaffeError: missing, not a data set, or of a backend that cannot be read here.
     """
+    if "\0" in path:
+        raise lmdb_file.status(errno.ENOENT, os.strerror(errno.ENOENT), "a NUL in the name").within(repr(path))
     key = (os.path.realpath(path), backend)
     with _sources_lock:
         source = _sources.get(key)

@@ -9,6 +9,7 @@ Source: gflags 2.2 gflags.cc, gflags_reporting.cc.
 from __future__ import annotations
 
 import fnmatch
+import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -118,9 +119,12 @@ class _Parser:
         self.depth += 1
         if self.depth > DEEPEST:
             raise Stop(f"{path}: flagfiles in {DEEPEST} flagfiles")
+        from allconv_caffe.proto.files import open_file
+
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = [line.strip() for line in file]
+            with open_file(path, pipes=True) as file:
+                text = io.StringIO(file.read().decode("utf-8", "replace"), newline=None)
+                lines = [line.strip() for line in text]
         except (OSError, ValueError) as error:
             raise Stop(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         meant = True

@@ -22,6 +22,7 @@ from allconv_caffe.engine.layer import Context, Layer, create
 from allconv_caffe.engine.net_filter import filter_net
 from allconv_caffe.engine.upgrade import upgrade_net
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
+from allconv_caffe.proto.files import open_file
 
 
 class Net:
@@ -499,7 +500,7 @@ class Net:
 def is_hdf5(path: str) -> bool:
     """Whether a file begins with HDF5's signature."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(8) == b"\x89HDF\r\n\x1a\n"
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise CaffeError(f"Couldn't open {path} ({getattr(error, 'strerror', None) or error})") from None

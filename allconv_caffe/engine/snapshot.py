@@ -22,7 +22,7 @@ import torch
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import MAX_AXES, Blob, blob_proto_shape
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.engine.hdf5 import check_class
+from allconv_caffe.engine.hdf5 import DAMAGE, Sink, check_class, open_hdf5, reason
 from allconv_caffe.engine.upgrade import upgrade_net
 from allconv_caffe.proto import (
     NetParameter,
@@ -35,6 +35,7 @@ from allconv_caffe.proto import (
     unknown_fields,
     write_stored,
 )
+from allconv_caffe.proto.files import shortened
 
 if TYPE_CHECKING:
     from allconv_caffe.engine.net import Net
@@ -59,11 +60,14 @@ def check_write_permissions(param: SolverParameter) -> None:
     if not param.snapshot:
         return
     check(param.HasField("snapshot_prefix"), "In solver params, snapshot is specified but snapshot_prefix is not")
-    prefix = Path(param.snapshot_prefix)
+    folder, name = os.path.split(param.snapshot_prefix)
+    hdf5 = param.snapshot_format == SolverParameter.HDF5
     try:
-        with tempfile.NamedTemporaryFile(dir=prefix.parent, prefix=prefix.name):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(file_name(param, param.snapshot, ".solverstate" + ".h5" * hdf5))  # the name may be too long
+        with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=shortened(name)):
             pass
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         raise CaffeError(
             f"Cannot write to snapshot prefix '{param.snapshot_prefix}'.  "
             "Make sure that the directory exists and is writable."
@@ -251,14 +255,19 @@ def _fill(blob: Blob, stored: StoredBlob) -> None:
 
 
 # HDF5: /data/<layer>/<i> (owners only), /diff likewise; states: /iter, /current_step, /learned_net, /history/<i>
-def _hdf5_to(path: Path, fill: Callable[[h5py.File], None]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _hdf5_to(path: Path, fill: Callable[[h5py.File], None], what: str) -> None:
+    temporary = path.with_name(f".{shortened(path.name)}.{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
-            fill(file)
+        with contextlib.closing(Sink(temporary)) as sink:
+            with h5py.File(sink, "w") as file:
+                fill(file)
+            sink.check()
         os.replace(temporary, path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CaffeError(f"Couldn't open {path} to save {what}. ({reason(error)})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_weights_hdf5(net: Net, path: Path, write_diff: bool = False) -> None:
@@ -275,7 +284,7 @@ def save_weights_hdf5(net: Net, path: Path, write_diff: bool = False) -> None:
                     if (owns or attribute == "diff") and str(j) not in layer_group:  # a sharer's diff is written, too
                         layer_group.create_dataset(str(j), data=_numpy(getattr(blob, attribute)))
 
-    _hdf5_to(path, fill)
+    _hdf5_to(path, fill, "weights")
 
 
 def _new_group(parent: h5py.Group, name: str, handle: str, path: Path) -> h5py.Group:
@@ -293,19 +302,12 @@ def _reading(path: str | Path, sentence: str) -> Iterator[h5py.File]:
     it cannot even be opened, Caffe's `sentence`."""
     opened = False
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             opened = True
             yield file
-    except _DAMAGE as error:
-        detail = _detail(error)
+    except DAMAGE as error:
+        detail = reason(error)
         raise CaffeError(f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})") from None
-
-
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)  # h5py's, at whatever it reads
-
-
-def _detail(error: Exception) -> str:
-    return str(error.args[0] if error.args else error)
 
 
 def load_weights_hdf5(net: Net, path: str | Path) -> None:
@@ -333,8 +335,8 @@ def _member(group: h5py.Group, name: str, kind: type[Any], sentence: str) -> Any
     """group[name], if it is of that kind. Raises CaffeError with Caffe's `sentence`."""
     try:
         found = group.get(name) if name in group else None
-    except _DAMAGE as error:
-        raise CaffeError(f"{sentence} ({_detail(error)})") from None
+    except DAMAGE as error:
+        raise CaffeError(f"{sentence} ({reason(error)})") from None
     if not isinstance(found, kind):
         said = "nothing" if found is None else type(found).__name__.lower()
         raise CaffeError(f"{sentence}: found {said} called '{name}', expected a {kind.__name__.lower()}")
@@ -374,7 +376,7 @@ def _write_state_hdf5(solver: Solver, model: str, path: Path) -> None:
         for i, blob in enumerate(solver.history):
             group.create_dataset(str(i), data=_numpy(blob.data))
 
-    _hdf5_to(path, fill)
+    _hdf5_to(path, fill, "solver state")
 
 
 def _write_string(file: h5py.File, name: str, text: str) -> None:
@@ -391,8 +393,7 @@ def _restore_hdf5(solver: Solver, path: str) -> None:
     with _reading(path, "Couldn't open solver state file") as file:
         solver.iter = _integer(file, "iter", path)
         if "learned_net" in file:
-            model: Any = _member(file, "learned_net", h5py.Dataset, path)[()]
-            solver.net.copy_trained_layers_from(model.decode() if isinstance(model, bytes) else str(model))
+            solver.net.copy_trained_layers_from(_text(_member(file, "learned_net", h5py.Dataset, path)))
         solver.current_step = _integer(file, "current_step", path)
         history = _member(file, "history", h5py.Group, f"Error reading history from {path}")
         _check_history(len(history), solver, path)
@@ -400,13 +401,20 @@ def _restore_hdf5(solver: Solver, path: str) -> None:
             _read_dataset(history, str(i), blob, f"{path}: history")
 
 
+def _text(dataset: h5py.Dataset) -> str:
+    """Source: hdf5.cpp, hdf5_load_string."""
+    found: Any = dataset[(0,) * dataset.ndim] if dataset.size else b""
+    return found.decode("utf-8", "backslashreplace") if isinstance(found, bytes) else str(found)
+
+
 def _integer(file: h5py.File, name: str, path: str) -> int:
-    """Source: hdf5.cpp, hdf5_load_int."""
+    """As HDF5 converts to an int: to the nearest one there is. Source: hdf5.cpp, hdf5_load_int."""
     sentence = f"{path}: Failed to load int dataset with name {name}"
     dataset = _member(file, name, h5py.Dataset, sentence)
     if dataset.dtype.kind not in _NUMBERS or not dataset.size:
         raise CaffeError(f"{sentence} (found {dataset.dtype}, {dataset.size} of them)")
-    return int(np.asarray(dataset[(0,) * dataset.ndim]))
+    number = np.asarray(dataset[(0,) * dataset.ndim]).item()
+    return 0 if number != number else int(max(-(2**31), min(2**31 - 1, number)))
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

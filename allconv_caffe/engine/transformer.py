@@ -5,6 +5,7 @@ Source: data_transformer.cpp.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -186,14 +187,16 @@ def _gather(images: torch.Tensor, which: torch.Tensor, rows: torch.Tensor, colum
 def read_mean(path: str) -> torch.Tensor:
     """The mean image of a binary BlobProto as (1, C, H, W) float32. Raises CaffeError."""
     try:
-        proto = read_binary(path, BlobProto)
+        proto = read_binary(path, BlobProto, allow_unknown=True)
     except ProtoError as error:
         raise CaffeError(str(error)) from None
     shape = blob_proto_shape(proto)
     check(len(shape) <= 4, f"{path}: Cannot use legacy accessors on Blobs with > 4 axes.")
     shape = (tuple(shape) + (1,) * 4)[:4]
+    for dim in shape:
+        check(dim >= 0, f"{path}: Check failed: shape[i] >= 0 ({dim} vs. 0)")
     values = np.array(proto.double_data or proto.data, np.float32)
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if values.size != size:
         raise CaffeError(f"Check failed: count_ == proto.data_size() ({size} vs. {values.size})", path)
     return torch.from_numpy(values.reshape(shape))[:1]

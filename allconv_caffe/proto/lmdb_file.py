@@ -3,9 +3,9 @@
 The library maps the file and follows what its pages say: a truncated or damaged data.mdb ends the process with SIGBUS
 or SIGSEGV, and reading a record is where it happens. Here each page is read with `pread` and looked at first.
 
-The file (LMDB 0.9, data version 1, little-endian) is an array of pages. Pages 0 and 1 are metas, of which the one with the
-later transaction counts; it names the root of a B+tree. A branch page holds pointers to pages, a leaf page keys with
-values, and a value too long for its leaf lies in a run of overflow pages.
+The file (LMDB 0.9, data version 1, little-endian) is an array of pages. Pages 0 and 1 are metas: the one of the last
+transaction counts, which is page 1 where its number is odd. It names the root of a B+tree. A branch page holds pointers to
+pages, a leaf page keys with values, and a value too long for its leaf lies in a run of overflow pages.
 
 Source: lmdb.h (status codes).
 Differs: no lock file is made; what the library would crash on is an error.
@@ -18,6 +18,8 @@ import os
 import struct
 from typing import Iterator, Optional, Tuple
 
+from .files import NotAFile, open_file
+
 _PAGE = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
 _OVERFLOW_PAGES = struct.Struct("<12xI")
 _META = struct.Struct("<IIQQ48sIHHQQQQQQQ")  # magic, version, address, map size, free tree, main tree, last page, transaction
@@ -26,6 +28,7 @@ _NUMBER = struct.Struct("<Q")
 _BRANCH, _LEAF, _OVERFLOW, _META_FLAG = 1, 2, 4, 8
 _BIG, _OF_OTHER_TREES = 1, 6  # node flags; the others: a named database, values sorted under one key
 _MAGIC, _VERSION, _NO_PAGE = 0xBEEFC0DE, 1, 2**64 - 1
+_MOST_MAPPED = 2**47  # the addresses of a process
 _DEEPEST = 32  # pages from root to leaf: CURSOR_STACK
 
 NOT_FOUND = -30797, "MDB_PAGE_NOTFOUND: Requested page not found"
@@ -52,20 +55,23 @@ class LmdbFile:
 
     def __init__(self, folder: str) -> None:
         try:
-            self._file = open(os.path.join(folder, "data.mdb"), "rb", buffering=0)
+            self._file = open_file(os.path.join(folder, "data.mdb"))
             self._size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             code = error.errno or errno.EIO
-            raise self.status(code, os.strerror(code)) from None
+            detail = f"data.mdb: {error.strerror}" if isinstance(error, NotAFile) else ""
+            raise self.status(code, os.strerror(code), detail) from None
         if not self._size:
             raise self.status(errno.EBADF, os.strerror(errno.EBADF), "data.mdb is empty")
         self._page_size = 4096
         metas = [self._meta(0)]
         self._page_size = metas[0][0]
         metas.append(self._meta(1))
-        newest = max(metas, key=lambda meta: meta[-1])
-        _, self._flags, self._depth, self._entries, self._root, last_page, _ = newest
-        self._pages = min(last_page + 1, -(-self._size // self._page_size))
+        transaction = max(meta[-1] for meta in metas)
+        _, self._flags, self._depth, self._entries, self._root, last_page, map_size, _ = metas[transaction & 1]
+        if map_size >= _MOST_MAPPED:
+            raise self.status(errno.ENOMEM, os.strerror(errno.ENOMEM), f"data.mdb asks for a map of {map_size} bytes")
+        self._pages = min((last_page + 1) % 2**64, -(-self._size // self._page_size))
         empty = self._root == _NO_PAGE
         if self._flags & 0x04:  # MDB_DUPSORT
             raise self.status(*CORRUPTED, "several values under one key, which Caffe never writes")
@@ -76,12 +82,12 @@ class LmdbFile:
         return self._entries
 
     def _meta(self, number: int) -> Tuple[int, ...]:
-        """Page size, then of the main tree flags, depth, entries, root, then last page, transaction."""
+        """Page size, then of the main tree flags, depth, entries, root, then last page, map size, transaction."""
         raw = os.pread(self._file.fileno(), _PAGE.size + _META.size, number * self._page_size)
         if len(raw) < _PAGE.size + _META.size or not _PAGE.unpack_from(raw)[2] & _META_FLAG:
             raise self.status(*INVALID)
         found = _META.unpack_from(raw, _PAGE.size)
-        magic, version, _, _, free, _, flags, depth, _, _, _, entries, root, last_page, transaction = found
+        magic, version, _, map_size, free, _, flags, depth, _, _, _, entries, root, last_page, transaction = found
         if magic != _MAGIC:
             raise self.status(*INVALID)
         if version != _VERSION:
@@ -89,7 +95,7 @@ class LmdbFile:
         page_size = int.from_bytes(free[:4], "little")
         if page_size & (page_size - 1) or not 512 <= page_size <= 65536:
             raise self.status(*INVALID, f"pages of {page_size} bytes")
-        return page_size, flags, depth, entries, root, last_page, transaction
+        return page_size, flags, depth, entries, root, last_page, map_size, transaction
 
     def _read(self, number: int, count: int) -> bytes:
         """The first `count` bytes of page `number` and those that follow it."""

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from .errors import ProtoError
 from .files import MOST_BYTES, Path, check_size, only_field, open_binary, unknown_fields, varint, write_pieces
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _BYTES, _GROUP, _END, _FIXED32 = range(6)
+_DEEPEST = 100  # messages and groups in each other: protobuf's own limit
 _ARRAYS = {"data": "<f4", "diff": "<f4", "double_data": "<f8", "double_diff": "<f8"}
 _WITH_BLOBS = {"NetParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter", "SolverState",
                "BlobProtoVector"}  # fmt: skip
@@ -184,6 +185,44 @@ class _Reader:
                 break
         return count
 
+    def key(self) -> int:
+        """A field's number and wire type, and that there are not too many of them."""
+        self.fields += 1
+        if self.fields > _MOST_FIELDS:
+            raise ValueError(f"more than {_MOST_FIELDS} fields")
+        return self.short()
+
+    def short(self) -> int:
+        """A key or a length: at most five bytes."""
+        begin = self.at
+        value = self.varint()
+        if self.at - begin > 5:
+            raise ValueError(f"a key or a length of {self.at - begin} bytes at byte {begin}")
+        return value
+
+    def skip_group(self, number: int, end: int, most: int) -> None:
+        """To behind the end of the group `number`, which has begun; `most` of them may lie in each other."""
+        waiting = [number]
+        while waiting:
+            if len(waiting) > most:
+                raise ValueError(f"groups in each other, more than {most}, at byte {self.at}")
+            if self.at >= end:
+                raise ValueError(f"group {waiting[-1]} does not end before byte {end}")
+            begin, key = self.at, self.key()
+            wire = key & 7
+            if wire == _GROUP:
+                waiting.append(key >> 3)
+            elif wire == _END and waiting[-1] == key >> 3:
+                waiting.pop()
+            elif wire == _VARINT:
+                self.varint()
+            elif wire in (_FIXED32, _FIXED64):
+                self.skip(4 if wire == _FIXED32 else 8)
+            elif wire == _BYTES:
+                self.skip(self.short())
+            else:
+                raise ValueError(f"wire type {wire} at byte {begin}")
+
     def varint(self) -> int:
         value = shift = 0
         while True:
@@ -202,8 +241,11 @@ class _Reader:
                 raise ValueError(f"a number that does not end at byte {self.at}")
 
 
-def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List[Tuple[int, StoredBlob]]) -> bytes:
-    """The bytes of one message up to `end` without the arrays of its blobs, which are added to `found`.
+def _outline(
+    reader: _Reader, end: int, descriptor: Any, where: str, found: List[Tuple[int, StoredBlob]], depth: int = 0
+) -> bytes:
+    """The bytes of one message up to `end` without the arrays of its blobs, which are added to `found`, and without what
+    unknown groups hold. Texts that are not UTF-8 are so, with ``\\xff`` for a byte: Python's protobuf lets none be copied.
 
     A repeated field may come in several places of the wire; protobuf gathers it, so what was found is sorted by field
     number, stably, as ListFields does.
@@ -213,10 +255,7 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
     is_blob = descriptor.name == "BlobProto"
     mine: List[Tuple[int, StoredBlob]] = []
     while reader.at < end:
-        reader.fields += 1
-        if reader.fields > _MOST_FIELDS:
-            raise ValueError(f"more than {_MOST_FIELDS} fields")
-        key = reader.varint()
+        key = reader.key()
         number, wire = key >> 3, key & 7
         field = descriptor.fields_by_number.get(number)
         if wire == _VARINT:
@@ -230,7 +269,7 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
             else:
                 out += varint(key) + reader.bytes(width)
         elif wire == _BYTES:
-            size = reader.varint()
+            size = reader.short()
             if reader.at + size > end:
                 raise ValueError(f"byte {reader.at} begins {size} bytes, of {end - reader.at} that are left")
             kind = field.message_type.name if field is not None and field.message_type is not None else ""
@@ -241,11 +280,17 @@ def _outline(reader: _Reader, end: int, descriptor: Any, where: str, found: List
                 reader.skip(size)
             elif field is not None and (kind == "BlobProto" or kind in _WITH_BLOBS):
                 inner: List[Tuple[int, StoredBlob]] = []
-                body = _outline(reader, reader.at + size, field.message_type, where, inner)
+                body = _outline(reader, reader.at + size, field.message_type, where, inner, depth + 1)
                 mine += [(number, blob) for _, blob in inner]
                 out += varint(key) + varint(len(body)) + body
             else:
-                out += varint(key) + varint(size) + reader.bytes(size)
+                value = reader.bytes(size)
+                if field is not None and field.type == field.TYPE_STRING:
+                    value = value.decode("utf-8", "backslashreplace").encode()
+                out += varint(key) + varint(len(value)) + value
+        elif wire == _GROUP:
+            reader.skip_group(number, end, _DEEPEST - depth)
+            out += varint(key) + varint(key + 1)
         else:
             raise ValueError(f"wire type {wire} at byte {reader.at}")
     if reader.at != end:

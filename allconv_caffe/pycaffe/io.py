@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from allconv_caffe.proto.files import check_file
 from allconv_caffe.pycaffe.proto import caffe_pb2
 
 Shape = Sequence[int] | np.ndarray
@@ -201,6 +202,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     path = os.fspath(filename)
     if not os.path.exists(path):
         raise FileNotFoundError(f"No such file: '{path}'")
+    check_file(path)
     image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError(f"{path}: found no image that OpenCV can decode")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -23,6 +24,7 @@ from allconv_caffe.engine.layers.data_memory import MemoryDataLayer
 from allconv_caffe.engine.layers.python import PythonLayer
 from allconv_caffe.engine.pyblob import PyBlob, PyBlobVec, PyLayer
 from allconv_caffe.proto import NetParameter, parse_text, read_net
+from allconv_caffe.proto.files import open_file
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
 
@@ -49,9 +51,10 @@ def check_file(path: Path_) -> str:
     """The path as text. Raises: RuntimeError where the file cannot be opened for reading."""
     name = os.fspath(path)
     try:
-        with open(name, "rb"):
-            return name
-    except OSError:
+        if not stat.S_ISFIFO(os.stat(name).st_mode):  # a pipe gives what it holds but once
+            open_file(name).close()
+        return name
+    except (OSError, ValueError):
         raise RuntimeError(f"Could not open file {name}") from None
 
 
@@ -395,10 +398,7 @@ class Net:
 
     def save_hdf5(self, filename: Path_) -> None:
         """Writes the weights as an HDF5 file."""
-        try:
-            snapshot.save_weights_hdf5(self._net, Path(filename))
-        except OSError as error:
-            raise CaffeError(f"Couldn't open {os.fspath(filename)} to save weights. ({error})") from None
+        snapshot.save_weights_hdf5(self._net, Path(filename))
 
     def load_hdf5(self, filename: Path_) -> None:
         """Copies weights by layer name from an HDF5 file."""

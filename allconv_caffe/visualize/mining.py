@@ -152,6 +152,8 @@ class TopK:
         """
         where = os.fspath(path)
         try:
+            if os.path.exists(where) and not os.path.isfile(where):
+                raise ValueError("a folder, a device or a pipe")
             with np.load(where, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 if head.pop("format") != FORMAT:

@@ -183,6 +183,8 @@ def load_whitening(path: PathLike) -> InputSpace:
     """
     where = os.fspath(path)
     try:
+        if os.path.exists(where) and not os.path.isfile(where):
+            raise ValueError("a folder, a device or a pipe")
         with np.load(where, allow_pickle=False) as file:
             names = set(file.files)
             arrays = {name: file[name] for name in names & {"mean", "zca", "zca_inverse"}}

@@ -15,10 +15,11 @@ import torch
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError, check
-from allconv_caffe.engine.hdf5 import check_class
+from allconv_caffe.engine.hdf5 import Sink, check_class, open_hdf5, reason
 from allconv_caffe.engine.layer import Layer, register
 from allconv_caffe.engine.layers.data import SourceLayer
 from allconv_caffe.proto import LayerParameter
+from allconv_caffe.proto.files import check_file, open_file
 
 
 class CRand:
@@ -75,10 +76,12 @@ class HDF5DataLayer(SourceLayer):
         self.shuffle: bool = param.shuffle
         glog.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {param.source}")
         try:
-            with open(param.source, encoding="utf-8", errors="surrogateescape") as file:
-                self.files = file.read().split()
-        except OSError:
+            with open_file(param.source, pipes=True) as file:
+                self.files = [name.decode("utf-8", "surrogateescape") for name in file.read().split()]
+        except FileNotFoundError:
             raise CaffeError(f"Failed to open source file: {param.source}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise CaffeError(f"Failed to open source file: {param.source} ({reason(error)})") from None
         glog.info("hdf5_data_layer.cpp:95", f"Number of HDF5 files: {len(self.files)}")
         check(len(self.files) >= 1, f"Must have at least 1 HDF5 filename listed in {param.source}")
         self.file_order = np.arange(len(self.files))
@@ -93,13 +96,12 @@ class HDF5DataLayer(SourceLayer):
     def _load(self) -> None:
         path = self.files[self.file_order[self.current_file]]
         try:
-            with h5py.File(path, "r") as file:
+            with open_hdf5(path) as file:
                 arrays = [load_dataset(file, name) for name in self.param.top]
         except CaffeError as error:
             raise error.within(path) from None
         except Exception as error:  # h5py says of a damaged file what comes to its mind: OSError, RuntimeError, KeyError
-            detail = error.args[0] if error.args else type(error).__name__
-            raise CaffeError(f"Failed opening HDF5 file: {path} ({detail})") from None
+            raise CaffeError(f"Failed opening HDF5 file: {path} ({reason(error)})") from None
         rows = len(arrays[0])
         for array in arrays[1:]:
             if len(array) != rows:
@@ -166,9 +168,11 @@ class HDF5OutputLayer(Layer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.file_name: str = self.param.hdf5_output_param.file_name
         try:
-            self._file = h5py.File(self.file_name, "w")
-        except OSError as error:
-            raise CaffeError(f"Failed to open HDF5 file {self.file_name} ({str(error).splitlines()[0]})") from None
+            check_file(self.file_name)
+            self._sink = Sink(self.file_name)
+            self._file = h5py.File(self._sink, "w")
+        except (OSError, ValueError) as error:
+            raise CaffeError(f"Failed to open HDF5 file {self.file_name} ({reason(error)})") from None
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """There is no top."""
@@ -186,6 +190,10 @@ class HDF5OutputLayer(Layer):
                 raise CaffeError(f"Failed to make float dataset {name}: the file holds one", self.file_name)
             self._file.create_dataset(name, data=blob.data.detach().cpu().numpy().reshape(shape))
         self._file.flush()
+        try:
+            self._sink.check()
+        except OSError as error:
+            raise CaffeError(f"Failed to make float dataset label ({reason(error)})", self.file_name) from None
         glog.info("hdf5_output_layer.cpp:38", f"Successfully saved {data.legacy_shape(0)} rows")
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -18,15 +18,17 @@ from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.data import BatchLayer
 from allconv_caffe.engine.transformer import Words
+from allconv_caffe.proto.files import open_file
 
 
 def read_list(path: str) -> list[tuple[str, int]]:
     """(image path, label) for each line ``path label``: the label follows the last space; what is no number is 0."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            lines = file.read().split("\n")
-    except OSError as error:
-        raise CaffeError(f"File is empty (cannot be read: {error.strerror})", path) from None
+        with open_file(path, pipes=True) as file:
+            lines = file.read().decode("utf-8", "surrogateescape").split("\n")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        detail = getattr(error, "strerror", None) or error
+        raise CaffeError(f"File is empty (cannot be read: {detail})", path) from None
     if not lines[-1]:
         lines.pop()
     found = []
@@ -40,8 +42,8 @@ def read_list(path: str) -> list[tuple[str, int]]:
 
 def c_integer(text: str) -> int:
     """What atoi makes of a text: the number that it begins with, else 0; 64 bits at most, of which the low 32 count."""
-    number = re.match(r"[ \t\n\v\f\r]*([-+]?[0-9]+)", text)
-    value = max(-(2**63), min(2**63 - 1, int(number[1]))) if number else 0
+    number = re.match(r"[ \t\n\v\f\r]*([-+]?)0*([0-9]{1,30})", text)
+    value = max(-(2**63), min(2**63 - 1, int(number[1] + number[2]))) if number else 0
     return (value + 2**31) % 2**32 - 2**31
 
 
@@ -77,12 +79,13 @@ class ImageReader:
         """C x H x W uint8, channels B, G, R. Raises CaffeError."""
         import cv2
 
-        path, param = self.param.root_folder + name, self.param
+        param = self.param
+        path = (param.root_folder + name).partition("\0")[0]  # where C's text ends
         flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
         try:  # not imread, which prints lines of its own
-            with open(path, "rb") as file:
-                image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
-        except (OSError, ValueError, cv2.error):  # no such file, a name with a zero byte, an empty file or a huge image
+            with open_file(path) as file:
+                image = data.decode_file(file.read(), flag)
+        except (OSError, ValueError, cv2.error):  # no such file, or a huge image
             image = None
         if image is None:
             glog.error("io.cpp:81", f"Could not open or find file {path}")
