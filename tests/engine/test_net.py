@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from allconv_caffe.engine import glog
 from allconv_caffe.engine.errors import CaffeError
 from allconv_caffe.engine.layer import Context
 from allconv_caffe.engine.net import Net, load_net
@@ -181,6 +182,24 @@ def test_a_shape_mismatch_names_both_shapes(tmp_path: Path) -> None:
         "Source param shape is 4 3 (12); target param shape is 5 3 (15). To learn this layer's parameters from "
         "scratch rather than copying from a saved net, rename the layer."
     )
+
+
+@pytest.mark.parametrize("type_", ["LSTM", "RNN"])
+def test_what_a_recurrent_layer_says_draws_nothing(type_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters and PyTorch's own generator are the same whether the net of the steps is logged or not."""
+    shapes = "shape { dim: 3 dim: 2 dim: 4 } shape { dim: 3 dim: 2 }"
+    text = f'layer {{ name: "in" type: "Input" top: "x" top: "cont" input_param {{ {shapes} }} }}'
+    text += f'layer {{ name: "r" type: "{type_}" bottom: "x" bottom: "cont" top: "y" recurrent_param {{ num_output: 2 '
+    text += 'weight_filler { type: "gaussian" std: 0.3 sparse: 1 } bias_filler { type: "uniform" } } }'
+    found = []
+    for level in (glog.INFO, glog.WARNING):
+        glog.init(min_level=level)
+        rng = TorchGenerator(3)
+        net = Net(parse_text(text, NetParameter), Context(rng=rng))
+        found.append([*(p.data.clone() for p in net.params), torch.random.get_rng_state(), torch.tensor(rng.word())])
+        assert ("r_cont_slice" in capsys.readouterr().err) == (level == glog.INFO)
+    glog.init()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_every_committed_network_is_built() -> None:

@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from allconv_caffe.engine.blob import Blob
 from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.rng import TorchGenerator
 from allconv_caffe.proto import TRAIN, EltwiseParameter, LayerParameter, NetParameter
 
 if TYPE_CHECKING:
@@ -96,10 +96,28 @@ def add_shapes(layer: Any, shapes: Iterable[Sequence[int]]) -> None:
         layer.input_param.shape.add().dim.extend(shape)
 
 
+class Ones:
+    """A generator that draws nothing and takes no memory, for parameters that nobody reads."""
+
+    seed = 0
+
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
+        return torch.ones(()).expand(tuple(shape))
+
+    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
+        return torch.ones(()).expand(tuple(shape))
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
+        return torch.ones((), device=device).expand(tuple(shape))
+
+    def word(self) -> int:
+        return 0
+
+
 def log_unrolled_net(layer: RecurrentLayer, bottom: Sequence[Blob]) -> None:
-    """Writes what Caffe writes while it builds the net: builds it, on the CPU and from other random numbers, and drops it."""
+    """Writes what Caffe writes while it builds the net: builds it, without memory and random numbers, and drops it."""
     from allconv_caffe.engine.net import Net  # which knows every layer type, this one among them
 
-    context = dataclasses.replace(layer.ctx, device=torch.device("cpu"), rng=TorchGenerator(0), phase=TRAIN)
+    context = dataclasses.replace(layer.ctx, device=torch.device("meta"), rng=Ones(), phase=TRAIN)
     with contextlib.suppress(CaffeError):  # the layer says itself what is wrong
         Net(unrolled_net(layer, bottom), context, inner=True)
