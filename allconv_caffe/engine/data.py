@@ -9,6 +9,7 @@ Differs: a truncated or odd-sized Datum is an error; Caffe trains on whatever li
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib
 import os
@@ -539,11 +540,11 @@ class StreamFeed:
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._failed is not None:
-            raise self._failed
+            raise copy.copy(self._failed)  # whoever catches it adds where it was
         batch = self._ready.get()
         if isinstance(batch, BaseException):
             self._failed = batch
-            raise batch
+            raise copy.copy(batch)
         for _ in range(batch.wraps):
             self._wrapped()
         self.position = batch.position

@@ -256,7 +256,7 @@ def _fill(blob: Blob, stored: StoredBlob) -> None:
 
 # HDF5: /data/<layer>/<i> (owners only), /diff likewise; states: /iter, /current_step, /learned_net, /history/<i>
 def _hdf5_to(path: Path, fill: Callable[[h5py.File], None], what: str) -> None:
-    temporary = path.with_name(f".{shortened(path.name)}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{shortened(path.name)}.{os.getpid()}.tmp"
     try:
         with contextlib.closing(Sink(temporary)) as sink:
             with h5py.File(sink, "w") as file:
@@ -411,7 +411,7 @@ def _integer(file: h5py.File, name: str, path: str) -> int:
     """As HDF5 converts to an int: to the nearest one there is. Source: hdf5.cpp, hdf5_load_int."""
     sentence = f"{path}: Failed to load int dataset with name {name}"
     dataset = _member(file, name, h5py.Dataset, sentence)
-    if dataset.dtype.kind not in _NUMBERS or not dataset.size:
+    if dataset.dtype.kind not in _NUMBERS + "b" or not dataset.size:
         raise CaffeError(f"{sentence} (found {dataset.dtype}, {dataset.size} of them)")
     number = np.asarray(dataset[(0,) * dataset.ndim]).item()
     return 0 if number != number else int(max(-(2**31), min(2**31 - 1, number)))

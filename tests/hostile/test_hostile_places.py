@@ -254,3 +254,32 @@ def test_pipes_and_odd_bytes_for_the_other_commands(tmp_path: Path) -> None:
     (copy / zoo.PAGE).unlink()
     (copy / zoo.PAGE).write_bytes(b"\xff\xfe")
     assert f"{copy / zoo.PAGE}: found another text than the card gives" in zoo.verify(copy)
+
+
+def test_what_failed_once_fails_with_the_same_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that go away while a net reads them, through pycaffe; HDF5 files that come back are read on."""
+    from allconv_caffe import pycaffe as caffe
+
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", np.zeros((8, 8, 3), np.uint8))
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(name, "w") as file:
+            file["data"], file["label"] = np.ones((1, 3)), np.zeros(1)
+    Path("images").write_text("a.png 0\ngone.png 1\n")
+    Path("hdf5").write_text("a.h5\nb.h5\n")
+    Path("images.prototxt").write_text(IMAGES.replace("LIST", "images"))
+    text = IMAGES.replace("ImageData", "HDF5Data").replace("image_data", "hdf5_data").replace("LIST", "hdf5")
+    Path("hdf5.prototxt").write_text(text)
+    images, hdf5 = caffe.Net("images.prototxt", caffe.TRAIN), caffe.Net("hdf5.prototxt", caffe.TRAIN)
+    os.rename("b.h5", "c.h5")
+    images.forward()
+    for _ in range(3):
+        with pytest.raises(caffe.CaffeError) as error:
+            images.forward()
+        assert str(error.value) == "images.prototxt: layer 'd': Could not load gone.png"
+        with pytest.raises(caffe.CaffeError, match="^hdf5.prototxt: layer 'd': Failed opening HDF5 file: b.h5"):
+            hdf5.forward()
+    os.rename("c.h5", "b.h5")
+    hdf5.forward()
+    with pytest.raises(caffe.CaffeError, match="to save weights"):
+        hdf5.save_hdf5("")

@@ -135,6 +135,9 @@ class HDF5DataLayer(SourceLayer):
 
     def next_batch(self) -> list[torch.Tensor]:
         """One float32 tensor for each top, (N, ...), on the net's device."""
+        if self.current_row >= len(self.row_order):  # the next file could not be read; it may be there by now
+            self._load()
+            self.current_row = 0
         batch: list[list[np.ndarray]] = [[] for _ in self.arrays]
         for _ in range(self.param.hdf5_data_param.batch_size):
             row = self.row_order[self.current_row]
