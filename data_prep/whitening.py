@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from allconv_caffe.proto.files import check_regular
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 
@@ -174,8 +175,7 @@ class Whitening:
             PrepError: no such file, or not one of ours.
         """
         try:
-            if Path(path).exists() and not Path(path).is_file():
-                raise ValueError("a folder, a device or a pipe")
+            check_regular(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError as error:

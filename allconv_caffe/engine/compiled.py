@@ -8,7 +8,6 @@ function is recorded as a CUDA graph (see cuda_graph.py).
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.engine import glog
 from allconv_caffe.engine.blob import Blob, Memory
+from allconv_caffe.engine.conv_kernels import NO_COMPILER, compiler
 from allconv_caffe.engine.cuda_graph import Replayed
 from allconv_caffe.engine.memory import keep_freed_memory
 from allconv_caffe.engine.net import Net
@@ -46,16 +46,8 @@ def why_not(solver: Solver) -> str | None:
     if not isinstance(solver.ctx.rng, TorchGenerator):
         return "seed-exact random numbers are drawn one layer at a time"
     if solver.ctx.device.type == "cpu" and not compiler():
-        return "no C++ compiler found; install g++ (or set CXX)"
+        return NO_COMPILER
     return None
-
-
-def compiler() -> str | None:
-    """The C++ compiler that torch.compile would call on this machine."""
-    import os
-
-    named = os.environ.get("CXX")
-    return shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
 
 
 def is_source(net: Net, i: int) -> bool:

@@ -254,6 +254,12 @@ def check_file(path: Path) -> None:
         raise NotAFile("a pipe")
 
 
+def check_regular(path: Path) -> None:
+    """For readers that seek. Raises: ValueError for what is there and is no file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("a folder, a device or a pipe")
+
+
 def _read(where: str) -> bytes:
     with _open(where, pipes=True) as file:
         try:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from allconv_caffe.proto.files import check_regular
+
 from .display import write
 from .errors import VizError
 from .rules import is_relu
@@ -152,8 +154,7 @@ class TopK:
         """
         where = os.fspath(path)
         try:
-            if os.path.exists(where) and not os.path.isfile(where):
-                raise ValueError("a folder, a device or a pipe")
+            check_regular(where)
             with np.load(where, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 if head.pop("format") != FORMAT:

@@ -13,6 +13,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from allconv_caffe.proto.files import check_regular
+
 from .errors import VizError
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -183,8 +185,7 @@ def load_whitening(path: PathLike) -> InputSpace:
     """
     where = os.fspath(path)
     try:
-        if os.path.exists(where) and not os.path.isfile(where):
-            raise ValueError("a folder, a device or a pipe")
+        check_regular(where)
         with np.load(where, allow_pickle=False) as file:
             names = set(file.files)
             arrays = {name: file[name] for name in names & {"mean", "zca", "zca_inverse"}}

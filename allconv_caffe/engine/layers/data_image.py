@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from allconv_caffe.engine import data, glog
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.engine.blob import Blob, c_int
 from allconv_caffe.engine.errors import CaffeError, check
 from allconv_caffe.engine.layer import register
 from allconv_caffe.engine.layers.data import BatchLayer
@@ -44,7 +44,7 @@ def c_integer(text: str) -> int:
     """What atoi makes of a text: the number that it begins with, else 0; 64 bits at most, of which the low 32 count."""
     number = re.match(r"[ \t\n\v\f\r]*([-+]?)0*([0-9]{1,30})", text)
     value = max(-(2**63), min(2**63 - 1, int(number[1] + number[2]))) if number else 0
-    return (value + 2**31) % 2**32 - 2**31
+    return c_int(value)
 
 
 def shuffle(items: list[Any], words: Words) -> None:
@@ -111,7 +111,7 @@ class ImageDataLayer(BatchLayer):
 
     def setup_data(self, top: Sequence[Blob]) -> None:
         param = self.param.image_data_param
-        sizes = [size - 2**32 * (size >= 2**31) for size in (param.new_height, param.new_width)]  # an int, for Caffe
+        sizes = [c_int(size) for size in (param.new_height, param.new_width)]
         check(
             sizes == [0, 0] or min(sizes) > 0,
             "Current implementation requires new_height and new_width to be set at the same time.",
