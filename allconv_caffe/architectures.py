@@ -609,7 +609,11 @@ def check_table(base: Architecture) -> None:
         raise TableError(f"{base.name}: classes", base.classes, f"a whole number from 1 to {LARGEST_INT}")
     if not isinstance(base.layers, tuple):
         raise TableError(f"{base.name}: layers", base.layers, "a tuple of layers")
-    for entry, most in (("negative_slope", LARGEST_FLOAT), ("input_dropout", LARGEST_RATE), ("pool_dropout", LARGEST_RATE)):
+    for entry, most in (
+        ("negative_slope", LARGEST_FLOAT),
+        ("input_dropout", LARGEST_RATE),
+        ("pool_dropout", LARGEST_RATE),
+    ):
         value = getattr(base, entry)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
             expected = "a number of at least 0" if most == LARGEST_FLOAT else "a rate of at least 0 and below 1"

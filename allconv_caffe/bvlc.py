@@ -67,10 +67,14 @@ class BvlcCaffe:
         """Whether ``caffe device_query -gpu <device_id>`` succeeds: never true of a CPU build."""
         with tempfile.TemporaryDirectory() as scratch:  # takes glog's files, and a core file
             try:
-                answer = subprocess.run([str(self.binary), "device_query", "-gpu", str(device_id)], cwd=scratch,
-                                        env={**self.environment(), "GLOG_log_dir": scratch},
-                                        stdin=subprocess.DEVNULL, capture_output=True,
-                                        timeout=_PROBE_SECONDS)  # fmt: skip
+                answer = subprocess.run(
+                    [str(self.binary), "device_query", "-gpu", str(device_id)],
+                    cwd=scratch,
+                    env={**self.environment(), "GLOG_log_dir": scratch},
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=_PROBE_SECONDS,
+                )
             except (OSError, subprocess.TimeoutExpired):
                 return False
         return answer.returncode == 0
@@ -98,9 +102,14 @@ class BvlcCaffe:
         binary = os.path.abspath(self.binary)
         with open(log_path, "ab") as log:
             try:
-                process = subprocess.Popen([binary, *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                           stderr=subprocess.STDOUT, env=dict(env) if env is not None
-                                           else self.environment())  # fmt: skip
+                process = subprocess.Popen(
+                    [binary, *args],
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=dict(env) if env is not None else self.environment(),
+                )
             except OSError as error:
                 raise BvlcError(binary, f"cannot start ({error.strerror})") from None
             assert process.stdout is not None
@@ -152,8 +161,13 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
         binary = Path(os.path.abspath(path))
         beside = binary.resolve().with_name("python")  # as `make caffe` lays them out
         module = binary.resolve().parents[2] / "python" if len(binary.resolve().parents) > 2 else None
-        return BvlcCaffe(binary, beside if os.access(beside, os.X_OK) else _some_python(), _version(path, where), "CAFFE",
-                         module if module and (module / "caffe").is_dir() else None)  # fmt: skip
+        return BvlcCaffe(
+            binary,
+            beside if os.access(beside, os.X_OK) else _some_python(),
+            _version(path, where),
+            "CAFFE",
+            module if module and (module / "caffe").is_dir() else None,
+        )
     tree = os.environ.get("CAFFE_ROOT")
     if tree:
         return _in_tree(Path(tree))
@@ -200,8 +214,13 @@ def _in_tree(tree: Path) -> BvlcCaffe:
     if binary is None:
         raise BvlcError(where, "found no caffe binary", "expected " + " or ".join(str(place) for place in places))
     module = (tree / "python").absolute()
-    return BvlcCaffe(binary.absolute(), _some_python(), _version(str(binary), where), "CAFFE_ROOT",
-                     module if (module / "caffe").is_dir() else None)  # fmt: skip
+    return BvlcCaffe(
+        binary.absolute(),
+        _some_python(),
+        _version(str(binary), where),
+        "CAFFE_ROOT",
+        module if (module / "caffe").is_dir() else None,
+    )
 
 
 def _some_python() -> Path | None:
@@ -211,8 +230,14 @@ def _some_python() -> Path | None:
 
 def _version(binary: str, where: str, expected: str = _EXPECTED) -> str:
     try:
-        answer = subprocess.run([binary, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                errors="replace", timeout=_PROBE_SECONDS)  # fmt: skip
+        answer = subprocess.run(
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+        )
     except OSError as error:
         raise BvlcError(where, f"cannot start ({error.strerror})", expected) from None
     except subprocess.TimeoutExpired:
@@ -235,14 +260,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: exit status; 1 with one line for what goes wrong.
     """
-    parser = argparse.ArgumentParser(prog="python -m allconv_caffe.bvlc", description="Real BVLC Caffe: fetch, find.",
-                                     epilog="Example: python -m allconv_caffe.bvlc find")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m allconv_caffe.bvlc",
+        description="Real BVLC Caffe: fetch, find.",
+        epilog="Example: python -m allconv_caffe.bvlc find",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("install", help="unpack Debian 11's Caffe (CPU) into a folder, without root")
     fetch.add_argument("--prefix", type=Path, default=Path(".caffe"), help="folder to create (default: %(default)s)")
     fetch.add_argument("--archives", type=Path, help="folder of .deb files to use and to fill, kept afterwards")
-    tree = commands.add_parser("source", help="unpack the source of Debian 11's Caffe, with pycaffe's tests, into a folder")
-    tree.add_argument("--prefix", type=Path, default=Path(".caffe-source"), help="folder to create (default: %(default)s)")
+    tree = commands.add_parser(
+        "source", help="unpack the source of Debian 11's Caffe, with pycaffe's tests, into a folder"
+    )
+    tree.add_argument(
+        "--prefix", type=Path, default=Path(".caffe-source"), help="folder to create (default: %(default)s)"
+    )
     commands.add_parser("find", help="say which Caffe would be used")
     options = parser.parse_args(argv)
     if options.command == "install":

@@ -26,8 +26,19 @@ from typing import NamedTuple
 
 SUITE = "bullseye"
 PACKAGES = ("caffe", "python3-caffe", "libopenblas0-pthread")  # without the last, the slow reference BLAS is taken
-_DEBIAN_SUITES = {"bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "oldstable", "oldoldstable",
-                  "testing", "unstable"}  # fmt: skip
+_DEBIAN_SUITES = {
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "stable",
+    "oldstable",
+    "oldoldstable",
+    "testing",
+    "unstable",
+}
 _KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp", "debian-archive-bullseye-stable.gpg")
 _OWN = "name an own build instead: CAFFE_ROOT=<build tree> or CAFFE=<path of the caffe binary>"
 _OWN_SOURCE = "name a source tree of Caffe instead: CAFFE_SRC=<folder>"
@@ -55,8 +66,9 @@ def mirrors(one_line: Iterable[str], deb822: Iterable[str]) -> list[Mirror]:
     entries: list[tuple[str, list[str], list[str], str]] = []
     for text in one_line:
         for line in text.splitlines():
-            match = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)",
-                             line.partition("#")[0])  # fmt: skip
+            match = re.match(
+                r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)", line.partition("#")[0]
+            )
             if match:
                 options = dict(option.partition("=")[::2] for option in (match["options"] or "").split())
                 suite, *components = match["rest"].split()
@@ -77,8 +89,14 @@ def mirrors(one_line: Iterable[str], deb822: Iterable[str]) -> list[Mirror]:
             if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
                 continue
             for uri in fields.get("uris", "").split():
-                entries.append((uri, fields.get("suites", "").split(), fields.get("components", "").split(),
-                                fields.get("signed-by", "")))  # fmt: skip
+                entries.append(
+                    (
+                        uri,
+                        fields.get("suites", "").split(),
+                        fields.get("components", "").split(),
+                        fields.get("signed-by", ""),
+                    )
+                )
     found: dict[str, Mirror] = {}
     for uri, suites, components, signed_by in entries:
         if uri.split(":")[0] not in ("http", "https", "file", "copy") or "security" in uri or "main" not in components:
@@ -100,11 +118,14 @@ def machine_mirror(etc: Path | None = None) -> Mirror:
     parts = etc / "sources.list.d"
     lists = [etc / "sources.list", *sorted(parts.glob("*.list"))]
     stanzas = sorted(parts.glob("*.sources"))
-    known = mirrors(*([path.read_text(errors="replace") for path in paths if path.is_file()]
-                      for paths in (lists, stanzas)))  # fmt: skip
+    known = mirrors(
+        *([path.read_text(errors="replace") for path in paths if path.is_file()] for paths in (lists, stanzas))
+    )
     if not known:
-        raise InstallError(f"apt's sources under {etc} name no Debian mirror (expected a deb line or stanza with a Debian "
-                           f"suite and component main); {_OWN}")  # fmt: skip
+        raise InstallError(
+            f"apt's sources under {etc} name no Debian mirror (expected a deb line or stanza with a Debian "
+            f"suite and component main); {_OWN}"
+        )
     mirror = known[0]
     if not Path(mirror.signed_by or "-").is_file():  # not said, or a key written into the stanza itself
         rings = (Path("/usr/share/keyrings") / name for name in _KEYRINGS)
@@ -136,8 +157,9 @@ def install(prefix: Path, archives: Path | None = None, say: Callable[[str], Non
         say(f"Caffe {done.get('version')} is already installed in {prefix}")
         return False
     if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
-        raise InstallError(f"{prefix}: found something that is no finished installation of Caffe; "
-                           "remove it, or give another --prefix")  # fmt: skip
+        raise InstallError(
+            f"{prefix}: found something that is no finished installation of Caffe; remove it, or give another --prefix"
+        )
     for tool in ("apt-get", "apt-config", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise InstallError(f"{tool} not found: `make caffe` needs a Debian-like machine; {_OWN}")
@@ -261,15 +283,21 @@ def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[
     environment, reach = _prepare_apt(work, mirror, store, "deb")
     say(f"Asking {mirror.uri} for Debian {SUITE} ...")
     _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
-    plan = _call(["apt-get", "install", "-q", "-y", "--print-uris", *PACKAGES], f"apt found no way to {PACKAGES}",
-                 environment)  # fmt: skip
+    plan = _call(
+        ["apt-get", "install", "-q", "-y", "--print-uris", *PACKAGES], f"apt found no way to {PACKAGES}", environment
+    )
     sizes = re.findall(r"^'\S+' (\S+\.deb) (\d+) ", plan, re.MULTILINE)
     if not sizes and not any(store.glob("*.deb")):
         raise InstallError(f"apt answered no packages to fetch; {reach}")
     say(f"Fetching {len(sizes)} packages, {sum(int(size) for _, size in sizes) / 1e6:.0f} MB ...")
-    _call(["apt-get", "install", "-q", "-y", "--download-only", *PACKAGES], f"apt-get download failed; {reach}",
-          environment)  # fmt: skip
-    simulated = _call(["apt-get", "install", "-q", "-y", "-s", *PACKAGES], "apt could not list the packages", environment)
+    _call(
+        ["apt-get", "install", "-q", "-y", "--download-only", *PACKAGES],
+        f"apt-get download failed; {reach}",
+        environment,
+    )
+    simulated = _call(
+        ["apt-get", "install", "-q", "-y", "-s", *PACKAGES], "apt could not list the packages", environment
+    )
     wanted = set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
     debs = [deb for deb in sorted(store.glob("*.deb")) if deb.name.split("_")[0] in wanted]
     if len(debs) < len(wanted):
@@ -280,8 +308,9 @@ def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[
 def _call(
     command: list[str], failure: str, environment: dict[str, str] | None = None, folder: Path | None = None
 ) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=folder,
-                            stdin=subprocess.DEVNULL)  # fmt: skip
+    answer = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=environment, cwd=folder, stdin=subprocess.DEVNULL
+    )
     if answer.returncode != 0:
         errors = [line for line in (answer.stderr + answer.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
         detail = errors[0] if errors else (answer.stderr.strip().splitlines() or [f"exit {answer.returncode}"])[-1]
@@ -315,14 +344,22 @@ def _wrap(part: Path) -> str:
         raise InstallError(f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
     loader = loaders[0].relative_to(root)
     triplet = loader.parts[1]
-    folders = [f"usr/lib/{triplet}/openblas-pthread", f"usr/lib/{triplet}/blas", f"usr/lib/{triplet}/lapack",
-               f"lib/{triplet}", f"usr/lib/{triplet}", "usr/lib"]  # fmt: skip
+    folders = [
+        f"usr/lib/{triplet}/openblas-pthread",
+        f"usr/lib/{triplet}/blas",
+        f"usr/lib/{triplet}/lapack",
+        f"lib/{triplet}",
+        f"usr/lib/{triplet}",
+        "usr/lib",
+    ]
     if not (root / folders[0] / "libblas.so.3").exists():
         raise InstallError(f"the unpacked packages hold no {folders[0]}/libblas.so.3 (OpenBLAS); {_OWN}")
     path = ":".join(f"$root/{folder}" for folder in folders if (root / folder).is_dir())
     (part / "bin").mkdir()
-    for name, what, program in (("caffe", "BVLC Caffe", "usr/bin/caffe"),
-                                ("python", "Python 3.9 with pycaffe", "usr/bin/python3.9")):  # fmt: skip
+    for name, what, program in (
+        ("caffe", "BVLC Caffe", "usr/bin/caffe"),
+        ("python", "Python 3.9 with pycaffe", "usr/bin/python3.9"),
+    ):
         wrapper = part / "bin" / name
         wrapper.write_text(_WRAPPER.format(what=what, loader=loader, path=path, program=program))
         wrapper.chmod(0o755)

@@ -53,32 +53,66 @@ FLAGS = (
     Flag("level", 0, "Optional; network level.", CAFFE),
     Flag("stage", "", "Optional; network stages (not to be confused with phase), separated by ','.", CAFFE),
     Flag("snapshot", "", "Optional; the snapshot solver state to resume training.", CAFFE),
-    Flag("weights", "", "Optional; the pretrained weights to initialize finetuning, separated by ','. "
-         "Cannot be set simultaneously with snapshot.", CAFFE),
+    Flag(
+        "weights",
+        "",
+        "Optional; the pretrained weights to initialize finetuning, separated by ','. "
+        "Cannot be set simultaneously with snapshot.",
+        CAFFE,
+    ),
     Flag("iterations", 50, "The number of iterations to run.", CAFFE),
     Flag("sigint_effect", "stop", EFFECT.format("SIGINT"), CAFFE),
     Flag("sighup_effect", "snapshot", EFFECT.format("SIGHUP"), CAFFE),
-    Flag("precision", "float32", "What convolutions and inner products compute in: float32, tf32 or bf16. "
-         "Weights and history stay float32.", OWN),
-    Flag("executor", "auto", "How training runs: plain (layer by layer), compiled (fails where that is impossible), "
-         "or auto.", OWN),
+    Flag(
+        "precision",
+        "float32",
+        "What convolutions and inner products compute in: float32, tf32 or bf16. Weights and history stay float32.",
+        OWN,
+    ),
+    Flag(
+        "executor",
+        "auto",
+        "How training runs: plain (layer by layer), compiled (fails where that is impossible), or auto.",
+        OWN,
+    ),
     Flag("threads", 0, "CPU threads; 0: as PyTorch chooses.", OWN),
-    Flag("seed_exact", False, "Draw BVLC Caffe's own random numbers for random_seed: the same initial weights, dropout "
-         "masks, crops, mirrors and shuffles, bit for bit; and sum in the order of its BLAS. CPU and executor plain only.",
-         OWN),
+    Flag(
+        "seed_exact",
+        False,
+        "Draw BVLC Caffe's own random numbers for random_seed: the same initial weights, dropout "
+        "masks, crops, mirrors and shuffles, bit for bit; and sum in the order of its BLAS. CPU and executor plain only.",
+        OWN,
+    ),
     Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", GLOG),
     Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
     Flag("logtostderr", False, "Write no log files.", GLOG),
     Flag("alsologtostderr", True, "Accepted; the log always goes to stderr.", GLOG),
-    *(Flag(name, default, "Accepted, without effect here.", GLOG) for name, default in (
-        ("alsologtoemail", ""), ("colorlogtostderr", False), ("drop_log_memory", True), ("log_backtrace_at", ""),
-        ("log_link", ""), ("log_prefix", True), ("logbuflevel", 0), ("logbufsecs", 30), ("logemaillevel", 999),
-        ("logfile_mode", 436), ("logmailer", "/bin/mail"), ("max_log_size", 1800), ("stderrthreshold", 2),
-        ("stop_logging_if_full_disk", False), ("symbolize_stacktrace", True), ("tab_completion_columns", 80),
-        ("tab_completion_word", ""), ("v", 0), ("vmodule", ""),
-    )),
+    *(
+        Flag(name, default, "Accepted, without effect here.", GLOG)
+        for name, default in (
+            ("alsologtoemail", ""),
+            ("colorlogtostderr", False),
+            ("drop_log_memory", True),
+            ("log_backtrace_at", ""),
+            ("log_link", ""),
+            ("log_prefix", True),
+            ("logbuflevel", 0),
+            ("logbufsecs", 30),
+            ("logemaillevel", 999),
+            ("logfile_mode", 436),
+            ("logmailer", "/bin/mail"),
+            ("max_log_size", 1800),
+            ("stderrthreshold", 2),
+            ("stop_logging_if_full_disk", False),
+            ("symbolize_stacktrace", True),
+            ("tab_completion_columns", 80),
+            ("tab_completion_word", ""),
+            ("v", 0),
+            ("vmodule", ""),
+        )
+    ),
     *gflags.BUILT_IN,
-)  # fmt: skip
+)
 
 
 class Flags:
@@ -160,8 +194,10 @@ def unexpected(error: Exception) -> str:
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    return (f"Unexpected {type(error).__name__} in {place}: {error} (a mistake of caffe-torch, please report it; "
-            "ALLCONV_TRACEBACK=1 shows where it comes from)")
+    return (
+        f"Unexpected {type(error).__name__} in {place}: {error} (a mistake of caffe-torch, please report it; "
+        "ALLCONV_TRACEBACK=1 shows where it comes from)"
+    )
 
 
 def fatal(source: str, message: str) -> int:
@@ -197,7 +233,10 @@ def check_gpus(gpus: Sequence[int]) -> None:
             raise CaffeError(
                 f"-gpu {gpu}: {NO_GPU} (PyTorch {torch.__version__} finds no CUDA device; without -gpu the CPU is used)"
             )
-        check(0 <= gpu < count, f"-gpu {gpu}: invalid device ordinal: PyTorch finds {count} CUDA device(s), 0 to {count - 1}")
+        check(
+            0 <= gpu < count,
+            f"-gpu {gpu}: invalid device ordinal: PyTorch finds {count} CUDA device(s), 0 to {count - 1}",
+        )
 
 
 def set_device(gpus: Sequence[int]) -> torch.device:
@@ -346,9 +385,7 @@ def test(flags: Flags) -> int:
     else:
         glog.info("caffe.cpp:275", "Use CPU.")
         device = set_device([])
-    net = load_net(
-        flags.model, make_context(flags, device, TEST), level=flags.level, stages=flags.stage.split(",")
-    )
+    net = load_net(flags.model, make_context(flags, device, TEST), level=flags.level, stages=flags.stage.split(","))
     net.copy_trained_layers_from(flags.weights)
     glog.info("caffe.cpp:281", f"Running for {flags.iterations} iterations.")
     scores: dict[tuple[int, int], np.float32] = {}
@@ -465,8 +502,11 @@ def time(flags: Flags) -> int:
 
 
 ACTIONS: dict[str, Callable[[Flags], int]] = {
-    "device_query": device_query, "test": test, "time": time, "train": train,
-}  # fmt: skip
+    "device_query": device_query,
+    "test": test,
+    "time": time,
+    "train": train,
+}
 
 
 if __name__ == "__main__":

@@ -125,24 +125,37 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-             epilog=_example("allconv render cifar10-allcnn-c --epochs 35 --output build/short"))  # fmt: skip
+@click.group(
+    cls=_Main,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_example("allconv render cifar10-allcnn-c --epochs 35 --output build/short"),
+)
 @click.version_option(package_name="allconv-caffe")
 def main() -> None:
     """Striving for Simplicity: The All Convolutional Net, with Caffe networks."""
 
 
-@main.command(epilog=_example("allconv render --check", "allconv render cifar10-model-c --lr 0.01 --output build/c",
-                              "allconv render cifar10-allcnn-c --relu guided"))  # fmt: skip
+@main.command(
+    epilog=_example(
+        "allconv render --check",
+        "allconv render cifar10-model-c --lr 0.01 --output build/c",
+        "allconv render cifar10-allcnn-c --relu guided",
+    )
+)
 @click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
 @click.option("--check", is_flag=True, help="write nothing; fail where a file differs from what would be rendered")
 @click.option("--list", "list_", is_flag=True, help="only name the experiments")
 @click.option("--output", type=click.Path(path_type=Path), help="another folder than solvers/EXPERIMENT")
-@click.option("--relu", metavar="RULE", help="a deploy net to look inside with: guided, deconv (Python layers in place "
-              "of the ReLUs) or plain, with force_backward; into build/EXPERIMENT-RULE")  # fmt: skip
+@click.option(
+    "--relu",
+    metavar="RULE",
+    help="a deploy net to look inside with: guided, deconv (Python layers in place "
+    "of the ReLUs) or plain, with force_backward; into build/EXPERIMENT-RULE",
+)
 @_render_options
-def render(experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, relu: str | None,
-           **texts: str | None) -> None:  # fmt: skip
+def render(
+    experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, relu: str | None, **texts: str | None
+) -> None:
     """Tables and templates to solver, train_val and deploy prototxt: all experiments, or those named."""
     from allconv_caffe import render as rendering
     from allconv_caffe.experiments import EXPERIMENTS
@@ -189,14 +202,14 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--gcn-scale", type=float, default=55.0, show_default=True, help="norm of an image after GCN"),
             click.option(
                 "--zca-bias", type=float, default=0.1, show_default=True, help="added to the diagonal of the covariance"
-            ),  # fmt: skip
+            ),
             click.option(
                 "--pad",
                 type=int,
                 default=0,
                 show_default=True,
                 help="zeros on each side; 5 gives 42x42 for random crops",
-            ),  # fmt: skip
+            ),
             click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records"),
             click.option("--force", is_flag=True, help="replace a finished data set"),
             click.option("--quiet", is_flag=True, help="no progress bars"),
@@ -235,8 +248,11 @@ def _official(dataset: str, folder: Path, quiet: bool) -> Path:
 
 
 @prep.command("cifar10", epilog=_example("allconv prep cifar10 --source ~/cifar-10-python.tar.gz"))
-@click.option("--source", type=click.Path(path_type=Path),
-              help="an archive or image folder; left out: data/cifar-10-*.tar.gz, downloaded if missing")  # fmt: skip
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="an archive or image folder; left out: data/cifar-10-*.tar.gz, downloaded if missing",
+)
 @_prep_options
 def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> None:
     """CIFAR-10, by default into data/cifar10."""
@@ -245,8 +261,11 @@ def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> Non
 
 
 @prep.command("cifar100", epilog=_example("allconv prep cifar100 --labels coarse --output data/cifar100-coarse"))
-@click.option("--source", type=click.Path(path_type=Path),
-              help="an archive; left out: data/cifar-100-*.tar.gz, downloaded if missing")  # fmt: skip
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="an archive; left out: data/cifar-100-*.tar.gz, downloaded if missing",
+)
 @click.option("--labels", default="fine", show_default=True, help="fine (100) or coarse (20)")
 @_prep_options
 def prep_cifar100(source: Path | None, output: Path | None, **others: Any) -> None:
@@ -299,17 +318,32 @@ def prep_download(archive: str, output: Path, url: str | None, quiet: bool) -> N
 @click.option("--seed", type=int, default=1, show_default=True, help="random_seed")
 @click.option("--batch-size", type=int, help="images of one update")
 @click.option("--precision", default="float32", show_default=True, help="float32, tf32 or bf16 (engine torch)")
-@click.option("--rng", default="torch", show_default=True,
-              help="torch, or caffe: seed-exact, BVLC Caffe's own random numbers on the CPU (engine torch)")  # fmt: skip
+@click.option(
+    "--rng",
+    default="torch",
+    show_default=True,
+    help="torch, or caffe: seed-exact, BVLC Caffe's own random numbers on the CPU (engine torch)",
+)
 @click.option("--threads", type=int, help="CPU threads")
 @click.option("--retries", type=int, default=0, show_default=True, help="trainings begun again after a dead one")
 @click.option("--no-download", is_flag=True, help="fail where the data are not on this machine")
-@click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="where run directories are kept")  # fmt: skip
+@click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="where run directories are kept",
+)
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="an option of `allconv render`, repeatable")
 @click.argument("caffe_flags", nargs=-1, type=click.UNPROCESSED)
-def run(experiment: str, data: Path | None, no_download: bool, pairs: tuple[str, ...],
-        caffe_flags: tuple[str, ...], **settings: Any) -> None:  # fmt: skip
+def run(
+    experiment: str,
+    data: Path | None,
+    no_download: bool,
+    pairs: tuple[str, ...],
+    caffe_flags: tuple[str, ...],
+    **settings: Any,
+) -> None:
     """Do whatever is missing of an experiment: data, prototxt, training, test, record. Continues what was begun.
 
     What stands after -- goes to the engine's `caffe train` as it is.
@@ -336,8 +370,13 @@ def run(experiment: str, data: Path | None, no_download: bool, pairs: tuple[str,
 @main.command(epilog=_example("allconv report --trends"))
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--trends", is_flag=True, help="check the sentences of section 3.2 that compare networks")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("runs/report"), show_default=True,
-              help="gets report.md, report.csv and report.html")  # fmt: skip
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("runs/report"),
+    show_default=True,
+    help="gets report.md, report.csv and report.html",
+)
 def report(folders: tuple[Path, ...], trends: bool, output: Path) -> None:
     """Measured beside published, for all runs below FOLDERS (default: runs and results)."""
     from allconv_caffe.report import build
@@ -359,8 +398,13 @@ def doctor(json_: bool) -> None:
 
 
 @main.command(epilog=_example("allconv quickstart --seed 2"))
-@click.option("--root", type=click.Path(path_type=Path), default=Path("."), show_default=True,
-              help="gets data/quickstart and runs/quickstart")  # fmt: skip
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("."),
+    show_default=True,
+    help="gets data/quickstart and runs/quickstart",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="of the pictures, the weights and dropout")
 @click.option("--engine", default="torch", show_default=True, help="auto, caffe or torch")
 @click.option("--gpu", help="device number; none for the CPU")

@@ -37,30 +37,56 @@ SURGERY = ("without pooling", "with pooling and switches")
 _OPTIONS: dict[str, Callable[..., Any]] = {
     "blobs": click.option("--blobs", metavar="NAME,...", help="left out: those of the paper's figure that fit the net"),
     "blob": click.option("--blob", metavar="NAME", help="whose largest activation in each image is explained"),
-    "unit": click.option("--unit", metavar="BLOB:C[:Y:X]", help="explain this unit in every image, in place of the largest"),
-    "same_unit": click.option("--same-unit", is_flag=True, help="after surgery: the channel that was largest before it"),
+    "unit": click.option(
+        "--unit", metavar="BLOB:C[:Y:X]", help="explain this unit in every image, in place of the largest"
+    ),
+    "same_unit": click.option(
+        "--same-unit", is_flag=True, help="after surgery: the channel that was largest before it"
+    ),
     "images": click.option("--images", metavar="KEY,...", help="by their keys in the data; left out: drawn by --seed"),
     "count": click.option("--count", type=int, default=4, show_default=True, help="images that are drawn"),
     "channels": click.option("--channels", metavar="LIST", help="filters of each blob, as 0,5,8-11"),
     "sample": click.option("--sample", type=int, metavar="N", help="filters of each blob that are drawn by --seed"),
-    "topk": click.option("--topk", type=_PATH, metavar="NPZ", help="of `allconv viz mine`; left out, or not there: mined"),
+    "topk": click.option(
+        "--topk", type=_PATH, metavar="NPZ", help="of `allconv viz mine`; left out, or not there: mined"
+    ),
     "limit": click.option("--limit", type=int, help="mine only the first so many images"),
     "k": click.option("--k", type=int, default=10, show_default=True, help="patches of a filter"),
     "rules": click.option("--rules", metavar="NAME,...", help="backprop, deconvnet, guided; left out: as in the paper"),
-    "layers": click.option("--layers", metavar="NAME,...", help="convolutions whose stride becomes pooling; left out: "
-                           "all of stride 2"),
-    "accuracy": click.option("--accuracy", type=int, default=2000, show_default=True, metavar="N",
-                             help="images for the nets' top-1; 0 leaves it out"),
-    "labels": click.option("--labels", type=_PATH, metavar="FILE", help="names of the classes, a line each; left out: the "
-                           "data set's"),
-    "activation_seed": click.option("--activation-seed", is_flag=True, help="begin with the unit's activation, not with 1"),
-    "how": click.option("--normalisation", "how", default="zero-centred", show_default=True,
-                        help="zero-centred, shared, percentile, positive or l2-grey"),
-    "shown": click.option("--space", "shown", default="input", show_default=True,
-                          help="maps of the net's input, or of pixels: input or pixel"),
+    "layers": click.option(
+        "--layers", metavar="NAME,...", help="convolutions whose stride becomes pooling; left out: all of stride 2"
+    ),
+    "accuracy": click.option(
+        "--accuracy",
+        type=int,
+        default=2000,
+        show_default=True,
+        metavar="N",
+        help="images for the nets' top-1; 0 leaves it out",
+    ),
+    "labels": click.option(
+        "--labels", type=_PATH, metavar="FILE", help="names of the classes, a line each; left out: the data set's"
+    ),
+    "activation_seed": click.option(
+        "--activation-seed", is_flag=True, help="begin with the unit's activation, not with 1"
+    ),
+    "how": click.option(
+        "--normalisation",
+        "how",
+        default="zero-centred",
+        show_default=True,
+        help="zero-centred, shared, percentile, positive or l2-grey",
+    ),
+    "shown": click.option(
+        "--space",
+        "shown",
+        default="input",
+        show_default=True,
+        help="maps of the net's input, or of pixels: input or pixel",
+    ),
     "size": click.option("--size", type=int, metavar="PIXELS", help="of a tile's longer side, about"),
     "no_arrays": click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps"),
-}  # fmt: skip
+}
 _DRAWN = ("how", "shown", "size", "no_arrays")
 _COMPARED = ("images", "count", "unit", "same_unit", "rules", "layers", "accuracy", "labels", "activation_seed")
 OF_FIGURE: dict[int, tuple[str, ...]] = {
@@ -113,12 +139,19 @@ class Words:
         from allconv_caffe.visualize import display
         from allconv_caffe.visualize.errors import VizError
 
-        for word, value, choices in (("--normalisation", self.how, display.NORMALISATIONS), ("--space", self.shown,
-                                                                                             ("input", "pixel"))):  # fmt: skip
+        for word, value, choices in (
+            ("--normalisation", self.how, display.NORMALISATIONS),
+            ("--space", self.shown, ("input", "pixel")),
+        ):
             if value not in choices:
                 raise VizError(word, repr(value), "a way to draw maps", choices)
-        for word, number, least in (("--size", self.size, 1), ("--count", self.count, 1), ("--k", self.k, 1),
-                                    ("--sample", self.sample, 1), ("--accuracy", self.accuracy, 0)):  # fmt: skip
+        for word, number, least in (
+            ("--size", self.size, 1),
+            ("--count", self.count, 1),
+            ("--k", self.k, 1),
+            ("--sample", self.sample, 1),
+            ("--accuracy", self.accuracy, 0),
+        ):
             if number is not None and number < least:
                 raise VizError(word, number, f"{least} or more")
 
@@ -143,7 +176,9 @@ class Words:
             raise VizError("--rules", ", ".join(rules), "one rule for this figure")
         return rules[0]
 
-    def filters(self, net: VizNet, blob: str, seed: int, default: int | None, alive: Sequence[int] | None = None) -> list[int]:
+    def filters(
+        self, net: VizNet, blob: str, seed: int, default: int | None, alive: Sequence[int] | None = None
+    ) -> list[int]:
         """Of one blob: those named, or drawn from those that are alive, or all."""
         from allconv_caffe.visualize.unit import check_blob
 
@@ -168,7 +203,9 @@ def _classes(inputs: Inputs, labels: Path | None) -> list[str]:
     if labels is not None:
         lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
         # Caffe's synset_words.txt begins each line with a synset
-        return [line.partition(" ")[2].split(",")[0] if line[:1] == "n" and line[1:9].isdigit() else line for line in lines]
+        return [
+            line.partition(" ")[2].split(",")[0] if line[:1] == "n" and line[1:9].isdigit() else line for line in lines
+        ]
     if inputs.data is not None and (inputs.data / "manifest.json").is_file():
         from data_prep.manifest import Manifest
 
@@ -191,8 +228,12 @@ def _save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
         click.echo(path)
 
 
-@click.command("patterns", epilog=example("allconv viz patterns --model cifar10-allcnn-c-jpeg --blobs conv1,conv3 --output "
-                                          "build/patterns.png"))  # fmt: skip
+@click.command(
+    "patterns",
+    epilog=example(
+        "allconv viz patterns --model cifar10-allcnn-c-jpeg --blobs conv1,conv3 --output build/patterns.png"
+    ),
+)
 @click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
 @_options("blobs", "channels", "sample", *_DRAWN)
 @viz_inputs(data=False)
@@ -215,8 +256,13 @@ def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
     )
 
 
-@click.command("compare", epilog=example("allconv viz compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --blob conv9 "
-                                         "--surgery --accuracy 0 --output build/conv9.png"))  # fmt: skip
+@click.command(
+    "compare",
+    epilog=example(
+        "allconv viz compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --blob conv9 "
+        "--surgery --accuracy 0 --output build/conv9.png"
+    ),
+)
 @click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
 @click.option("--surgery", is_flag=True, help="beside them the maps of the net whose strides became max-pooling")
 @_options("blob", *_COMPARED, *_DRAWN)
@@ -239,7 +285,9 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
     net = inputs.open_net()
     unit = Unit.parse(words.unit) if words.unit else None
     if words.same_unit and (unit is not None or not surgery):
-        raise VizError("--same-unit", "a unit by --unit" if unit else "one net", "--surgery, and units that each net chooses")
+        raise VizError(
+            "--same-unit", "a unit by --unit" if unit else "one net", "--surgery, and units that each net chooses"
+        )
     if unit is not None and words.blob not in (None, unit.blob):
         raise VizError("--unit", str(unit), f"a unit of --blob {words.blob}")
     blob = unit.blob if unit else words.blob or figures.default_blobs(net, number or 5)[0]
@@ -248,8 +296,14 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
         check_unit(net, unit)
     own = switches_below(net.param, blob)
     if number == 6 and not own:
-        raise VizError(net.where, f"no max-pooling below '{blob}'", "a net trained with max-pooling: figures 4 and 5 are for others")
-    variants = [figures.Variant(SURGERY[0] if surgery else f"switches of {', '.join(own)}" if own else "without switches", net)]
+        raise VizError(
+            net.where,
+            f"no max-pooling below '{blob}'",
+            "a net trained with max-pooling: figures 4 and 5 are for others",
+        )
+    variants = [
+        figures.Variant(SURGERY[0] if surgery else f"switches of {', '.join(own)}" if own else "without switches", net)
+    ]
     if surgery:
         variants.append(figures.Variant(SURGERY[1], inputs.open_net(_pooled(inputs, words.layers, "max"))))
     source = inputs.open_images(net)
@@ -259,10 +313,21 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
     _measure(variants, source, words.accuracy, inputs)
     title = f"Figure {number}: " if number else ""
     return figures.comparison(
-        variants, images, keys, blob, look, rules=rules, unit=unit, same_unit=words.same_unit, labels=labels,
-        seed=None if words.activation_seed else 1.0, number=number, source=source, batch_size=inputs.batch_size,
+        variants,
+        images,
+        keys,
+        blob,
+        look,
+        rules=rules,
+        unit=unit,
+        same_unit=words.same_unit,
+        labels=labels,
+        seed=None if words.activation_seed else 1.0,
+        number=number,
+        source=source,
+        batch_size=inputs.batch_size,
         title=title + (f"unit {unit}" if unit else f"the largest activation of {blob} in each image"),
-    )  # fmt: skip
+    )
 
 
 def _pooled(inputs: Inputs, layers: str | None, method: str) -> Any:
@@ -280,9 +345,13 @@ def _measure(variants: Sequence[Variant], source: ImageSource, count: int, input
             variant.top1 = top1(variant.net, source, count, batch_size=inputs.batch_size, progress=inputs.progress)
 
 
-@click.command("surgery", epilog=example("allconv viz surgery --model cifar10-allcnn-c-jpeg --output build/pooled.prototxt"))
+@click.command(
+    "surgery", epilog=example("allconv viz surgery --model cifar10-allcnn-c-jpeg --output build/pooled.prototxt")
+)
 @click.option("--output", type=_PATH, required=True, metavar="PROTOTXT", help="deploy net to write")
-@click.option("--method", default="max", show_default=True, help="max, or top-left: what the stride took (the null test)")
+@click.option(
+    "--method", default="max", show_default=True, help="max, or top-left: what the stride took (the null test)"
+)
 @click.option("--switches", is_flag=True, help="a second top of each pooling layer, the places of the maxima")
 @_options("layers", "images", "count", "accuracy")
 @viz_inputs()
@@ -312,16 +381,24 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
     blob = figures.default_blobs(net, 5)[0]
     values, maps = null_test(net, same, images, blob, batch_size=inputs.batch_size)
     what = "images" if source is not None else "images of noise"
-    click.echo(f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, guided maps by {maps:.1e}, relative")
+    click.echo(
+        f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, guided maps by {maps:.1e}, relative"
+    )
     if max(values, maps) > 1e-4:
-        raise VizError(str(path), f"maps that differ by {max(values, maps):.1e}", "at most 1e-4: this net cannot be operated on")
+        raise VizError(
+            str(path), f"maps that differ by {max(values, maps):.1e}", "at most 1e-4: this net cannot be operated on"
+        )
     if source is not None and chosen.accuracy:
         after = inputs.open_net(pooled)
         pair = [figures.Variant("before", net), figures.Variant("after", after)]
         _measure(pair, source, chosen.accuracy, inputs)
         for variant in pair:
             found = variant.top1 or {}
-            text = f"{found['percent']:.2f} % of {found['images']} images" if found["percent"] is not None else found["reason"]
+            text = (
+                f"{found['percent']:.2f} % of {found['images']} images"
+                if found["percent"] is not None
+                else found["reason"]
+            )
             click.echo(f"top-1 {variant.name}: {text}")
     save(pooled, output, f"{path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}")
     click.echo(output)
@@ -331,9 +408,14 @@ def _figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(*_OPTIONS)(command)
 
 
-@click.command("figure", epilog=example("allconv viz figure 1 --output build/figure-1.png",
-                                        "allconv viz figure 2 --space pixel --no-arrays",
-                                        "allconv viz figure 5 --seed 5 --output build/figure-5.png"))  # fmt: skip
+@click.command(
+    "figure",
+    epilog=example(
+        "allconv viz figure 1 --output build/figure-1.png",
+        "allconv viz figure 2 --space pixel --no-arrays",
+        "allconv viz figure 5 --seed 5 --output build/figure-5.png",
+    ),
+)
 @click.argument("number", type=click.IntRange(1, 6))
 @click.option("--output", type=_PATH, metavar="PNG", help="picture to write; left out: build/figures/figure-N.png")
 @_figure_options
@@ -345,9 +427,7 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
     Unless named, the net is cifar10-allcnn-c-jpeg (figure 6: cifar10-model-c-jpeg) of models/, the images are data/cifar10-jpeg;
     figure 1 draws a small net of its own.
     """
-    given = [
-        name for name in words if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-    ]
+    given = [name for name in words if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
     for name in given:
         if name not in OF_FIGURE[number]:
             flag = next(p.opts[0] for p in context.command.params if p.name == name)
@@ -381,17 +461,26 @@ def _ready(inputs: Inputs, number: int) -> None:
     from allconv_caffe.visualize.errors import VizError
 
     name = inputs.model
-    if name in EXPERIMENTS and not (Path(name) / zoo.CARD).is_file() and not (zoo.DEFAULT_FOLDER / name / zoo.CARD).is_file():
+    if (
+        name in EXPERIMENTS
+        and not (Path(name) / zoo.CARD).is_file()
+        and not (zoo.DEFAULT_FOLDER / name / zoo.CARD).is_file()
+    ):
         raise VizError(
-            f"figure {number}", f"no {zoo.DEFAULT_FOLDER / name}", f"a trained model: `allconv run {EXPERIMENTS[name]} --data "
+            f"figure {number}",
+            f"no {zoo.DEFAULT_FOLDER / name}",
+            f"a trained model: `allconv run {EXPERIMENTS[name]} --data "
             f"{DATA} --epochs 15`, then `allconv zoo add RUN --name {name}`; or another with --model, or --net and --weights",
-        )  # fmt: skip
+        )
     if inputs.data is not None and not inputs.data.exists():
         made = f"`allconv prep cifar10 --source ARCHIVE --output {DATA}`, or others with --data"
         raise VizError(
-            f"figure {number}", f"no {inputs.data}",
-            f"images: {made}" if inputs.data == DATA else "a prepared data set, an LMDB, a folder of images or an image",
-        )  # fmt: skip
+            f"figure {number}",
+            f"no {inputs.data}",
+            f"images: {made}"
+            if inputs.data == DATA
+            else "a prepared data set, an LMDB, a folder of images or an image",
+        )
 
 
 def _toy_net(inputs: Inputs, text: str) -> VizNet:
@@ -415,7 +504,9 @@ def _small_one(inputs: Inputs, words: Words) -> Drawing:
     unit = Unit.parse(words.unit) if words.unit else argmax_units(net, image, "conv2")[0][0]
     check_unit(net, unit)
     look = figures.Look(words.how, words.shown, size=words.size, command=command_line())
-    return figures.figure_one(_toy_net(inputs, figures.TOY_NET), net, image, unit, look, rule=words.one_rule(), key="a square")
+    return figures.figure_one(
+        _toy_net(inputs, figures.TOY_NET), net, image, unit, look, rule=words.one_rule(), key="a square"
+    )
 
 
 def _one(inputs: Inputs, words: Words) -> Drawing:
@@ -429,7 +520,9 @@ def _one(inputs: Inputs, words: Words) -> Drawing:
     source = inputs.open_images(net)
     keys, images = words.chosen_images(inputs, source, words.count)  # the first of figures 4 to 6
     unit = unit or argmax_units(net, images[:1], figures.default_blobs(net, 3)[-1])[0][0]
-    return figures.figure_one(_toy_net(inputs, figures.TOY_NET), net, images[:1], unit, look, rule=words.one_rule(), key=keys[0])
+    return figures.figure_one(
+        _toy_net(inputs, figures.TOY_NET), net, images[:1], unit, look, rule=words.one_rule(), key=keys[0]
+    )
 
 
 def _patches(inputs: Inputs, words: Words, output: Path) -> Drawing:
@@ -447,16 +540,32 @@ def _patches(inputs: Inputs, words: Words, output: Path) -> Drawing:
         topk = TopK.load(path)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        topk = mine(net, source, blobs, k=words.k, batch_size=inputs.batch_size, limit=words.limit, path=path,
-                    progress=inputs.progress)  # fmt: skip
+        topk = mine(
+            net,
+            source,
+            blobs,
+            k=words.k,
+            batch_size=inputs.batch_size,
+            limit=words.limit,
+            path=path,
+            progress=inputs.progress,
+        )
     rows = {}
     for blob in blobs:
         alive = np.flatnonzero(~topk.channels(blob).dead)
         rows[blob] = words.filters(net, blob, inputs.seed, 8, [int(c) for c in alive])
     return figures.patch_figure(
-        net, source, topk, rows, look, k=words.k, rules=rules, number=3, batch_size=inputs.batch_size,
+        net,
+        source,
+        topk,
+        rows,
+        look,
+        k=words.k,
+        rules=rules,
+        number=3,
+        batch_size=inputs.batch_size,
         progress=inputs.progress,
-    )  # fmt: skip
+    )
 
 
 COMMANDS: tuple[click.Command, ...] = (patterns, compare, surgery, figure)

@@ -39,15 +39,21 @@ _NET = [
     click.option("--python", type=_PATH, help="interpreter with pycaffe; left out: that of `make caffe` or CAFFE_ROOT"),
 ]
 _SPACE = [
-    click.option("--whitening", type=_PATH, metavar="NPZ", help="of data_prep; left out: the model's, else the data set's"),
-    click.option("--mean", metavar="FILE|V,V,V", help="subtracted from pixels: mean.binaryproto, or a value for each channel"),
+    click.option(
+        "--whitening", type=_PATH, metavar="NPZ", help="of data_prep; left out: the model's, else the data set's"
+    ),
+    click.option(
+        "--mean", metavar="FILE|V,V,V", help="subtracted from pixels: mean.binaryproto, or a value for each channel"
+    ),
     click.option("--scale", type=float, default=1.0, show_default=True, help="factor on pixels, after the mean"),
     click.option("--order", metavar="BGR|RGB", help="channels of the net's input; left out: BGR, or RGB if whitened"),
 ]
 _DATA = [
     click.option("--data", type=_PATH, help="prepared data set, LMDB, folder of images or one image"),
     click.option("--split", default="test", show_default=True, help="of a prepared data set: test or train"),
-    click.option("--resize", type=int, metavar="PIXELS", help="shorter side of image files, before the middle is taken"),
+    click.option(
+        "--resize", type=int, metavar="PIXELS", help="shorter side of image files, before the middle is taken"
+    ),
 ]
 _COMMON = [
     click.option("--batch-size", type=int, default=32, show_default=True, help="images of one pass"),
@@ -131,9 +137,13 @@ class Inputs:
 
         path, weights, _ = self.files
         net = open_net(
-            path if param is None else param, weights, engine=self.engine, device=self.device, python=self.python,
+            path if param is None else param,
+            weights,
+            engine=self.engine,
+            device=self.device,
+            python=self.python,
             require_relu=require_relu,
-        )  # fmt: skip
+        )
         if param is not None:
             net.where = str(path)
         context = click.get_current_context(silent=True)

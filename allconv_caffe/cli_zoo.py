@@ -63,7 +63,9 @@ def list_(folder: Path) -> None:
 
     for entry in models.cards(folder):
         facts = entry.facts
-        click.echo(f"{facts['name']:<26}{facts['test_error_percent']:6.2f} %  {facts['dataset']}, {facts['epochs']:g} epochs")
+        click.echo(
+            f"{facts['name']:<26}{facts['test_error_percent']:6.2f} %  {facts['dataset']}, {facts['epochs']:g} epochs"
+        )
 
 
 @zoo.command("unpack", epilog=_example("allconv zoo unpack cifar10-allcnn-c --output build/whitening.npz"))

@@ -413,7 +413,9 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
     except TableError as error:
         raise DeriveError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
     except (Exception, SystemExit) as error:
-        raise DeriveError(where, f"{type(error).__name__}: {error}".rstrip(": "), "Python that runs and sets ARCHITECTURE") from None
+        raise DeriveError(
+            where, f"{type(error).__name__}: {error}".rstrip(": "), "Python that runs and sets ARCHITECTURE"
+        ) from None
     table = names.get("ARCHITECTURE")
     if isinstance(table, Mapping):
         return read_table(table, where)

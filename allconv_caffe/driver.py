@@ -39,14 +39,29 @@ DEFAULT_SEED = 1
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 120.0  # for the snapshot of a training that is stopped as dead
 _ATTEMPT_FILES = (
-    "solver.prototxt", "train_val.prototxt", "deploy.prototxt", "log", "test.log", "train.csv", "test.csv",
-    "curves.png", "events", "snapshots", "result.json",
-)  # fmt: skip
+    "solver.prototxt",
+    "train_val.prototxt",
+    "deploy.prototxt",
+    "log",
+    "test.log",
+    "train.csv",
+    "test.csv",
+    "curves.png",
+    "events",
+    "snapshots",
+    "result.json",
+)
 _SET_BY_THE_DRIVER = {
-    "random_seed": "SEED", "solver_mode": "GPU", "device_id": "GPU", "train_lmdb": "the data set's own", "test_lmdb":
-    "the data set's own", "n_train": "the data set's own", "n_test": "the data set's own", "net_path": "none: it lies in "
-    "the run directory", "snapshot_prefix": "none: snapshots lie in the run directory",
-}  # fmt: skip
+    "random_seed": "SEED",
+    "solver_mode": "GPU",
+    "device_id": "GPU",
+    "train_lmdb": "the data set's own",
+    "test_lmdb": "the data set's own",
+    "n_train": "the data set's own",
+    "n_test": "the data set's own",
+    "net_path": "none: it lies in the run directory",
+    "snapshot_prefix": "none: snapshots lie in the run directory",
+}
 """Options of ``allconv render`` that are no options of a run, and what stands in their place."""
 _TEST_SCORE = re.compile(r"(?:^|\] )(accuracy|loss) = (\S+?)(?: \(|$)")
 
@@ -127,8 +142,10 @@ def run(
         return RunResult("interrupted", root, {})
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
     if data.preprocessing == "raw" and "scale" not in settings.options:
-        say("data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a standard "
-            "deviation near 0.5; --set scale=0.0078125 brings raw ones there")  # fmt: skip
+        say(
+            "data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a standard "
+            "deviation near 0.5; --set scale=0.0078125 brings raw ones there"
+        )
     prepared = _Run(experiment, settings, engine, data, root, say)
     prepared.folder.mkdir(parents=True, exist_ok=True)
     with driver_files.locked(prepared.folder) as lock:
@@ -148,7 +165,9 @@ def _settled(settings: RunSettings) -> RunSettings:
         if name not in options:
             continue
         if (given := getattr(settings, name)) is not None:
-            raise DriverError(f"{name.upper()}={given}: found option {name}={options[name]} beside it, expected one of the two")
+            raise DriverError(
+                f"{name.upper()}={given}: found option {name}={options[name]} beside it, expected one of the two"
+            )
         changes[name] = options.pop(name)
     for name, instead in _SET_BY_THE_DRIVER.items():
         if name in options:
@@ -242,10 +261,15 @@ class _Run:
             if line[:1] != "#"
         ]
         facts = [
-            self.engine.name, self.settings.precision, len(self.engine.gpus) or 1, list(self.settings.caffe_flags),
+            self.engine.name,
+            self.settings.precision,
+            len(self.engine.gpus) or 1,
+            list(self.settings.caffe_flags),
             self.data.checksums or str(self.data.folder),
-        ]  # fmt: skip
-        if self.settings.rng != "torch":  # the default adds nothing: runs from before there was a choice are found again
+        ]
+        if (
+            self.settings.rng != "torch"
+        ):  # the default adds nothing: runs from before there was a choice are found again
             facts.append(f"rng {self.settings.rng}")
         return hashlib.sha256(json.dumps([lines, facts], sort_keys=True).encode()).hexdigest()
 
@@ -320,8 +344,12 @@ class _Run:
         self.state = driver_files.read_json(state_file) if state_file.exists() else {"attempts": []}
         attempts: list[dict[str, Any]] = self.state.get("attempts", [])
         needed = {"attempt", "seed", "status", "why", "sessions"}
-        if "attempts" not in self.state or not all(isinstance(entry, dict) and needed <= set(entry) for entry in attempts):
-            raise DriverError(f"{state_file}: found no record of attempts; remove the file to go on from the newest snapshot")
+        if "attempts" not in self.state or not all(
+            isinstance(entry, dict) and needed <= set(entry) for entry in attempts
+        ):
+            raise DriverError(
+                f"{state_file}: found no record of attempts; remove the file to go on from the newest snapshot"
+            )
         if attempts and attempts[-1]["status"] == "done" and (self.folder / "result.json").exists():
             result = driver_files.read_json(self.folder / "result.json")
             self._say(f"already done: {self._path(self.folder)}")
@@ -470,9 +498,15 @@ class _Run:
                 log.flush()
             try:
                 engine = subprocess.Popen(
-                    command, cwd=self.root, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log,
-                    stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(lock,),
-                )  # fmt: skip
+                    command,
+                    cwd=self.root,
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
             except OSError as error:
                 raise DriverError(f"{command[0]}: cannot be started ({error.strerror})") from None
         os.ftruncate(lock, 0)

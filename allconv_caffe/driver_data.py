@@ -195,6 +195,15 @@ def _own_lmdbs(experiment: Experiment, root: Path) -> PreparedData:
                 f"at {path}, which this command does not prepare"
             )
     return PreparedData(
-        paths[0].parent, paths[0], paths[1], dataset.title, dataset.classes, dataset.n_train, dataset.n_test,
-        dataset.shape, {}, False, preprocessing="",
-    )  # fmt: skip
+        paths[0].parent,
+        paths[0],
+        paths[1],
+        dataset.title,
+        dataset.classes,
+        dataset.n_train,
+        dataset.n_test,
+        dataset.shape,
+        {},
+        False,
+        preprocessing="",
+    )

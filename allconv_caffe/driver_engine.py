@@ -172,7 +172,9 @@ def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, re
             "or ENGINE=caffe with a GPU build)"
         )
     if len(gpus) > 1:
-        raise DriverError(f"GPU={named}: found {len(gpus)} devices, expected one for the built-in engine (or ENGINE=caffe)")
+        raise DriverError(
+            f"GPU={named}: found {len(gpus)} devices, expected one for the built-in engine (or ENGINE=caffe)"
+        )
     flags: tuple[str, ...] = ()
     if precision != "float32":
         flags += ("-precision", precision)

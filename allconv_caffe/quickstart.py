@@ -230,7 +230,9 @@ def run(
         return None
 
     error = float(outcome.result["test_error_percent"])
-    result = QuickstartResult(chosen.title, error, linear, int(outcome.result["parameters"]), seconds, outcome.directory)
+    result = QuickstartResult(
+        chosen.title, error, linear, int(outcome.result["parameters"]), seconds, outcome.directory
+    )
     say("5/5 done")
     say("")
     say(table(result))
@@ -245,8 +247,10 @@ def run(
     ):
         say(f"{what:<33}{path}")
     if not result.learned:
-        say(f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
-            f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew")  # fmt: skip
+        say(
+            f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
+            f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
+        )
     say("next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>, make test, make help")
     return result
 
@@ -266,6 +270,11 @@ def table(result: QuickstartResult) -> str:
     ]
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
     return "\n".join(
-        [f"| {DISPLAY_NAME} | parameters | test error % |", "|---|---:|---:|", *rows, "", f"{spent}; "
-         f"{sum(result.seconds.values()):.0f} s in all"]
-    )  # fmt: skip
+        [
+            f"| {DISPLAY_NAME} | parameters | test error % |",
+            "|---|---:|---:|",
+            *rows,
+            "",
+            f"{spent}; {sum(result.seconds.values()):.0f} s in all",
+        ]
+    )

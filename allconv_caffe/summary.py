@@ -445,9 +445,22 @@ def _pooling(layer: _Layer) -> _Result:
 
 
 @_rule(
-    "AbsVal", "BNLL", "Clip", "Dropout", "ELU", "Exp", "Log", "MVN", "Power", "ReLU", "Sigmoid", "Softmax", "Swish", "TanH",
+    "AbsVal",
+    "BNLL",
+    "Clip",
+    "Dropout",
+    "ELU",
+    "Exp",
+    "Log",
+    "MVN",
+    "Power",
+    "ReLU",
+    "Sigmoid",
+    "Softmax",
+    "Swish",
+    "TanH",
     "Threshold",
-)  # fmt: skip
+)
 def _same(layer: _Layer) -> _Result:
     return _Result([layer.bottoms[0]], fields=[layer.fields[0]])
 
@@ -668,9 +681,15 @@ def _accuracy(layer: _Layer) -> _Result:
 
 
 @_rule(
-    "ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss",
-    "SoftmaxWithLoss", bottoms=(2, 3),
-)  # fmt: skip
+    "ContrastiveLoss",
+    "EuclideanLoss",
+    "HingeLoss",
+    "InfogainLoss",
+    "MultinomialLogisticLoss",
+    "SigmoidCrossEntropyLoss",
+    "SoftmaxWithLoss",
+    bottoms=(2, 3),
+)
 def _loss(layer: _Layer) -> _Result:
     return _Result([(), layer.bottoms[0]][: len(layer.param.top)], fields=[None, layer.fields[0]])
 

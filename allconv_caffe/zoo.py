@@ -30,12 +30,24 @@ TOLERANCE_PERCENT = 0.1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KINDS: dict[str, tuple[str, ...]] = {
-    "a text": ("name", "experiment", "model", "source", "dataset", "preprocessing", "paper_dataset", "schedule", "precision",
-               "engine", "device", "command"),
+    "a text": (
+        "name",
+        "experiment",
+        "model",
+        "source",
+        "dataset",
+        "preprocessing",
+        "paper_dataset",
+        "schedule",
+        "precision",
+        "engine",
+        "device",
+        "command",
+    ),
     "a number": ("test_error_percent", "epochs"),
     "a number or null": ("published_error_percent",),
     "a whole number": ("parameters", "seed", "n_train", "n_test"),
-}  # fmt: skip
+}
 """What the entries of a card are."""
 
 
@@ -96,7 +108,11 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     if result.get("status") != "done" or result.get("test_error_percent") is None:
         raise ZooError(f"{run}: found a run that is {result.get('status')}, expected one that is done and has an error")
     for file, found, keys in (
-        ("result.json", result, ("experiment", "model", "dataset", "parameters", "epochs", "seed", "engine", "max_iter")),
+        (
+            "result.json",
+            result,
+            ("experiment", "model", "dataset", "parameters", "epochs", "seed", "engine", "max_iter"),
+        ),
         ("settings.json", settings, ("data", "engine")),
     ):
         if missing := [key for key in keys if key not in found]:
@@ -108,7 +124,9 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
         raise ZooError(f"{deploy}: found nothing, expected the net of the run")
     name = str(result.get("experiment")) if name is None else name
     if not _NAME.fullmatch(name):
-        raise ZooError(f'name: found {name!r}, expected letters, digits, ".", "_" and "-", beginning with a letter or digit')
+        raise ZooError(
+            f'name: found {name!r}, expected letters, digits, ".", "_" and "-", beginning with a letter or digit'
+        )
     out = folder / name
     if out.exists():
         raise ZooError(f"{out}: found a model of that name, expected none; remove it or give another name")
@@ -197,7 +215,12 @@ def command(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     typed = str(settings.get("command") or "")
     if typed:
         return typed
-    words = ["allconv run", str(result["experiment"]), f"--epochs {float(result['epochs']):g}", f"--seed {result['seed']}"]
+    words = [
+        "allconv run",
+        str(result["experiment"]),
+        f"--epochs {float(result['epochs']):g}",
+        f"--seed {result['seed']}",
+    ]
     if result.get("precision", "float32") != "float32":
         words.append(f"--precision {result['precision']}")
     if result.get("rng", "torch") != "torch" and result.get("engine") == "torch":
@@ -218,12 +241,18 @@ def page(facts: Mapping[str, Any]) -> str:
         ("images", f"{facts['n_train']:,} for training, {facts['n_test']:,} for the test"),
         ("preprocessing", f"{facts['preprocessing']}, in `{facts['whitening']['file']}`"),
         ("test error of the last iteration", f"{facts['test_error_percent']:.2f} %"),
-        ("the paper's error", "–" if published is None else f"{published:.2f} % on {facts['paper_dataset']}, 350 epochs"),
+        (
+            "the paper's error",
+            "–" if published is None else f"{published:.2f} % on {facts['paper_dataset']}, 350 epochs",
+        ),
         ("parameters", f"{facts['parameters']:,} (the paper: {facts['published_parameters'] or '–'})"),
-        ("training", f"{facts['schedule'] or str(facts['epochs']) + ' epochs'}; seed {facts['seed']}; {facts['precision']}"),
+        (
+            "training",
+            f"{facts['schedule'] or str(facts['epochs']) + ' epochs'}; seed {facts['seed']}; {facts['precision']}",
+        ),
         ("engine", f"{facts['engine']}, {facts['device']}"),
         ("command", f"`{facts['command']}`"),
-    ]  # fmt: skip
+    ]
     lines = [f"# {facts['name']}", "", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows), ""]
     lines += ["| file | bytes | SHA-1 |", "| --- | ---: | --- |"]
     for key in ("weights", "deploy", "whitening"):
@@ -233,7 +262,7 @@ def page(facts: Mapping[str, Any]) -> str:
         "",
         f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "
         "whitened RGB",
-        "planes, not pixels: `data_prep.whitening.Whitening.load(\"whitening.npz\").whiten(images)` makes them. "
+        'planes, not pixels: `data_prep.whitening.Whitening.load("whitening.npz").whiten(images)` makes them. '
         f"`allconv zoo unpack {facts['name']}`",
         "writes the whitening in its full form, with the inverse.",
         "",

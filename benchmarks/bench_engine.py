@@ -48,8 +48,14 @@ class Contender:
         self.kind = kind
         self.rates: list[float] = []
         worker = str(ROOT / "benchmarks" / "engine_worker.py")
-        self.process = subprocess.Popen([python, worker, kind, str(config)], stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, cwd=config.parent, env=environment)  # fmt: skip
+        self.process = subprocess.Popen(
+            [python, worker, kind, str(config)],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            cwd=config.parent,
+            env=environment,
+        )
 
     def wait(self) -> None:
         answer = self._line()
@@ -86,12 +92,35 @@ def write_lmdb(folder: Path, images: int) -> None:
 def render(folder: Path, batch: int, cpu: bool) -> Path:
     """All-CNN-C's solver and net for `folder`'s data; never tests, never snapshots."""
     subprocess.run(
-        [sys.executable, "-m", "allconv_caffe.cli", "render", "cifar10-allcnn-c", "--output", str(folder),
-         "--train-lmdb", str(folder / "lmdb"), "--test-lmdb", str(folder / "lmdb"), "--batch-size", str(batch),
-         "--test-batch-size", "100", "--net-path", str(folder / "train_val.prototxt"),
-         "--snapshot-prefix", str(folder / "bench"), "--lr", "0.01", "--solver-mode", "CPU" if cpu else "GPU"],
-        check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "allconv_caffe.cli",
+            "render",
+            "cifar10-allcnn-c",
+            "--output",
+            str(folder),
+            "--train-lmdb",
+            str(folder / "lmdb"),
+            "--test-lmdb",
+            str(folder / "lmdb"),
+            "--batch-size",
+            str(batch),
+            "--test-batch-size",
+            "100",
+            "--net-path",
+            str(folder / "train_val.prototxt"),
+            "--snapshot-prefix",
+            str(folder / "bench"),
+            "--lr",
+            "0.01",
+            "--solver-mode",
+            "CPU" if cpu else "GPU",
+        ],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
     solver = folder / "solver.prototxt"
     dropped = ("test_iter", "test_interval", "display", "snapshot:", "random_seed")
     lines = [line for line in solver.read_text().splitlines() if not line.startswith(dropped)]
@@ -103,8 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--iterations", type=int, default=0, help="iterations of one turn (0: 5 on a CPU, 200 on a GPU)")
-    parser.add_argument("--warmup", type=int, default=0, help="iterations before the first turn (0: 3 on a CPU, 30 on a GPU)")
+    parser.add_argument(
+        "--iterations", type=int, default=0, help="iterations of one turn (0: 5 on a CPU, 200 on a GPU)"
+    )
+    parser.add_argument(
+        "--warmup", type=int, default=0, help="iterations before the first turn (0: 3 on a CPU, 30 on a GPU)"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
@@ -186,7 +219,10 @@ def main() -> None:
     for note in notes:
         print(note)
     if options.json:
-        record = {**{k: v for k, v in config.items() if k != "solver"}, "images_per_second": {c.kind: c.rates for c in contenders}}
+        record = {
+            **{k: v for k, v in config.items() if k != "solver"},
+            "images_per_second": {c.kind: c.rates for c in contenders},
+        }
         options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -29,8 +29,10 @@ def prototxt(megabytes: int) -> str:
     large, small = values * 3 // 4 // 8192, values // 16 // 2048
 
     def layer(name: str, bottom: str, outputs: int, filler: str) -> str:
-        return (f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" inner_product_param {{ '
-                f'num_output: {outputs} weight_filler {{ type: "{filler}" }} }} }}\n')  # fmt: skip
+        return (
+            f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" inner_product_param {{ '
+            f'num_output: {outputs} weight_filler {{ type: "{filler}" }} }} }}\n'
+        )
 
     text = 'input: "wide" input_shape { dim: 1 dim: 8192 }\ninput: "narrow" input_shape { dim: 1 dim: 2048 }\n'
     text += layer("fc6", "wide", large, "xavier")

@@ -50,7 +50,10 @@ def random_net(device: str) -> VizNet:
     rng = np.random.default_rng(0)
     net.set_params(
         {
-            name: [rng.normal(0, np.sqrt(2 / np.prod(weight.shape[1:])), weight.shape).astype(np.float32), np.zeros_like(bias)]
+            name: [
+                rng.normal(0, np.sqrt(2 / np.prod(weight.shape[1:])), weight.shape).astype(np.float32),
+                np.zeros_like(bias),
+            ]
             for name, (weight, bias) in net.params().items()
         }
     )
@@ -65,7 +68,9 @@ def twin(net: VizNet, device: str) -> nn.Sequential:
         if layer.type == "Convolution":
             param = layer.convolution_param
             weight, bias = (torch.from_numpy(array) for array in params[layer.name])
-            stride, pad = (list(values)[0] if values else default for values, default in ((param.stride, 1), (param.pad, 0)))
+            stride, pad = (
+                list(values)[0] if values else default for values, default in ((param.stride, 1), (param.pad, 0))
+            )
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], param.kernel_size[0], stride, pad)
             conv.weight.data, conv.bias.data = weight, bias  # type: ignore[union-attr]
             layers += [conv, nn.ReLU()]
@@ -74,7 +79,9 @@ def twin(net: VizNet, device: str) -> nn.Sequential:
     return nn.Sequential(*layers).to(device).eval()
 
 
-def turns(contenders: dict[str, Callable[[], Any]], images: int, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+def turns(
+    contenders: dict[str, Callable[[], Any]], images: int, rounds: int, warmup: int = 2
+) -> dict[str, list[float]]:
     """images/s of each contender in each round."""
     for _ in range(warmup):
         for run in contenders.values():
@@ -140,9 +147,13 @@ def main() -> None:
     for name, run in list(contenders.items())[1:]:
         worst = float(np.abs(run() - ours).max() / np.abs(ours).max())
         if not worst < 1e-4:
-            raise SystemExit(f"bench_viz: {name}: maps differ by {worst:.1e} of the largest value, expected less than 1e-4")
+            raise SystemExit(
+                f"bench_viz: {name}: maps differ by {worst:.1e} of the largest value, expected less than 1e-4"
+            )
 
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, {options.threads} threads"
+    device = (
+        torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, {options.threads} threads"
+    )
     print(f"All-CNN of Table 6, 224x224, from {BLOB}, batch {options.batch}, {device}, torch {torch.__version__}")
     print(f"medians of {options.rounds} interleaved turns; load of the machine before: {os.getloadavg()[0]:.1f}")
     record = {"reconstructions": turns(contenders, options.batch, options.rounds)}
@@ -166,10 +177,14 @@ def main() -> None:
             for start in range(0, options.mined, options.batch):
                 net.forward(pixels[start : start + options.batch].astype(np.float32), both, until=BLOB)
 
-        record["mining"] = turns({"mining": scan, "forward pass alone": pass_only}, options.mined, max(2, options.rounds // 2), 1)
+        record["mining"] = turns(
+            {"mining": scan, "forward pass alone": pass_only}, options.mined, max(2, options.rounds // 2), 1
+        )
     report("conv6 and conv9 over an LMDB", record["mining"], "mining", False)
     if options.json:
-        options.json.write_text(json.dumps({"batch": options.batch, "threads": options.threads, **record}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"batch": options.batch, "threads": options.threads, **record}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

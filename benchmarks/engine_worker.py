@@ -25,8 +25,13 @@ def engine(config):
     with open(config["solver"]) as file:
         param = parse_text(file.read(), SolverParameter)
     dtype = torch.bfloat16 if config["precision"] == "bf16" else torch.float32
-    context = Context(rng=TorchGenerator(1), device=torch.device(config["device"]), compute_dtype=dtype, conv_mode="auto",
-                      tf32=config["precision"] == "tf32")  # fmt: skip
+    context = Context(
+        rng=TorchGenerator(1),
+        device=torch.device(config["device"]),
+        compute_dtype=dtype,
+        conv_mode="auto",
+        tf32=config["precision"] == "tf32",
+    )
     solver = create_solver(param, context=context, executor="compiled")
     return solver.step
 
@@ -56,8 +61,17 @@ def handwritten(config, mode):
     class AllCnnC(nn.Module):
         def __init__(self):
             super().__init__()
-            shapes = [(3, 96, 3, 1, 1), (96, 96, 3, 1, 1), (96, 96, 3, 2, 1), (96, 192, 3, 1, 1), (192, 192, 3, 1, 1),
-                      (192, 192, 3, 2, 1), (192, 192, 3, 1, 0), (192, 192, 1, 1, 0), (192, 10, 1, 1, 0)]
+            shapes = [
+                (3, 96, 3, 1, 1),
+                (96, 96, 3, 1, 1),
+                (96, 96, 3, 2, 1),
+                (96, 192, 3, 1, 1),
+                (192, 192, 3, 1, 1),
+                (192, 192, 3, 2, 1),
+                (192, 192, 3, 1, 0),
+                (192, 192, 1, 1, 0),
+                (192, 10, 1, 1, 0),
+            ]
             self.convs = nn.ModuleList([nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in shapes])
 
         def forward(self, x):

@@ -267,7 +267,9 @@ def compare_initial(run: Run, ours: Solver) -> dict[str, int]:
     result = {"values": 0, "different": 0}
     with np.load(run.work / "initial.npz") as real:
         if sorted(real.files) != sorted(found):
-            raise UserError(f"the parameters of the two engines have other names: {sorted(set(real.files) ^ set(found))}")
+            raise UserError(
+                f"the parameters of the two engines have other names: {sorted(set(real.files) ^ set(found))}"
+            )
         for key in real.files:
             result["values"] += real[key].size
             result["different"] += int((_bits(real[key]) != _bits(found[key])).sum())
@@ -414,8 +416,15 @@ def kept(run: Run, name: str, part: Callable[[Run], dict[str, Any]]) -> dict[str
 
 
 # the report
-def summary(run: Run, mask: dict[str, Any], step: dict[str, Any], ours: dict[str, Any], two: dict[str, Any],
-            one: dict[str, Any], title: str) -> dict[str, Any]:  # fmt: skip
+def summary(
+    run: Run,
+    mask: dict[str, Any],
+    step: dict[str, Any],
+    ours: dict[str, Any],
+    two: dict[str, Any],
+    one: dict[str, Any],
+    title: str,
+) -> dict[str, Any]:
     """The numbers of the table."""
     rows = step["rows"]
     errors = np.array([row["update_error"] for row in rows])
@@ -449,12 +458,16 @@ def summary(run: Run, mask: dict[str, Any], step: dict[str, Any], ours: dict[str
     }
     for key, other in (("ours", ours), ("caffe_two_threads", two)):
         train = np.array([abs(one["train"][i] - other["train"][i]) for i in one["train"] if i in other["train"]])
-        test = [abs(one["test"][i]["loss"] - other["test"][i]["loss"]) for i in one["test"] if i in other["test"]
-                and "loss" in one["test"][i] and "loss" in other["test"][i]]  # fmt: skip
+        test = [
+            abs(one["test"][i]["loss"] - other["test"][i]["loss"])
+            for i in one["test"]
+            if i in other["test"] and "loss" in one["test"][i] and "loss" in other["test"][i]
+        ]
         result[key] = {
-            "train_loss_largest": float(train.max()), "train_loss_median": float(np.median(train)),
+            "train_loss_largest": float(train.max()),
+            "train_loss_median": float(np.median(train)),
             "test_loss_largest": max(test) if test else None,
-        }  # fmt: skip
+        }
     result["identical"] = not any(
         result[k] for k in ("initial_different", "mask_different", "data_different", "mask_contradictions")
     )
@@ -530,13 +543,31 @@ def table(r: dict[str, Any]) -> str:
 def write_csv(out: Path, step: dict[str, Any], one: dict[str, Any], two: dict[str, Any], ours: dict[str, Any]) -> None:
     with open(out / "iterations.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["iteration", "loss_caffe_1_thread", "loss_caffe_2_threads", "loss_ours", "update_error",
-                         "update_worst", "update_different", "relu_flips"])  # fmt: skip
+        writer.writerow(
+            [
+                "iteration",
+                "loss_caffe_1_thread",
+                "loss_caffe_2_threads",
+                "loss_ours",
+                "update_error",
+                "update_worst",
+                "update_different",
+                "relu_flips",
+            ]
+        )
         for row in step["rows"]:
             i = str(row["iteration"])
             losses = [run["train"].get(i, "") for run in (one, two, ours)]
-            writer.writerow([i, *losses, f"{row['update_error']:.3g}", row["update_worst"], row["update_different"],
-                             row["relu_flips"]])  # fmt: skip
+            writer.writerow(
+                [
+                    i,
+                    *losses,
+                    f"{row['update_error']:.3g}",
+                    row["update_worst"],
+                    row["update_different"],
+                    row["relu_flips"],
+                ]
+            )
     with open(out / "tests.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["iteration", "output", "caffe_1_thread", "caffe_2_threads", "ours"])
@@ -553,14 +584,22 @@ def draw(path: Path, title: str, one: dict[str, Any], two: dict[str, Any], ours:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for run, label, style in ((one, "Caffe, one BLAS thread", "k-"), (two, "Caffe, two BLAS threads", "C0--"),
-                              (ours, "this engine, seed-exact", "C1:")):  # fmt: skip
+    for run, label, style in (
+        (one, "Caffe, one BLAS thread", "k-"),
+        (two, "Caffe, two BLAS threads", "C0--"),
+        (ours, "this engine, seed-exact", "C1:"),
+    ):
         left.plot([int(i) for i in run["train"]], list(run["train"].values()), style, label=label, linewidth=1.4)
         if run is not one:
             pairs = [(int(i), abs(run["train"][i] - v)) for i, v in one["train"].items() if i in run["train"]]
             right.plot([i for i, _ in pairs], [max(d, 1e-7) for _, d in pairs], style, label=label, linewidth=1.2)
     left.set(title=title, xlabel="iteration", ylabel="training loss")
-    right.set(title="departure from Caffe, one thread", xlabel="iteration", ylabel="|difference|; 1e-7 stands for none", yscale="log")
+    right.set(
+        title="departure from Caffe, one thread",
+        xlabel="iteration",
+        ylabel="|difference|; 1e-7 stands for none",
+        yscale="log",
+    )
     left.legend()
     right.legend()
     figure.savefig(path, dpi=90)
@@ -581,8 +620,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "seed-exact")
     options = parser.parse_args(argv)
     if options.iterations < 1 or options.batch < 0 or options.test_iters < 1 or options.seed < 0:
-        print("seed_exact.py: expected --iterations, --test-iters of at least 1, --batch, --seed of at least 0",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "seed_exact.py: expected --iterations, --test-iters of at least 1, --batch, --seed of at least 0",
+            file=sys.stderr,
+        )
         return 1
     glog.init("seed_exact", 2, None, True)
     try:

@@ -99,7 +99,9 @@ def decode(value: bytes | memoryview) -> tuple[npt.NDArray[np.generic], int]:
         nonlocal position
         if position >= len(value) or value[position] != tag:
             raise PrepError(
-                "Datum", f"{bytes(value[position : position + 1]).hex() or 'the end'} at byte {position}", f"tag {tag:02x}"
+                "Datum",
+                f"{bytes(value[position : position + 1]).hex() or 'the end'} at byte {position}",
+                f"tag {tag:02x}",
             )
         position += 1
         number = shift = 0

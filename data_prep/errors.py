@@ -46,7 +46,9 @@ def writing(where: str | Path) -> Iterator[None]:
             raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error
         if "Input/output error" in str(error):  # LMDB's word for a write that the system cut short
             raise PrepError(
-                where, f"a full disk, or a failing one ({error})", "room for the data set; free some space and run again"
+                where,
+                f"a full disk, or a failing one ({error})",
+                "room for the data set; free some space and run again",
             ) from error
         raise PrepError(where, f"an LMDB failure ({error})", "a file system on which LMDB can write") from error
     except OSError as error:

@@ -18,7 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker
 
 from allconv_caffe.engine import caffe_sums  # noqa: E402
 
-if isinstance(caffe_sums.order_here(), str):  # a processor whose order of sums is not known: both engines take one that is
+if isinstance(
+    caffe_sums.order_here(), str
+):  # a processor whose order of sums is not known: both engines take one that is
     os.environ["OPENBLAS_CORETYPE"] = "Haswell"
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +139,11 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = json.loads((_ROOT / "models" / model.name / zoo.CARD).read_text())
     for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
         content = (model / name).read_bytes()
-        card[key] = {"file": name, "bytes": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
+        card[key] = {
+            "file": name,
+            "bytes": len(content),
+            "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+        }
     (model / zoo.CARD).write_text(json.dumps(card))
 
     net = open_net(model / "deploy.prototxt", model / "small.caffemodel")

@@ -59,8 +59,9 @@ def test_the_order_is_caffe_then_caffe_root_then_make_caffe_then_path(
     found = find_caffe(tmp_path)
     assert found is not None and (found.origin, found.version) == ("CAFFE_ROOT", "0.3")
     assert found.environment(["layers"])["PYTHONPATH"].split(os.pathsep)[:2] == [
-        str(tmp_path / "tree" / "python"), str(tmp_path / "layers"),
-    ]  # fmt: skip
+        str(tmp_path / "tree" / "python"),
+        str(tmp_path / "layers"),
+    ]
     monkeypatch.setenv("CAFFE", str(caffe(tmp_path / "own" / "caffe.bin", "0.4")))
     found = find_caffe(tmp_path)
     assert found is not None and (found.origin, found.version) == ("CAFFE", "0.4")
@@ -69,13 +70,20 @@ def test_the_order_is_caffe_then_caffe_root_then_make_caffe_then_path(
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ("echo hello", "CAFFE={path}: answered 'hello' with status 0, expected a BVLC Caffe binary that answers --version"),
-        ("echo broken >&2; exit 127", "CAFFE={path}: answered 'broken' with status 127, expected a BVLC Caffe binary that "
-         "answers --version"),
-        ("# allconv_caffe", "CAFFE={path}: found this project's own engine, expected a BVLC Caffe binary that answers "
-         "--version"),
+        (
+            "echo hello",
+            "CAFFE={path}: answered 'hello' with status 0, expected a BVLC Caffe binary that answers --version",
+        ),
+        (
+            "echo broken >&2; exit 127",
+            "CAFFE={path}: answered 'broken' with status 127, expected a BVLC Caffe binary that answers --version",
+        ),
+        (
+            "# allconv_caffe",
+            "CAFFE={path}: found this project's own engine, expected a BVLC Caffe binary that answers --version",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_named_caffe_that_is_none_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, sentence: str
 ) -> None:
@@ -174,8 +182,9 @@ def test_mirrors_are_read_from_both_forms_of_apts_sources() -> None:
         "Signed-By: /two.gpg\n\nTypes: deb\nEnabled: no\nURIs: http://off.example/debian\nSuites: trixie\nComponents: main\n"
     ]
     assert mirrors(lists, stanzas) == [
-        Mirror("http://one.example/debian", "/k.gpg"), Mirror("http://two.example/debian", "/two.gpg"),
-    ]  # fmt: skip
+        Mirror("http://one.example/debian", "/k.gpg"),
+        Mirror("http://two.example/debian", "/two.gpg"),
+    ]
 
 
 def test_a_machine_without_a_debian_mirror_is_told_what_to_do(tmp_path: Path) -> None:
@@ -246,17 +255,33 @@ def test_an_installation_is_whole_started_once_and_found(
 @pytest.mark.parametrize(
     ("update", "unpack", "sentence"),
     [
-        ("echo 'E: no route' >&2; exit 100", ":", "apt-get update failed; is there a network, and does the mirror "
-         "http://mirror.example/debian still hold Debian bullseye?"),
-        (":", "echo 'dpkg-deb: error: bad' >&2; exit 2", "dpkg-deb could not unpack caffe_1_amd64.deb (dpkg-deb: error: bad)"),
+        (
+            "echo 'E: no route' >&2; exit 100",
+            ":",
+            "apt-get update failed; is there a network, and does the mirror "
+            "http://mirror.example/debian still hold Debian bullseye?",
+        ),
+        (
+            ":",
+            "echo 'dpkg-deb: error: bad' >&2; exit 2",
+            "dpkg-deb could not unpack caffe_1_amd64.deb (dpkg-deb: error: bad)",
+        ),
         (":", "mkdir -p $3", "the unpacked packages hold no dynamic loader under lib/"),
-        (":", LOADER + "\nprintf '#!/bin/sh\\nexit 1\\n' > \"$root/usr/bin/caffe\"", "the unpacked Caffe does not start"),
+        (
+            ":",
+            LOADER + "\nprintf '#!/bin/sh\\nexit 1\\n' > \"$root/usr/bin/caffe\"",
+            "the unpacked Caffe does not start",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_installation_that_fails_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], update: str, unpack: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    update: str,
+    unpack: str,
     sentence: str,
-) -> None:  # fmt: skip
+) -> None:
     """One line, status 1, no folder."""
     fake_apt(tmp_path, monkeypatch, update, unpack)
     assert bvlc.main(["install", "--prefix", str(tmp_path / "p" / ".caffe")]) == 1

@@ -100,12 +100,15 @@ def test_help_and_version(caffe: Caffe) -> None:
         (["-nope", "train"], "unknown command line flag 'nope'"),
         (["train", "-iterations", "ten"], "illegal value 'ten' specified for int32 flag 'iterations'"),
         (["train", "-level=1.5"], "illegal value '1.5' specified for int32 flag 'level'"),
-        (["train", "-solver"], "flag '-solver' is missing its argument; flag description: The solver definition "
-                               "protocol buffer text file."),
+        (
+            ["train", "-solver"],
+            "flag '-solver' is missing its argument; flag description: The solver definition "
+            "protocol buffer text file.",
+        ),
         (["train", "-nosolver"], "boolean value (nosolver) specified for string command line flag"),
         (["-version=maybe"], "illegal value 'maybe' specified for bool flag 'version'"),
     ],
-)  # fmt: skip
+)
 def test_flag_mistakes_are_gflags_sentences(caffe: Caffe, arguments: list[str], error: str) -> None:
     """A flag that gflags would refuse is refused in its words, status 1."""
     outcome = caffe(*arguments)
@@ -115,8 +118,13 @@ def test_flag_mistakes_are_gflags_sentences(caffe: Caffe, arguments: list[str], 
 def test_flags_take_one_or_two_dashes_and_equals_or_space() -> None:
     """All of gflags' spellings mean the same; -- ends the flags; the last value counts."""
     flags = (gflags.Flag("name", "", "", "f"), gflags.Flag("n_iter", 5, "", "f"), gflags.Flag("b", False, "", "f"))
-    for arguments in (["-name", "x", "a"], ["--name=x", "a"], ["a", "--name", "x"], ["-name=y", "-name=x", "a"],
-                      ["--name", "x", "--", "a"]):  # fmt: skip
+    for arguments in (
+        ["-name", "x", "a"],
+        ["--name=x", "a"],
+        ["a", "--name", "x"],
+        ["-name=y", "-name=x", "a"],
+        ["--name", "x", "--", "a"],
+    ):
         assert gflags.parse(flags, arguments) == ({"name": "x", "n_iter": 5, "b": False}, ["a"], []), arguments
     values, rest, errors = gflags.parse(flags, ["-n-iter=0x10", "-b", "-name", "-b", "-", "--", "-b"])
     assert (values, rest, errors) == ({"name": "-b", "n_iter": 16, "b": True}, ["-", "-b"], [])
@@ -130,28 +138,39 @@ def test_flags_take_one_or_two_dashes_and_equals_or_space() -> None:
         (["nope"], "Unknown action: nope"),
         (["train"], "Need a solver definition to train."),
         (["train", "-solver", "gone"], "File not found: gone"),
-        (["train", "-solver", "solver.prototxt", "-snapshot", "a", "-weights", "b"],
-         "Give a snapshot to resume training or weights to finetune but not both."),
-        (["train", "-solver", "solver.prototxt", "-snapshot", "gone.solverstate"],
-         "File not found: gone.solverstate"),
-        (["train", "-solver", "solver.prototxt", "-sigint_effect", "bad"],
-         'Invalid signal effect "bad" was specified (choices: snapshot, stop, none)'),
+        (
+            ["train", "-solver", "solver.prototxt", "-snapshot", "a", "-weights", "b"],
+            "Give a snapshot to resume training or weights to finetune but not both.",
+        ),
+        (["train", "-solver", "solver.prototxt", "-snapshot", "gone.solverstate"], "File not found: gone.solverstate"),
+        (
+            ["train", "-solver", "solver.prototxt", "-sigint_effect", "bad"],
+            'Invalid signal effect "bad" was specified (choices: snapshot, stop, none)',
+        ),
         (["train", "-solver", "solver.prototxt", "-gpu", "zero"], "-gpu zero: expected a device ID, or all"),
-        (["train", "-solver", "solver.prototxt", "-precision", "half"],
-         "-precision half: expected one of float32, tf32, bf16"),
-        (["train", "-solver", "solver.prototxt", "-executor", "fast"],
-         "-executor fast: expected one of auto, plain, compiled"),
-        (["train", "-solver", "solver.prototxt", "-threads=-1"],
-         "-threads -1: expected 1 or more, or 0 for PyTorch's choice"),
+        (
+            ["train", "-solver", "solver.prototxt", "-precision", "half"],
+            "-precision half: expected one of float32, tf32, bf16",
+        ),
+        (
+            ["train", "-solver", "solver.prototxt", "-executor", "fast"],
+            "-executor fast: expected one of auto, plain, compiled",
+        ),
+        (
+            ["train", "-solver", "solver.prototxt", "-threads=-1"],
+            "-threads -1: expected 1 or more, or 0 for PyTorch's choice",
+        ),
         (["test", "-model", "net.prototxt"], "Need model weights to score."),
         (["test", "-weights", "x"], "Need a model definition to score."),
-        (["test", "-model", "net.prototxt", "-weights", "gone.caffemodel"],
-         "Couldn't open gone.caffemodel (No such file or directory)"),
+        (
+            ["test", "-model", "net.prototxt", "-weights", "gone.caffemodel"],
+            "Couldn't open gone.caffemodel (No such file or directory)",
+        ),
         (["time"], "Need a model definition to time."),
         (["time", "-model", "gone"], "File not found: gone"),
         (["time", "-model", "net.prototxt", "-phase", "train"], 'phase must be "TRAIN" or "TEST"'),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_fatal_line(caffe: Caffe, folder: Path, arguments: list[str], sentence: str) -> None:
     """A user's mistake ends with Caffe's sentence in one F line and status 1: no trace, nothing on stdout."""
     outcome = caffe(*arguments)
@@ -163,12 +182,14 @@ def test_a_mistake_is_one_fatal_line(caffe: Caffe, folder: Path, arguments: list
     ("old", "new", "sentence"),
     [
         ('"InnerProduct"', '"InnerProdukt"', "layer 'ip': Unknown layer type: InnerProdukt (known types: "),
-        ('source: "db"', 'source: "gone"',
-         "layer 'data': gone: Check failed: mdb_status == 0 (2 vs. 0) No such file or directory"),
-        ('bottom: "data"', 'bottom: "dada"',
-         "Unknown bottom blob 'dada' (layer 'ip', bottom index 0)"),
+        (
+            'source: "db"',
+            'source: "gone"',
+            "layer 'data': gone: Check failed: mdb_status == 0 (2 vs. 0) No such file or directory",
+        ),
+        ('bottom: "data"', 'bottom: "dada"', "Unknown bottom blob 'dada' (layer 'ip', bottom index 0)"),
     ],
-)  # fmt: skip
+)
 def test_a_net_mistake_names_file_and_layer(caffe: Caffe, folder: Path, old: str, new: str, sentence: str) -> None:
     """What is wrong inside a net is said with the file and the layer before Caffe's sentence."""
     Path("net.prototxt").write_text(NET.replace(old, new))
@@ -183,17 +204,26 @@ def test_training_logs_as_caffe_does_and_can_go_on(caffe: Caffe, folder: Path) -
     outcome = caffe("train", "--solver=solver.prototxt", "-executor", "plain")
     assert outcome.status == 0 and outcome.out == ""
     order = [
-        "Use CPU.", "Initializing solver from parameters: ", "Creating training net from net file: net.prototxt",
-        "Opened lmdb db", "output data size: 4,1,2,2", "Solver scaffolding done.", "Starting Optimization",
-        "Solving Tiny", "Learning Rate Policy: fixed", "Iteration 0, Testing net (#0)",
-        "Snapshotting to binary proto file x_iter_3.caffemodel", "Optimization Done.",
-    ]  # fmt: skip
+        "Use CPU.",
+        "Initializing solver from parameters: ",
+        "Creating training net from net file: net.prototxt",
+        "Opened lmdb db",
+        "output data size: 4,1,2,2",
+        "Solver scaffolding done.",
+        "Starting Optimization",
+        "Solving Tiny",
+        "Learning Rate Policy: fixed",
+        "Iteration 0, Testing net (#0)",
+        "Snapshotting to binary proto file x_iter_3.caffemodel",
+        "Optimization Done.",
+    ]
     positions = [outcome.messages.index(message) for message in order]
     assert positions == sorted(positions)
     assert outcome.messages[-2:] == ["Optimization Done.", "Optimization Done."]
     assert '  level: 0\n  stage: ""\n' in outcome.err  # train_state, as `caffe train` always sets it
     assert [m[:17] for m in outcome.messages if re.match(r"Iteration \d \(", m)] == [
-        "Iteration 0 (0 it", *(m[:17] for m in outcome.messages if re.match(r"Iteration [12] \(", m))
+        "Iteration 0 (0 it",
+        *(m[:17] for m in outcome.messages if re.match(r"Iteration [12] \(", m)),
     ]
 
     Path("more.prototxt").write_text(SOLVER.replace("max_iter: 3", "max_iter: 5"))
@@ -207,7 +237,9 @@ def test_training_logs_as_caffe_does_and_can_go_on(caffe: Caffe, folder: Path) -
 def test_finetuning_takes_weights_by_name(caffe: Caffe, folder: Path) -> None:
     """-weights fills train and test net; with a rate of 0 they come out as they went in."""
     assert caffe("train", "-solver", "solver.prototxt", "-executor", "plain").status == 0
-    frozen = SOLVER.replace("base_lr: 0.01", "base_lr: 0").replace('"x"', '"y"').replace("random_seed: 3", "random_seed: 4")
+    frozen = (
+        SOLVER.replace("base_lr: 0.01", "base_lr: 0").replace('"x"', '"y"').replace("random_seed: 3", "random_seed: 4")
+    )
     Path("solver.prototxt").write_text(frozen)
     outcome = caffe("train", "-solver", "solver.prototxt", "-weights", "x_iter_3.caffemodel", "-executor", "plain")
     assert outcome.status == 0
@@ -227,7 +259,9 @@ def test_testing_prints_every_batch_and_the_means(caffe: Caffe, folder: Path) ->
     lines = [line for line in lines if line != "Restarting data prefetching from start."]
     names = [re.sub(r" = .*", "", line) for line in lines]
     assert names == [f"Batch {i}, {name}" for i in range(3) for name in ("accuracy", "loss")] + [
-        re.sub(r" = .*", "", lines[6]), "accuracy", "loss"
+        re.sub(r" = .*", "", lines[6]),
+        "accuracy",
+        "loss",
     ]
     losses = [float(line.split(" = ")[1]) for line in lines[1:6:2]]
     mean = np.mean(losses)
@@ -245,11 +279,16 @@ def test_timing_goes_through_every_layer(caffe: Caffe, folder: Path) -> None:
     words = [word for word in words if not word.startswith("Restarting")]
     layers = [name for name in ("data", "ip", "loss") for _ in "12"]
     assert words == [
-        "Testing for 2 iterations.", "Iteration: 1 forward-backward time: T", "Iteration: 2 forward-backward time: T",
+        "Testing for 2 iterations.",
+        "Iteration: 1 forward-backward time: T",
+        "Iteration: 2 forward-backward time: T",
         "Average time per layer: ",
         *(f"{name:>10}\t{way}: T" for name, way in zip(layers, ["forward", "backward"] * 3, strict=True)),
-        "Average Forward pass: T", "Average Backward pass: T", "Average Forward-Backward: T", "Total Time: T",
-    ]  # fmt: skip
+        "Average Forward pass: T",
+        "Average Backward pass: T",
+        "Average Forward-Backward: T",
+        "Total Time: T",
+    ]
 
 
 def test_timing_runs_every_backward_needed_or_not(caffe: Caffe, folder: Path) -> None:
@@ -265,11 +304,17 @@ def test_timing_runs_every_backward_needed_or_not(caffe: Caffe, folder: Path) ->
 def test_times_are_whole_milliseconds_and_microseconds(caffe: Caffe, folder: Path) -> None:
     """On a CPU Caffe counts iterations in whole milliseconds and layers in whole microseconds."""
     outcome = caffe("time", "-model", "net.prototxt", "-iterations", "1")
-    times = {line.split(": ")[-2]: line.split(": ")[-1].removesuffix(" ms.") for line in outcome.messages if line.endswith(" ms.")}
+    times = {
+        line.split(": ")[-2]: line.split(": ")[-1].removesuffix(" ms.")
+        for line in outcome.messages
+        if line.endswith(" ms.")
+    }
     for word in ("Average Forward-Backward", "Total Time"):
         assert times[word].isdigit()
     for word in ("Average Forward pass", "        ip\tforward"):
-        assert abs(float(times[word]) * 1000 - round(float(times[word]) * 1000)) < 1e-6 * max(1, float(times[word]) * 1000)
+        assert abs(float(times[word]) * 1000 - round(float(times[word]) * 1000)) < 1e-6 * max(
+            1, float(times[word]) * 1000
+        )
 
 
 def test_a_recurrent_layer_says_what_it_is_made_of(caffe: Caffe, folder: Path) -> None:
@@ -277,7 +322,8 @@ def test_a_recurrent_layer_says_what_it_is_made_of(caffe: Caffe, folder: Path) -
     shapes = "shape { dim: 2 dim: 1 dim: 3 } shape { dim: 2 dim: 1 }"
     inputs = f'layer {{ name: "in" type: "Input" top: "x" top: "cont" input_param {{ {shapes} }} }}'
     Path("r.prototxt").write_text(
-        inputs + 'layer { name: "r" type: "LSTM" bottom: "x" bottom: "cont" top: "h" recurrent_param { num_output: 4 } }'
+        inputs
+        + 'layer { name: "r" type: "LSTM" bottom: "x" bottom: "cont" top: "h" recurrent_param { num_output: 4 } }'
     )
     found = caffe("time", "-model", "r.prototxt", "-iterations", "1").messages
     begin = found.index("Initializing net from parameters: ", found.index("Creating Layer r"))
@@ -285,8 +331,11 @@ def test_a_recurrent_layer_says_what_it_is_made_of(caffe: Caffe, folder: Path) -
     assert found[begin + 1 : begin + 4] == ["layer {", '  name: "r_"', '  type: "Input"']
     assert "Sharing parameters 'W_hc' owned by layer 'r_transform_1', param index 0" in found[begin:end]
     assert "r_unit_2 -> h_2" in found[begin:end]
-    assert found[end - 3 : end] == ["This network produces output c_T", "This network produces output h_pseudoloss",
-                                    "Network initialization done."]  # fmt: skip
+    assert found[end - 3 : end] == [
+        "This network produces output c_T",
+        "This network produces output h_pseudoloss",
+        "Network initialization done.",
+    ]
 
 
 def test_a_gpu_that_is_not_there(caffe: Caffe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,12 +346,17 @@ def test_a_gpu_that_is_not_there(caffe: Caffe, folder: Path, monkeypatch: pytest
     assert outcome.status == 0 and "Use CPU." in outcome.messages
     warnings = [line for line in outcome.err.splitlines() if line.startswith("W")]
     assert len(warnings) == 1 and "solver.prototxt says solver_mode: GPU, but PyTorch" in warnings[0]
-    for arguments in (["train", "-solver", "solver.prototxt"], ["test", "-model", "net.prototxt", "-weights", "x"],
-                      ["time", "-model", "net.prototxt"], ["device_query"]):  # fmt: skip
+    for arguments in (
+        ["train", "-solver", "solver.prototxt"],
+        ["test", "-model", "net.prototxt", "-weights", "x"],
+        ["time", "-model", "net.prototxt"],
+        ["device_query"],
+    ):
         outcome = caffe(*arguments, "-gpu", "0")
         assert outcome.status == 1 and re.fullmatch(
             r"-gpu 0: Cannot use GPU in CPU-only Caffe: check mode. \(PyTorch \S+ finds no CUDA device; "
-            r"without -gpu the CPU is used\)", outcome.fatal()
+            r"without -gpu the CPU is used\)",
+            outcome.fatal(),
         )
     assert caffe("device_query").status == 0
 

@@ -125,15 +125,18 @@ def test_render_lists_the_experiments() -> None:
     ("words", "message"),
     [
         ("render --lr x cifar10-model-a", "Error: option lr: found 'x', expected a number\n"),
-        ("render --filler he cifar10-model-a",
-         "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra)\n"),
+        (
+            "render --filler he cifar10-model-a",
+            "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra)\n",
+        ),
         ("prep verify nowhere", "Error: nowhere: found no manifest.json; expected a prepared data set\n"),
-        ("run cifar10-allcnn-c --engine theano",
-         "Error: ENGINE=theano: expected one of auto, caffe, torch\n"),
-        ("run cifar10-allcnn-c --gpu all",
-         "Error: GPU=all: expected device numbers such as 0 or 0,1, or none for the CPU\n"),
+        ("run cifar10-allcnn-c --engine theano", "Error: ENGINE=theano: expected one of auto, caffe, torch\n"),
+        (
+            "run cifar10-allcnn-c --gpu all",
+            "Error: GPU=all: expected device numbers such as 0 or 0,1, or none for the CPU\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_gets_one_line(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's mistake ends with status 1 and one line that says where, what was found and what was expected."""
     monkeypatch.chdir(tmp_path)
@@ -194,7 +197,9 @@ def test_the_status_says_how_a_run_ended(
     assert invoke("run", "cifar10-allcnn-c").exit_code == code
 
 
-@pytest.mark.parametrize(("result", "code"), [(None, 1), (SimpleNamespace(learned=False), 1), (SimpleNamespace(learned=True), 0)])
+@pytest.mark.parametrize(
+    ("result", "code"), [(None, 1), (SimpleNamespace(learned=False), 1), (SimpleNamespace(learned=True), 0)]
+)
 def test_quickstart_fails_where_nothing_was_learned(result: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`quickstart` returns 1 where training stopped or the network has not learned."""
     monkeypatch.setattr(quickstart, "run", lambda **_: result)
@@ -207,7 +212,9 @@ def test_prep_of_a_finished_set_downloads_nothing_and_says_what_differs(
     """Without --source a finished set is enough; one made with other constants is not what was asked for."""
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
-    cifar.write_python_archive("tiny.tar.gz", images, np.arange(20) % 10, images, np.arange(20) % 10, list("abcdefghij"))
+    cifar.write_python_archive(
+        "tiny.tar.gz", images, np.arange(20) % 10, images, np.arange(20) % 10, list("abcdefghij")
+    )
     invoke("prep", "cifar10", "--source", "tiny.tar.gz", "--preprocessing", "gcn", "--quiet")
     monkeypatch.setattr(download, "download", lambda *_, **__: pytest.fail("asked the network"))
     again = invoke("prep", "cifar10", "--preprocessing", "gcn", "--quiet")
@@ -266,36 +273,72 @@ OPTIONS: list[tuple[str, str, str, str, Any, Any]] = [
     ("model_c", "model-c", "relu_last", "true", lambda all_: len(_of(all_, "ReLU")), 7),
     ("model_c", "model-c", "relu_last", "false", lambda all_: len(_of(all_, "ReLU")), 6),
     *[
-        ("model_c", "model-c", "filler", name,
-         lambda all_: {filler.type for filler in _convolutions(all_, "weight_filler")}, {name})
+        (
+            "model_c",
+            "model-c",
+            "filler",
+            name,
+            lambda all_: {filler.type for filler in _convolutions(all_, "weight_filler")},
+            {name},
+        )
         for name in ("xavier", "gaussian", "msra")
     ],
-    ("model_c", "model-c", "batch_size", "64",
-     lambda all_: [layer.data_param.batch_size for layer in _of(all_, "Data")], [64, 100]),
-    ("model_c", "model-c", "bias_lr_mult", "2",
-     lambda all_: {(layer.param[0].lr_mult, layer.param[1].lr_mult) for layer in _of(all_, "Convolution")}, {(1, 2)}),
-    ("model_c", "model-c", "bias_decay_mult", "0",
-     lambda all_: {(layer.param[0].decay_mult, layer.param[1].decay_mult) for layer in _of(all_, "Convolution")}, {(1, 0)}),
+    (
+        "model_c",
+        "model-c",
+        "batch_size",
+        "64",
+        lambda all_: [layer.data_param.batch_size for layer in _of(all_, "Data")],
+        [64, 100],
+    ),
+    (
+        "model_c",
+        "model-c",
+        "bias_lr_mult",
+        "2",
+        lambda all_: {(layer.param[0].lr_mult, layer.param[1].lr_mult) for layer in _of(all_, "Convolution")},
+        {(1, 2)},
+    ),
+    (
+        "model_c",
+        "model-c",
+        "bias_decay_mult",
+        "0",
+        lambda all_: {(layer.param[0].decay_mult, layer.param[1].decay_mult) for layer in _of(all_, "Convolution")},
+        {(1, 0)},
+    ),
     ("strided_cnn_b", "strided-cnn-b", "stride_on", "1x1", _strides, [1, 2, 1, 2, 1, 1, 1]),
     ("strided_cnn_b", "strided-cnn-b", "stride_on", "5x5", _strides, [2, 1, 2, 1, 1, 1, 1]),
-    ("all_cnn_c", "allcnn-c", "conv7_pad", "1",
-     lambda all_: [max([0, *pad]) for pad in _convolutions(all_, "pad")], [1] * 7 + [0, 0]),
+    (
+        "all_cnn_c",
+        "allcnn-c",
+        "conv7_pad",
+        "1",
+        lambda all_: [max([0, *pad]) for pad in _convolutions(all_, "pad")],
+        [1] * 7 + [0, 0],
+    ),
     ("all_cnn_c", "allcnn-c", "dropout", "paper", _rates, [0.2, 0.5, 0.5]),
     ("all_cnn_c", "allcnn-c", "dropout", "all", _rates, [0.2] + [0.5] * 8),  # footnote 4: on all layers
     ("all_cnn_c", "allcnn-c", "dropout", "1x1", _rates, [0.2, 0.5, 0.5, 0.5]),  # footnote 4: on the 1x1 too
     ("all_cnn_c", "allcnn-c", "dropout", "none", _rates, []),
     ("all_cnn_c", "allcnn-c", "input_dropout", "0.1", _rates, [0.1, 0.5, 0.5]),
     ("all_cnn_c", "allcnn-c", "dropout_ratio", "0.3", _rates, [0.2, 0.3, 0.3]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
     ("network", "experiment", "option", "value", "look", "expected"), OPTIONS, ids=[f"{o[2]}={o[3]}" for o in OPTIONS]
 )
 def test_every_option_of_a_network_reaches_the_prototxt(
-    network: str, experiment: str, option: str, value: str, look: Any, expected: Any,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    network: str,
+    experiment: str,
+    option: str,
+    value: str,
+    look: Any,
+    expected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the paper leaves open can be chosen in `render` as a flag and in `derive` by --set, with the same layers."""
     monkeypatch.chdir(tmp_path)
     flag = "--" + option.replace("_", "-")

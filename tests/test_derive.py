@@ -142,7 +142,10 @@ WRONG = [
     (HEAD + '[[layer]]\ntype = "conv"\nnum_output = 3\n', "layer 1: kernel_size: found 'nothing', expected a whole"),
     (HEAD + '[[layer]]\ntype = "max_pool"\nkernel_size = 3\n', "layer 1: stride: found 'nothing', expected a whole"),
     (HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 0"), "kernel_size: found 0, expected a whole number"),
-    (HEAD + LAYERS.replace("kernel_size", "kernelsize"), "layer 1: kernelsize: found 'kernelsize', expected a known key"),
+    (
+        HEAD + LAYERS.replace("kernel_size", "kernelsize"),
+        "layer 1: kernelsize: found 'kernelsize', expected a known key",
+    ),
     (HEAD + LAYERS.replace('"classes"', "10"), "last convolution: num_output: found 10, expected 'classes'"),
     (HEAD + LAYERS.replace('"classes"', '"many"'), "num_output: found 'many', expected a whole number"),
     (HEAD + "relu = true\n" + LAYERS, "relu: found 'relu', expected a known key"),
@@ -156,7 +159,10 @@ WRONG = [
     (HEAD, "base, layer: found 'neither', expected either"),
     (LAYERS, "name: found 'nothing', expected a name"),
     ('name = "a b"\n' + LAYERS, "name: found 'a b', expected letters"),
-    (HEAD + 'base = "model_a"\n[change]\nwidths = [8]\n', "Model A: widths: found [8], expected 2 widths, in place of [96, 192]"),
+    (
+        HEAD + 'base = "model_a"\n[change]\nwidths = [8]\n',
+        "Model A: widths: found [8], expected 2 widths, in place of [96, 192]",
+    ),
     (HEAD + 'base = "model_a"\n[change]\nwidths = { 95 = 8 }\n', "widths: found 95, expected a width of the base"),
     (HEAD + 'base = "model_a"\n[change]\nkernel_sizes = { 7 = 3 }\n', "kernel_sizes: found 7, expected a kernel size"),
     (HEAD + 'base = "model_a"\n[change]\ndepth = 0\n', "depth: found 0, expected a whole number of at least 1"),
@@ -166,12 +172,24 @@ WRONG = [
     (HEAD + "layer = 3\n", "layer: found 3, expected a list of tables, each [[layer]]"),
     (HEAD + "transform = []\n" + LAYERS, "transform: found [], expected the name of a transformation"),
     (HEAD + 'source = "a\\n}"\n' + LAYERS, "source: found 'a\\n}', expected one line of text"),
-    (HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\npad = 4294967296"), "layer 1: pad: found 4294967296, expected a"),
-    (HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\ndropout = 0.999999999"), "dropout: found 0.999999999, expected"),
-    (HEAD + 'base = "model_a"\n[change]\ndepth = 1001\n', "depth: found 1001, expected at most 1000 convolutions before"),
-    (HEAD + 'base = "model_a"\n[change]\nwidth_multiplier = 1e9\n', "num_output: found 96000000000, expected a whole number"),
+    (
+        HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\npad = 4294967296"),
+        "layer 1: pad: found 4294967296, expected a",
+    ),
+    (
+        HEAD + LAYERS.replace("kernel_size = 1", "kernel_size = 1\ndropout = 0.999999999"),
+        "dropout: found 0.999999999, expected",
+    ),
+    (
+        HEAD + 'base = "model_a"\n[change]\ndepth = 1001\n',
+        "depth: found 1001, expected at most 1000 convolutions before",
+    ),
+    (
+        HEAD + 'base = "model_a"\n[change]\nwidth_multiplier = 1e9\n',
+        "num_output: found 96000000000, expected a whole number",
+    ),
     ("name = \n", "expected TOML"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG)

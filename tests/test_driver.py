@@ -129,9 +129,17 @@ class Bench:
         monkeypatch.setattr(plots, "curves", lambda *_: b"drawn")
         folder = home / "data" / "cifar10"
         self.data = driver_data.PreparedData(
-            folder, folder / "train_lmdb", folder / "test_lmdb", "CIFAR-10 (JPEG)", 10, 1280, 400, (3, 32, 32),
-            {"train": "1f", "test": "2e"}, False,
-        )  # fmt: skip
+            folder,
+            folder / "train_lmdb",
+            folder / "test_lmdb",
+            "CIFAR-10 (JPEG)",
+            10,
+            1280,
+            400,
+            (3, 32, 32),
+            {"train": "1f", "test": "2e"},
+            False,
+        )
         monkeypatch.setattr(driver_data, "ensure", lambda *_, **__: self.data)
 
     def behave(self, **behaviour: object) -> None:
@@ -171,10 +179,19 @@ def test_a_run_leaves_everything_that_reproduces_it(bench: Bench, monkeypatch: p
     assert result == ended.result
     # 40 iterations of 128 images are 4 epochs of 1280; the last test sees accuracy 0.9
     expected = {
-        "test_error_percent": 10.0, "test_iteration": 40, "parameters": 8, "seed": 1, "epochs": 4.0, "engine": "caffe",
-        "dataset": "CIFAR-10 (JPEG)", "published_error_percent": 9.08, "status": "done", "max_iter": 40,
-        "batch_size": 128, "device": "CPU",
-    }  # fmt: skip
+        "test_error_percent": 10.0,
+        "test_iteration": 40,
+        "parameters": 8,
+        "seed": 1,
+        "epochs": 4.0,
+        "engine": "caffe",
+        "dataset": "CIFAR-10 (JPEG)",
+        "published_error_percent": 9.08,
+        "status": "done",
+        "max_iter": 40,
+        "batch_size": 128,
+        "device": "CPU",
+    }
     assert {key: result[key] for key in expected} == expected
     assert result["seconds"] >= 0 and result["images_per_second"] > 0
     assert any(line.startswith("batch_size: 128") for line in result["assumptions"])
@@ -245,9 +262,11 @@ def test_other_settings_get_another_directory(bench: Bench) -> None:
     """Rate, seed, epochs, batch and data each make another run; the directory's name says which."""
     names = [bench.run(**changed).directory.name for changed in ({}, {"lr": 0.01}, {"seed": 7}, {"batch_size": 64})]
     assert names == [
-        "seed1-epochs4-caffe-cifar-10-jpeg", "seed1-epochs4-caffe-lr0.01-cifar-10-jpeg",
-        "seed7-epochs4-caffe-cifar-10-jpeg", "seed1-epochs4-caffe-batch64-cifar-10-jpeg",
-    ]  # fmt: skip
+        "seed1-epochs4-caffe-cifar-10-jpeg",
+        "seed1-epochs4-caffe-lr0.01-cifar-10-jpeg",
+        "seed7-epochs4-caffe-cifar-10-jpeg",
+        "seed1-epochs4-caffe-batch64-cifar-10-jpeg",
+    ]
     bench.data = driver_data.PreparedData(**{**vars(bench.data), "checksums": {"train": "other"}})
     other = bench.run().directory.name
     assert other.startswith(names[0] + "-") and other not in names
@@ -265,7 +284,9 @@ def test_raw_bytes_are_trained_with_their_mean_file(bench: Bench) -> None:
     assert found == ["data/cifar10/mean.binaryproto"] * 2
     assert ended.directory.name.endswith("-raw") and ended.result["preprocessing"] == "raw"
     scaled = bench.run(options={"scale": 0.0078125})
-    assert "scale: 0.0078125" in (scaled.directory / "train_val.prototxt").read_text() and "--set scale=" not in bench.said
+    assert (
+        "scale: 0.0078125" in (scaled.directory / "train_val.prototxt").read_text() and "--set scale=" not in bench.said
+    )
     channels = bench.run(options={"mean_value": (104.0, 117.0, 123.0)})
     assert "mean_file" not in (channels.directory / "train_val.prototxt").read_text()
     bench.data = dataclasses.replace(bench.data, preprocessing="gcn", mean_file=None)
@@ -305,9 +326,7 @@ def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> N
     assert "has no working GPU" in engine.describe()
 
 
-NO_GPU_7 = (
-    r"GPU=7: PyTorch \S+ finds \d CUDA devices, expected one of them \(choices: none.*; or ENGINE=caffe with a GPU build\)"
-)
+NO_GPU_7 = r"GPU=7: PyTorch \S+ finds \d CUDA devices, expected one of them \(choices: none.*; or ENGINE=caffe with a GPU build\)"
 
 
 @pytest.mark.parametrize(
@@ -369,8 +388,9 @@ def test_the_built_in_engine_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """--rng caffe hands -seed_exact to the built-in engine on the CPU, has a run of its own and stands in its records."""
     built_in = driver_engine._torch
-    monkeypatch.setattr(driver_engine, "_torch", lambda *words: dataclasses.replace(
-        built_in(*words), command=(str(bench.binary),)))  # fmt: skip
+    monkeypatch.setattr(
+        driver_engine, "_torch", lambda *words: dataclasses.replace(built_in(*words), command=(str(bench.binary),))
+    )
     plain = bench.run(engine="torch", gpu="none")
     ended = bench.run(engine="auto", rng="caffe")
     calls = bench.calls()
@@ -436,8 +456,10 @@ def test_a_snapshot_needs_its_caffemodel_and_all_its_histories(tmp_path: Path) -
     found = driver_files.newest_snapshot(tmp_path / "x", said.append)
     assert found == (tmp_path / "x_iter_6.solverstate", 6)
     assert [line.rsplit(": ", 1)[-1] for line in said] == [
-        "x_iter_9.caffemodel is missing", "it holds iteration 3", "truncated",
-    ]  # fmt: skip
+        "x_iter_9.caffemodel is missing",
+        "it holds iteration 3",
+        "truncated",
+    ]
 
 
 def test_a_missing_last_test_is_made_up_for(bench: Bench) -> None:
@@ -456,8 +478,10 @@ def test_a_dead_training_begins_again_with_the_next_seed(bench: Bench) -> None:
     ended = bench.run(retries=2, epochs=16)
     assert ended.status == "done" and ended.result["seed"] == 3
     assert [(entry["seed"], entry["status"]) for entry in ended.result["attempts"]] == [
-        (1, "dead"), (2, "dead"), (3, "done"),
-    ]  # fmt: skip
+        (1, "dead"),
+        (2, "dead"),
+        (3, "done"),
+    ]
     first, second = (entry["why"] for entry in ended.result["attempts"][:2])
     assert "still at ln(10) = 2.30259" in first
     assert "not a number" in second

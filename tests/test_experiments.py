@@ -20,8 +20,11 @@ def test_table_3() -> None:
     errors = [e.EXPERIMENTS[name].published_error_percent for name in list(e.EXPERIMENTS)[:12]]
     assert errors == [12.47, 13.46, 10.21, 10.30, 10.20, 10.98, 9.33, 9.10, 9.74, 10.19, 9.31, 9.08]
     assert list(e.EXPERIMENTS)[:4] == [
-        "cifar10-model-a", "cifar10-strided-cnn-a", "cifar10-convpool-cnn-a", "cifar10-allcnn-a",
-    ]  # fmt: skip
+        "cifar10-model-a",
+        "cifar10-strided-cnn-a",
+        "cifar10-convpool-cnn-a",
+        "cifar10-allcnn-a",
+    ]
 
 
 def test_other_published_errors() -> None:

@@ -38,9 +38,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"bvlc", "engine", "data_prep"},
     "zoo": {"proto", "engine", "summary", "data_prep"},
     "quickstart": {"driver", "data_prep", *TABLES},
-    "cli": {"zoo", "render", "experiments", "derive", "summary", "driver", "report", "doctor", "quickstart", "data_prep",
-            "visualize"},
-}  # fmt: skip
+    "cli": {
+        "zoo",
+        "render",
+        "experiments",
+        "derive",
+        "summary",
+        "driver",
+        "report",
+        "doctor",
+        "quickstart",
+        "data_prep",
+        "visualize",
+    },
+}
 """What each part of the house may import of ours. A part is a package, or the modules that share the first word."""
 
 TORCH = {"engine", "pycaffe", "caffe_torch", "doctor", "driver", "quickstart", "visualize", "zoo"}

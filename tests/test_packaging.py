@@ -27,7 +27,9 @@ CIFAR_TARGETS = [name for name in EXPERIMENTS if name.startswith(("cifar10-", "c
 
 
 def make(*words: str) -> str:
-    done = subprocess.run(["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -89,7 +91,12 @@ def test_make_without_settings_names_none() -> None:
 
 def test_make_figures_makes_the_papers_six() -> None:
     """`make figures` calls `allconv viz figure` 1 to 6; the net, the control, the images and the folder can be others."""
-    words = ["FIGURE_NET=--net a.prototxt --weights a.caffemodel", "CONTROL_NET=--model b", "FIGURE_DATA=val", "FIGURES=out"]
+    words = [
+        "FIGURE_NET=--net a.prototxt --weights a.caffemodel",
+        "CONTROL_NET=--model b",
+        "FIGURE_DATA=val",
+        "FIGURES=out",
+    ]
     recipes = [" ".join(make("-n", "figures", *more).replace("\\\n", "").split()) for more in ([], words)]
     own, named = (re.findall(r"allconv viz figure (\d) (.*?) +--output (\S+)", recipe) for recipe in recipes)
     assert [number for number, _, _ in own] == [number for number, _, _ in named] == list("123456")

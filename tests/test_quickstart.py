@@ -97,7 +97,7 @@ def test_the_network_is_the_papers() -> None:
     texts = render.render(quickstart.EXPERIMENT, render.RenderOptions(**quickstart.OPTIONS))
     published = render.render("cifar10-strided-cnn-a")["train_val.prototxt"]
     net, solver = texts["train_val.prototxt"], texts["solver.prototxt"]
-    layers = [text[text.index('layer {\n  name: "drop0"'):] for text in (net, published)]
+    layers = [text[text.index('layer {\n  name: "drop0"') :] for text in (net, published)]
     assert layers[0].replace("msra", "xavier") == layers[1]
     assert [line.split()[-1] for line in net.splitlines() if "dropout_ratio" in line] == ["0.2", "0.5", "0.5"]
     assert "momentum: 0.9\n" in solver and "weight_decay: 0.001\n" in solver

@@ -124,7 +124,9 @@ def test_rates_are_the_measured_ones() -> None:
     rates = {name: parsed(name)[0].base_lr for name in EXPERIMENTS if name.startswith(("cifar10-", "cifar100-"))}
     slow = {f"{data}-{net}" for data in ("cifar10", "cifar100") for net in ("model-c", "strided-cnn-c")}
     assert {name for name, rate in rates.items() if rate == pytest.approx(0.01)} == slow
-    assert sum(rate == pytest.approx(0.05) for rate in rates.values()) == len(rates) - len(slow) - 1  # Large-All-CNN has its own
+    assert (
+        sum(rate == pytest.approx(0.05) for rate in rates.values()) == len(rates) - len(slow) - 1
+    )  # Large-All-CNN has its own
 
 
 def test_augmented() -> None:
@@ -137,11 +139,27 @@ def test_augmented() -> None:
 def test_run_directory() -> None:
     """A driver may change paths, rate, epochs, seed, mode, batch size, classes and the data set."""
     options = RenderOptions(
-        epochs=15, lr=0.01, random_seed=1, solver_mode="CPU", batch_size=64, num_output=4, n_train=1500, n_test=500,
-        train_lmdb="run/train", test_lmdb="run/test", snapshot_prefix="run/s/x", net_path="run/train_val.prototxt",
-        filler="gaussian", filler_std=0.1, bias_lr_mult=2, bias_decay_mult=0, clip_gradients=2, weight_decay=0,
-        momentum=0.8, drop_epochs=(5, 10),
-    )  # fmt: skip
+        epochs=15,
+        lr=0.01,
+        random_seed=1,
+        solver_mode="CPU",
+        batch_size=64,
+        num_output=4,
+        n_train=1500,
+        n_test=500,
+        train_lmdb="run/train",
+        test_lmdb="run/test",
+        snapshot_prefix="run/s/x",
+        net_path="run/train_val.prototxt",
+        filler="gaussian",
+        filler_std=0.1,
+        bias_lr_mult=2,
+        bias_decay_mult=0,
+        clip_gradients=2,
+        weight_decay=0,
+        momentum=0.8,
+        drop_epochs=(5, 10),
+    )
     solver, train_val, deploy = parsed("cifar10-allcnn-c", options)
     assert (solver.max_iter, list(solver.stepvalue)) == (352, [117, 234])
     assert (solver.random_seed, solver.solver_mode) == (1, SolverParameter.CPU)
@@ -208,14 +226,20 @@ WRONG = [
     ({"crop_size": 40}, "option crop_size: found 40, expected at most the image size, 32"),
     ({"dropout_ratio": 0.999999999}, f"option dropout_ratio: found 0.999999999, {RATE}"),
     ({"lr": 1e-50}, "option lr: found 1e-50, expected a number above 0, of a size that float32 holds"),
-    ({"bias_lr_mult": float("inf")}, "option bias_lr_mult: found inf, expected a number of at least 0, of a size that float32 holds"),
+    (
+        {"bias_lr_mult": float("inf")},
+        "option bias_lr_mult: found inf, expected a number of at least 0, of a size that float32 holds",
+    ),
     ({"mean_value": (1, float("nan"))}, "option mean_value: found nan, expected numbers"),
     ({"mean_value": (1, 2)}, "option mean_value: found (1, 2), expected one number, or one for each of 3 channels"),
     ({"snapshot": 2**31}, f"option snapshot: found 2147483648, expected {MOST} 2147483647, {HELD}"),
     ({"random_seed": 2**32}, f"option random_seed: found 4294967296, expected {MOST} 4294967295, {HELD}"),
-    ({"epochs": 1e9}, "cifar10-model-a: max_iter: found 390625000000, expected at most 2147483647, which Caffe's int holds"),
+    (
+        {"epochs": 1e9},
+        "cifar10-model-a: max_iter: found 390625000000, expected at most 2147483647, which Caffe's int holds",
+    ),
     ({"drop_epochs": (9, 8)}, "option drop_epochs: found (9, 8), expected rising epochs below 350"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("entries", "message"), WRONG)
@@ -268,4 +292,4 @@ def test_a_mean_file_stands_in_both_data_layers() -> None:
         RenderOptions(mean_file="m", mean_value=(1.0,))
     assert str(caught.value) == (
         "option mean_file: found 'm', expected none beside mean_value: Caffe takes one of them"
-    )  # fmt: skip
+    )

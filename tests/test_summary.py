@@ -36,14 +36,22 @@ def field(row: s.LayerRow) -> tuple[Fraction, Fraction, Fraction]:
 @pytest.mark.parametrize(
     ("name", "parameters", "mega_adds"),
     [
-        ("cifar10-model-a", 839_242, 139), ("cifar10-strided-cnn-a", 839_242, 45), ("cifar10-convpool-cnn-a", 1_254_250, 309),
-        ("cifar10-allcnn-a", 1_254_250, 181), ("cifar10-model-b", 885_610, 158), ("cifar10-strided-cnn-b", 885_610, 143),
-        ("cifar10-convpool-cnn-b", 1_300_618, 327), ("cifar10-allcnn-b", 1_300_618, 200), ("cifar10-model-c", 954_730, 228),
-        ("cifar10-strided-cnn-c", 954_730, 101), ("cifar10-convpool-cnn-c", 1_369_738, 398),
-        ("cifar10-allcnn-c", 1_369_738, 271), ("cifar10-large-allcnn", 77_455_690, 26_500),
+        ("cifar10-model-a", 839_242, 139),
+        ("cifar10-strided-cnn-a", 839_242, 45),
+        ("cifar10-convpool-cnn-a", 1_254_250, 309),
+        ("cifar10-allcnn-a", 1_254_250, 181),
+        ("cifar10-model-b", 885_610, 158),
+        ("cifar10-strided-cnn-b", 885_610, 143),
+        ("cifar10-convpool-cnn-b", 1_300_618, 327),
+        ("cifar10-allcnn-b", 1_300_618, 200),
+        ("cifar10-model-c", 954_730, 228),
+        ("cifar10-strided-cnn-c", 954_730, 101),
+        ("cifar10-convpool-cnn-c", 1_369_738, 398),
+        ("cifar10-allcnn-c", 1_369_738, 271),
+        ("cifar10-large-allcnn", 77_455_690, 26_500),
         ("imagenet-allcnn", 9_372_840, None),
     ],
-)  # fmt: skip
+)
 def test_papers_networks(name: str, parameters: int, mega_adds: int | None) -> None:
     """The rendered networks have the known parameters and forward multiply-adds."""
     summary = s.summarize(SOLVERS / name / "deploy.prototxt")
@@ -57,10 +65,19 @@ def test_receptive_fields_of_the_imagenet_network() -> None:
     rows = {row.name: row for row in s.summarize(SOLVERS / "imagenet-allcnn/deploy.prototxt").layers}
     found = {name: tuple(map(int, field(row)[:2])) for name, row in rows.items() if name.startswith("conv")}
     assert found == {
-        "conv1": (11, 4), "conv2": (11, 4), "conv3": (19, 8), "conv4": (51, 8), "conv5": (51, 8), "conv6": (67, 16),
-        "conv7": (99, 16), "conv8": (99, 16), "conv9": (131, 32), "conv10": (195, 32), "conv11": (195, 32),
+        "conv1": (11, 4),
+        "conv2": (11, 4),
+        "conv3": (19, 8),
+        "conv4": (51, 8),
+        "conv5": (51, 8),
+        "conv6": (67, 16),
+        "conv7": (99, 16),
+        "conv8": (99, 16),
+        "conv9": (131, 32),
+        "conv10": (195, 32),
+        "conv11": (195, 32),
         "conv12": (195, 32),
-    }  # fmt: skip
+    }
 
 
 def test_receptive_field_by_tracing() -> None:
@@ -88,10 +105,24 @@ def test_receptive_field_by_tracing() -> None:
 
 SHAPES = [
     (layer("Convolution", "convolution_param { num_output: 6 kernel_size: 3 group: 3 }"), [(1, 6, 6, 6)], 6 * 9 + 6),
-    (layer("Convolution", "convolution_param { num_output: 4 kernel_h: 3 kernel_w: 1 stride_h: 1 stride_w: 2 bias_term: false }"),
-     [(1, 4, 6, 4)], 36),
-    (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 dilation: 2 pad: 2 }"), [(1, 4, 8, 8)], 112),
-    (layer("Deconvolution", "convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 }"), [(1, 4, 16, 16)], 196),
+    (
+        layer(
+            "Convolution",
+            "convolution_param { num_output: 4 kernel_h: 3 kernel_w: 1 stride_h: 1 stride_w: 2 bias_term: false }",
+        ),
+        [(1, 4, 6, 4)],
+        36,
+    ),
+    (
+        layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 dilation: 2 pad: 2 }"),
+        [(1, 4, 8, 8)],
+        112,
+    ),
+    (
+        layer("Deconvolution", "convolution_param { num_output: 4 kernel_size: 4 stride: 2 pad: 1 }"),
+        [(1, 4, 16, 16)],
+        196,
+    ),
     (layer("Pooling", "pooling_param { kernel_size: 3 stride: 2 }"), [(1, 3, 4, 4)], 0),
     (layer("Pooling", "pooling_param { kernel_size: 3 stride: 2 round_mode: FLOOR }"), [(1, 3, 3, 3)], 0),
     (layer("Pooling", "pooling_param { kernel_size: 2 stride: 2 pad: 1 }"), [(1, 3, 5, 5)], 0),
@@ -122,7 +153,7 @@ SHAPES = [
     (layer("Im2col", "convolution_param { kernel_size: 3 }"), [(1, 27, 6, 6)], 0),
     (layer("Silence", top=""), [], 0),
     (layer("Python", 'python_param { module: "allconv_caffe.python_layers" layer: "GuidedReLU" }'), [(1, 3, 8, 8)], 0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("body", "shapes", "parameters"), SHAPES)
@@ -214,8 +245,10 @@ def test_nets_of_old_formats_are_upgraded(text: str, size: int) -> None:
     param = parse_text(text, NetParameter)
     found = s.summarize_net(param, "n.prototxt")
     assert [(row.name, row.type, row.shapes[0]) for row in found.layers] == [
-        ("input", "Input", (1, 3, 8, 8)), ("c", "Convolution", (1, 2, size, size)), ("r", "ReLU", (1, 2, size, size)),
-    ]  # fmt: skip
+        ("input", "Input", (1, 3, 8, 8)),
+        ("c", "Convolution", (1, 2, size, size)),
+        ("r", "ReLU", (1, 2, size, size)),
+    ]
     assert found.parameters == 56 and found.layers[1].multipliers[1][0] == 2
     assert param == parse_text(text, NetParameter)
 
@@ -246,7 +279,9 @@ def test_lmdb_is_asked(tmp_path: Path) -> None:
     assert s.summarize(path, root=tmp_path).layers[0].shapes == ((3, 2, 5, 7), (3,))
     data = tmp_path / "l" / "data.mdb"
     data.write_bytes(data.read_bytes()[:8192])  # what the library itself would die of
-    with pytest.raises(s.SummaryError, match=r"layer 'd': source: found '.*/l: MDB_PAGE_NOTFOUND.*', expected an LMDB of"):
+    with pytest.raises(
+        s.SummaryError, match=r"layer 'd': source: found '.*/l: MDB_PAGE_NOTFOUND.*', expected an LMDB of"
+    ):
         s.summarize(path, root=tmp_path)
 
 
@@ -265,8 +300,14 @@ def test_formats() -> None:
 
 
 WRONG = [
-    (layer("Convolution", "convolution_param { kernel_size: 3 }"), "layer 'y': top 'y': found (1, 0, 6, 6), expected at least 1 in"),
-    (layer("Input", "input_param { shape { dim: 1 dim: -3 } }", ""), "layer 'y': top 'y': found (1, -3), expected at least 1"),
+    (
+        layer("Convolution", "convolution_param { kernel_size: 3 }"),
+        "layer 'y': top 'y': found (1, 0, 6, 6), expected at least 1 in",
+    ),
+    (
+        layer("Input", "input_param { shape { dim: 1 dim: -3 } }", ""),
+        "layer 'y': top 'y': found (1, -3), expected at least 1",
+    ),
     (layer("ReLU") + layer("TanH"), "layer 'y': top: found 'y', expected a top of this layer alone, or its own bottom"),
     (layer("Nope"), "layer 'y': type: found 'Nope', expected a type with a shape rule (choices: AbsVal, "),
     (layer("ReLU", bottom="z"), "layer 'y': bottom 0: found 'z', expected a top of a layer before it (choices: x)"),

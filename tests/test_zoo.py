@@ -54,13 +54,31 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image, label = datum.decode(value)
         wrong += int((weight * image).sum((1, 2, 3)) @ [-1, 1] + bias @ [-1, 1] > 0) != label
     result = {
-        "experiment": "tiny", "model": "Tiny", "source": "no table", "status": "done", "max_iter": 5, "seed": 1,
-        "test_error_percent": 5.0 * wrong, "published_error_percent": 9.08, "parameters": COUNT, "epochs": 2.0,
-        "published_parameters": "1.4 M", "dataset": "Made", "paper_title": "CIFAR-10", "engine": "torch",
-        "n_train": 20, "n_test": 20, "preprocessing": "gcn", "device": "CPU",
-    }  # fmt: skip
+        "experiment": "tiny",
+        "model": "Tiny",
+        "source": "no table",
+        "status": "done",
+        "max_iter": 5,
+        "seed": 1,
+        "test_error_percent": 5.0 * wrong,
+        "published_error_percent": 9.08,
+        "parameters": COUNT,
+        "epochs": 2.0,
+        "published_parameters": "1.4 M",
+        "dataset": "Made",
+        "paper_title": "CIFAR-10",
+        "engine": "torch",
+        "n_train": 20,
+        "n_test": 20,
+        "preprocessing": "gcn",
+        "device": "CPU",
+    }
     (folder / "result.json").write_text(json.dumps(result))
-    settings = {"data": {"folder": "data/made", "sha256": {"train": "1f"}}, "engine": {"version": "torch 2"}, "git": None}
+    settings = {
+        "data": {"folder": "data/made", "sha256": {"train": "1f"}},
+        "engine": {"version": "torch 2"},
+        "git": None,
+    }
     (folder / "settings.json").write_text(json.dumps(settings))
     return folder
 
@@ -79,13 +97,19 @@ def test_a_run_becomes_a_model_whose_card_holds(run: Path) -> None:
     assert (made.folder / "deploy.prototxt").read_text() == DEPLOY
     facts = json.loads((made.folder / "card.json").read_text())
     assert facts["weights"] == {
-        "file": "tiny.caffemodel", "bytes": len(weights), "sha1": hashlib.sha1(weights).hexdigest()
-    }  # fmt: skip
+        "file": "tiny.caffemodel",
+        "bytes": len(weights),
+        "sha1": hashlib.sha1(weights).hexdigest(),
+    }
     page = (made.folder / "README.md").read_text()
     for word in (
-        f"{facts['test_error_percent']:.2f} %", "not the paper's CIFAR-10", facts["weights"]["sha1"],
-        "`allconv run tiny --epochs 2 --seed 1`", "9.08 % on CIFAR-10", "6,146 (the paper: 1.4 M)",
-    ):  # fmt: skip
+        f"{facts['test_error_percent']:.2f} %",
+        "not the paper's CIFAR-10",
+        facts["weights"]["sha1"],
+        "`allconv run tiny --epochs 2 --seed 1`",
+        "9.08 % on CIFAR-10",
+        "6,146 (the paper: 1.4 M)",
+    ):
         assert word in page
     assert zoo.verify("tiny") == []
 
@@ -100,7 +124,7 @@ def test_the_error_is_measured_again(run: Path) -> None:
     zoo.add(run, name="liar")
     assert zoo.verify("liar", "data/made") == [
         f"models/liar: measured {error:.2f} % test error, expected {error + 5:.2f} %"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("file", ["tiny.caffemodel", "deploy.prototxt", "whitening.npz"])
@@ -145,9 +169,14 @@ def test_the_compact_whitening_whitens_alike(tmp_path: Path) -> None:
     zca = (half @ half.T + 5 * np.eye(12)).astype(np.float32)
     zca = np.triu(zca) + np.triu(zca, 1).T
     full = Whitening(
-        "gcn-zca", (3, 2, 2), rng.normal(size=12).astype(np.float32), zca=zca,
-        zca_inverse=np.linalg.inv(zca), eigenvalues=np.linalg.eigvalsh(zca), typical_norm=1.0,
-    )  # fmt: skip
+        "gcn-zca",
+        (3, 2, 2),
+        rng.normal(size=12).astype(np.float32),
+        zca=zca,
+        zca_inverse=np.linalg.inv(zca),
+        eigenvalues=np.linalg.eigvalsh(zca),
+        typical_norm=1.0,
+    )
     full.save(tmp_path / "small.npz", compact=True)
     small = Whitening.load(tmp_path / "small.npz")
     images = rng.integers(0, 256, (4, 3, 2, 2), np.uint8)
@@ -197,10 +226,16 @@ def test_the_command_adds_lists_verifies_and_unpacks(run: Path) -> None:
         ({"seed": None}, "found seed null, expected a whole number"),
         ({"weights": "tiny.caffemodel"}, 'found weights "tiny.caffemodel", expected an object'),
         ({"deploy": {"file": "deploy.prototxt", "bytes": 1}}, "found deploy.sha1 null, expected a text"),
-        ({"weights": {"file": "../../x", "bytes": 1, "sha1": ""}}, "found weights.file '../../x', expected a file of the model"),
-        ({"whitening": {"file": "/etc/passwd", "bytes": 1, "sha1": ""}}, "found whitening.file '/etc/passwd', expected a file"),
+        (
+            {"weights": {"file": "../../x", "bytes": 1, "sha1": ""}},
+            "found weights.file '../../x', expected a file of the model",
+        ),
+        (
+            {"whitening": {"file": "/etc/passwd", "bytes": 1, "sha1": ""}},
+            "found whitening.file '/etc/passwd', expected a file",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_card_of_another_form_is_one_line(run: Path, changes: dict[str, object], found: str) -> None:
     """A tampered card.json is named with the entry; no file beside the model is read for it."""
     made = zoo.add(run, name="tiny")

@@ -587,8 +587,19 @@ class CaffeSums:
         c = torch.empty(a.shape[0], b.shape[1]) if into is None else into
         if c.numel() == 0 or a.shape[1] == 0:
             return c.zero_() if into is None else c
-        self._call("gemm", *self._order, *c.shape, a.shape[1], a, *a.stride(), b, *b.stride(), _plain(c),
-                   int(into is not None), torch.get_num_threads())  # fmt: skip
+        self._call(
+            "gemm",
+            *self._order,
+            *c.shape,
+            a.shape[1],
+            a,
+            *a.stride(),
+            b,
+            *b.stride(),
+            _plain(c),
+            int(into is not None),
+            torch.get_num_threads(),
+        )
         return c
 
     def columns(self, x: torch.Tensor, into: torch.Tensor) -> None:
@@ -614,18 +625,34 @@ class CaffeSums:
         self._call("log_loss", p.numel(), p, loss)
         return loss
 
-    def average_pool(self, x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
-                     pad: Sequence[int]) -> torch.Tensor:  # fmt: skip
+    def average_pool(
+        self, x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]
+    ) -> torch.Tensor:
         """AVE pooling of x (N, C, H, W) to (N, C, *out). Source: pooling_layer.cpp."""
         x, y = x.contiguous(), torch.empty(*x.shape[:2], *out)
-        self._call("average", x.shape[:2].numel(), *x.shape[2:], *out, *kernel, *stride, *pad, x, y, 0, torch.get_num_threads())
+        self._call(
+            "average", x.shape[:2].numel(), *x.shape[2:], *out, *kernel, *stride, *pad, x, y, 0, torch.get_num_threads()
+        )
         return y
 
-    def average_pool_backward(self, dy: torch.Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
-                              pad: Sequence[int]) -> torch.Tensor:  # fmt: skip
+    def average_pool_backward(
+        self, dy: torch.Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]
+    ) -> torch.Tensor:
         """The gradient (N, C, *size) of what `average_pool` made of it. Source: pooling_layer.cpp."""
         dy, dx = dy.contiguous(), torch.zeros(*dy.shape[:2], *size)
-        self._call("average", dy.shape[:2].numel(), *size, *dy.shape[2:], *kernel, *stride, *pad, dx, dy, 1, torch.get_num_threads())
+        self._call(
+            "average",
+            dy.shape[:2].numel(),
+            *size,
+            *dy.shape[2:],
+            *kernel,
+            *stride,
+            *pad,
+            dx,
+            dy,
+            1,
+            torch.get_num_threads(),
+        )
         return dx
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -662,23 +689,47 @@ class CaffeSums:
         """x * w + b: (N, C, in...) to (N, M, out...). Source: forward_cpu_gemm, forward_cpu_bias."""
         y = torch.empty(x.shape[0], w.shape[0], *shape.out)
         if y.numel():
-            self._call("conv", *self._order, *self._sizes(shape, x.shape[0], w), *self._image(shape, x), w.contiguous(),
-                       None if b is None else b.contiguous(), y, torch.get_num_threads())  # fmt: skip
+            self._call(
+                "conv",
+                *self._order,
+                *self._sizes(shape, x.shape[0], w),
+                *self._image(shape, x),
+                w.contiguous(),
+                None if b is None else b.contiguous(),
+                y,
+                torch.get_num_threads(),
+            )
         return y
 
     def convolution_weight(self, shape: Shape, x: torch.Tensor, dy: torch.Tensor, into: torch.Tensor) -> None:
         """into (M, C / group, kernel...) += the gradient, image after image. Source: weight_cpu_gemm."""
         if dy.numel():
-            self._call("conv_weight", *self._order, *self._sizes(shape, x.shape[0], into), *self._image(shape, x),
-                       dy.contiguous(), _plain(into), torch.get_num_threads())  # fmt: skip
+            self._call(
+                "conv_weight",
+                *self._order,
+                *self._sizes(shape, x.shape[0], into),
+                *self._image(shape, x),
+                dy.contiguous(),
+                _plain(into),
+                torch.get_num_threads(),
+            )
 
     def convolution_data(self, shape: Shape, dy: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """What dy (N, M, out...) sends back through w: (N, C, in...). Source: backward_cpu_gemm, col2im.cpp."""
         n, channels = dy.shape[0], w.shape[1] * shape.group
         dx = torch.zeros(n, channels, *shape.padded)
         if dy.numel():
-            self._call("conv_data", *self._order, *self._sizes(shape, n, w), *self._image(shape, dx, False), w.contiguous(),
-                       dy.contiguous(), w.shape[1], int(shape.plain), torch.get_num_threads())  # fmt: skip
+            self._call(
+                "conv_data",
+                *self._order,
+                *self._sizes(shape, n, w),
+                *self._image(shape, dx, False),
+                w.contiguous(),
+                dy.contiguous(),
+                w.shape[1],
+                int(shape.plain),
+                torch.get_num_threads(),
+            )
         for axis, (p, size) in enumerate(zip(shape.pad, shape.size, strict=True), 2):
             dx = dx.narrow(axis, p, size)
         return dx
@@ -688,7 +739,9 @@ class CaffeSums:
         return images, shape.group, w.shape[0] // shape.group, shape.column.numel(), w.shape[1:].numel()
 
     @staticmethod
-    def _image(shape: Shape, x: torch.Tensor, pad: bool = True) -> tuple[torch.Tensor, int, int, torch.Tensor, torch.Tensor]:
+    def _image(
+        shape: Shape, x: torch.Tensor, pad: bool = True
+    ) -> tuple[torch.Tensor, int, int, torch.Tensor, torch.Tensor]:
         """x, padded; floats from image to image and from group to group; and where im2col's rows and columns lie."""
         if pad:
             x = torch.nn.functional.pad(x, [p for q in reversed(shape.pad) for p in (q, q)]).contiguous()
@@ -704,12 +757,21 @@ class Shape:
         group: of channels that are convolved apart.
     """
 
-    def __init__(self, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int],
-                 dilation: Sequence[int], group: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        size: Sequence[int],
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        pad: Sequence[int],
+        dilation: Sequence[int],
+        group: int,
+    ) -> None:
         self.size, self.kernel, self.pad, self.group = tuple(size), tuple(kernel), tuple(pad), group
         self.plain = all(k == 1 and s == 1 and p == 0 for k, s, p in zip(kernel, stride, pad, strict=True))
         self.padded = [n + 2 * p for n, p in zip(size, pad, strict=True)]
-        self.out = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(self.padded, kernel, stride, dilation, strict=True)]
+        self.out = [
+            (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(self.padded, kernel, stride, dilation, strict=True)
+        ]
         self.column = self._places(self.out, stride)
         self._row = self._places(kernel, dilation)
 

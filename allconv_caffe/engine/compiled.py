@@ -115,8 +115,10 @@ class Graph:
         tensors = [m.tensor() for m in self.memories]
         if self._views is None or any(a is not b for a, b in zip(tensors, self._viewed, strict=True)):
             self._viewed = tensors
-            self._views = [t[: _count(self.shapes[id(m)])].view(self.shapes[id(m)])
-                           for t, m in zip(tensors, self.memories, strict=True)]  # fmt: skip
+            self._views = [
+                t[: _count(self.shapes[id(m)])].view(self.shapes[id(m)])
+                for t, m in zip(tensors, self.memories, strict=True)
+            ]
         return self._views
 
     def _next_inputs(self) -> Tensors:
@@ -170,8 +172,11 @@ class Graph:
             self._function = Replayed(self._function)
         self._input_shapes = [t.shape for t in inputs]
         nodes = len(graph.graph.nodes)
-        glog.info("compiled.py:2", f"Captured {self.net.name or 'the net'}: {nodes} operations in "
-                                   f"{time.perf_counter() - start:.1f} s; compiling at the first run")
+        glog.info(
+            "compiled.py:2",
+            f"Captured {self.net.name or 'the net'}: {nodes} operations in "
+            f"{time.perf_counter() - start:.1f} s; compiling at the first run",
+        )
 
 
 class CompiledSolver:
@@ -262,5 +267,3 @@ def _count(shape: Sequence[int]) -> int:
     for dim in shape:
         count *= dim
     return count
-
-

@@ -79,8 +79,10 @@ def forward(
         m = WINOGRAD[algo]
         return torch.ops.allconv_caffe.winograd(x, transformed(w, m), b, m, pad[0])
     if len(stride) > MAX_AXES:
-        y = sum(forward(algo, part, w[:, :, k], None, stride[1:], pad[1:], dilation[1:], group)
-                for k, part in enumerate(_slices(x, w, stride, pad, dilation)))  # fmt: skip
+        y = sum(
+            forward(algo, part, w[:, :, k], None, stride[1:], pad[1:], dilation[1:], group)
+            for k, part in enumerate(_slices(x, w, stride, pad, dilation))
+        )
         assert isinstance(y, torch.Tensor)
         y = y.reshape(x.shape[0], -1, *y.shape[1:]).transpose(1, 2)
         return y if b is None else y + b.reshape(-1, *[1] * len(stride))
@@ -133,8 +135,10 @@ def transposed(
     if len(stride) <= MAX_AXES:
         zero = [0] * len(stride)
         return torch.ops.aten.convolution(x, w, b, list(stride), list(pad), list(dilation), True, zero, group)
-    out = [s * (size - 1) + d * (k - 1) + 1 - 2 * p
-           for size, k, s, p, d in zip(x.shape[2:], w.shape[2:], stride, pad, dilation, strict=True)]  # fmt: skip
+    out = [
+        s * (size - 1) + d * (k - 1) + 1 - 2 * p
+        for size, k, s, p, d in zip(x.shape[2:], w.shape[2:], stride, pad, dilation, strict=True)
+    ]
     below = x.new_zeros(x.shape[0], w.shape[1] * group, *out)
     y, _, _ = backward("direct", x, below, w, stride, pad, dilation, group, (True, False, False))
     assert y is not None
@@ -154,7 +158,17 @@ def transposed_backward(
     """dx, dw, db of `transposed`; None where `need` says no."""
     if len(stride) <= MAX_AXES:
         dx, dw, db = torch.ops.aten.convolution_backward(
-            dy, x, w, [w.shape[1] * group], list(stride), list(pad), list(dilation), True, [0] * len(stride), group, list(need)
+            dy,
+            x,
+            w,
+            [w.shape[1] * group],
+            list(stride),
+            list(pad),
+            list(dilation),
+            True,
+            [0] * len(stride),
+            group,
+            list(need),
         )
         return dx, dw, db
     return (

@@ -295,8 +295,12 @@ def build(cxx: str, name: str, source: str, flags: Sequence[str]) -> Path:
     """
     flags = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", *flags]
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout
-    target = subprocess.run([cxx, "-march=native", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull],
-                            capture_output=True, text=True, check=False).stderr
+    target = subprocess.run(
+        [cxx, "-march=native", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
     key = hashlib.sha256("\0".join([source, version, target, *flags]).encode()).hexdigest()[:16]
     folder = _cache_dir()
     try:
@@ -308,8 +312,9 @@ def build(cxx: str, name: str, source: str, flags: Sequence[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             written, built = Path(work) / f"{name}.cpp", Path(work) / f"{name}.so"
             written.write_text(source)
-            done = subprocess.run([cxx, *flags, str(written), "-o", str(built)], capture_output=True, text=True,
-                                  check=False)
+            done = subprocess.run(
+                [cxx, *flags, str(written), "-o", str(built)], capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
                 raise BuildError(f"{cxx}: {lines[0][:300]}")
@@ -368,8 +373,20 @@ def winograd(x: torch.Tensor, u: torch.Tensor, bias: torch.Tensor | None, m: int
     image, u = _nhwc(x), u.contiguous()
     bias = None if bias is None else bias.contiguous()
     y = torch.empty(n, h + 2 * pad - 2, w + 2 * pad - 2, u.shape[1] * PANEL)
-    _library().winograd_forward(m, image.data_ptr(), u.data_ptr(), None if bias is None else bias.data_ptr(),
-                                y.data_ptr(), n, h, w, c, y.shape[3], pad, torch.get_num_threads())
+    _library().winograd_forward(
+        m,
+        image.data_ptr(),
+        u.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        n,
+        h,
+        w,
+        c,
+        y.shape[3],
+        pad,
+        torch.get_num_threads(),
+    )
     return y.permute(0, 3, 1, 2)
 
 
@@ -392,8 +409,9 @@ def winograd_weight(x: torch.Tensor, dy: torch.Tensor, m: int, pad: int) -> torc
     n, c, h, w = x.shape
     image, diff = _nhwc(x), _nhwc(dy)
     du = torch.empty((m + 2) ** 2, c, dy.shape[1])
-    _library().winograd_weight(m, image.data_ptr(), diff.data_ptr(), du.data_ptr(), n, h, w, c, dy.shape[1], pad,
-                               torch.get_num_threads())
+    _library().winograd_weight(
+        m, image.data_ptr(), diff.data_ptr(), du.data_ptr(), n, h, w, c, dy.shape[1], pad, torch.get_num_threads()
+    )
     return du
 
 

@@ -64,7 +64,9 @@ class Replayed:
                 self._outputs = self.function(buffers, self._inputs, scalars)
         except RuntimeError as error:
             self._refused = True
-            glog.warning("cuda_graph.py:1", f"No CUDA graph, kernels are started one by one ({str(error).splitlines()[0]})")
+            glog.warning(
+                "cuda_graph.py:1", f"No CUDA graph, kernels are started one by one ({str(error).splitlines()[0]})"
+            )
             return False
         self._graph, self._recorded = graph, (buffers, scalars)
         return True

@@ -603,7 +603,11 @@ def _prefetch(
 
 
 def _assemble(
-    images: list[np.ndarray], labels: np.ndarray, transformer: Transformer, device: torch.device, position: int,
+    images: list[np.ndarray],
+    labels: np.ndarray,
+    transformer: Transformer,
+    device: torch.device,
+    position: int,
     wraps: int,
 ) -> _Batch:
     first = images[0]

@@ -64,8 +64,13 @@ BUILT_IN = (
     Flag("flagfile", "", "load flags from file", OWN),
     Flag("fromenv", "", "set flags from the environment [use 'export FLAGS_flag1=value']", OWN),
     Flag("tryfromenv", "", "set flags from the environment if present", OWN),
-    Flag("undefok", "", "comma-separated list of flag names that it is okay to specify on the command line even if the "
-         "program does not define a flag with that name", OWN),
+    Flag(
+        "undefok",
+        "",
+        "comma-separated list of flag names that it is okay to specify on the command line even if the "
+        "program does not define a flag with that name",
+        OWN,
+    ),
     Flag("help", False, "show help on all flags [tip: all flags can have two dashes]", REPORTING),
     Flag("helpfull", False, "show help on all flags -- same as -help", REPORTING),
     Flag("helpmatch", "", "show help on modules whose name contains the specified substr", REPORTING),
@@ -74,7 +79,7 @@ BUILT_IN = (
     Flag("helpshort", False, "show help on only the main module for this program", REPORTING),
     Flag("helpxml", False, "produce an xml version of help", REPORTING),
     Flag("version", False, "show version and build info and exit", REPORTING),
-)  # fmt: skip
+)
 PROGRAMS = ("caffe", "caffe-torch")  # what a line without dashes in a flagfile may name
 DEEPEST = 16  # flagfiles that name flagfiles
 
@@ -205,8 +210,14 @@ def xml(program: str, message: str, flags: Sequence[Flag], values: dict[str, Any
 
     lines = ['<?xml version="1.0"?>', "<AllFlags>", element("program", program), element("usage", message)]
     for flag in sorted(flags, key=lambda flag: (flag.file, flag.name)):
-        parts = {"file": flag.file, "name": flag.name, "meaning": flag.description, "default": flag.default,
-                 "current": values[flag.name], "type": flag.type}  # fmt: skip
+        parts = {
+            "file": flag.file,
+            "name": flag.name,
+            "meaning": flag.description,
+            "default": flag.default,
+            "current": values[flag.name],
+            "type": flag.type,
+        }
         lines.append("<flag>" + "".join(element(name, value) for name, value in parts.items()) + "</flag>")
     return "\n".join([*lines, "</AllFlags>", ""])
 

@@ -17,7 +17,15 @@ from allconv_caffe.proto.files import NotAFile, check_file
 
 _NAMES = ("FLOAT", "INTEGER", "TIME", "STRING", "BITFIELD", "OPAQUE", "COMPOUND", "REFERENCE", "ENUM", "VLEN", "ARRAY")
 TYPE_CLASSES = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)  # h5py's, at whatever it reads
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+)  # h5py's, at whatever it reads
 LINES = {"H5T_FLOAT": 33, "H5T_INTEGER": 36}  # of the log line in hdf5.cpp
 
 

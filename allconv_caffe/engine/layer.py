@@ -50,7 +50,9 @@ class Context:
         if not self.seed_exact:
             return
         if self.device.type != "cpu":
-            raise CaffeError(f"seed-exact: found device {self.device}, expected the CPU (on a GPU, Caffe draws from cuRAND)")
+            raise CaffeError(
+                f"seed-exact: found device {self.device}, expected the CPU (on a GPU, Caffe draws from cuRAND)"
+            )
         if self.compute_dtype != torch.float32:
             name = str(self.compute_dtype).removeprefix("torch.")
             raise CaffeError(f"seed-exact: found precision {name}, expected float32, the only one that Caffe has")
@@ -153,9 +155,7 @@ class Layer:
             self.param.loss_weight.append(1)
             self.param.loss_weight.extend([0] * (len(top) - 1))
         given = list(self.param.loss_weight)
-        check(
-            not given or len(given) == len(top), "loss_weight must be unspecified or specified once per top blob."
-        )
+        check(not given or len(given) == len(top), "loss_weight must be unspecified or specified once per top blob.")
         self.loss_weights = given or [0.0] * len(top)
         for weight, blob in zip(self.loss_weights, top, strict=True):
             if weight:

@@ -147,9 +147,7 @@ class Net:
         bottoms, bottom_ids, need_backward = [], [], False
         self.bottom_need_backward.append([])
         for i, name in enumerate(layer_param.bottom):
-            check(
-                name in available, f"Unknown bottom blob '{name}' (layer '{layer_param.name}', bottom index {i})"
-            )
+            check(name in available, f"Unknown bottom blob '{name}' (layer '{layer_param.name}', bottom index {i})")
             glog.info("net.cpp:408", f"{layer_param.name} <- {name}")
             blob_id = name_to_id[name]
             available.discard(name)
@@ -350,7 +348,9 @@ class Net:
             layer.reshape(bottom, top)
             layer.forward(bottom, top)
         except CaffeError as error:
-            raise error.within(f"{self.where}: layer '{layer.name}'" if self.where else f"layer '{layer.name}'") from None
+            raise error.within(
+                f"{self.where}: layer '{layer.name}'" if self.where else f"layer '{layer.name}'"
+            ) from None
         loss: torch.Tensor | None = None
         for blob, weight in zip(top, layer.loss_weights, strict=True):
             if weight:
@@ -401,19 +401,31 @@ class Net:
     def _forward_debug_info(self, i: int) -> None:
         name = self.layer_names[i]
         for blob_id in self.top_ids[i]:
-            self._debug("net.cpp:593", f"    [Forward] Layer {name}, top blob {self.blob_names[blob_id]}", "data",
-                        self.blob_list[blob_id].data)
+            self._debug(
+                "net.cpp:593",
+                f"    [Forward] Layer {name}, top blob {self.blob_names[blob_id]}",
+                "data",
+                self.blob_list[blob_id].data,
+            )
         for j, blob in enumerate(self.layers[i].blobs):
             param_id = self.param_layer_indices.index((i, j))
-            self._debug("net.cpp:605", f"    [Forward] Layer {name}, param blob {self.param_display_names[param_id]}",
-                        "data", blob.data)
+            self._debug(
+                "net.cpp:605",
+                f"    [Forward] Layer {name}, param blob {self.param_display_names[param_id]}",
+                "data",
+                blob.data,
+            )
 
     def _backward_debug_info(self, i: int) -> None:
         name = self.layer_names[i]
         for j, blob_id in enumerate(self.bottom_ids[i]):
             if self.bottom_need_backward[i][j]:
-                self._debug("net.cpp:621", f"    [Backward] Layer {name}, bottom blob {self.blob_names[blob_id]}",
-                            "diff", self.blob_list[blob_id].diff)
+                self._debug(
+                    "net.cpp:621",
+                    f"    [Backward] Layer {name}, bottom blob {self.blob_names[blob_id]}",
+                    "diff",
+                    self.blob_list[blob_id].diff,
+                )
         for j, blob in enumerate(self.layers[i].blobs):
             if self.layers[i].param_propagate_down[j]:
                 self._debug("net.cpp:632", f"    [Backward] Layer {name}, param blob {j}", "diff", blob.diff)
@@ -432,9 +444,7 @@ class Net:
                 glog.info("net.cpp:678", f"Ignoring source layer {source.name}")
                 continue
             target = own[source.name]
-            check(
-                len(target.blobs) == len(source.blobs), f"Incompatible number of blobs for layer {source.name}"
-            )
+            check(len(target.blobs) == len(source.blobs), f"Incompatible number of blobs for layer {source.name}")
             for j, (to, fro) in enumerate(zip(target.blobs, source.blobs, strict=True)):
                 check(
                     to.shape == fro.shape,
@@ -464,9 +474,7 @@ class Net:
 
     def _copy_layer(self, layer_param: Any, target: Layer) -> None:
         name = layer_param.name
-        check(
-            len(target.blobs) == len(layer_param.blobs), f"Incompatible number of blobs for layer {name}"
-        )
+        check(len(target.blobs) == len(layer_param.blobs), f"Incompatible number of blobs for layer {name}")
         for j, (blob, proto) in enumerate(zip(target.blobs, layer_param.blobs, strict=True)):
             if not blob.shape_equals(proto):
                 source = Blob((0,))

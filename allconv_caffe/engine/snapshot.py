@@ -52,7 +52,9 @@ def complete_prefix(param: SolverParameter, solver_path: str | Path | None) -> N
         glog.info("upgrade_proto.cpp:1108", f"snapshot_prefix was not specified and is set to {stem}")
     elif os.path.isdir(param.snapshot_prefix):
         param.snapshot_prefix = os.path.join(param.snapshot_prefix, os.path.basename(stem))
-        glog.info("upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {param.snapshot_prefix}")
+        glog.info(
+            "upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {param.snapshot_prefix}"
+        )
 
 
 def check_write_permissions(param: SolverParameter) -> None:
@@ -192,7 +194,9 @@ def load_weights(net: Net, path: str | Path) -> None:
     try:
         proto, stored = read_stored(path, NetParameter)
     except ProtoError as error:
-        raise CaffeError(f"{error} (Failed to parse NetParameter file: {path})" if error.where else str(error)) from None
+        raise CaffeError(
+            f"{error} (Failed to parse NetParameter file: {path})" if error.where else str(error)
+        ) from None
     for place, number in unknown_fields(proto):
         glog.warning("snapshot.py:1", f"{path}: field number {number} in {place} is unknown to Caffe 1.0: not used")
     upgrade_net(proto, str(path))
@@ -307,7 +311,9 @@ def _reading(path: str | Path, sentence: str) -> Iterator[h5py.File]:
             yield file
     except DAMAGE as error:
         detail = reason(error)
-        raise CaffeError(f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})") from None
+        raise CaffeError(
+            f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})"
+        ) from None
 
 
 def load_weights_hdf5(net: Net, path: str | Path) -> None:
@@ -419,5 +425,3 @@ def _integer(file: h5py.File, name: str, path: str) -> int:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-

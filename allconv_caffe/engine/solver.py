@@ -104,7 +104,8 @@ class Solver:
     def _check_solver(self) -> None:
         """What a solver type demands of its parameters."""
         check(
-            not self.param.weight_decay or self.param.regularization_type in ("L1", "L2"),  # asked for at the first decay
+            not self.param.weight_decay
+            or self.param.regularization_type in ("L1", "L2"),  # asked for at the first decay
             f"Unknown regularization type: {self.param.regularization_type}",
         )
         check_policy(self.param)
@@ -127,14 +128,18 @@ class Solver:
         )
         field = given[0]
         if field.endswith("_param"):
-            glog.info("solver.cpp:88" if field == "train_net_param" else "solver.cpp:97",
-                      f"Creating training net specified in {field}.")
+            glog.info(
+                "solver.cpp:88" if field == "train_net_param" else "solver.cpp:97",
+                f"Creating training net specified in {field}.",
+            )
             net_param, where = getattr(param, field), self.where
         else:
             path = getattr(param, field)
             word = "train_net file" if field == "train_net" else "net file"
-            glog.info("solver.cpp:92" if field == "train_net" else "solver.cpp:102",
-                      f"Creating training net from {word}: {path}")
+            glog.info(
+                "solver.cpp:92" if field == "train_net" else "solver.cpp:102",
+                f"Creating training net from {word}: {path}",
+            )
             net_param, where = self._read(path), path
         self.net = self._build(net_param, param.train_state, TRAIN, where)
         self._load_weights(self.net)
@@ -159,11 +164,17 @@ class Solver:
         generic = int(param.HasField("net")) + int(param.HasField("net_param"))
         own = len(param.test_net_param) + len(param.test_net)
         if generic:
-            check(len(param.test_iter) >= own, f"Check failed: param_.test_iter_size() >= num_test_nets "
-                  f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.")
+            check(
+                len(param.test_iter) >= own,
+                f"Check failed: param_.test_iter_size() >= num_test_nets "
+                f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.",
+            )
         else:
-            check(len(param.test_iter) == own, f"Check failed: param_.test_iter_size() == num_test_nets "
-                  f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.")
+            check(
+                len(param.test_iter) == own,
+                f"Check failed: param_.test_iter_size() == num_test_nets "
+                f"({len(param.test_iter)} vs. {own}) test_iter must be specified for each test network.",
+            )
         instances = own + (len(param.test_iter) - own if generic else 0)
         if param.test_state:
             check(
@@ -463,8 +474,11 @@ class Solver:
         for blob_id, part in zip(net.output_ids, flat, strict=True):
             weight, name = net.blob_loss_weights[blob_id], net.blob_names[blob_id]
             for _ in range(part.numel()):
-                glog.info(source, f"    {word} net output #{k}: {name} = {glog.number(values[k])}"
-                          + loss_suffix(weight, values[k], name))
+                glog.info(
+                    source,
+                    f"    {word} net output #{k}: {name} = {glog.number(values[k])}"
+                    + loss_suffix(weight, values[k], name),
+                )
                 k += 1
 
     # testing
@@ -505,14 +519,14 @@ class Solver:
             glog.info("solver.cpp:393", "Test interrupted.")
             return {}
         if self.param.test_compute_loss:
-            glog.info("solver.cpp:401", f"Test loss: {glog.number(glog.divided(0 if loss is None else float(loss), iters))}")
+            glog.info(
+                "solver.cpp:401", f"Test loss: {glog.number(glog.divided(0 if loss is None else float(loss), iters))}"
+            )
         if sums is None:  # test_iter 0: no output was ever seen
             return {}
         means = [s / iters for s in sums]
         self._log_outputs(net, means, "Test", "solver.cpp:414")
-        return {
-            net.blob_names[i]: m.reshape(-1).tolist() for i, m in zip(net.output_ids, means, strict=True)
-        }
+        return {net.blob_names[i]: m.reshape(-1).tolist() for i, m in zip(net.output_ids, means, strict=True)}
 
     # snapshots
     def snapshot(self) -> None:

@@ -90,9 +90,7 @@ class Transformer:
                         f"Check failed: {kind}_{word} == data_mean_.{word}() ({own} vs. {mean})", self.param.mean_file
                     )
         values = len(self.param.mean_value)
-        check(
-            values in (0, 1, channels), f"Specify either 1 mean_value or as many as channels: {channels}"
-        )
+        check(values in (0, 1, channels), f"Specify either 1 mean_value or as many as channels: {channels}")
 
     def fit(self, top: tuple[int, int, int], channels: int, height: int, width: int) -> None:
         """Raises CaffeError for an image that does not become a top of C, H, W `top`, that of the first of its batch."""
@@ -180,8 +178,9 @@ def _to_device(draws: Draws, device: torch.device) -> torch.Tensor:
 def _gather(images: torch.Tensor, which: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """out[b, c, i, j] = images[which[b], c, rows[b, i], columns[b, j]]."""
     channels = torch.arange(images.shape[1], device=images.device)
-    return images[which[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None],
-                  columns[:, None, None, :]]
+    return images[
+        which[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    ]
 
 
 def read_mean(path: str) -> torch.Tensor:

@@ -26,11 +26,13 @@ WORD = F(2.0**-32)
 NORMAL_LAYERS, EXPONENTIAL_LAYERS = 128, 256
 # Where the tail begins, and the area of a layer: with these two, and no others, the topmost layer ends at density 1.
 NORMAL_TAIL, NORMAL_AREA = (
-    "3.44261985589665212142432049146733970433759738585087778251", "0.00991256303533646107909568530581016219737970128288788428",
-)  # fmt: skip
+    "3.44261985589665212142432049146733970433759738585087778251",
+    "0.00991256303533646107909568530581016219737970128288788428",
+)
 EXPONENTIAL_TAIL, EXPONENTIAL_AREA = (
-    "7.69711747013104971404462804801521549911396864005534161741", "0.00394965982258155721997757195681486109191281237130948819",
-)  # fmt: skip
+    "7.69711747013104971404462804801521549911396864005534161741",
+    "0.00394965982258155721997757195681486109191281237130948819",
+)
 
 Words = Callable[[], int]  # the next 32-bit word
 
@@ -68,17 +70,13 @@ def _table(
 @functools.cache
 def normal_table() -> Table:
     """128 layers under exp(-x^2 / 2)."""
-    return _table(
-        NORMAL_LAYERS, NORMAL_TAIL, NORMAL_AREA, lambda x: (-x * x / 2).exp(), lambda y: (-2 * y.ln()).sqrt()
-    )
+    return _table(NORMAL_LAYERS, NORMAL_TAIL, NORMAL_AREA, lambda x: (-x * x / 2).exp(), lambda y: (-2 * y.ln()).sqrt())
 
 
 @functools.cache
 def exponential_table() -> Table:
     """256 layers under exp(-x)."""
-    return _table(
-        EXPONENTIAL_LAYERS, EXPONENTIAL_TAIL, EXPONENTIAL_AREA, lambda x: (-x).exp(), lambda y: -y.ln()
-    )
+    return _table(EXPONENTIAL_LAYERS, EXPONENTIAL_TAIL, EXPONENTIAL_AREA, lambda x: (-x).exp(), lambda y: -y.ln())
 
 
 def uniform_01(words: Words) -> np.float32:

@@ -19,9 +19,23 @@ _NAMES = build(__name__)
 globals().update(_NAMES)
 
 __all__ = [
-    "Numbers", "ProtoError", "StoredBlob", "blobs_of", "float_text", "parse_text", "read_binary", "read_net",
-    "read_solver", "read_stored", "read_text", "to_text", "unknown_fields", "write_binary", "write_stored", "write_text",
-]  # fmt: skip
+    "Numbers",
+    "ProtoError",
+    "StoredBlob",
+    "blobs_of",
+    "float_text",
+    "parse_text",
+    "read_binary",
+    "read_net",
+    "read_solver",
+    "read_stored",
+    "read_text",
+    "to_text",
+    "unknown_fields",
+    "write_binary",
+    "write_stored",
+    "write_text",
+]
 __all__ += sorted(_NAMES)
 
 

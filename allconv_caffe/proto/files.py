@@ -47,16 +47,26 @@ def read_binary(path: Path, cls: Any, allow_unknown: bool = False) -> Any:
         taken = message.MergeFromString(raw)
     except (DecodeError, ValueError, RuntimeError) as error:
         detail = str(error).strip().splitlines()[0] if str(error).strip() else "wrong format"
-        raise ProtoError(where, f"Found {len(raw)} bytes that are no binary {name}, truncated or corrupt ({detail})",
-                         found=f"{len(raw)} bytes") from None
+        raise ProtoError(
+            where,
+            f"Found {len(raw)} bytes that are no binary {name}, truncated or corrupt ({detail})",
+            found=f"{len(raw)} bytes",
+        ) from None
     if taken is not None and taken != len(raw):
-        raise ProtoError(where, f"Found {len(raw)} bytes that are no binary {name}: it ends after byte {taken}",
-                         found=f"{len(raw)} bytes")
+        raise ProtoError(
+            where,
+            f"Found {len(raw)} bytes that are no binary {name}: it ends after byte {taken}",
+            found=f"{len(raw)} bytes",
+        )
     del raw
     if not allow_unknown:
         for path_in_message, number in unknown_fields(message):
-            raise ProtoError(where, f"Found field number {number} in {path_in_message}, unknown to Caffe 1.0: "
-                                    f"no {name} of Caffe's, or a fork's", found=str(number))
+            raise ProtoError(
+                where,
+                f"Found field number {number} in {path_in_message}, unknown to Caffe 1.0: "
+                f"no {name} of Caffe's, or a fork's",
+                found=str(number),
+            )
     missing = message.FindInitializationErrors()
     if missing:
         raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
@@ -107,8 +117,11 @@ def check_size(where: str, message: Any, size: int) -> None:
     if missing:
         raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
     if size > MOST_BYTES:
-        raise ProtoError(where, f"Found {size} bytes to write, expected at most {MOST_BYTES} in one binary "
-                                f"{message.DESCRIPTOR.full_name}; Caffe's HDF5 snapshot format has no such limit")
+        raise ProtoError(
+            where,
+            f"Found {size} bytes to write, expected at most {MOST_BYTES} in one binary "
+            f"{message.DESCRIPTOR.full_name}; Caffe's HDF5 snapshot format has no such limit",
+        )
 
 
 def write_text(path: Path, message: Any) -> None:

@@ -22,7 +22,9 @@ from .files import NotAFile, open_file
 
 _PAGE = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
 _OVERFLOW_PAGES = struct.Struct("<12xI")
-_META = struct.Struct("<IIQQ48sIHHQQQQQQQ")  # magic, version, address, map size, free tree, main tree, last page, transaction
+_META = struct.Struct(
+    "<IIQQ48sIHHQQQQQQQ"
+)  # magic, version, address, map size, free tree, main tree, last page, transaction
 _NODE = struct.Struct("<HHHH")  # size or page number: low, high; flags or its top bits; key size
 _NUMBER = struct.Struct("<Q")
 _BRANCH, _LEAF, _OVERFLOW, _META_FLAG = 1, 2, 4, 8
@@ -104,7 +106,9 @@ class LmdbFile:
         try:
             raw = os.pread(self._file.fileno(), count, number * self._page_size)
         except OSError as error:
-            raise self.status(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO), f"page {number}") from None
+            raise self.status(
+                error.errno or errno.EIO, os.strerror(error.errno or errno.EIO), f"page {number}"
+            ) from None
         if len(raw) != count:
             raise self.status(*NOT_FOUND, f"data.mdb ends in page {number}")
         return raw

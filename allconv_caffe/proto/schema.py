@@ -84,53 +84,75 @@ enum("Phase", "TRAIN TEST")
 
 message("BlobShape", "dim 1 int64* packed")
 
-message("BlobProto", """
+message(
+    "BlobProto",
+    """
     shape 7 BlobShape
     data 5 float* packed,  double_data 8 double* packed
     diff 6 float* packed,  double_diff 9 double* packed
     num 1 int32 = 0, channels 2 int32 = 0, height 3 int32 = 0, width 4 int32 = 0  # four-axis shape of old files
-""")
+""",
+)
 
 message("BlobProtoVector", "blobs 1 BlobProto*")
 
-message("Datum", """
+message(
+    "Datum",
+    """
     channels 1 int32, height 2 int32, width 3 int32
     data 4 bytes             # uint8 pixels in C, H, W order, or a whole image file if `encoded`
     label 5 int32
     float_data 6 float*      # instead of `data`; one tag per number, since it is not packed
     encoded 7 bool = false
-""")
+""",
+)
 
-message("FillerParameter", """
+message(
+    "FillerParameter",
+    """
     type 1 string = constant
     value 2 float = 0                      # constant
     min 3 float = 0, max 4 float = 1       # uniform
     mean 5 float = 0, std 6 float = 1      # gaussian
     sparse 7 int32 = -1                    # expected non-zero inputs per output; -1 is dense
     variance_norm 8 VarianceNorm = FAN_IN  # xavier, msra
-""", VarianceNorm="FAN_IN FAN_OUT AVERAGE")
+""",
+    VarianceNorm="FAN_IN FAN_OUT AVERAGE",
+)
 
 # --- The net ---------------------------------------------------------------------------------------------------------
 
-message("NetParameter", """
+message(
+    "NetParameter",
+    """
     name 1 string, layer 100 LayerParameter*
     input 3 string*, input_shape 8 BlobShape*, input_dim 4 int32*  # inputs before there was an Input layer
     force_backward 5 bool = false, debug_info 7 bool = false
     state 6 NetState
     layers 2 V1LayerParameter*                                     # layers before they had string types
-""")
+""",
+)
 
 message("NetState", "phase 1 Phase = TEST, level 2 int32 = 0, stage 3 string*")
 
-message("NetStateRule", """
+message(
+    "NetStateRule",
+    """
     phase 1 Phase, min_level 2 int32, max_level 3 int32, stage 4 string*, not_stage 5 string*
-""")
+""",
+)
 
-message("ParamSpec", """
+message(
+    "ParamSpec",
+    """
     name 1 string, share_mode 2 DimCheckMode, lr_mult 3 float = 1, decay_mult 4 float = 1
-""", DimCheckMode="STRICT PERMISSIVE")
+""",
+    DimCheckMode="STRICT PERMISSIVE",
+)
 
-message("LayerParameter", """
+message(
+    "LayerParameter",
+    """
     name 1 string, type 2 string, bottom 3 string*, top 4 string*
     phase 10 Phase, include 8 NetStateRule*, exclude 9 NetStateRule*
     param 6 ParamSpec*, blobs 7 BlobProto*
@@ -162,11 +184,14 @@ message("LayerParameter", """
     contrastive_loss_param 105 ContrastiveLossParameter
     # one's own
     python_param 130 PythonParameter
-""")
+""",
+)
 
 # --- The solver ------------------------------------------------------------------------------------------------------
 
-message("SolverParameter", """
+message(
+    "SolverParameter",
+    """
     net 24 string, net_param 25 NetParameter
     train_net 1 string, train_net_param 21 NetParameter, train_state 26 NetState
     test_net 2 string*, test_net_param 22 NetParameter*, test_state 27 NetState*
@@ -182,46 +207,69 @@ message("SolverParameter", """
     snapshot_format 37 SnapshotFormat = BINARYPROTO, snapshot_after_train 28 bool = true
     solver_mode 17 SolverMode = GPU, device_id 18 int32 = 0, layer_wise_reduce 41 bool = true
     random_seed 20 int64 = -1, weights 42 string*
-""", SnapshotFormat="HDF5 BINARYPROTO", SolverMode="CPU GPU", SolverType="SGD NESTEROV ADAGRAD RMSPROP ADADELTA ADAM")
+""",
+    SnapshotFormat="HDF5 BINARYPROTO",
+    SolverMode="CPU GPU",
+    SolverType="SGD NESTEROV ADAGRAD RMSPROP ADADELTA ADAM",
+)
 
-message("SolverState", """
+message(
+    "SolverState",
+    """
     iter 1 int32, learned_net 2 string, history 3 BlobProto*, current_step 4 int32 = 0
-""")
+""",
+)
 
 # --- Layers that bring data in ---------------------------------------------------------------------------------------
 
-message("TransformationParameter", """
+message(
+    "TransformationParameter",
+    """
     scale 1 float = 1, mirror 2 bool = false, crop_size 3 uint32 = 0
     mean_file 4 string, mean_value 5 float*
     force_color 6 bool = false, force_gray 7 bool = false
-""")
+""",
+)
 
-message("DataParameter", """
+message(
+    "DataParameter",
+    """
     source 1 string, backend 8 DB = LEVELDB, batch_size 4 uint32, prefetch 10 uint32 = 4
     rand_skip 7 uint32 = 0, force_encoded_color 9 bool = false
     scale 2 float = 1, mean_file 3 string, crop_size 5 uint32 = 0, mirror 6 bool = false  # now in transform_param
-""", DB="LEVELDB LMDB")
+""",
+    DB="LEVELDB LMDB",
+)
 
-message("DummyDataParameter", """
+message(
+    "DummyDataParameter",
+    """
     data_filler 1 FillerParameter*, shape 6 BlobShape*
     num 2 uint32*, channels 3 uint32*, height 4 uint32*, width 5 uint32*
-""")
+""",
+)
 
 message("InputParameter", "shape 1 BlobShape*")
 
-message("ImageDataParameter", """
+message(
+    "ImageDataParameter",
+    """
     source 1 string, root_folder 12 string = '', batch_size 4 uint32 = 1
     new_height 9 uint32 = 0, new_width 10 uint32 = 0, is_color 11 bool = true
     rand_skip 7 uint32 = 0, shuffle 8 bool = false
     scale 2 float = 1, mean_file 3 string, crop_size 5 uint32 = 0, mirror 6 bool = false
-""")
+""",
+)
 
-message("WindowDataParameter", """
+message(
+    "WindowDataParameter",
+    """
     source 1 string, root_folder 13 string = '', batch_size 4 uint32, cache_images 12 bool = false
     fg_threshold 7 float = 0.5, bg_threshold 8 float = 0.5, fg_fraction 9 float = 0.25
     context_pad 10 uint32 = 0, crop_mode 11 string = warp
     scale 2 float = 1, mean_file 3 string, crop_size 5 uint32 = 0, mirror 6 bool = false
-""")
+""",
+)
 
 message("MemoryDataParameter", "batch_size 1 uint32, channels 2 uint32, height 3 uint32, width 4 uint32")
 message("HDF5DataParameter", "source 1 string, batch_size 2 uint32, shuffle 3 bool = false")
@@ -230,7 +278,9 @@ message("ParameterParameter", "shape 1 BlobShape")
 
 # --- Layers with weights ---------------------------------------------------------------------------------------------
 
-message("ConvolutionParameter", """
+message(
+    "ConvolutionParameter",
+    """
     num_output 1 uint32, bias_term 2 bool = true
     kernel_size 4 uint32*, stride 6 uint32*, pad 3 uint32*, dilation 18 uint32*  # once for all axes, or one per axis
     kernel_h 11 uint32, kernel_w 12 uint32, stride_h 13 uint32, stride_w 14 uint32
@@ -238,31 +288,48 @@ message("ConvolutionParameter", """
     group 5 uint32 = 1, axis 16 int32 = 1
     weight_filler 7 FillerParameter, bias_filler 8 FillerParameter
     engine 15 Engine = DEFAULT, force_nd_im2col 17 bool = false
-""", Engine=ENGINE)
+""",
+    Engine=ENGINE,
+)
 
-message("InnerProductParameter", """
+message(
+    "InnerProductParameter",
+    """
     num_output 1 uint32, bias_term 2 bool = true, axis 5 int32 = 1, transpose 6 bool = false
     weight_filler 3 FillerParameter, bias_filler 4 FillerParameter
-""")
+""",
+)
 
-message("EmbedParameter", """
+message(
+    "EmbedParameter",
+    """
     num_output 1 uint32, input_dim 2 uint32, bias_term 3 bool = true
     weight_filler 4 FillerParameter, bias_filler 5 FillerParameter
-""")
+""",
+)
 
-message("RecurrentParameter", """
+message(
+    "RecurrentParameter",
+    """
     num_output 1 uint32 = 0, weight_filler 2 FillerParameter, bias_filler 3 FillerParameter
     debug_info 4 bool = false, expose_hidden 5 bool = false
-""")
+""",
+)
 
-message("BatchNormParameter", """
+message(
+    "BatchNormParameter",
+    """
     use_global_stats 1 bool, moving_average_fraction 2 float = 0.999, eps 3 float = 1e-05
-""")
+""",
+)
 
-message("ScaleParameter", """
+message(
+    "ScaleParameter",
+    """
     axis 1 int32 = 1, num_axes 2 int32 = 1, filler 3 FillerParameter
     bias_term 4 bool = false, bias_filler 5 FillerParameter
-""")
+""",
+)
 
 message("BiasParameter", "axis 1 int32 = 1, num_axes 2 int32 = 1, filler 3 FillerParameter")
 
@@ -283,26 +350,45 @@ message("PowerParameter", "power 1 float = 1, scale 2 float = 1, shift 3 float =
 
 # --- Neighbourhoods and normalisation --------------------------------------------------------------------------------
 
-message("PoolingParameter", """
+message(
+    "PoolingParameter",
+    """
     pool 1 PoolMethod = MAX, global_pooling 12 bool = false, round_mode 13 RoundMode = CEIL
     kernel_size 2 uint32, kernel_h 5 uint32, kernel_w 6 uint32
     stride 3 uint32 = 1, stride_h 7 uint32, stride_w 8 uint32
     pad 4 uint32 = 0, pad_h 9 uint32 = 0, pad_w 10 uint32 = 0
     engine 11 Engine = DEFAULT
-""", PoolMethod=POOL_METHOD, Engine=ENGINE, RoundMode="CEIL FLOOR")
+""",
+    PoolMethod=POOL_METHOD,
+    Engine=ENGINE,
+    RoundMode="CEIL FLOOR",
+)
 
-message("SPPParameter", """
+message(
+    "SPPParameter",
+    """
     pyramid_height 1 uint32, pool 2 PoolMethod = MAX, engine 6 Engine = DEFAULT
-""", PoolMethod=POOL_METHOD, Engine=ENGINE)
+""",
+    PoolMethod=POOL_METHOD,
+    Engine=ENGINE,
+)
 
-message("LRNParameter", """
+message(
+    "LRNParameter",
+    """
     local_size 1 uint32 = 5, alpha 2 float = 1, beta 3 float = 0.75, k 5 float = 1
     norm_region 4 NormRegion = ACROSS_CHANNELS, engine 6 Engine = DEFAULT
-""", NormRegion="ACROSS_CHANNELS WITHIN_CHANNEL", Engine=ENGINE)
+""",
+    NormRegion="ACROSS_CHANNELS WITHIN_CHANNEL",
+    Engine=ENGINE,
+)
 
-message("MVNParameter", """
+message(
+    "MVNParameter",
+    """
     normalize_variance 1 bool = true, across_channels 2 bool = false, eps 3 float = 1e-09
-""")
+""",
+)
 
 # --- Shapes ----------------------------------------------------------------------------------------------------------
 
@@ -312,32 +398,49 @@ message("CropParameter", "axis 1 int32 = 2, offset 2 uint32*")
 message("FlattenParameter", "axis 1 int32 = 1, end_axis 2 int32 = -1")
 message("ReshapeParameter", "shape 1 BlobShape, axis 2 int32 = 0, num_axes 3 int32 = -1")
 message("TileParameter", "axis 1 int32 = 1, tiles 2 int32")
-message("EltwiseParameter", """
+message(
+    "EltwiseParameter",
+    """
     operation 1 EltwiseOp = SUM, coeff 2 float*, stable_prod_grad 3 bool = true
-""", EltwiseOp="PROD SUM MAX")
-message("ReductionParameter", """
+""",
+    EltwiseOp="PROD SUM MAX",
+)
+message(
+    "ReductionParameter",
+    """
     operation 1 ReductionOp = SUM, axis 2 int32 = 0, coeff 3 float = 1
-""", ReductionOp="SUM=1 ASUM SUMSQ MEAN")
+""",
+    ReductionOp="SUM=1 ASUM SUMSQ MEAN",
+)
 message("ArgMaxParameter", "out_max_val 1 bool = false, top_k 2 uint32 = 1, axis 3 int32")
 
 # --- Losses, measures, one's own -------------------------------------------------------------------------------------
 
-message("LossParameter", """
+message(
+    "LossParameter",
+    """
     ignore_label 1 int32, normalization 3 NormalizationMode = VALID, normalize 2 bool
-""", NormalizationMode="FULL VALID BATCH_SIZE NONE")
+""",
+    NormalizationMode="FULL VALID BATCH_SIZE NONE",
+)
 message("SoftmaxParameter", "engine 1 Engine = DEFAULT, axis 2 int32 = 1", Engine=ENGINE)
 message("AccuracyParameter", "top_k 1 uint32 = 1, axis 2 int32 = 1, ignore_label 3 int32")
 message("HingeLossParameter", "norm 1 Norm = L1", Norm="L1=1 L2")
 message("InfogainLossParameter", "source 1 string, axis 2 int32 = 1")
 message("ContrastiveLossParameter", "margin 1 float = 1, legacy_version 2 bool = false")
-message("PythonParameter", """
+message(
+    "PythonParameter",
+    """
     module 1 string, layer 2 string, param_str 3 string = '', share_in_parallel 4 bool = false
-""")
+""",
+)
 
 # --- What old files hold ---------------------------------------------------------------------------------------------
 
 # Layers whose type is an enum; real Caffe still upgrades and writes nothing of them.
-message("V1LayerParameter", """
+message(
+    "V1LayerParameter",
+    """
     name 4 string, type 5 LayerType, bottom 2 string*, top 3 string*
     include 32 NetStateRule*, exclude 33 NetStateRule*
     blobs 6 BlobProto*, param 1001 string*, blob_share_mode 1002 DimCheckMode*
@@ -357,15 +460,20 @@ message("V1LayerParameter", """
     hinge_loss_param 29 HingeLossParameter, infogain_loss_param 16 InfogainLossParameter
     contrastive_loss_param 40 ContrastiveLossParameter
     layer 1 V0LayerParameter
-""", DimCheckMode="STRICT PERMISSIVE", LayerType="""
+""",
+    DimCheckMode="STRICT PERMISSIVE",
+    LayerType="""
     NONE ACCURACY BNLL CONCAT CONVOLUTION DATA DROPOUT EUCLIDEAN_LOSS FLATTEN HDF5_DATA HDF5_OUTPUT IM2COL IMAGE_DATA
     INFOGAIN_LOSS INNER_PRODUCT LRN MULTINOMIAL_LOGISTIC_LOSS POOLING RELU SIGMOID SOFTMAX SOFTMAX_LOSS
     SPLIT TANH WINDOW_DATA ELTWISE POWER SIGMOID_CROSS_ENTROPY_LOSS HINGE_LOSS MEMORY_DATA ARGMAX THRESHOLD
     DUMMY_DATA SLICE MVN ABSVAL SILENCE CONTRASTIVE_LOSS EXP DECONVOLUTION
-""")
+""",
+)
 
 # Layers with every parameter in one flat message, the oldest form.
-message("V0LayerParameter", """
+message(
+    "V0LayerParameter",
+    """
     name 1 string, type 2 string
     blobs 50 BlobProto*, blobs_lr 51 float*, weight_decay 52 float*
     num_output 3 uint32, biasterm 4 bool = true, weight_filler 5 FillerParameter, bias_filler 6 FillerParameter
@@ -378,4 +486,6 @@ message("V0LayerParameter", """
     det_context_pad 58 uint32 = 0, det_crop_mode 59 string = warp
     new_num 60 int32 = 0, new_channels 61 int32 = 0, new_height 62 int32 = 0, new_width 63 int32 = 0
     concat_dim 65 uint32 = 1, hdf5_output_param 1001 HDF5OutputParameter
-""", PoolMethod=POOL_METHOD)
+""",
+    PoolMethod=POOL_METHOD,
+)

@@ -18,8 +18,14 @@ from .files import MOST_BYTES, Path, check_size, only_field, open_binary, unknow
 _VARINT, _FIXED64, _BYTES, _GROUP, _END, _FIXED32 = range(6)
 _DEEPEST = 100  # messages and groups in each other: protobuf's own limit
 _ARRAYS = {"data": "<f4", "diff": "<f4", "double_data": "<f8", "double_diff": "<f8"}
-_WITH_BLOBS = {"NetParameter", "LayerParameter", "V1LayerParameter", "V0LayerParameter", "SolverState",
-               "BlobProtoVector"}  # fmt: skip
+_WITH_BLOBS = {
+    "NetParameter",
+    "LayerParameter",
+    "V1LayerParameter",
+    "V0LayerParameter",
+    "SolverState",
+    "BlobProtoVector",
+}
 _MOST_FIELDS = 250_000  # a run of unpacked numbers counts once; beyond this, something is not a net
 _CHUNK = 1 << 18  # numbers converted at once
 _WINDOW = 1 << 12  # bytes looked at between arrays
@@ -111,8 +117,11 @@ def read_stored(path: Path, cls: Any) -> Tuple[Any, List[StoredBlob]]:
                 raise DecodeError("wrong format")
         except (DecodeError, ValueError, RuntimeError, IndexError) as error:
             detail = str(error).strip().splitlines()[0] if str(error).strip() else "wrong format"
-            raise ProtoError(where, f"Found {size} bytes that are no binary {name}, truncated or corrupt ({detail})",
-                             found=f"{size} bytes") from None
+            raise ProtoError(
+                where,
+                f"Found {size} bytes that are no binary {name}, truncated or corrupt ({detail})",
+                found=f"{size} bytes",
+            ) from None
         except OSError as error:
             raise ProtoError(where, f"Cannot read: {error.strerror}") from None
     missing = message.FindInitializationErrors()

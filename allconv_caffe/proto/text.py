@@ -71,7 +71,9 @@ def decode(raw: bytes, where: str) -> str:
     Raises: ProtoError with the place of the first byte that is not UTF-8.
     """
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise ProtoError(where, "Interpreting non ascii codepoint 239. (a byte order mark: save the file as UTF-8 without one)", 1, 1)
+        raise ProtoError(
+            where, "Interpreting non ascii codepoint 239. (a byte order mark: save the file as UTF-8 without one)", 1, 1
+        )
     text = raw.decode("utf-8", errors="surrogateescape")
     stray = re.compile("[\udc80-\udcff]")
     if stray.search(text):
@@ -158,7 +160,7 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
         reason = reason.replace(f"'{row}': ", "", 1).replace(f"{row!r}: ", "", 1)
         token = _TOKEN.match(row, column - 1) if column else None
         found = token.group() if token else None
-        if found is None and not "".join([row[column - 1:], *rows[line:]]).strip():
+        if found is None and not "".join([row[column - 1 :], *rows[line:]]).strip():
             found = "end of file"
     choices: List[str] = []
     no_field, no_value, twice = (pattern.search(reason) for pattern in (_NO_FIELD, _NO_VALUE, _TWICE))
@@ -189,13 +191,18 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
 _WORDS = (
     (re.compile(r"Couldn't parse integer: (?P<got>.*?)\.?$"), "Expected integer, got: {got}"),
     (re.compile(r"Couldn't parse float: (?P<got>.*?)\.?$"), "Expected double, got: {got}"),
-    (re.compile(r"Expected string but found: '(?P<got>.*)'(?:, found end of file)?\.?$"), "Expected string, got: {got}"),
+    (
+        re.compile(r"Expected string but found: '(?P<got>.*)'(?:, found end of file)?\.?$"),
+        "Expected string, got: {got}",
+    ),
     (re.compile(r"Expected identifier or number, got (?P<got>.*?)\.?$"), "Expected identifier, got: {got}"),
     (re.compile(r"Value out of range: -(?P<got>[0-9]{1,10})\.?$"), "Expected integer, got: -{got}"),
     (re.compile(r"Value out of range: -?(?P<got>.*?)\.?$"), "Integer out of range ({got})"),
-    (re.compile(r'Expected "true" or "false", found "?(?P<got>.*?)"?\.?$'),
-     'Invalid value for boolean field "{field}". Value: "{got}".'),
-)  # fmt: skip
+    (
+        re.compile(r'Expected "true" or "false", found "?(?P<got>.*?)"?\.?$'),
+        'Invalid value for boolean field "{field}". Value: "{got}".',
+    ),
+)
 
 
 def _in_caffes_words(reason: str, found: Optional[str], field: str) -> str:

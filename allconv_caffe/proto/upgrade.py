@@ -21,38 +21,98 @@ SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # 
 
 # V0's types, and V1's by their names; a type that is not here is spelled with capitals only
 V0_TYPES = {
-    "accuracy": "ACCURACY", "bnll": "BNLL", "concat": "CONCAT", "conv": "CONVOLUTION", "data": "DATA",
-    "dropout": "DROPOUT", "euclidean_loss": "EUCLIDEAN_LOSS", "flatten": "FLATTEN", "hdf5_data": "HDF5_DATA",
-    "hdf5_output": "HDF5_OUTPUT", "im2col": "IM2COL", "images": "IMAGE_DATA", "infogain_loss": "INFOGAIN_LOSS",
-    "innerproduct": "INNER_PRODUCT", "lrn": "LRN", "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS",
-    "pool": "POOLING", "relu": "RELU", "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS",
-    "split": "SPLIT", "tanh": "TANH", "window_data": "WINDOW_DATA",
-}  # fmt: skip
+    "accuracy": "ACCURACY",
+    "bnll": "BNLL",
+    "concat": "CONCAT",
+    "conv": "CONVOLUTION",
+    "data": "DATA",
+    "dropout": "DROPOUT",
+    "euclidean_loss": "EUCLIDEAN_LOSS",
+    "flatten": "FLATTEN",
+    "hdf5_data": "HDF5_DATA",
+    "hdf5_output": "HDF5_OUTPUT",
+    "im2col": "IM2COL",
+    "images": "IMAGE_DATA",
+    "infogain_loss": "INFOGAIN_LOSS",
+    "innerproduct": "INNER_PRODUCT",
+    "lrn": "LRN",
+    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS",
+    "pool": "POOLING",
+    "relu": "RELU",
+    "sigmoid": "SIGMOID",
+    "softmax": "SOFTMAX",
+    "softmax_loss": "SOFTMAX_LOSS",
+    "split": "SPLIT",
+    "tanh": "TANH",
+    "window_data": "WINDOW_DATA",
+}
 V1_TYPES = {
-    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL", "CONCAT": "Concat",
-    "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution", "DECONVOLUTION": "Deconvolution",
-    "DATA": "Data", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData", "EUCLIDEAN_LOSS": "EuclideanLoss",
-    "ELTWISE": "Eltwise", "EXP": "Exp", "FLATTEN": "Flatten", "HDF5_DATA": "HDF5Data", "HDF5_OUTPUT": "HDF5Output",
-    "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col", "IMAGE_DATA": "ImageData", "INFOGAIN_LOSS": "InfogainLoss",
-    "INNER_PRODUCT": "InnerProduct", "LRN": "LRN", "MEMORY_DATA": "MemoryData",
-    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss", "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power",
-    "RELU": "ReLU", "SIGMOID": "Sigmoid", "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence", "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split",
-    "SLICE": "Slice", "TANH": "TanH", "WINDOW_DATA": "WindowData", "THRESHOLD": "Threshold",
-}  # fmt: skip
+    "NONE": "",
+    "ABSVAL": "AbsVal",
+    "ACCURACY": "Accuracy",
+    "ARGMAX": "ArgMax",
+    "BNLL": "BNLL",
+    "CONCAT": "Concat",
+    "CONTRASTIVE_LOSS": "ContrastiveLoss",
+    "CONVOLUTION": "Convolution",
+    "DECONVOLUTION": "Deconvolution",
+    "DATA": "Data",
+    "DROPOUT": "Dropout",
+    "DUMMY_DATA": "DummyData",
+    "EUCLIDEAN_LOSS": "EuclideanLoss",
+    "ELTWISE": "Eltwise",
+    "EXP": "Exp",
+    "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "HINGE_LOSS": "HingeLoss",
+    "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData",
+    "INFOGAIN_LOSS": "InfogainLoss",
+    "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN",
+    "MEMORY_DATA": "MemoryData",
+    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN",
+    "POOLING": "Pooling",
+    "POWER": "Power",
+    "RELU": "ReLU",
+    "SIGMOID": "Sigmoid",
+    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
+    "SILENCE": "Silence",
+    "SOFTMAX": "Softmax",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "SPLIT": "Split",
+    "SLICE": "Slice",
+    "TANH": "TanH",
+    "WINDOW_DATA": "WindowData",
+    "THRESHOLD": "Threshold",
+}
 
 # V0's flat fields: {layer type: (message of V1LayerParameter, its field)}, the type "*" for any, in Caffe's order;
 # the line is where Caffe complains of the field in a layer of any other type
 _IMAGES, _WINDOW = "image_data_param", "window_data_param"
 V0_FIELDS: tuple[tuple[str, int, dict[str, tuple[str, str]]], ...] = (
-    ("num_output", 237, {"conv": ("convolution_param", "num_output"),
-                         "innerproduct": ("inner_product_param", "num_output")}),
-    ("biasterm", 249, {"conv": ("convolution_param", "bias_term"),
-                       "innerproduct": ("inner_product_param", "bias_term")}),
-    ("weight_filler", 261, {"conv": ("convolution_param", "weight_filler"),
-                            "innerproduct": ("inner_product_param", "weight_filler")}),
-    ("bias_filler", 273, {"conv": ("convolution_param", "bias_filler"),
-                          "innerproduct": ("inner_product_param", "bias_filler")}),
+    (
+        "num_output",
+        237,
+        {"conv": ("convolution_param", "num_output"), "innerproduct": ("inner_product_param", "num_output")},
+    ),
+    (
+        "biasterm",
+        249,
+        {"conv": ("convolution_param", "bias_term"), "innerproduct": ("inner_product_param", "bias_term")},
+    ),
+    (
+        "weight_filler",
+        261,
+        {"conv": ("convolution_param", "weight_filler"), "innerproduct": ("inner_product_param", "weight_filler")},
+    ),
+    (
+        "bias_filler",
+        273,
+        {"conv": ("convolution_param", "bias_filler"), "innerproduct": ("inner_product_param", "bias_filler")},
+    ),
     ("pad", 283, {"conv": ("convolution_param", "pad"), "pool": ("pooling_param", "pad")}),
     ("kernelsize", 295, {"conv": ("convolution_param", "kernel_size"), "pool": ("pooling_param", "kernel_size")}),
     ("group", 304, {"conv": ("convolution_param", "group")}),
@@ -63,13 +123,29 @@ V0_FIELDS: tuple[tuple[str, int, dict[str, tuple[str, str]]], ...] = (
     ("alpha", 367, {"lrn": ("lrn_param", "alpha")}),
     ("beta", 375, {"lrn": ("lrn_param", "beta")}),
     ("k", 383, {"lrn": ("lrn_param", "k")}),
-    ("source", 403, {"data": ("data_param", "source"), "hdf5_data": ("hdf5_data_param", "source"),
-                     "images": (_IMAGES, "source"), "window_data": (_WINDOW, "source"),
-                     "infogain_loss": ("infogain_loss_param", "source")}),
+    (
+        "source",
+        403,
+        {
+            "data": ("data_param", "source"),
+            "hdf5_data": ("hdf5_data_param", "source"),
+            "images": (_IMAGES, "source"),
+            "window_data": (_WINDOW, "source"),
+            "infogain_loss": ("infogain_loss_param", "source"),
+        },
+    ),
     ("scale", 0, {"*": ("transform_param", "scale")}),
     ("meanfile", 0, {"*": ("transform_param", "mean_file")}),
-    ("batchsize", 429, {"data": ("data_param", "batch_size"), "hdf5_data": ("hdf5_data_param", "batch_size"),
-                        "images": (_IMAGES, "batch_size"), "window_data": (_WINDOW, "batch_size")}),
+    (
+        "batchsize",
+        429,
+        {
+            "data": ("data_param", "batch_size"),
+            "hdf5_data": ("hdf5_data_param", "batch_size"),
+            "images": (_IMAGES, "batch_size"),
+            "window_data": (_WINDOW, "batch_size"),
+        },
+    ),
     ("cropsize", 0, {"*": ("transform_param", "crop_size")}),
     ("mirror", 0, {"*": ("transform_param", "mirror")}),
     ("rand_skip", 449, {"data": ("data_param", "rand_skip"), "images": (_IMAGES, "rand_skip")}),
@@ -83,14 +159,15 @@ V0_FIELDS: tuple[tuple[str, int, dict[str, tuple[str, str]]], ...] = (
     ("det_context_pad", 524, {"window_data": (_WINDOW, "context_pad")}),
     ("det_crop_mode", 534, {"window_data": (_WINDOW, "crop_mode")}),
     ("hdf5_output_param", 544, {"hdf5_output": ("hdf5_output_param", "")}),
-)  # fmt: skip
+)
 _SPOKEN = {"shuffle_images": "shuffle"}  # Caffe's word for the field, where it is not the field's name
 
 # V1's parameter messages that have the same name and type today
 V1_MESSAGES = tuple(
-    field.name for field in V1LayerParameter.DESCRIPTOR.fields
+    field.name
+    for field in V1LayerParameter.DESCRIPTOR.fields
     if field.name.endswith("_param") and field.name in LayerParameter.DESCRIPTOR.fields_by_name
-)  # fmt: skip
+)
 TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
 TRANSFORMATIONS = ("scale", "mean_file", "crop_size", "mirror")
 
@@ -115,32 +192,46 @@ def upgrade_net(param: NetParameter, where: str = "", say: Say = unheard) -> Net
             if _upgrade_v0_net(param, say):
                 say("info", 36, "Successfully upgraded file specified using deprecated V0LayerParameter")
             else:
-                say("error", 33, "Warning: had one or more problems upgrading V0NetParameter to NetParameter "
-                                         "(see above); continuing anyway.")
-            say("warning", 39, "Note that future Caffe releases will not support V0NetParameter; use "
-                                       "./build/tools/upgrade_net_proto_text for prototxt and "
-                                       "./build/tools/upgrade_net_proto_binary for model weights upgrade this and "
-                                       "any other net protos to the new format.")
+                say(
+                    "error",
+                    33,
+                    "Warning: had one or more problems upgrading V0NetParameter to NetParameter "
+                    "(see above); continuing anyway.",
+                )
+            say(
+                "warning",
+                39,
+                "Note that future Caffe releases will not support V0NetParameter; use "
+                "./build/tools/upgrade_net_proto_text for prototxt and "
+                "./build/tools/upgrade_net_proto_binary for model weights upgrade this and "
+                "any other net protos to the new format.",
+            )
         if any(data.HasField(name) for _, data in _old_data_params(param) for name in TRANSFORMATIONS):
-            _say(say, "Attempting to upgrade input file specified using deprecated transformation parameters", where, 46)
+            _say(
+                say, "Attempting to upgrade input file specified using deprecated transformation parameters", where, 46
+            )
             _upgrade_transformations(param)
-            say("info", 49, "Successfully upgraded file specified using deprecated data transformation "
-                                    "parameters.")
-            say("warning", 51, "Note that future Caffe releases will only support transform_param messages "
-                                       "for transformation fields.")
+            say("info", 49, "Successfully upgraded file specified using deprecated data transformation parameters.")
+            say(
+                "warning",
+                51,
+                "Note that future Caffe releases will only support transform_param messages for transformation fields.",
+            )
         if param.layers:
             _say(say, "Attempting to upgrade input file specified using deprecated V1LayerParameter", where, 55)
             if _upgrade_v1_net(param, say):
                 say("info", 63, "Successfully upgraded file specified using deprecated V1LayerParameter")
             else:
-                say("error", 60, "Warning: had one or more problems upgrading V1LayerParameter (see above); "
-                                         "continuing anyway.")
+                say(
+                    "error",
+                    60,
+                    "Warning: had one or more problems upgrading V1LayerParameter (see above); continuing anyway.",
+                )
         if param.input:
             _say(say, "Attempting to upgrade input file specified using deprecated input fields", where, 69)
             _upgrade_input(param)
             say("info", 72, "Successfully upgraded file specified using deprecated input fields.")
-            say("warning", 74, "Note that future Caffe releases will only support input layers and not input "
-                                       "fields.")
+            say("warning", 74, "Note that future Caffe releases will only support input layers and not input fields.")
         if any(_has_batch_norm_params(layer) for layer in param.layer):
             _say(say, "Attempting to upgrade batch norm layers using deprecated params", where, 79)
             for layer in filter(_has_batch_norm_params, param.layer):
@@ -191,12 +282,11 @@ def _without_padding(param: NetParameter) -> list[Any]:
             if below is None or below.layer.type != "padding":
                 continue
             for holds, sentence in (
-                (kind in ("conv", "pool"),
-                 f"Padding layer input to non-convolutional / non-pooling layer type {kind}"),
+                (kind in ("conv", "pool"), f"Padding layer input to non-convolutional / non-pooling layer type {kind}"),
                 (len(connection.bottom) == 1, "Conv Layer takes a single blob as input."),
                 (len(below.bottom) == 1, "Padding Layer takes a single blob as input."),
                 (len(below.top) == 1, "Padding Layer produces a single blob as output."),
-            ):  # fmt: skip
+            ):
                 if not holds:
                     raise ProtoError(f"layer '{connection.layer.name}'", sentence)
             mine.layer.pad = below.layer.pad
@@ -267,7 +357,7 @@ def _upgrade_v1_net(param: NetParameter, say: Say) -> bool:
             "",
             "Refusing to upgrade inconsistent NetParameter input; the definition includes both 'layer' and 'layers' "
             "fields. The current format defines 'layer' fields with string type like layer { type: 'Layer' ... } and "
-            "not layers { type: LAYER ... }. Manually switch the definition to 'layer' format to continue."
+            "not layers { type: LAYER ... }. Manually switch the definition to 'layer' format to continue.",
         )
     fitted = True
     for i, old in enumerate(param.layers):
@@ -288,8 +378,12 @@ def _upgrade_v1_layer(old: Any, new: Any, say: Say) -> bool:
     if old.HasField("type"):
         new.type = V1_TYPES[V1LayerParameter.LayerType.Name(old.type)]
     new.blobs.extend(old.blobs)
-    for values, name in ((old.param, "name"), (old.blob_share_mode, "share_mode"), (old.blobs_lr, "lr_mult"),
-                         (old.weight_decay, "decay_mult")):  # fmt: skip
+    for values, name in (
+        (old.param, "name"),
+        (old.blob_share_mode, "share_mode"),
+        (old.blobs_lr, "lr_mult"),
+        (old.weight_decay, "decay_mult"),
+    ):
         for i, value in enumerate(values):
             while len(new.param) <= i:
                 new.param.add()
@@ -349,8 +443,10 @@ def upgrade_solver(param: SolverParameter, where: str = "", say: Say = unheard) 
         )
     param.type = SOLVER_TYPES[param.solver_type]
     param.ClearField("solver_type")
-    say("info", 1091, "Successfully upgraded file specified using deprecated 'solver_type' field (enum) to "
-                              "'type' field (string).")
-    say("warning", 1093, "Note that future Caffe releases will only support 'type' field (string) for a "
-                                 "solver's type.")
+    say(
+        "info",
+        1091,
+        "Successfully upgraded file specified using deprecated 'solver_type' field (enum) to 'type' field (string).",
+    )
+    say("warning", 1093, "Note that future Caffe releases will only support 'type' field (string) for a solver's type.")
     return param

@@ -58,7 +58,9 @@ class Classifier(Net):
         super().__init__(model_file, TEST, weights=pretrained_file)
         self.transformer = transformer_of(self, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = np.array(self.blobs[self.inputs[0]].shape[2:])
-        self.image_dims: Sequence[int] | np.ndarray = self.crop_dims if image_dims is None or not len(image_dims) else image_dims
+        self.image_dims: Sequence[int] | np.ndarray = (
+            self.crop_dims if image_dims is None or not len(image_dims) else image_dims
+        )
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Class probabilities.

@@ -15,8 +15,27 @@ import numpy as np
 from allconv_caffe.pycaffe.net_spec import Function, Top
 from allconv_caffe.pycaffe.net_spec import layers as L
 
-PASS_THROUGH_LAYERS = ["AbsVal", "BatchNorm", "Bias", "BNLL", "Dropout", "Eltwise", "ELU", "Log", "LRN", "Exp", "MVN",
-                       "Power", "ReLU", "PReLU", "Scale", "Sigmoid", "Split", "TanH", "Threshold"]  # fmt: skip
+PASS_THROUGH_LAYERS = [
+    "AbsVal",
+    "BatchNorm",
+    "Bias",
+    "BNLL",
+    "Dropout",
+    "Eltwise",
+    "ELU",
+    "Log",
+    "LRN",
+    "Exp",
+    "MVN",
+    "Power",
+    "ReLU",
+    "PReLU",
+    "Scale",
+    "Sigmoid",
+    "Split",
+    "TanH",
+    "Threshold",
+]
 LEGACY = {"pad_h", "pad_w", "kernel_h", "kernel_w", "stride_h", "stride_w"}
 
 Map = tuple[Any, Any, Any]  # axis (int or None), scale, shift (numbers, or arrays with one for each spatial axis)

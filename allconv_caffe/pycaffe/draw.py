@@ -111,8 +111,9 @@ def _included(layer: Any, phase: int | None) -> bool:
     return not len(layer.include) or any(rule.phase == phase for rule in layer.include)
 
 
-def get_graph(caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None,
-              display_lrm: bool = False) -> Graph:  # fmt: skip
+def get_graph(
+    caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
+) -> Graph:
     """The nodes and edges of a NetParameter, for `phase` or for all."""
     graph = Graph(caffe_net.name or "Net", rankdir, {}, [])
     for layer in caffe_net.layer:
@@ -120,9 +121,11 @@ def get_graph(caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int
             continue
         node = f"{layer.name}_{layer.type}"
         in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
-        style = NEURON_LAYER_STYLE if in_place else {
-            **LAYER_STYLE_DEFAULT, "fillcolor": choose_color_by_layertype(layer.type)
-        }  # fmt: skip
+        style = (
+            NEURON_LAYER_STYLE
+            if in_place
+            else {**LAYER_STYLE_DEFAULT, "fillcolor": choose_color_by_layertype(layer.type)}
+        )
         graph.nodes[node] = (get_layer_label(layer, rankdir, display_lrm), style)
         for bottom in layer.bottom:
             graph.nodes[f"{bottom}_blob"] = (bottom, BLOB_STYLE)
@@ -133,8 +136,9 @@ def get_graph(caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int
     return graph
 
 
-def get_pydot_graph(caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None,
-                    display_lrm: bool = False) -> Any:  # fmt: skip
+def get_pydot_graph(
+    caffe_net: Any, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False
+) -> Any:
     """The graph as a `pydot.Dot`. Raises: ImportError without pydot and pydotplus."""
     pydot = _pydot()
     graph = get_graph(caffe_net, rankdir, label_edges, phase, display_lrm)
@@ -158,7 +162,9 @@ def _pydot() -> Any:
     raise ImportError("found neither pydotplus nor pydot: pip install pydot, and Graphviz for its `dot`")
 
 
-def draw_net(caffe_net: Any, rankdir: str, ext: str = "png", phase: int | None = None, display_lrm: bool = False) -> bytes:
+def draw_net(
+    caffe_net: Any, rankdir: str, ext: str = "png", phase: int | None = None, display_lrm: bool = False
+) -> bytes:
     """The drawing of a NetParameter as a file's bytes.
 
     Args:
@@ -178,14 +184,21 @@ def draw_net(caffe_net: Any, rankdir: str, ext: str = "png", phase: int | None =
         except ImportError as error:
             missing = str(error)
     if ext not in OWN_FORMATS:
-        raise RuntimeError(f"format {ext!r}: {missing} (formats without it: {', '.join((*OWN_FORMATS, *TEXT_FORMATS))})")
+        raise RuntimeError(
+            f"format {ext!r}: {missing} (formats without it: {', '.join((*OWN_FORMATS, *TEXT_FORMATS))})"
+        )
     glog.info("draw.py:1", f"Drawing by our own plain layout: {missing}")
     layout = _Layout(graph)
     return layout.svg() if ext == "svg" else layout.image(ext)
 
 
-def draw_net_to_file(caffe_net: Any, filename: str | os.PathLike[str], rankdir: str = "LR", phase: int | None = None,
-                     display_lrm: bool = False) -> None:  # fmt: skip
+def draw_net_to_file(
+    caffe_net: Any,
+    filename: str | os.PathLike[str],
+    rankdir: str = "LR",
+    phase: int | None = None,
+    display_lrm: bool = False,
+) -> None:
     """Draws a NetParameter into a file whose extension names the format; ``.raw`` is Graphviz's own language."""
     name = os.fspath(filename)
     picture = draw_net(caffe_net, rankdir, name[name.rfind(".") + 1 :], phase, display_lrm)
@@ -286,13 +299,17 @@ class _Layout:
 
     def svg(self) -> bytes:
         width, height = self.size
-        parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="monospace" '
-                 'font-size="11">']  # fmt: skip
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="monospace" '
+            'font-size="11">'
+        ]
         for edge in self.graph.edges:
             x1, y1, x2, y2 = self._line(edge)
             parts.append(f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="black"/>')
             parts.append(f'<circle cx="{x2}" cy="{y2}" r="3"/>')
-            parts.append(f'<text x="{(x1 + x2) / 2}" y="{(y1 + y2) / 2 - 3}">{escape(edge.label.strip(chr(34)))}</text>')
+            parts.append(
+                f'<text x="{(x1 + x2) / 2}" y="{(y1 + y2) / 2 - 3}">{escape(edge.label.strip(chr(34)))}</text>'
+            )
         for key, (x, y, w, h) in self.boxes.items():
             color = self.graph.nodes[key][1].get("fillcolor", BLOB_STYLE["fillcolor"])
             parts.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" fill="{color}" stroke="black"/>')

@@ -90,9 +90,11 @@ class Net:
             if stages is not None or weights is not None:
                 raise TypeError("Net(network_file, weights, phase) takes neither stages nor a second weights")
             network_file, weights, phase, level = os.fspath(network_file), os.fspath(phase), operator.index(level), 0
-            for line in ("DEPRECATION WARNING - deprecated use of Python interface",
-                         'Use this instead (with the named "weights" parameter):',
-                         f"Net('{network_file}', {phase}, weights='{weights}')"):  # fmt: skip
+            for line in (
+                "DEPRECATION WARNING - deprecated use of Python interface",
+                'Use this instead (with the named "weights" parameter):',
+                f"Net('{network_file}', {phase}, weights='{weights}')",
+            ):
                 glog.warning("_caffe.cpp:139", line)
             check_file(weights)
         where = check_file(network_file)
@@ -297,12 +299,12 @@ class Net:
         Returns: arrays and diffs by name.
         """
         outs: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys([*self.outputs, *(blobs or [])])}
-        all_diffs: dict[str, list[np.ndarray]] = {
-            name: [] for name in dict.fromkeys([*self.inputs, *(diffs or [])])
-        }
+        all_diffs: dict[str, list[np.ndarray]] = {name: [] for name in dict.fromkeys([*self.inputs, *(diffs or [])])}
         forward, backward = (
             self._batch(given) if given else iter(())
-            for given in ({name: kwargs[name] for name in names if name in kwargs} for names in (self.inputs, self.outputs))
+            for given in (
+                {name: kwargs[name] for name in names if name in kwargs} for names in (self.inputs, self.outputs)
+            )
         )
         nothing: dict[str, Any] = {}
         for inputs, tops in zip_longest(forward, backward, fillvalue=nothing):
@@ -426,7 +428,9 @@ def _check_array(array: np.ndarray, name: str, shape: tuple[int, int, int]) -> N
 def refuse_sharding(param: Any) -> None:
     """Raises CaffeError where several solvers would have to share a Data layer."""
     if common.solver_count() > 1 and any(layer.type == "Data" for layer in param.layer):
-        raise CaffeError(f"{common.NO_NCCL} (solver_count {common.solver_count()}, expected 1 for a net with a Data layer)")
+        raise CaffeError(
+            f"{common.NO_NCCL} (solver_count {common.solver_count()}, expected 1 for a net with a Data layer)"
+        )
 
 
 __all__ = ["Layer", "Net"]

@@ -97,9 +97,7 @@ class Function:
 
     def _get_name(self, names: dict[Any, str], autonames: Counter[str]) -> str:
         if self not in names:
-            names[self] = (
-                self._get_top_name(self.tops[0], names, autonames) if self.ntop else self._autoname(autonames)
-            )
+            names[self] = self._get_top_name(self.tops[0], names, autonames) if self.ntop else self._autoname(autonames)
         return names[self]
 
     def _get_top_name(self, top: Top, names: dict[Any, str], autonames: Counter[str]) -> str:
@@ -120,9 +118,7 @@ class Function:
             source._to_proto(layers, names, autonames)
             bottoms.append(layers[source.fn].top[source.n])
         layer = caffe_pb2.LayerParameter(type=self.type_name, bottom=bottoms)
-        layer.top.extend(
-            bottoms if self.in_place else [self._get_top_name(top, names, autonames) for top in self.tops]
-        )
+        layer.top.extend(bottoms if self.in_place else [self._get_top_name(top, names, autonames) for top in self.tops])
         layer.name = self._get_name(names, autonames)
         for key, value in self.params.items():
             self._assign(layer, key, value)

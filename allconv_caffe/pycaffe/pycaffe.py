@@ -11,5 +11,14 @@ from allconv_caffe.pycaffe.solver import (
     SGDSolver,
 )
 
-__all__ = ["NCCL", "AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Net", "NesterovSolver", "RMSPropSolver", "SGDSolver",
-           "Timer"]  # fmt: skip
+__all__ = [
+    "NCCL",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Net",
+    "NesterovSolver",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Timer",
+]

@@ -129,7 +129,9 @@ class AdamSolver(SGDSolver):
     _type = "Adam"
 
 
-_CLASSES = {cls._type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)}
+_CLASSES = {
+    cls._type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)
+}
 
 
 def get_solver(filename: Path_) -> SGDSolver:

@@ -16,19 +16,43 @@ _NEEDED = ("experiment", "model", "status", "test_error_percent", "parameters", 
 _KINDS: dict[str, tuple[str, ...]] = {
     "a text": ("experiment", "model", "status", "dataset", "engine"),
     "a text or null": (
-        "source", "preprocessing", "paper_dataset", "paper_title", "schedule", "engine_version", "device", "precision",
-        "rng", "published_parameters", "finished", "caffemodel",
+        "source",
+        "preprocessing",
+        "paper_dataset",
+        "paper_title",
+        "schedule",
+        "engine_version",
+        "device",
+        "precision",
+        "rng",
+        "published_parameters",
+        "finished",
+        "caffemodel",
     ),
     "a number": ("epochs",),
     "a number or null": (
-        "test_error_percent", "published_error_percent", "lr", "seconds", "images_per_second", "test_iteration",
+        "test_error_percent",
+        "published_error_percent",
+        "lr",
+        "seconds",
+        "images_per_second",
+        "test_iteration",
     ),
     "a whole number": ("seed",),
-    "a whole number or null": ("parameters", "iterations", "max_iter", "batch_size", "n_train", "n_test", "classes", "resumed"),
+    "a whole number or null": (
+        "parameters",
+        "iterations",
+        "max_iter",
+        "batch_size",
+        "n_train",
+        "n_test",
+        "classes",
+        "resumed",
+    ),
     "an object or null": ("best_on_test", "options"),
     "a list of objects": ("attempts",),
     "a list of texts": ("assumptions",),
-}  # fmt: skip
+}
 """What the entries of a record are. Those beside `_NEEDED` may be absent."""
 
 _LAYOUT = ("display", "test_interval", "snapshot", "test_batch_size", "num_output", "n_train", "n_test")
@@ -82,7 +106,9 @@ class Run:
         kind, _, rest = str(self.result.get("schedule", "")).partition(" base_lr ")
         recipe = self._options(lambda key: key not in _LAYOUT + _NETWORK)
         images = f"{self.result.get('n_train')} and {self.result.get('n_test')} images"
-        schedule = "; ".join([kind, rest.partition(",")[2].strip(), images, recipe, *filter(None, [self._preprocessing()])])
+        schedule = "; ".join(
+            [kind, rest.partition(",")[2].strip(), images, recipe, *filter(None, [self._preprocessing()])]
+        )
         return str(self.result["dataset"]), float(self.result["epochs"]), schedule
 
     def _preprocessing(self) -> str:
@@ -217,8 +243,12 @@ def measured(runs: Sequence[Run]) -> list[Measured]:
     for run in runs:
         if run.done:
             key = (
-                run.experiment, run.variant, run.conditions, run.result.get("lr"), run.result["engine"],
+                run.experiment,
+                run.variant,
+                run.conditions,
+                run.result.get("lr"),
+                run.result["engine"],
                 run.result.get("precision"),
-            )  # fmt: skip
+            )
             groups.setdefault(key, []).append(run)
     return [Measured(tuple(sorted(group, key=lambda run: int(run.result["seed"])))) for group in groups.values()]

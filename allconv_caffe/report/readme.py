@@ -43,18 +43,41 @@ def results_block(root: Path) -> str:
         published, counted = "–", ""
         if entry is not None and same_dataset(str(result["dataset"]), entry.dataset.title):
             if entry.published_error_percent is not None:
-                published = f"{entry.published_error_percent:.2f} % ({entry.dataset.title}, {entry.schedule.epochs:g} epochs)"
+                published = (
+                    f"{entry.published_error_percent:.2f} % ({entry.dataset.title}, {entry.schedule.epochs:g} epochs)"
+                )
             counted = f" (paper: {entry.published_parameters})" if entry.published_parameters else ""
         where = run.folder.relative_to(root).as_posix()
-        engine = ", ".join(str(word) for word in (result["engine"], result.get("device"), result.get("precision")) if word)
+        engine = ", ".join(
+            str(word) for word in (result["engine"], result.get("device"), result.get("precision")) if word
+        )
         variant = f" ({run.variant})" if run.variant else ""
-        rows.append([
-            f"{result['model']}{variant}", str(result["dataset"]), f"{float(result['epochs']):g}", error, published,
-            f"{result['parameters']:,}{counted}", str(result["seed"]), f"{engine}, {clock(result.get('seconds'))}",
-            f"`{_typed(run)}`", f"[{where}]({where})",
-        ])  # fmt: skip
-    head = ("network", "data", "epochs", "measured test error", "published", "parameters", "seed", "engine, time",
-            "command", "record")  # fmt: skip
+        rows.append(
+            [
+                f"{result['model']}{variant}",
+                str(result["dataset"]),
+                f"{float(result['epochs']):g}",
+                error,
+                published,
+                f"{result['parameters']:,}{counted}",
+                str(result["seed"]),
+                f"{engine}, {clock(result.get('seconds'))}",
+                f"`{_typed(run)}`",
+                f"[{where}]({where})",
+            ]
+        )
+    head = (
+        "network",
+        "data",
+        "epochs",
+        "measured test error",
+        "published",
+        "parameters",
+        "seed",
+        "engine, time",
+        "command",
+        "record",
+    )
     return "\n".join([*_table(head, rows), "", "Errors are those of the last iteration.", ""])
 
 
@@ -67,12 +90,16 @@ def models_block(root: Path) -> str:
         return "No model lies in `models/`.\n"
     rows = [
         [
-            f"[{facts['name']}](models/{facts['name']}/README.md)", facts["model"], facts["dataset"],
-            f"{float(facts['epochs']):g}", f"{facts['test_error_percent']:.2f} %",
-            f"{facts['weights']['bytes'] / 1e6:.1f} MB", f"`{facts['weights']['sha1']}`",
+            f"[{facts['name']}](models/{facts['name']}/README.md)",
+            facts["model"],
+            facts["dataset"],
+            f"{float(facts['epochs']):g}",
+            f"{facts['test_error_percent']:.2f} %",
+            f"{facts['weights']['bytes'] / 1e6:.1f} MB",
+            f"`{facts['weights']['sha1']}`",
         ]
         for facts in found
-    ]  # fmt: skip
+    ]
     head = ("model", "network", "data", "epochs", "test error", "weights", "SHA-1 of the weights")
     return "\n".join([*_table(head, rows), ""])
 

@@ -22,9 +22,18 @@ from allconv_caffe.report.collect import Measured, Run, measured, same_dataset
 from allconv_caffe.report.trends import Verdict
 
 HEAD = (
-    "model", "published error", "measured error", "published parameters", "measured parameters", "epochs", "lr", "seed",
-    "data set", "engine", "time",
-)  # fmt: skip
+    "model",
+    "published error",
+    "measured error",
+    "published parameters",
+    "measured parameters",
+    "epochs",
+    "lr",
+    "seed",
+    "data set",
+    "engine",
+    "time",
+)
 """Columns of every table; errors are of the last iteration."""
 
 CITED_MARK = "cited"
@@ -77,11 +86,18 @@ def _row(name: str, group: Measured | None, published: bool = True, count: str =
     for extra in (first.get("device"), first.get("precision") if first.get("precision") != "float32" else None):
         engine += f", {extra}" if extra else ""
     return (
-        title, shown, group.error_words(), words,
-        f"{first['parameters']:,}" if first["parameters"] else "–", f"{float(first['epochs']):g}",
-        f"{lr:g}" if isinstance(lr, int | float) else "–", group.seeds, str(first["dataset"]), engine,
+        title,
+        shown,
+        group.error_words(),
+        words,
+        f"{first['parameters']:,}" if first["parameters"] else "–",
+        f"{float(first['epochs']):g}",
+        f"{lr:g}" if isinstance(lr, int | float) else "–",
+        group.seeds,
+        str(first["dataset"]),
+        engine,
         clock(group.seconds),
-    )  # fmt: skip
+    )
 
 
 def clock(seconds: float | None) -> str:
@@ -118,17 +134,26 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     ]
     for section, names in _OURS.items():
         cited = [
-            (row.method, f"{row.error_percent:.2f} % ({CITED_MARK})", "–", row.parameters or "–", "–", "–", "–", "–",
-             CITED_MARK, row.reference, "–")
+            (
+                row.method,
+                f"{row.error_percent:.2f} % ({CITED_MARK})",
+                "–",
+                row.parameters or "–",
+                "–",
+                "–",
+                "–",
+                "–",
+                CITED_MARK,
+                row.reference,
+                "–",
+            )
             for row in CITED
             if row.section == section
-        ]  # fmt: skip
+        ]
         ours = [row for name in names for row in rows(name, TABLE_4_PARAMETERS.get(name, ""))]
         notes = (f"Rows marked {CITED_MARK}: the paper's words, not measured here.", *_count_notes(names))
         title = f"Table 4: {section}" if section in (PLAIN, AUGMENTED, HUNDRED, LARGE) else f"Section 3.3: {section}"
-        found.append(
-            Table(title, tuple(cited + ours), notes)
-        )
+        found.append(Table(title, tuple(cited + ours), notes))
     shown = {*table_3, *(name for names in _OURS.values() for name in names)}
     others = [row for name, entries in groups.items() if name not in shown and entries for row in rows(name)]
     others += [_row(group.runs[0].experiment, group, published=False) for group in elsewhere]
@@ -246,10 +271,30 @@ def _line(cells: Sequence[str]) -> str:
 
 
 CSV_HEAD = (
-    "kind", "table", "experiment", "model", "variant", "dataset", "test_error_percent", "published_error_percent",
-    "parameters", "published_parameters", "seed", "epochs", "lr", "batch_size", "engine", "precision", "device",
-    "seconds", "images_per_second", "best_on_test_percent", "status", "reference", "folder",
-)  # fmt: skip
+    "kind",
+    "table",
+    "experiment",
+    "model",
+    "variant",
+    "dataset",
+    "test_error_percent",
+    "published_error_percent",
+    "parameters",
+    "published_parameters",
+    "seed",
+    "epochs",
+    "lr",
+    "batch_size",
+    "engine",
+    "precision",
+    "device",
+    "seconds",
+    "images_per_second",
+    "best_on_test_percent",
+    "status",
+    "reference",
+    "folder",
+)
 
 
 def to_csv(runs: Sequence[Run]) -> str:
@@ -277,7 +322,7 @@ def to_csv(runs: Sequence[Run]) -> str:
                     "published_error_percent": entry.published_error_percent,
                     "parameters": true_parameters(entry),
                     "published_parameters": entry.published_parameters,
-                }  # fmt: skip
+                }
             )
     for cited in CITED:
         writer.writerow(
@@ -289,6 +334,6 @@ def to_csv(runs: Sequence[Run]) -> str:
                 "published_error_percent": cited.error_percent,
                 "published_parameters": cited.parameters,
                 "reference": cited.reference,
-            }  # fmt: skip
+            }
         )
     return out.getvalue()

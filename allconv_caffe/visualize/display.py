@@ -144,7 +144,10 @@ def sheet(
     Returns: (H, W, 3) uint8, R G B.
     """
     blocks = [[_lay_out(grid) for grid in row] for row in parts]
-    wide = max([sum(b.width for b in row) + spacing * (len(row) - 1) for row in blocks] + [text_width(title, 1.3 * FONT, True), 240])
+    wide = max(
+        [sum(b.width for b in row) + spacing * (len(row) - 1) for row in blocks]
+        + [text_width(title, 1.3 * FONT, True), 240]
+    )
     pictures: List[Tuple[int, int, np.ndarray]] = []
     words: List[Text] = []
     y = margin
@@ -207,7 +210,12 @@ def _lay_out(grid: Grid) -> _Block:
                 pictures.append((starts[i] + (w - tile.shape[1]) // 2, y + (h - tile.shape[0]) // 2, tile))
             if j < len(grid.captions) and i < len(grid.captions[j]) and grid.captions[j][i]:
                 words.append(
-                    (starts[i] + w / 2, y + h + 2, grid.captions[j][i], {"fontsize": 0.8 * font, "ha": "center", "va": "top"})
+                    (
+                        starts[i] + w / 2,
+                        y + h + 2,
+                        grid.captions[j][i],
+                        {"fontsize": 0.8 * font, "ha": "center", "va": "top"},
+                    )
                 )
     heading = left + text_width(grid.title, 1.1 * font, True)
     return _Block(max(x - grid.gap, heading), top + len(tiles) * (h + beneath + grid.gap) - grid.gap, pictures, words)
@@ -234,7 +242,9 @@ def _wrapped(text: str, width: int, font: float) -> List[str]:
     return textwrap.wrap(text, max(int(width / each), 20)) or [""]
 
 
-def _paint(width: int, height: int, pictures: Sequence[Tuple[int, int, np.ndarray]], words: Sequence[Text]) -> np.ndarray:
+def _paint(
+    width: int, height: int, pictures: Sequence[Tuple[int, int, np.ndarray]], words: Sequence[Text]
+) -> np.ndarray:
     canvas, draw = canvas_of(width, height)
     for x, y, text, how in words:
         draw(x, y, text, how)
@@ -244,7 +254,9 @@ def _paint(width: int, height: int, pictures: Sequence[Tuple[int, int, np.ndarra
     return out
 
 
-def canvas_of(width: int, height: int) -> Tuple[Callable[[], np.ndarray], Callable[[float, float, str, Dict[str, Any]], None]]:
+def canvas_of(
+    width: int, height: int
+) -> Tuple[Callable[[], np.ndarray], Callable[[float, float, str, Dict[str, Any]], None]]:
     """A white page: a function that gives its pixels (height, width, 3), and one that writes at pixel (x, y) from top left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -341,10 +353,15 @@ class Drawing:
 def provenance(net: VizNet, source: Optional[ImageSource] = None) -> Dict[str, Any]:
     """Engine and hashes of net, weights and data."""
     facts: Dict[str, Any] = {
-        "engine": net.engine, "net": net.where, "net_sha256": net.net_sha256, "weights_sha256": net.weights_sha256,
-    }  # fmt: skip
+        "engine": net.engine,
+        "net": net.where,
+        "net_sha256": net.net_sha256,
+        "weights_sha256": net.weights_sha256,
+    }
     if source is not None:
-        facts.update(data=source.where, data_sha256=source.fingerprint, images=len(source), input=source.space.describe())
+        facts.update(
+            data=source.where, data_sha256=source.fingerprint, images=len(source), input=source.space.describe()
+        )
     return facts
 
 

@@ -64,7 +64,9 @@ class VizNet(ABC):
     def blob_shape(self, blob: str) -> Tuple[int, ...]:
         """Shape of one image's part of a blob: without the batch axis."""
 
-    def forward(self, images: np.ndarray, blobs: Sequence[str] = (), until: Optional[str] = None) -> Dict[str, np.ndarray]:
+    def forward(
+        self, images: np.ndarray, blobs: Sequence[str] = (), until: Optional[str] = None
+    ) -> Dict[str, np.ndarray]:
         """Runs `images` as one batch.
 
         Args:
@@ -108,9 +110,10 @@ class VizNet(ABC):
                 node = self.graph.nodes[i]
                 if node.type in rules.NOT_RELU:
                     raise VizError(
-                        f"{self.where}: layer '{node.name}'", f"type {node.type} below '{blob}'", f"ReLU: the {rule} "
-                        "rule has no meaning for other non-linear layers"
-                    )  # fmt: skip
+                        f"{self.where}: layer '{node.name}'",
+                        f"type {node.type} below '{blob}'",
+                        f"ReLU: the {rule} rule has no meaning for other non-linear layers",
+                    )
         expected = self._batch_shape(blob)
         if tuple(seeds.shape) != expected:
             raise VizError(f"seeds at '{blob}'", f"shape {tuple(seeds.shape)}", f"{expected}")

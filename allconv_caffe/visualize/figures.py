@@ -94,18 +94,27 @@ class Look:
     def facts(self, number: Optional[int], title: str) -> Dict[str, Any]:
         space = "pixel" if self.shown == "pixel" else "whitened input" if self.space.whitened else "input"
         return {
-            "figure": number, "title": title, "command": self.command, "normalisation": self.how, "space": space,
-            "ties": TIES, "input": self.space.describe(),
-        }  # fmt: skip
+            "figure": number,
+            "title": title,
+            "command": self.command,
+            "normalisation": self.how,
+            "space": space,
+            "ties": TIES,
+            "input": self.space.describe(),
+        }
 
     def says(self) -> str:
         """One sentence for beneath the picture."""
-        space = "pixel space" if self.shown == "pixel" else "whitened space" if self.space.whitened else "the input's space"
+        space = (
+            "pixel space" if self.shown == "pixel" else "whitened space" if self.space.whitened else "the input's space"
+        )
         scale = {
-            "zero-centred": "each by its largest value, 0 is grey", "shared": "one scale for each kind, 0 is grey",
-            "percentile": "each by the 99th percentile, 0 is grey", "positive": "positive values, each by its largest",
+            "zero-centred": "each by its largest value, 0 is grey",
+            "shared": "one scale for each kind, 0 is grey",
+            "percentile": "each by the 99th percentile, 0 is grey",
+            "positive": "positive values, each by its largest",
             "l2-grey": "length over channels, each by its largest",
-        }.get(self.how, self.how)  # fmt: skip
+        }.get(self.how, self.how)
         return f"Maps in {space}, {scale}."
 
 
@@ -206,9 +215,10 @@ def pattern_figure(
             Grid(
                 [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)],
                 title=f"{blob}: {len(wanted)} filters, {box.height}x{box.width}",
-                size=look.size or 30, gap=3,
+                size=look.size or 30,
+                gap=3,
             )
-        )  # fmt: skip
+        )
         zero = np.logical_not(maps.reshape(len(maps), -1).any(axis=1))
         dead[blob] = [channel for channel, gone in zip(wanted, zero) if gone]
         if dead[blob]:
@@ -216,11 +226,18 @@ def pattern_figure(
         for i, channel in enumerate(wanted):
             tiles.append(
                 {
-                    "unit": str(Unit(blob, channel, y, x)), "image": None, "seed": 1.0, "activation": None,
-                    "box": box.as_list(), "rule": "deconvnet", "switches": [], "array": [blob, i], "dead": bool(zero[i]),
+                    "unit": str(Unit(blob, channel, y, x)),
+                    "image": None,
+                    "seed": 1.0,
+                    "activation": None,
+                    "box": box.as_list(),
+                    "rule": "deconvnet",
+                    "switches": [],
+                    "array": [blob, i],
+                    "dead": bool(zero[i]),
                     "largest": float(np.abs(maps[i]).max()),
                 }
-            )  # fmt: skip
+            )
     title = ("Figure 2: " if number == 2 else "") + "patterns of low layers, without an image"
     says = f"Deconvnet from one unit for each filter; no pooling lies below, so no image enters. {look.says()}"
     facts = {**look.facts(number, title), **provenance(net), "rule": "deconvnet", "dead": dead, "notes": notes}
@@ -268,16 +285,26 @@ def patch_figure(
             name = f"{blob}.{rule}"
             maps = np.stack(cuts) if cuts else np.zeros((0, net.input_shape[0], *field_.size), np.float32)
             arrays[name] = maps
-            grids.append(Grid(_rows(list(look.draw(maps)), counts, k), f"{rule} maps", rows=() if grids else labels, size=size))
+            grids.append(
+                Grid(_rows(list(look.draw(maps)), counts, k), f"{rule} maps", rows=() if grids else labels, size=size)
+            )
             for i, patch in enumerate(flat):
                 tiles.append(
                     {
-                        "unit": str(patch.unit), "image": patch.key, "rank": patch.rank, "seed": patch.seed,
-                        "activation": patch.activation, "box": patch.box.as_list(), "rule": rule, "switches": switches,
-                        "array": [name, i], "dead": False, "zero": not maps[i].any(),
+                        "unit": str(patch.unit),
+                        "image": patch.key,
+                        "rank": patch.rank,
+                        "seed": patch.seed,
+                        "activation": patch.activation,
+                        "box": patch.box.as_list(),
+                        "rule": rule,
+                        "switches": switches,
+                        "array": [name, i],
+                        "dead": False,
+                        "zero": not maps[i].any(),
                         "largest": float(np.abs(maps[i]).max()),
                     }
-                )  # fmt: skip
+                )
         grids.append(Grid(_rows(shown, counts, k), "image patches", size=size))
         if not shown:
             grids = [Grid([[]], f"{blob}: every filter drawn is dead")]
@@ -289,9 +316,13 @@ def patch_figure(
         f"preserved. {look.says()} {CAVEAT}"
     )
     facts = {
-        **look.facts(number, title), **provenance(net, source), "rules": rules, "k": k, "images_seen": topk.images_seen,
+        **look.facts(number, title),
+        **provenance(net, source),
+        "rules": rules,
+        "k": k,
+        "images_seen": topk.images_seen,
         "dead": dead,
-    }  # fmt: skip
+    }
     return Drawing(sheet(parts, title, [says]), arrays, facts, tiles)
 
 
@@ -343,7 +374,11 @@ def comparison(
     """
     rules = [rule_name(rule) for rule in rules]
     names = _class_names(look, variants[0].net, blob)
-    first = [unit] * len(images) if unit is not None else argmax_units(variants[0].net, images, blob, batch_size=batch_size)[0]
+    first = (
+        [unit] * len(images)
+        if unit is not None
+        else argmax_units(variants[0].net, images, blob, batch_size=batch_size)[0]
+    )
     arrays: Dict[str, np.ndarray] = {}
     tiles: List[Dict[str, Any]] = []
     chosen: List[Sequence[Unit]] = []
@@ -374,12 +409,15 @@ def comparison(
                 tiles.append({**tile, "variant": variant.name})
         records.append(
             {
-                "name": variant.name, **provenance(net), "switches": switches, "top1": variant.top1,
+                "name": variant.name,
+                **provenance(net),
+                "switches": switches,
+                "top1": variant.top1,
                 "units": [str(one) for one in units],
                 "same_unit_as_first": [a == b for a, b in zip(units, first)],
                 "one_unit_on_all_images": _across_images(net, images, units[0], rules, seed, batch_size),
             }
-        )  # fmt: skip
+        )
     size = look.size or (96 if len(variants) > 1 else 128)
     pictures = look.space.pictures(images)
     arrays["images"] = np.asarray(images, np.float32)
@@ -392,8 +430,14 @@ def comparison(
         grids.append(Grid(rows, variant.name, columns=list(rules), under=under, size=size))
     title = title or f"the largest activation of {blob}"
     says = [_independence(records, rules, chosen), _accuracies(records), look.says() + " " + CAVEAT]
-    facts = {**look.facts(number, title), **provenance(variants[0].net, source), "blob": blob, "rules": rules,
-             "variants": records, "notes": notes}  # fmt: skip
+    facts = {
+        **look.facts(number, title),
+        **provenance(variants[0].net, source),
+        "blob": blob,
+        "rules": rules,
+        "variants": records,
+        "notes": notes,
+    }
     return Drawing(sheet([grids], title, [line for line in says if line]), arrays, facts, tiles)
 
 
@@ -483,10 +527,18 @@ def _fact(
 ) -> Dict[str, Any]:
     """What the JSON says of one map."""
     return {
-        "unit": str(unit), "image": key, "seed": float(found.seeds[row]), "activation": float(found.activations[row]),
-        "box": box, "rule": rule, "switches": switches_below(net.param, unit.blob), "array": list(array),
-        "dead": bool(found.dead[row]), "zero": bool(found.zero[row]), "largest": float(np.abs(found.maps[row]).max()),
-    }  # fmt: skip
+        "unit": str(unit),
+        "image": key,
+        "seed": float(found.seeds[row]),
+        "activation": float(found.activations[row]),
+        "box": box,
+        "rule": rule,
+        "switches": switches_below(net.param, unit.blob),
+        "array": list(array),
+        "dead": bool(found.dead[row]),
+        "zero": bool(found.zero[row]),
+        "largest": float(np.abs(found.maps[row]).max()),
+    }
 
 
 def top1(
@@ -579,8 +631,12 @@ def _tile(figure: Any, picture: np.ndarray, x: float, y: float, size: float) -> 
 
 
 def _arrow(axes: Any, start: Tuple[float, float], end: Tuple[float, float]) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#444444", "linewidth": 1.4, "shrinkA": 0,
-                                              "shrinkB": 0})  # fmt: skip
+    axes.annotate(
+        "",
+        end,
+        start,
+        arrowprops={"arrowstyle": "-|>", "color": "#444444", "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0},
+    )
 
 
 def _part_a(figure: Any, axes: Any, parts: Dict[str, np.ndarray], maps: np.ndarray, unit: Unit, rule: str) -> None:
@@ -591,8 +647,9 @@ def _part_a(figure: Any, axes: Any, parts: Dict[str, np.ndarray], maps: np.ndarr
     kept[unit.index(maps.shape)] = maps[unit.index(maps.shape)]
     strongest = max(float(maps[shown].max()), 1e-30)
     for top, word, stack, name in (
-        (70, "forward pass", maps, "picture"), (250, "backward pass", kept, "map"),
-    ):  # fmt: skip
+        (70, "forward pass", maps, "picture"),
+        (250, "backward pass", kept, "map"),
+    ):
         axes.text(46, top - 12, "input image" if name == "picture" else "reconstructed image", fontsize=10)
         _tile(figure, parts[name], 46, top, 116)
         for i, channel in enumerate(shown):
@@ -602,10 +659,16 @@ def _part_a(figure: Any, axes: Any, parts: Dict[str, np.ndarray], maps: np.ndarr
         axes.text(231, top + 44, word, fontsize=9, ha="center", color="#444444")
         ends = ((172, top + 58), (290, top + 58))
         _arrow(axes, *(ends if name == "picture" else ends[::-1]))
-    axes.annotate("", (470, 236 + 56), (470, 126 + 40), arrowprops={
-        "arrowstyle": "-|>", "color": "#444444", "linewidth": 1.4, "connectionstyle": "arc3,rad=-0.35"})  # fmt: skip
+    axes.annotate(
+        "",
+        (470, 236 + 56),
+        (470, 126 + 40),
+        arrowprops={"arrowstyle": "-|>", "color": "#444444", "linewidth": 1.4, "connectionstyle": "arc3,rad=-0.35"},
+    )
     y, x = unit.y, unit.x
-    axes.text(300, 390, f"all set to zero but {unit.blob}:{unit.channel}, row {y}, column {x}", fontsize=9, color="#444444")
+    axes.text(
+        300, 390, f"all set to zero but {unit.blob}:{unit.channel}, row {y}, column {x}", fontsize=9, color="#444444"
+    )
     axes.text(46, 390, f"{rule} rule", fontsize=9, color="#444444")
 
 
@@ -615,8 +678,15 @@ def _matrix(axes: Any, values: np.ndarray, x: float, y: float, colour: str, kept
         for j in range(3):
             fill = colour if kept is None or kept[i, j] else "white"
             axes.add_patch(_rectangle(x + side * j, y + side * i, side, fill))
-            axes.text(x + side * (j + 0.5), y + side * (i + 0.5), f"{values[i, j] + 0:g}", fontsize=10.5, ha="center",
-                      va="center", color="black" if values[i, j] else "#999999")  # fmt: skip
+            axes.text(
+                x + side * (j + 0.5),
+                y + side * (i + 0.5),
+                f"{values[i, j] + 0:g}",
+                fontsize=10.5,
+                ha="center",
+                va="center",
+                color="black" if values[i, j] else "#999999",
+            )
 
 
 def _rectangle(x: float, y: float, side: float, colour: str) -> Any:
@@ -627,8 +697,12 @@ def _rectangle(x: float, y: float, side: float, colour: str) -> Any:
 
 def _part_b(axes: Any, numbers: Dict[str, np.ndarray]) -> None:
     axes.text(590, 34, "b)", fontsize=15, fontweight="bold")
-    names = {"forward": "forward pass", "backprop": "backward pass:\nbackpropagation",
-             "deconvnet": "backward pass:\ndeconvnet", "guided": "backward pass:\nguided backprop"}  # fmt: skip
+    names = {
+        "forward": "forward pass",
+        "backprop": "backward pass:\nbackpropagation",
+        "deconvnet": "backward pass:\ndeconvnet",
+        "guided": "backward pass:\nguided backprop",
+    }
     for i, (name, label) in enumerate(names.items()):
         y = 34 + 130 * i
         axes.text(735, y + 48, label, fontsize=10, ha="right", va="center")
@@ -640,7 +714,9 @@ def _part_b(axes: Any, numbers: Dict[str, np.ndarray]) -> None:
         axes.text(920, y + 38, "ReLU", fontsize=9, ha="center", color="#444444")
         symbols = ("f", "f '") if name == "forward" else ("R", "R '")
         for x, symbol in zip((750, 1091), symbols):
-            axes.text(x, y - 2 + 10, symbol, fontsize=10, style="italic", ha="right" if x < 800 else "left", va="center")
+            axes.text(
+                x, y - 2 + 10, symbol, fontsize=10, style="italic", ha="right" if x < 800 else "left", va="center"
+            )
 
 
 def _part_c(axes: Any) -> None:
@@ -648,5 +724,12 @@ def _part_c(axes: Any) -> None:
     for i, (name, formula) in enumerate(FORMULAS.items()):
         axes.text(46, 440 + 30 * i, f"{name}:", fontsize=10.5)
         axes.text(160, 440 + 30 * i, formula, fontsize=11.5, family="monospace")
-    axes.text(395, 440, "f   bottom of a ReLU\nR'  gradient at its top\nR   gradient at its bottom", fontsize=9.5,
-              family="monospace", va="top", color="#444444")  # fmt: skip
+    axes.text(
+        395,
+        440,
+        "f   bottom of a ReLU\nR'  gradient at its top\nR   gradient at its bottom",
+        fontsize=9.5,
+        family="monospace",
+        va="top",
+        color="#444444",
+    )

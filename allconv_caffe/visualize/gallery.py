@@ -114,11 +114,20 @@ def gallery(
     slugs = _slugs(names)
     where = os.fspath(folder)
     facts = {
-        "net": net.where, "engine": net.engine, "weights_sha256": net.weights_sha256, "net_sha256": net.net_sha256,
-        "data": topk.source or source.where, "data_sha256": topk.source_sha256, "images": topk.images_seen, "rules": list(rules),
-        "seed": 1.0, "maps": {"space": shown, "normalisation": "zero-centred, each patch by its largest value"},
-        "input": space.describe(), "arrays": arrays, "command": command,
-    }  # fmt: skip
+        "net": net.where,
+        "engine": net.engine,
+        "weights_sha256": net.weights_sha256,
+        "net_sha256": net.net_sha256,
+        "data": topk.source or source.where,
+        "data_sha256": topk.source_sha256,
+        "images": topk.images_seen,
+        "rules": list(rules),
+        "seed": 1.0,
+        "maps": {"space": shown, "normalisation": "zero-centred, each patch by its largest value"},
+        "input": space.describe(),
+        "arrays": arrays,
+        "command": command,
+    }
     writer = _Writer(where, title or os.path.basename(net.where) or "net", facts)
     bar = None
     if progress:
@@ -131,9 +140,15 @@ def gallery(
             found = topk.channels(blob)
             rf = receptive_field(net, blob)
             layer = {
-                "blob": blob, "slug": slugs[blob], "channels": len(found.values), "dead": int(found.dead.sum()),
-                "size": rf.size, "jump": rf.jump, "whole": rf.whole, "switches": switches_below(net.param, blob),
-            }  # fmt: skip
+                "blob": blob,
+                "slug": slugs[blob],
+                "channels": len(found.values),
+                "dead": int(found.dead.sum()),
+                "size": rf.size,
+                "jump": rf.jump,
+                "whole": rf.whole,
+                "switches": switches_below(net.param, blob),
+            }
             os.makedirs(os.path.join(where, slugs[blob]), exist_ok=True)
             entries: List[Entry] = []
             for start in range(0, len(wanted[blob]), CHUNK):
@@ -168,9 +183,13 @@ def _slugs(names: Sequence[str]) -> Dict[str, str]:
 
 def _entry(channel: int, found: Channels) -> Entry:
     return Entry(
-        channel, bool(found.dead[channel]), float(found.maximum[channel]), 100 * float(found.active_share[channel]),
-        f"{channel:04d}", histogram_svg(found.histogram[channel]),
-    )  # fmt: skip
+        channel,
+        bool(found.dead[channel]),
+        float(found.maximum[channel]),
+        100 * float(found.active_share[channel]),
+        f"{channel:04d}",
+        histogram_svg(found.histogram[channel]),
+    )
 
 
 def _draw(
@@ -187,10 +206,14 @@ def _draw(
     for i, patch in enumerate(next(iter(patches.values()))):
         entry.patches.append(
             {
-                "rank": patch.rank, "image": patch.key, "unit": str(patch.unit), "activation": round(patch.activation, 6),
-                "box": patch.box.as_list(), "largest": {rule: float(np.abs(maps[rule][i]).max()) for rule in maps},
+                "rank": patch.rank,
+                "image": patch.key,
+                "unit": str(patch.unit),
+                "activation": round(patch.activation, 6),
+                "box": patch.box.as_list(),
+                "largest": {rule: float(np.abs(maps[rule][i]).max()) for rule in maps},
             }
-        )  # fmt: skip
+        )
     path = os.path.join(folder, entry.name)
     if entry.patches:
         display.write(path + ".png", display.png(sprite(rows)))
@@ -241,7 +264,9 @@ def histogram_svg(counts: np.ndarray, width: int = 260, height: int = 64) -> str
     if len(used):
         high = EDGES[min(used[-1], len(EDGES) - 1)]
         parts.append(f'<text x="{max(step, 20) + 4:.1f}" y="{height + 10}">{EDGES[used[0] - 1]:.2g}</text>')
-        parts.append(f'<text x="{min(len(bars) * step, width):.1f}" y="{height + 10}" text-anchor="end">{high:.2g}</text>')
+        parts.append(
+            f'<text x="{min(len(bars) * step, width):.1f}" y="{height + 10}" text-anchor="end">{high:.2g}</text>'
+        )
     return "".join(parts) + "</svg>"
 
 
@@ -254,9 +279,12 @@ class _Writer:
         self.folder, self.facts = folder, facts
         here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
         self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+            loader=jinja2.FileSystemLoader(here),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
             lstrip_blocks=True,
-        )  # fmt: skip
+        )
         self._common = {"title": title, "facts": facts, "caveat": CAVEAT, "formulas": FORMULAS}
         try:
             os.makedirs(folder, exist_ok=True)
@@ -276,10 +304,16 @@ class _Writer:
                 path + ".html", "gallery_unit.html.j2", "../", layer=layer, entry=entry, before=before, after=after
             )
             facts = {
-                "blob": layer["blob"], "channel": entry.channel, "dead": entry.dead, "maximum": entry.maximum,
-                "active_percent": round(entry.active_percent, 3), "switches": layer["switches"],
-                "rows": ["image", *self.facts["rules"]], "patches": entry.patches, **self.facts,
-            }  # fmt: skip
+                "blob": layer["blob"],
+                "channel": entry.channel,
+                "dead": entry.dead,
+                "maximum": entry.maximum,
+                "active_percent": round(entry.active_percent, 3),
+                "switches": layer["switches"],
+                "rows": ["image", *self.facts["rules"]],
+                "patches": entry.patches,
+                **self.facts,
+            }
             if not np.isfinite(entry.maximum):
                 facts["maximum"] = None
             self._write(path + ".json", json.dumps(facts, indent=1) + "\n")

@@ -134,10 +134,17 @@ class TopK:
         Raises: VizError: a folder that cannot be written.
         """
         head = {
-            "format": FORMAT, "k": self.k, "per_image": self.per_image, "weights_sha256": self.weights_sha256,
-            "net_sha256": self.net_sha256, "source_sha256": self.source_sha256, "n_images": self.n_images,
-            "done": self.done, "source": self.source, "blobs": list(self.blobs),
-        }  # fmt: skip
+            "format": FORMAT,
+            "k": self.k,
+            "per_image": self.per_image,
+            "weights_sha256": self.weights_sha256,
+            "net_sha256": self.net_sha256,
+            "source_sha256": self.source_sha256,
+            "n_images": self.n_images,
+            "done": self.done,
+            "source": self.source,
+            "blobs": list(self.blobs),
+        }
         arrays = {"head": np.array(json.dumps(head))}
         for i, channels in enumerate(self.blobs.values()):
             for name in ("values", "positions", "keys", "y", "x", "histogram"):
@@ -161,7 +168,9 @@ class TopK:
                     raise ValueError("another format")
                 names = head.pop("blobs")
                 blobs = {
-                    name: Channels(*(file[f"{i}.{part}"] for part in ("values", "positions", "keys", "y", "x", "histogram")))
+                    name: Channels(
+                        *(file[f"{i}.{part}"] for part in ("values", "positions", "keys", "y", "x", "histogram"))
+                    )
                     for i, name in enumerate(names)
                 }
             head["done"] = [(int(a), int(b)) for a, b in head["done"]]
@@ -250,19 +259,30 @@ def mine(
     total = len(source) if limit is None else min(limit, len(source))
     begin, end = total * index // count, total * (index + 1) // count
     topk = TopK(
-        {blob: Channels.empty(shape[0], k) for blob, shape in shapes.items()}, k, per_image, net.weights_sha256,
-        net.net_sha256, source.fingerprint, total, [], source.where,
-    )  # fmt: skip
+        {blob: Channels.empty(shape[0], k) for blob, shape in shapes.items()},
+        k,
+        per_image,
+        net.weights_sha256,
+        net.net_sha256,
+        source.fingerprint,
+        total,
+        [],
+        source.where,
+    )
     position = begin
     if path is not None and os.path.exists(path):
         old = TopK.load(path)
         old.check(net, source)
         for word, mine_, theirs in (
-            ("blobs", list(blobs), list(old.blobs)), ("k", k, old.k), ("per_image", per_image, old.per_image),
+            ("blobs", list(blobs), list(old.blobs)),
+            ("k", k, old.k),
+            ("per_image", per_image, old.per_image),
             ("images", total, old.n_images),
-        ):  # fmt: skip
+        ):
             if mine_ != theirs:
-                raise VizError(os.fspath(path), f"a scan with {word} {theirs}", f"{word} {mine_}; remove it, or name another")
+                raise VizError(
+                    os.fspath(path), f"a scan with {word} {theirs}", f"{word} {mine_}; remove it, or name another"
+                )
         if old.done and not (len(old.done) == 1 and old.done[0][0] == begin and old.done[0][1] <= end):
             raise VizError(os.fspath(path), f"a scan of images {old.done}", f"a part of {begin} to {end}")
         topk, position = old, old.done[0][1] if old.done else begin
@@ -352,9 +372,15 @@ def merge(first: TopK, *others: TopK) -> TopK:
     done = list(first.done)
     out = TopK(
         {blob: Channels(*(np.array(a) for a in vars(ch).values())) for blob, ch in first.blobs.items()},
-        first.k, first.per_image, first.weights_sha256, first.net_sha256, first.source_sha256, first.n_images, [],
+        first.k,
+        first.per_image,
+        first.weights_sha256,
+        first.net_sha256,
+        first.source_sha256,
+        first.n_images,
+        [],
         first.source,
-    )  # fmt: skip
+    )
     for other in others:
         _same("weights", out.weights_sha256, other.weights_sha256)
         _same("net", out.net_sha256, other.net_sha256)
@@ -372,7 +398,9 @@ def merge(first: TopK, *others: TopK) -> TopK:
     joined: List[Tuple[int, int]] = []
     for start, stop in sorted(done):
         if joined and start < joined[-1][1]:
-            raise VizError("merge", f"images {start} to {min(stop, joined[-1][1]) - 1} twice", "parts that do not overlap")
+            raise VizError(
+                "merge", f"images {start} to {min(stop, joined[-1][1]) - 1} twice", "parts that do not overlap"
+            )
         if joined and start == joined[-1][1]:
             joined[-1] = (joined[-1][0], stop)
         else:

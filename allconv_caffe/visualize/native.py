@@ -78,9 +78,7 @@ class EngineNet(engines.VizNet):
         _, c, h, w = self.net.blobs[self.input].shape
         self.input_shape = (c, h, w)
         self._shapes = {name: blob.shape[1:] for name, blob in self.net.blobs.items()}
-        self.weights_sha256 = (
-            engines.hash_file(weights) if weights is not None else engines.hash_arrays(self.params())
-        )
+        self.weights_sha256 = engines.hash_file(weights) if weights is not None else engines.hash_arrays(self.params())
 
     def blob_shape(self, blob: str) -> tuple[int, ...]:
         return self._shapes[blob]
@@ -134,7 +132,9 @@ class EngineNet(engines.VizNet):
         blob = self.net.blobs[self.input]
         blob.reshape(*images.shape)
         with torch.no_grad(), self._running():
-            blob.data = _channels_last(torch.from_numpy(images).to(self.device)) if self._bound else torch.from_numpy(images)
+            blob.data = (
+                _channels_last(torch.from_numpy(images).to(self.device)) if self._bound else torch.from_numpy(images)
+            )
             self.net.forward_from_to(0, end)
 
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: list[int], idle: list[str]) -> None:
@@ -152,7 +152,12 @@ class EngineNet(engines.VizNet):
                 for i in order:
                     bottom, top = self.net.bottom_vecs[i], self.net.top_vecs[i]
                     layer, need = self.net.layers[i], self.net.bottom_need_backward[i]
-                    if self._bound and need == [True] and isinstance(layer, ConvolutionLayer) and phases.fits(layer, self.device):
+                    if (
+                        self._bound
+                        and need == [True]
+                        and isinstance(layer, ConvolutionLayer)
+                        and phases.fits(layer, self.device)
+                    ):
                         bottom[0].diff = phases.image_gradient(
                             top[0].diff, layer.weights()[0], layer.stride[0], layer.pad, bottom[0].shape[2:]
                         )

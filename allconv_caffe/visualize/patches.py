@@ -98,21 +98,36 @@ def top_patches_rules(
     images = source.get(keys)
     place = {key: i for i, key in enumerate(keys)}
     maps = reconstruct_rules(
-        net, images, [(place[key], unit) for _, _, key, unit, _ in found], rules, seed=seed, batch_size=batch_size,
+        net,
+        images,
+        [(place[key], unit) for _, _, key, unit, _ in found],
+        rules,
+        seed=seed,
+        batch_size=batch_size,
         progress=progress,
-    )  # fmt: skip
+    )
     for i, (row, rank, key, unit, value) in enumerate(found):
         now = float(maps[rules[0]].activations[i])
         if abs(now - value) > TOLERANCE * max(abs(value), 1e-6):
             raise VizError(
-                f"{source.where}: {key}: unit {unit}", f"activation {now:.6g}", f"{value:.6g}, as mined: the image, the "
-                "weights or the preprocessing are not the same; mine again"
-            )  # fmt: skip
+                f"{source.where}: {key}: unit {unit}",
+                f"activation {now:.6g}",
+                f"{value:.6g}, as mined: the image, the weights or the preprocessing are not the same; mine again",
+            )
         for rule in rules:
             out[rule][row].append(
-                Patch(unit, key, rank, now, field.box(unit), images[place[key]], maps[rule].maps[i], rule,
-                      float(maps[rule].seeds[i]))
-            )  # fmt: skip
+                Patch(
+                    unit,
+                    key,
+                    rank,
+                    now,
+                    field.box(unit),
+                    images[place[key]],
+                    maps[rule].maps[i],
+                    rule,
+                    float(maps[rule].seeds[i]),
+                )
+            )
     return out
 
 

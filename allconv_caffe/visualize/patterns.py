@@ -40,9 +40,10 @@ def interior_unit(net: VizNet, blob: str) -> Tuple[int, int, Box]:
     _, height, width = net.input_shape
     if field.whole or box.top < 0 or box.left < 0 or box.bottom > height or box.right > width:
         raise VizError(
-            f"blob '{blob}'", f"receptive fields of {field.size[0]}x{field.size[1]}",
+            f"blob '{blob}'",
+            f"receptive fields of {field.size[0]}x{field.size[1]}",
             f"a lower layer, whose units see less than the image of {height}x{width}",
-        )  # fmt: skip
+        )
     return y, x, box
 
 
@@ -74,7 +75,11 @@ def patterns(
     y, x, box = interior_unit(net, blob)
     blank = np.zeros((1, *net.input_shape), np.float32)
     found = reconstruct(
-        net, blank, [(0, Unit(blob, channel, y, x)) for channel in wanted], "deconvnet", batch_size=batch_size,
+        net,
+        blank,
+        [(0, Unit(blob, channel, y, x)) for channel in wanted],
+        "deconvnet",
+        batch_size=batch_size,
         progress=progress,
-    )  # fmt: skip
+    )
     return crop(found.maps, box)

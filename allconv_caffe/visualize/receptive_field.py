@@ -20,9 +20,31 @@ if TYPE_CHECKING:
 
 Interval = Tuple[int, int]  # both ends included
 POINTWISE = {
-    "AbsVal", "BNLL", "BatchNorm", "Bias", "Clip", "Concat", "Dropout", "ELU", "Eltwise", "Exp", "Log", "PReLU", "Power",
-    "Python", "ReLU", "Scale", "Sigmoid", "Silence", "Slice", "Softmax", "Split", "Swish", "TanH", "Threshold",
-}  # fmt: skip
+    "AbsVal",
+    "BNLL",
+    "BatchNorm",
+    "Bias",
+    "Clip",
+    "Concat",
+    "Dropout",
+    "ELU",
+    "Eltwise",
+    "Exp",
+    "Log",
+    "PReLU",
+    "Power",
+    "Python",
+    "ReLU",
+    "Scale",
+    "Sigmoid",
+    "Silence",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Swish",
+    "TanH",
+    "Threshold",
+}
 GLOBAL = {"Flatten", "InnerProduct", "MVN", "Normalize", "Reduction", "Reshape"}
 WINDOWED = {"Convolution", "Deconvolution", "Im2col", "LRN", "Pooling", "Crop"}
 
@@ -179,9 +201,11 @@ def _below(net: VizNet, layer: Any, interval: Interval, axis: int, bottom: str, 
             return -((kernel - 1) * dilation - low - pad) // stride, (high + pad) // stride
         return low * stride - pad, high * stride - pad + dilation * (kernel - 1)
     raise VizError(
-        f"layer '{layer.name}'", f"type {kind}", "a type whose receptive field is known",
+        f"layer '{layer.name}'",
+        f"type {kind}",
+        "a type whose receptive field is known",
         sorted(POINTWISE | GLOBAL | WINDOWED),
-    )  # fmt: skip
+    )
 
 
 def _window(layer: Any, axis: int) -> Tuple[int, int, int, int]:
@@ -232,5 +256,3 @@ def _union(intervals: List[Interval]) -> Interval:
 
 def _clip(interval: Interval, size: int) -> Interval:
     return min(max(interval[0], 0), size - 1), max(min(interval[1], size - 1), 0)
-
-

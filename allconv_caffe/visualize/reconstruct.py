@@ -129,9 +129,7 @@ def _pairs(units: Sequence[Union[Unit, Tuple[int, Unit]]], images: int) -> List[
     return pairs
 
 
-def _batches(
-    pairs: Sequence[Tuple[int, Unit]], batch_size: int, progress: bool
-) -> Iterator[Tuple[str, List[int]]]:
+def _batches(pairs: Sequence[Tuple[int, Unit]], batch_size: int, progress: bool) -> Iterator[Tuple[str, List[int]]]:
     if batch_size < 1:
         raise VizError("batch_size", batch_size, "1 or more")
     by_blob: dict = {}

@@ -43,9 +43,12 @@ class RemoteNet(VizNet):
         self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                [command, "-m", "allconv_caffe.visualize.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self._log, env=environment,
-            )  # fmt: skip
+                [command, "-m", "allconv_caffe.visualize.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment,
+            )
         except OSError as error:
             self._log.close()
             raise VizError(command, error.strerror or str(error), "an interpreter with pycaffe") from None
@@ -63,7 +66,9 @@ class RemoteNet(VizNet):
         except BaseException:
             self.close()
             raise
-        self.graph = Graph([Node(name, kind, tuple(bottoms), tuple(tops)) for name, kind, bottoms, tops in about["nodes"]])
+        self.graph = Graph(
+            [Node(name, kind, tuple(bottoms), tuple(tops)) for name, kind, bottoms, tops in about["nodes"]]
+        )
         self._shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
         self.blob_names = tuple(about["blob_names"])
         self.input = about["input"]
@@ -120,7 +125,9 @@ class RemoteNet(VizNet):
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: List[int], idle: List[str]) -> None:
         self._ask({"do": "backward", "blob": blob, "rule": rule, "order": order, "idle": idle}, [seeds])
 
-    def _ask(self, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Tuple[Dict[str, Any], List[np.ndarray]]:
+    def _ask(
+        self, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()
+    ) -> Tuple[Dict[str, Any], List[np.ndarray]]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             send(self._process.stdin, message, arrays)  # type: ignore[arg-type]
@@ -139,7 +146,9 @@ class RemoteNet(VizNet):
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         fatal = [line for line in lines if re.match(r"[FE]\d{4} ", line)]
-        text = (fatal or [line for line in lines if not line.startswith(("***", "    @", "Aborted"))] or ["no word"])[-1]
+        text = (fatal or [line for line in lines if not line.startswith(("***", "    @", "Aborted"))] or ["no word"])[
+            -1
+        ]
         return re.sub(r"^[FE]\d{4} .*?\] ", "", text.strip())
 
 
@@ -160,5 +169,8 @@ def _interpreter(python: Optional[PathLike]) -> Tuple[str, Dict[str, str]]:
         if found is not None and found.python is not None:
             return str(found.python), found.environment()
     raise VizError(
-        "engine caffe", "no interpreter with pycaffe", "one named with --python or CAFFE_ROOT, or `make caffe`", ("torch",)
+        "engine caffe",
+        "no interpreter with pycaffe",
+        "one named with --python or CAFFE_ROOT, or `make caffe`",
+        ("torch",),
     )

@@ -138,8 +138,13 @@ class Sanity:
     def as_dict(self) -> Dict[str, Any]:
         """For JSON: every number, no maps."""
         return {
-            "blob": self.blob, "rules": list(self.rules), "layers": list(self.layers), "images": self.images,
-            "draws": self.draws, "seed": self.seed, "measures": list(MEASURES),
+            "blob": self.blob,
+            "rules": list(self.rules),
+            "layers": list(self.layers),
+            "images": self.images,
+            "draws": self.draws,
+            "seed": self.seed,
+            "measures": list(MEASURES),
             "cascade": {
                 rule: [
                     {
@@ -156,8 +161,10 @@ class Sanity:
             "edges_spearman_trained": {rule: _number(self.edge[rule][0]) for rule in self.rules},
             "two_units_of_one_image": {rule: _named(self.two_units[rule]) for rule in self.rules},
             "one_unit_in_two_images": {rule: _named(self.two_images[rule]) for rule in self.rules},
-            "pairs": list(self.pairs), "verdict": self.verdict(), **self.facts,
-        }  # fmt: skip
+            "pairs": list(self.pairs),
+            "verdict": self.verdict(),
+            **self.facts,
+        }
 
     def tables(self) -> Iterator[Tuple[str, List[str], List[List[str]]]]:
         """(title, head, rows) of each table, cells as text."""
@@ -167,8 +174,9 @@ class Sanity:
             rows.append([layer] + [_text(value) for rule in self.rules for value in self.cascade[rule][i]])
         yield (
             f"Similarity to the maps of the trained net, units of {self.blob}, {self.images} images, {self.draws} draws",
-            head, rows,
-        )  # fmt: skip
+            head,
+            rows,
+        )
         yield (
             "Spearman's correlation of the maps' strengths with the edges of the image",
             ["random from the top down to", *self.rules],
@@ -258,7 +266,6 @@ class Sanity:
         )
         return out
 
-
     def save(
         self, folder: PathLike, space: Optional[InputSpace] = None, shown: str = "input", *, arrays: bool = True
     ) -> List[str]:
@@ -272,7 +279,9 @@ class Sanity:
         space = space or InputSpace()
         where = os.fspath(folder)
         paths = [os.path.join(where, f"sanity.{end}") for end in ("json", "md", "png", "npz")]
-        facts = dict(self.as_dict(), maps={"space": shown, "normalisation": "zero-centred, each map by its largest value"})
+        facts = dict(
+            self.as_dict(), maps={"space": shown, "normalisation": "zero-centred, each map by its largest value"}
+        )
         try:
             os.makedirs(where, exist_ok=True)
             with open(paths[0], "w") as file:
@@ -283,7 +292,10 @@ class Sanity:
             if arrays:
                 maps = {f"maps_{rule}": maps for rule, maps in self.examples.items()}
                 np.savez_compressed(
-                    paths[3], images=self.example_images, layers=np.array(["", *self.layers]), **maps  # type: ignore[arg-type]
+                    paths[3],
+                    images=self.example_images,
+                    layers=np.array(["", *self.layers]),
+                    **maps,  # type: ignore[arg-type]
                 )
         except OSError as error:
             raise VizError(where, error.strerror or str(error), "a folder that can be written") from None
@@ -313,7 +325,9 @@ class Sanity:
                 axes.legend(fontsize=7, loc="lower right", ncols=3, borderpad=0.2, handlelength=1, columnspacing=0.8)
         above.subplots_adjust(left=0.06, right=0.98, top=0.9, bottom=0.3, wspace=0.08)
         grid = below.subplots(rows, columns, squeeze=False)
-        below.subplots_adjust(left=0.08, right=0.99, top=1 - 0.3 / (1.05 * rows + 0.6), bottom=0.02, wspace=0.06, hspace=0.06)
+        below.subplots_adjust(
+            left=0.08, right=0.99, top=1 - 0.3 / (1.05 * rows + 0.6), bottom=0.02, wspace=0.06, hspace=0.06
+        )
         pictures = space.pictures(self.example_images)
         for i in range(len(self.example_images)):
             for j, rule in enumerate(self.rules):
@@ -429,9 +443,7 @@ def sanity(
 
     found: Dict[str, List[List[np.ndarray]]] = {rule: [[] for _ in layers] for rule in rules}
     edge: Dict[str, List[List[float]]] = {rule: [[] for _ in range(len(layers) + 1)] for rule in rules}
-    shown = {
-        rule: np.full((draws, examples, len(layers) + 1, *net.input_shape), np.nan, np.float32) for rule in rules
-    }
+    shown = {rule: np.full((draws, examples, len(layers) + 1, *net.input_shape), np.nan, np.float32) for rule in rules}
     steps_alive = np.zeros((draws, examples), int)
     for rule in rules:
         shown[rule][:, :, 0] = trained[rule][:examples]
@@ -468,16 +480,26 @@ def sanity(
         return np.mean(rows, axis=0) if len(rows) else np.full(width, np.nan)
 
     return Sanity(
-        blob, rules, tuple(layers), len(images), draws, seed,
+        blob,
+        rules,
+        tuple(layers),
+        len(images),
+        draws,
+        seed,
         {rule: np.stack([mean(rows) for rows in found[rule]]) for rule in rules},
-        {rule: np.stack([np.std(rows, axis=0) if rows else np.full(3, np.nan) for rows in found[rule]]) for rule in rules},
+        {
+            rule: np.stack([np.std(rows, axis=0) if rows else np.full(3, np.nan) for rows in found[rule]])
+            for rule in rules
+        },
         {rule: np.array([len(rows) for rows in found[rule]]) for rule in rules},
-        {rule: mean(two_units[rule]) for rule in rules}, {rule: mean(two_images[rule]) for rule in rules},
+        {rule: mean(two_units[rule]) for rule in rules},
+        {rule: mean(two_images[rule]) for rule in rules},
         (unit_pairs, image_pairs),
         {rule: np.array([np.mean(rows) if rows else np.nan for rows in edge[rule]]) for rule in rules},
-        {rule: maps[steps_alive.argmax(axis=0), np.arange(examples)] for rule, maps in shown.items()}, images[:examples],
+        {rule: maps[steps_alive.argmax(axis=0), np.arange(examples)] for rule, maps in shown.items()},
+        images[:examples],
         {"net": net.where, "engine": net.engine, "weights_sha256": own_hash, "net_sha256": net.net_sha256},
-    )  # fmt: skip
+    )
 
 
 def _strongest(
@@ -524,9 +546,13 @@ def _maps(
 
 
 def _two_units(
-    net: VizNet, images: np.ndarray, rivals: Sequence[Optional[Unit]], trained: Dict[str, np.ndarray],
-    rules: Sequence[str], batch_size: int,
-) -> Tuple[Dict[str, List[np.ndarray]], int]:  # fmt: skip
+    net: VizNet,
+    images: np.ndarray,
+    rivals: Sequence[Optional[Unit]],
+    trained: Dict[str, np.ndarray],
+    rules: Sequence[str],
+    batch_size: int,
+) -> Tuple[Dict[str, List[np.ndarray]], int]:
     rows = [i for i, unit in enumerate(rivals) if unit is not None]
     out: Dict[str, List[np.ndarray]] = {rule: [] for rule in rules}
     if rows:
@@ -538,9 +564,14 @@ def _two_units(
 
 
 def _two_images(
-    net: VizNet, images: np.ndarray, units: Sequence[Unit], active: np.ndarray, trained: Dict[str, np.ndarray],
-    rules: Sequence[str], batch_size: int,
-) -> Tuple[Dict[str, List[np.ndarray]], int]:  # fmt: skip
+    net: VizNet,
+    images: np.ndarray,
+    units: Sequence[Unit],
+    active: np.ndarray,
+    trained: Dict[str, np.ndarray],
+    rules: Sequence[str],
+    batch_size: int,
+) -> Tuple[Dict[str, List[np.ndarray]], int]:
     """Each image's unit, at the same place, in the next image in which its channel is active there."""
     pairs = []
     blob = units[0].blob

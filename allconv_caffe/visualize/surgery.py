@@ -58,7 +58,9 @@ def strides_to_pools(
     chosen = stride2_layers(param) if layers is None else list(layers)
     candidates = [layer.name for layer in param.layer if _stride(layer)[0] > 1]
     if not chosen:
-        raise VizError(where, "no convolution with stride 2", "at least one whose stride can become pooling", candidates)
+        raise VizError(
+            where, "no convolution with stride 2", "at least one whose stride can become pooling", candidates
+        )
     for name in chosen:
         if name not in by_name:
             raise VizError(where, f"no layer '{name}'", "a strided convolution", candidates)

@@ -87,7 +87,10 @@ def test_a_full_map_is_a_clear_error(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "No space left on device"), "found a full disk; expected room for the data set"),
         (lmdb.DiskError("x"), "found a full disk; expected room for the data set"),
         (lmdb.Error("mdb_txn_commit: No space left on device"), "found a full disk; expected room for the data set"),
-        (lmdb.Error("mdb_txn_commit: Input/output error"), r"found a full disk, or a failing one \(mdb_txn_commit: Input/"),
+        (
+            lmdb.Error("mdb_txn_commit: Input/output error"),
+            r"found a full disk, or a failing one \(mdb_txn_commit: Input/",
+        ),
         (lmdb.Error("odd"), r"found an LMDB failure \(odd\); expected a file system on which LMDB can write"),
         (
             PermissionError(errno.EACCES, "Permission denied"),

@@ -254,12 +254,16 @@ def test_links_in_a_folder_are_followed_and_what_cannot_be_read_is_named(helpers
     assert source.read(tree, dataset="images", progress=False).class_names == helpers.names
     extra = tree / "train" / "drum" / "x.png"
     extra.symlink_to("nowhere")
-    assert message(tree) == "SOURCE/train/drum/x.png: found an unreadable file (No such file or directory); expected a " \
-        "readable one"  # fmt: skip
+    assert (
+        message(tree) == "SOURCE/train/drum/x.png: found an unreadable file (No such file or directory); expected a "
+        "readable one"
+    )
     extra.unlink()
     os.mkfifo(extra)
-    assert message(tree) == "SOURCE/train/drum/x.png: found a pipe, socket or device; expected regular files and folders " \
-        "only"  # fmt: skip
+    assert (
+        message(tree) == "SOURCE/train/drum/x.png: found a pipe, socket or device; expected regular files and folders "
+        "only"
+    )
     assert message(extra) == "SOURCE: found a pipe, socket or device; expected an archive or a folder of images"
     extra.unlink()
     (tree / "train" / "circle").symlink_to("..")

@@ -391,10 +391,16 @@ def change_manifest(out: Path, **changes: Any) -> None:
         ({"shape": [3, 9, 9]}, "found shape [3, 9, 9]; expected image_shape [3, 8, 8], pad 0"),
         ({"classes": 3}, "found classes 3; expected 4, as class_names has"),
         ({"class_counts": {"train": [1, 1, 1, 1]}}, "found class_counts of 0 classes for test; expected 4"),
-        ({"lmdb": {"train": {"path": "x"}}}, "found no records or sha256 in lmdb.train; expected path, records and sha256"),
-        ({"files": {"../whitening.npz": ""}}, "found a file '../whitening.npz'; expected names of files beside the manifest"),
+        (
+            {"lmdb": {"train": {"path": "x"}}},
+            "found no records or sha256 in lmdb.train; expected path, records and sha256",
+        ),
+        (
+            {"files": {"../whitening.npz": ""}},
+            "found a file '../whitening.npz'; expected names of files beside the manifest",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_of_another_form_is_one_line(changes: dict[str, Any], line: str, tree: Path) -> None:
     """Whatever stands in manifest.json: the entry, what was found, what was expected."""
     out = tree.parent / "out"

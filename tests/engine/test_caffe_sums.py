@@ -54,10 +54,15 @@ def test_the_kernels_of_a_processor() -> None:
         ("", "aarch64", "", "OpenBLAS's order on aarch64 is not known (known: x86_64)"),
         ("", "x86_64", "flags : sse2", "OpenBLAS's order on a processor without AVX2 and FMA is not known"),
         ("Atom", "x86_64", ZEN4, "OPENBLAS_CORETYPE=Atom: its order is not known (known: Haswell, SkylakeX, Zen)"),
-        ("", "x86_64", SAPPHIRE_RAPIDS, "which kernels OpenBLAS takes on this processor (GenuineIntel, family 6) is not "
-         "known (OPENBLAS_CORETYPE=Haswell or SkylakeX tells it, and us)"),
+        (
+            "",
+            "x86_64",
+            SAPPHIRE_RAPIDS,
+            "which kernels OpenBLAS takes on this processor (GenuineIntel, family 6) is not "
+            "known (OPENBLAS_CORETYPE=Haswell or SkylakeX tells it, and us)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_known_is_said(core_type: str, machine: str, cpuinfo: str, sentence: str) -> None:
     """Other processors and kernels get a sentence that names them and what is known."""
     assert kernels(core_type, machine, cpuinfo) == sentence
@@ -108,9 +113,18 @@ def test_where_haswells_kernels_have_two_accumulators(sums: CaffeSums) -> None:
         (2, 4, (5, 6, 7), (2, 3, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
     ],
 )
-def test_convolutions_and_gradients(sums: CaffeSums, order: Kernels, c: int, m: int, size: tuple[int, ...],
-                                    kernel: tuple[int, ...], stride: tuple[int, ...], pad: tuple[int, ...],
-                                    dilation: tuple[int, ...], group: int) -> None:  # fmt: skip
+def test_convolutions_and_gradients(
+    sums: CaffeSums,
+    order: Kernels,
+    c: int,
+    m: int,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pad: tuple[int, ...],
+    dilation: tuple[int, ...],
+    group: int,
+) -> None:
     """Forward and gradients equal float64's to rounding, with groups, dilation and any number of axes; gradients add up."""
     own, g = CaffeSums(sums.library, order), torch.Generator().manual_seed(3)
     x, w = torch.randn(3, c, *size, generator=g), torch.randn(m, c // group, *kernel, generator=g)
@@ -144,8 +158,15 @@ def test_threads_change_no_bit(sums: CaffeSums, images: int, kernel: int, pad: i
             dw, db = torch.zeros(w.shape), torch.zeros(34)
             sums.convolution_weight(shape, x, dy, dw)
             sums.bias_gradient(dy, db)
-            found.append([sums.convolution(shape, x, w, db), sums.convolution_data(shape, dy, w), dw, db,
-                          sums.matmul(x.reshape(7, -1).t(), x.reshape(7, -1))])  # fmt: skip
+            found.append(
+                [
+                    sums.convolution(shape, x, w, db),
+                    sums.convolution_data(shape, dy, w),
+                    dw,
+                    db,
+                    sums.matmul(x.reshape(7, -1).t(), x.reshape(7, -1)),
+                ]
+            )
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(one, two) and torch.equal(one, three) for one, two, three in zip(*found, strict=True))
@@ -201,7 +222,9 @@ def test_softmax_loss_and_average_pooling(sums: CaffeSums) -> None:
 
 def test_a_result_that_would_not_reach_the_caller_is_refused(sums: CaffeSums) -> None:
     """Sums are added to contiguous float32 only."""
-    with pytest.raises(ValueError, match=r"found a result of torch.float32, strides \(2,\), expected contiguous float32"):
+    with pytest.raises(
+        ValueError, match=r"found a result of torch.float32, strides \(2,\), expected contiguous float32"
+    ):
         sums.axpy(1.0, torch.ones(3), torch.ones(6)[::2])
 
 

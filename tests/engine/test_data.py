@@ -99,9 +99,14 @@ def test_a_packed_datum_reads_the_same() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(-(2**31), 2**31 - 1), st.booleans(),
-    st.integers(0, 2**32 - 1), st.booleans(),
-)  # fmt: skip
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(-(2**31), 2**31 - 1),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
 def test_the_quick_reader_agrees_with_protobuf(
     channels: int, height: int, width: int, label: int, floats: bool, seed: int, has_label: bool
 ) -> None:
@@ -321,8 +326,11 @@ def test_set_up_takes_caffes_number_of_words(tmp_path: Path) -> None:
     """One word of the main stream, three where crops or mirrors are random: what follows draws as in Caffe."""
     source = write(tmp_path / "db", numbered(2, shape=(1, 4, 4)))
     for transform, phase, words in (
-        ("", TRAIN, 1), ("crop_size: 2", TEST, 1), ("crop_size: 2", TRAIN, 3), ("mirror: true", TEST, 3),
-    ):  # fmt: skip
+        ("", TRAIN, 1),
+        ("crop_size: 2", TEST, 1),
+        ("crop_size: 2", TRAIN, 3),
+        ("mirror: true", TEST, 3),
+    ):
         taken: list[int] = []
 
         class Counting(TorchGenerator):
@@ -344,9 +352,7 @@ def test_input_only_gives_shapes() -> None:
     layer.forward([], tops)
     assert tops[0].shape == (2, 3) and float(tops[1].data.sum()) == 6
     text = 'name: "i" type: "Input" top: "a" top: "b" top: "c" input_param { shape { dim: 2 } shape { dim: 2 } }'
-    assert message(text) == (
-        "Must specify 'shape' once, once per top blob, or not at all: 3 tops vs. 2 shapes."
-    )
+    assert message(text) == ("Must specify 'shape' once, once per top blob, or not at all: 3 tops vs. 2 shapes.")
 
 
 def test_dummy_data_fills_constants_once() -> None:
@@ -408,9 +414,20 @@ def test_image_lists_follow_caffes_reading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("7", 7), ("+3", 3), ("-2x", -2), (" \t4", 4), ("0x10", 0), ("", 0), ("x", 0), ("4294967297", 1), ("9" * 30, -1),
-     ("2147483648", -(2**31)), ("\u0663", 0)],
-)  # fmt: skip
+    [
+        ("7", 7),
+        ("+3", 3),
+        ("-2x", -2),
+        (" \t4", 4),
+        ("0x10", 0),
+        ("", 0),
+        ("x", 0),
+        ("4294967297", 1),
+        ("9" * 30, -1),
+        ("2147483648", -(2**31)),
+        ("\u0663", 0),
+    ],
+)
 def test_labels_are_what_atoi_makes_of_them(text: str, number: int) -> None:
     """glibc: strtol, 64 bits and no more, of which an int keeps the low 32."""
     from allconv_caffe.engine.layers.data_image import c_integer
@@ -420,7 +437,9 @@ def test_labels_are_what_atoi_makes_of_them(text: str, number: int) -> None:
 
 def test_fillers_of_a_blob_without_axes_say_so() -> None:
     for kind in ("xavier", "msra", "positive_unitball"):
-        text = f'name: "d" type: "DummyData" top: "x" dummy_data_param {{ shape {{ }} data_filler {{ type: "{kind}" }} }}'
+        text = (
+            f'name: "d" type: "DummyData" top: "x" dummy_data_param {{ shape {{ }} data_filler {{ type: "{kind}" }} }}'
+        )
         assert "axis 0 out of range for 0-D Blob with shape (1)" in message(text, 1)
 
 
@@ -453,7 +472,9 @@ def hdf5(folder: Path, rows: list[int]) -> str:
             file["y"] = np.arange(start, start + n) * 0.5
         start += n
     (folder / "list.txt").write_text(" ".join(f"{folder}/{i}.h5" for i in range(len(rows))))
-    return f'name: "h" type: "HDF5Data" top: "x" top: "y" hdf5_data_param {{ source: "{folder}/list.txt" batch_size: 4 }}'
+    return (
+        f'name: "h" type: "HDF5Data" top: "x" top: "y" hdf5_data_param {{ source: "{folder}/list.txt" batch_size: 4 }}'
+    )
 
 
 def test_hdf5_batches_span_files(tmp_path: Path) -> None:
@@ -492,7 +513,8 @@ def test_hdf5_output_writes_one_batch(tmp_path: Path) -> None:
     """data and label stand in the file with four axes; a second forward stops."""
     param = LayerParameter()
     text_format.Parse(
-        f'name: "o" type: "HDF5Output" bottom: "x" bottom: "y" hdf5_output_param {{ file_name: "{tmp_path}/o.h5" }}', param
+        f'name: "o" type: "HDF5Output" bottom: "x" bottom: "y" hdf5_output_param {{ file_name: "{tmp_path}/o.h5" }}',
+        param,
     )
     layer = create(param, Context())
     bottoms = [Blob((2, 3)), Blob((2,))]

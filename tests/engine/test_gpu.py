@@ -53,7 +53,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with lmdb.open("db", map_size=1 << 24) as env, env.begin(write=True) as txn:
         for i in range(30):
             image = rng.normal(i % 3 - 1, 1, 3 * 12 * 12)
-            txn.put(b"%03d" % i, Datum(channels=3, height=12, width=12, label=i % 3, float_data=image).SerializeToString())
+            txn.put(
+                b"%03d" % i, Datum(channels=3, height=12, width=12, label=i % 3, float_data=image).SerializeToString()
+            )
     write_net()
     data.forget_loaded()
     yield
@@ -64,12 +66,19 @@ def write_net(dropped: float = 0, transform: str = "") -> None:
     Path("net.prototxt").write_text(NET.replace("DROPPED", str(dropped)).replace("TRANSFORM", transform))
 
 
-def make(extra: str = "momentum: 0.9", executor: str = "compiled", device: str = "cuda", precision: str = "float32") -> Solver:
+def make(
+    extra: str = "momentum: 0.9", executor: str = "compiled", device: str = "cuda", precision: str = "float32"
+) -> Solver:
     context = Context(
-        rng=TorchGenerator(5), device=torch.device(device), conv_mode="direct", tf32=precision == "tf32",
+        rng=TorchGenerator(5),
+        device=torch.device(device),
+        conv_mode="direct",
+        tf32=precision == "tf32",
         compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-    )  # fmt: skip
-    return create_solver(parse_text(SOLVER + extra, SolverParameter), context=context, where="solver.prototxt", executor=executor)
+    )
+    return create_solver(
+        parse_text(SOLVER + extra, SolverParameter), context=context, where="solver.prototxt", executor=executor
+    )
 
 
 def weights(solver: Solver) -> list[torch.Tensor]:
@@ -83,9 +92,15 @@ def replays(solver: Solver) -> int:
 
 
 KINDS = [
-    "momentum: 0.9", "momentum: 0.9 iter_size: 2", "momentum: 0.9 clip_gradients: 0.5", 'type: "Nesterov" momentum: 0.9',
-    'type: "AdaGrad"', 'type: "RMSProp" rms_decay: 0.9', 'type: "AdaDelta" momentum: 0.9 delta: 1e-6', 'type: "Adam" momentum: 0.9',
-]  # fmt: skip
+    "momentum: 0.9",
+    "momentum: 0.9 iter_size: 2",
+    "momentum: 0.9 clip_gradients: 0.5",
+    'type: "Nesterov" momentum: 0.9',
+    'type: "AdaGrad"',
+    'type: "RMSProp" rms_decay: 0.9',
+    'type: "AdaDelta" momentum: 0.9 delta: 1e-6',
+    'type: "Adam" momentum: 0.9',
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,12 +258,15 @@ def source_layer(type_: str, param: str) -> str:
 
 
 SOURCES = [
-    source_layer("ImageData", 'image_data_param { source: "list.txt" batch_size: 3 new_height: 8 new_width: 8 } '
-                              "transform_param { crop_size: 6 mirror: true mean_value: 3 scale: 0.5 }"),
+    source_layer(
+        "ImageData",
+        'image_data_param { source: "list.txt" batch_size: 3 new_height: 8 new_width: 8 } '
+        "transform_param { crop_size: 6 mirror: true mean_value: 3 scale: 0.5 }",
+    ),
     source_layer("HDF5Data", 'hdf5_data_param { source: "hdf5.txt" batch_size: 3 }'),
     source_layer("Data", 'data_param { source: "db" backend: LMDB batch_size: 7 }'),
-    source_layer("DummyData", "dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: \"gaussian\" } }"),
-]  # fmt: skip
+    source_layer("DummyData", 'dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "gaussian" } }'),
+]
 
 
 @pytest.mark.parametrize("text", SOURCES)
@@ -262,8 +280,10 @@ def test_a_source_layer_gives_the_gpu_what_it_gives_the_cpu(text: str) -> None:
         file["data"] = rng.normal(size=(5, 2, 3)).astype(np.float32)
         file["label"] = np.arange(5, dtype=np.float32)
     Path("hdf5.txt").write_text("numbers.h5\n")
-    nets = [Net(parse_text(text, NetParameter), Context(phase=TRAIN, rng=TorchGenerator(2), device=torch.device(device)))
-            for device in ("cpu", "cuda")]  # fmt: skip
+    nets = [
+        Net(parse_text(text, NetParameter), Context(phase=TRAIN, rng=TorchGenerator(2), device=torch.device(device)))
+        for device in ("cpu", "cuda")
+    ]
     for _ in range(5):
         for net in nets:
             net.forward()
@@ -354,7 +374,9 @@ def test_pycaffe_in_gpu_mode() -> None:
             solver.net.params["ip"][0].data[...] = 1
             solver.net.params["ip"][1].data[...] = 0
             solver.net.forward(start="ip")
-            np.testing.assert_allclose(solver.net.blobs["ip"].data, 0.5 * solver.net.blobs["conv2"].data[0].size, rtol=1e-4)
+            np.testing.assert_allclose(
+                solver.net.blobs["ip"].data, 0.5 * solver.net.blobs["conv2"].data[0].size, rtol=1e-4
+            )
         finally:
             pycaffe.set_mode_cpu()
     for ours, theirs in zip(found["set_mode_gpu"], found["set_mode_cpu"], strict=True):
@@ -384,5 +406,3 @@ def test_pictures_on_the_gpu_are_the_cpus() -> None:
     assert scale > 0
     flipped = np.abs(maps[0] - maps[1]) > 1e-3 * scale  # a ReLU input within rounding of zero may pass in one alone
     assert flipped.mean() < 1e-3
-
-

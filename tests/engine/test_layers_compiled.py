@@ -34,37 +34,54 @@ def layer(name: str, type_: str, bottoms: str, param: str = "", tops: str = "") 
 
 
 CLASS = 'type: "uniform" min: 0 max: 3.99'
-NET = "".join([
-    dummy("x", "4 3 4 4"), dummy("target", "4 6", 'type: "uniform"'), dummy("label", "4", CLASS), dummy("H", "6 6"),
-    layer("deconv", "Deconvolution", "x", f"convolution_param {{ num_output: 4 kernel_size: 2 stride: 2 {XAVIER} }}"),
-    layer("crop", "Crop", "deconv x", "crop_param { offset: 1 }"),
-    layer("mvn", "MVN", "crop"),
-    layer("im2col", "Im2col", "mvn", "convolution_param { kernel_size: 2 }"),
-    layer("tile", "Tile", "im2col", "tile_param { tiles: 2 }"),
-    layer("spp", "SPP", "tile", "spp_param { pyramid_height: 2 }"),
-    layer("h", "InnerProduct", "spp", f"inner_product_param {{ num_output: 6 {XAVIER} }}"),
-    layer("e", "Embed", "label", f"embed_param {{ input_dim: 4 num_output: 6 {XAVIER} }}"),
-    layer("p", "Parameter", "", "parameter_param { shape { dim: 4 dim: 6 } }"),
-    layer("z", "Eltwise", "h e p"),
-    layer("euclidean", "EuclideanLoss", "z target"),
-    layer("sigmoid", "SigmoidCrossEntropyLoss", "z target", "loss_param { ignore_label: 1 normalization: VALID }"),
-    layer("hinge", "HingeLoss", "z label", "hinge_loss_param { norm: L2 }"),
-    layer("contrastive", "ContrastiveLoss", "h e label"),
-    layer("infogain", "InfogainLoss", "z label H", "loss_param { ignore_label: 2 }"),
-    layer("prob", "Softmax", "z"),
-    layer("logistic", "MultinomialLogisticLoss", "prob label"),
-    layer("energy", "Reduction", "z", "loss_weight: 0.01 reduction_param { operation: SUMSQ }"),
-    layer("best", "ArgMax", "z"),
-    dummy("seq", "3 2 5"), dummy("cont", "3 2", CLASS), dummy("h0", "1 2 4"), dummy("c0", "1 2 4"), dummy("one", "1 2", CLASS),
-    layer("lstm", "LSTM", "seq cont h0 c0", f"recurrent_param {{ num_output: 4 expose_hidden: true {XAVIER} }}", "o hT cT"),
-    layer("rnn", "RNN", "o cont h0", f"recurrent_param {{ num_output: 4 expose_hidden: true {XAVIER} }}", "q rT"),
-    layer("states", "Silence", "hT cT rT", "").replace('top: "states"', ""),
-    layer("read", "Reduction", "q", "loss_weight: 1"),
-    layer("gate", "InnerProduct", "h0", f"inner_product_param {{ num_output: 16 axis: 2 {XAVIER} }}"),
-    layer("unit", "LSTMUnit", "c0 gate one", "", "c h1"),
-    layer("cells", "Reduction", "c", "loss_weight: 1"),
-    layer("hidden", "Reduction", "h1", "loss_weight: 1"),
-])  # fmt: skip
+NET = "".join(
+    [
+        dummy("x", "4 3 4 4"),
+        dummy("target", "4 6", 'type: "uniform"'),
+        dummy("label", "4", CLASS),
+        dummy("H", "6 6"),
+        layer(
+            "deconv", "Deconvolution", "x", f"convolution_param {{ num_output: 4 kernel_size: 2 stride: 2 {XAVIER} }}"
+        ),
+        layer("crop", "Crop", "deconv x", "crop_param { offset: 1 }"),
+        layer("mvn", "MVN", "crop"),
+        layer("im2col", "Im2col", "mvn", "convolution_param { kernel_size: 2 }"),
+        layer("tile", "Tile", "im2col", "tile_param { tiles: 2 }"),
+        layer("spp", "SPP", "tile", "spp_param { pyramid_height: 2 }"),
+        layer("h", "InnerProduct", "spp", f"inner_product_param {{ num_output: 6 {XAVIER} }}"),
+        layer("e", "Embed", "label", f"embed_param {{ input_dim: 4 num_output: 6 {XAVIER} }}"),
+        layer("p", "Parameter", "", "parameter_param { shape { dim: 4 dim: 6 } }"),
+        layer("z", "Eltwise", "h e p"),
+        layer("euclidean", "EuclideanLoss", "z target"),
+        layer("sigmoid", "SigmoidCrossEntropyLoss", "z target", "loss_param { ignore_label: 1 normalization: VALID }"),
+        layer("hinge", "HingeLoss", "z label", "hinge_loss_param { norm: L2 }"),
+        layer("contrastive", "ContrastiveLoss", "h e label"),
+        layer("infogain", "InfogainLoss", "z label H", "loss_param { ignore_label: 2 }"),
+        layer("prob", "Softmax", "z"),
+        layer("logistic", "MultinomialLogisticLoss", "prob label"),
+        layer("energy", "Reduction", "z", "loss_weight: 0.01 reduction_param { operation: SUMSQ }"),
+        layer("best", "ArgMax", "z"),
+        dummy("seq", "3 2 5"),
+        dummy("cont", "3 2", CLASS),
+        dummy("h0", "1 2 4"),
+        dummy("c0", "1 2 4"),
+        dummy("one", "1 2", CLASS),
+        layer(
+            "lstm",
+            "LSTM",
+            "seq cont h0 c0",
+            f"recurrent_param {{ num_output: 4 expose_hidden: true {XAVIER} }}",
+            "o hT cT",
+        ),
+        layer("rnn", "RNN", "o cont h0", f"recurrent_param {{ num_output: 4 expose_hidden: true {XAVIER} }}", "q rT"),
+        layer("states", "Silence", "hT cT rT", "").replace('top: "states"', ""),
+        layer("read", "Reduction", "q", "loss_weight: 1"),
+        layer("gate", "InnerProduct", "h0", f"inner_product_param {{ num_output: 16 axis: 2 {XAVIER} }}"),
+        layer("unit", "LSTMUnit", "c0 gate one", "", "c h1"),
+        layer("cells", "Reduction", "c", "loss_weight: 1"),
+        layer("hidden", "Reduction", "h1", "loss_weight: 1"),
+    ]
+)
 OUTSIDE = {
     "Filter": layer("n", "Filter", "h one"),
     "BatchReindex": layer("n", "BatchReindex", "h one"),
@@ -128,7 +145,9 @@ def test_every_tensor_lies_on_the_net_s_device(monkeypatch: pytest.MonkeyPatch) 
 
 def test_window_data_is_refused_by_name() -> None:
     """The one type that is not computed says so at set-up, and what to use instead."""
-    with pytest.raises(CaffeError, match="layer 'w': WindowData is the one layer type of Caffe that this engine does not"):
+    with pytest.raises(
+        CaffeError, match="layer 'w': WindowData is the one layer type of Caffe that this engine does not"
+    ):
         Net(parse_text(layer("w", "WindowData", ""), NetParameter))
 
 

@@ -37,7 +37,9 @@ def test_the_layers_compute_the_same_on_a_gpu() -> None:
     for case_id, expected in RECORDED.items():
         case = CASES[case_id]
         errors = harness.compare(harness.run_ours(case, expected, "cuda"), expected, case.ignore)
-        wrong |= {f"{case_id} {name}": error for name, error in errors.items() if not error <= max(case.tolerance, 1e-4)}
+        wrong |= {
+            f"{case_id} {name}": error for name, error in errors.items() if not error <= max(case.tolerance, 1e-4)
+        }
     assert not wrong
 
 

@@ -30,7 +30,12 @@ CASES = [
     ("InfogainLoss", "", [(3, 4), LABELS, MATRIX], 1),
     ("BatchReindex", "", [(3, 2), torch.tensor([2.0, 0, 2, 2])], 1),
     ("Crop", "crop_param { axis: 1 offset: 1 }", [(2, 4, 4), torch.zeros(2, 2, 3)], 1),
-    ("Deconvolution", "convolution_param { num_output: 4 kernel_size: 3 stride: 2 pad: 1 group: 2 }", [(2, 2, 2, 3)], 1),
+    (
+        "Deconvolution",
+        "convolution_param { num_output: 4 kernel_size: 3 stride: 2 pad: 1 group: 2 }",
+        [(2, 2, 2, 3)],
+        1,
+    ),
     ("Embed", "embed_param { input_dim: 3 num_output: 2 }", [LABELS], 1),
     ("Filter", "", [(3, 2), (3, 3), torch.tensor([1.0, 0, -1])], 2),
     ("Im2col", "convolution_param { kernel_size: 2 stride: 2 pad: 1 dilation: 2 }", [(1, 2, 3, 4)], 1),
@@ -49,10 +54,14 @@ CASES = [
 ]
 
 
-def build(type_: str, param: str, bottoms: list[tuple[int, ...] | torch.Tensor], tops: int) -> tuple[Layer, list[Blob], list[Blob]]:
+def build(
+    type_: str, param: str, bottoms: list[tuple[int, ...] | torch.Tensor], tops: int
+) -> tuple[Layer, list[Blob], list[Blob]]:
     """A layer over filled bottoms; its parameters normal."""
     generator = torch.Generator().manual_seed(3)
-    layer = create(parse_text(f'name: "l" type: "{type_}" {param}', LayerParameter), Context(phase=0, rng=TorchGenerator(1)))
+    layer = create(
+        parse_text(f'name: "l" type: "{type_}" {param}', LayerParameter), Context(phase=0, rng=TorchGenerator(1))
+    )
     blobs = []
     for bottom in bottoms:
         value = bottom if isinstance(bottom, torch.Tensor) else torch.randn(bottom, generator=generator)
@@ -109,7 +118,12 @@ def test_backward_is_the_slope_of_forward(
 @pytest.mark.parametrize(
     ("type_", "param", "bottoms", "sentence"),
     [
-        ("HingeLoss", "", [(3, 4), torch.tensor([0.0, 4.0, 1.0])], "label_value < classes (4 vs. 4): labels are 0 to 3"),
+        (
+            "HingeLoss",
+            "",
+            [(3, 4), torch.tensor([0.0, 4.0, 1.0])],
+            "label_value < classes (4 vs. 4): labels are 0 to 3",
+        ),
         ("InfogainLoss", "", [(3, 4), torch.tensor([0.0, -1.0, 1.0]), MATRIX], "label_value >= 0 (-1 vs. 0)"),
         ("MultinomialLogisticLoss", "", [(3, 4), torch.tensor([0.0, 9.0, 1.0])], "label_value < classes (9 vs. 4)"),
         ("Embed", "embed_param { input_dim: 2 num_output: 1 }", [LABELS], "index < K_ (2 vs. 2): indices are 0 to 1"),
@@ -129,7 +143,9 @@ def test_an_index_out_of_range_stops_the_net(
 
 def test_argmax_takes_the_later_of_equals() -> None:
     """[1, 3, 3, 2]: the two greatest lie at 2 and 1."""
-    layer, blobs, top = build("ArgMax", "argmax_param { top_k: 2 out_max_val: true }", [torch.tensor([[1.0, 3, 3, 2]])], 1)
+    layer, blobs, top = build(
+        "ArgMax", "argmax_param { top_k: 2 out_max_val: true }", [torch.tensor([[1.0, 3, 3, 2]])], 1
+    )
     layer.forward(blobs, top)
     assert top[0].data.tolist() == [[[2.0, 1.0], [3.0, 3.0]]]
 

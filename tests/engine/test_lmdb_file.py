@@ -30,13 +30,22 @@ def by_page(path: Path, start: int = 0) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.parametrize(
     ("count", "sizes", "keys"),
-    [(0, (0, 1), 1), (1, (100_000, 100_001), 1), (3, (0, 10), 1), (3000, (0, 1), 60), (5000, (700, 900), 1),
-     (800, (0, 9000), 200), (300, (4070, 4100), 400)],
-)  # fmt: skip
+    [
+        (0, (0, 1), 1),
+        (1, (100_000, 100_001), 1),
+        (3, (0, 10), 1),
+        (3000, (0, 1), 60),
+        (5000, (700, 900), 1),
+        (800, (0, 9000), 200),
+        (300, (4070, 4100), 400),
+    ],
+)
 def test_records_are_the_librarys(tmp_path: Path, count: int, sizes: tuple[int, int], keys: int) -> None:
     """Empty, single, inline, in overflow pages, several levels; written at random, a third deleted again; any start."""
     rng = random.Random(count)
-    records = {b"%08d" % i + rng.randbytes(rng.randrange(keys)): rng.randbytes(rng.randrange(*sizes)) for i in range(count)}
+    records = {
+        b"%08d" % i + rng.randbytes(rng.randrange(keys)): rng.randbytes(rng.randrange(*sizes)) for i in range(count)
+    }
     order = list(records)
     rng.shuffle(order)
     write(tmp_path / "db", {key: records[key] for key in order})
@@ -81,7 +90,9 @@ def test_a_tree_that_goes_round_or_says_too_much_ends(tmp_path: Path) -> None:
     path = tmp_path / "db" / "data.mdb"
     whole = path.read_bytes()
     metas = [16 + 24 + 48, 4096 + 16 + 24 + 48]  # of the main tree: flags at 4, depth at 6, entries at 32, root at 40
-    root = max(int.from_bytes(whole[at + 40 : at + 48], "little") for at in metas if whole[at + 40 : at + 48] != b"\xff" * 8)
+    root = max(
+        int.from_bytes(whole[at + 40 : at + 48], "little") for at in metas if whole[at + 40 : at + 48] != b"\xff" * 8
+    )
     branch = bytearray(whole)
     at = root * 4096 + int.from_bytes(whole[root * 4096 + 16 : root * 4096 + 18], "little")
     branch[at : at + 6] = root.to_bytes(6, "little")
@@ -92,8 +103,15 @@ def test_a_tree_that_goes_round_or_says_too_much_ends(tmp_path: Path) -> None:
             raw[meta + offset : meta + offset + len(value)] = value
         return bytes(raw)
 
-    for raw in (bytes(branch), with_meta(6, b"\x03\x00"), with_meta(6, b"\xff\x00"), with_meta(32, b"\xff" * 6),
-                with_meta(32, b"\xc7\x00"), with_meta(32, b"\xc9\x00"), with_meta(4, b"\x04\x00")):  # fmt: skip
+    for raw in (
+        bytes(branch),
+        with_meta(6, b"\x03\x00"),
+        with_meta(6, b"\xff\x00"),
+        with_meta(32, b"\xff" * 6),
+        with_meta(32, b"\xc7\x00"),
+        with_meta(32, b"\xc9\x00"),
+        with_meta(4, b"\x04\x00"),
+    ):
         path.write_bytes(raw)
         with pytest.raises(CaffeError, match=r"\(-30796 vs\. 0\) MDB_CORRUPTED"):
             by_page(tmp_path / "db")

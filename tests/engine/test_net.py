@@ -34,16 +34,25 @@ def test_a_phase_decides_which_layers_are_built() -> None:
     """Accuracy, included in TEST only, is absent in TRAIN, and only its presence splits its bottoms."""
     assert build(SMALL, TRAIN).layer_names == ["data", "label", "ip", "loss"]
     assert build(SMALL, TEST).layer_names == [
-        "data", "label", "label_label_0_split", "ip", "ip_ip_0_split", "accuracy", "loss",
-    ]  # fmt: skip
+        "data",
+        "label",
+        "label_label_0_split",
+        "ip",
+        "ip_ip_0_split",
+        "accuracy",
+        "loss",
+    ]
 
 
 def test_split_tops_are_named_as_in_caffe() -> None:
     """A blob read twice is read through <blob>_<layer>_<top>_split_<k>."""
     net = build(SMALL, TEST)
     assert [b for b in net.blob_names if "split" in b] == [
-        "label_label_0_split_0", "label_label_0_split_1", "ip_ip_0_split_0", "ip_ip_0_split_1",
-    ]  # fmt: skip
+        "label_label_0_split_0",
+        "label_label_0_split_1",
+        "ip_ip_0_split_0",
+        "ip_ip_0_split_1",
+    ]
 
 
 def test_outputs_stand_in_byte_order() -> None:
@@ -59,9 +68,14 @@ def test_backward_runs_between_loss_and_parameters_only() -> None:
     net = build(SMALL, TEST)
     need = dict(zip(net.layer_names, net.layer_need_backward, strict=True))
     assert need == {
-        "data": False, "label": False, "label_label_0_split": False, "ip": True, "ip_ip_0_split": True,
-        "accuracy": False, "loss": True,
-    }  # fmt: skip
+        "data": False,
+        "label": False,
+        "label_label_0_split": False,
+        "ip": True,
+        "ip_ip_0_split": True,
+        "accuracy": False,
+        "loss": True,
+    }
     assert net.bottom_need_backward[net.layer_names.index("ip")] == [False]
 
 

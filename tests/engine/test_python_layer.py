@@ -124,13 +124,17 @@ def test_what_a_user_layer_raises_is_kept_with_the_users_traceback(module: str) 
     )
     assert isinstance(error.original, ValueError) and not error.loading
     lines = error.details.splitlines()
-    assert lines[0] == "Traceback (most recent call last):" and "layers_of_a_user.py" in lines[1] and "setup" in lines[1]
+    assert (
+        lines[0] == "Traceback (most recent call last):" and "layers_of_a_user.py" in lines[1] and "setup" in lines[1]
+    )
 
 
 def test_an_error_in_forward_names_the_layer(module: str) -> None:
     """Errors after set-up come out the same way."""
     net = build(module, "Failing")
-    with pytest.raises(PythonLayerError, match=r"layer 'user': layers_of_a_user.Failing.forward: RuntimeError: out of coffee"):
+    with pytest.raises(
+        PythonLayerError, match=r"layer 'user': layers_of_a_user.Failing.forward: RuntimeError: out of coffee"
+    ):
         net.forward()
 
 

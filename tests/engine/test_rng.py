@@ -62,8 +62,10 @@ def test_normal_numbers_drawn_in_pieces_are_those_drawn_one_by_one() -> None:
 
 def test_the_tables_end_where_a_ziggurat_must() -> None:
     """Equal areas: the layers' x fall to 0, their y rise to 1, and x * dy is the same everywhere."""
-    for table, area in ((ziggurat.normal_table(), ziggurat.NORMAL_AREA),
-                        (ziggurat.exponential_table(), ziggurat.EXPONENTIAL_AREA)):  # fmt: skip
+    for table, area in (
+        (ziggurat.normal_table(), ziggurat.NORMAL_AREA),
+        (ziggurat.exponential_table(), ziggurat.EXPONENTIAL_AREA),
+    ):
         assert (np.diff(table.x) < 0).all() and table.x[-1] == 0 and table.y[-1] == 1
         np.testing.assert_allclose(table.x[1:-1] * np.diff(table.y)[1:], float(area), rtol=1e-12)
 

@@ -11,18 +11,32 @@ from allconv_caffe.proto import NetParameter, parse_text
 
 BIG = 4294967295  # -1 for an int
 CASES = [
-    ("Convolution", "convolution_param { num_output: 4000000000 kernel_size: 1 }", "num_output_ > 0 (-294967296 vs. 0)"),
+    (
+        "Convolution",
+        "convolution_param { num_output: 4000000000 kernel_size: 1 }",
+        "num_output_ > 0 (-294967296 vs. 0)",
+    ),
     ("Convolution", f"convolution_param {{ num_output: 2 kernel_size: {BIG} }}", "Filter dimensions must be nonzero."),
-    ("Convolution", f"convolution_param {{ num_output: 2 kernel_size: 3 stride: {BIG} }}", "Stride dimensions must be nonzero."),
+    (
+        "Convolution",
+        f"convolution_param {{ num_output: 2 kernel_size: 3 stride: {BIG} }}",
+        "Stride dimensions must be nonzero.",
+    ),
     ("Convolution", "convolution_param { num_output: 2 kernel_size: 3 group: 0 }", "group_ > 0 (0 vs. 0)"),
-    ("Convolution", "convolution_param { num_output: 2 kernel_size: 3 dilation: 0 }", "dilation must be at least 1, found 0"),
+    (
+        "Convolution",
+        "convolution_param { num_output: 2 kernel_size: 3 dilation: 0 }",
+        "dilation must be at least 1, found 0",
+    ),
     ("Pooling", f"pooling_param {{ kernel_size: 2 stride: {BIG} }}", "shape[i] >= 0 (-1 vs. 0)"),
     ("LRN", f"lrn_param {{ local_size: {BIG} }}", "LRN only supports odd values for local_size"),
     ("Embed", f"embed_param {{ input_dim: {BIG} num_output: 2 }}", "EmbedLayer input_dim must be positive."),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("number", "value"), [(0, 0), (2**31 - 1, 2**31 - 1), (2**31, -(2**31)), (BIG, -1), (2**32 + 2, 2)])
+@pytest.mark.parametrize(
+    ("number", "value"), [(0, 0), (2**31 - 1, 2**31 - 1), (2**31, -(2**31)), (BIG, -1), (2**32 + 2, 2)]
+)
 def test_fields_become_ints_as_in_c(number: int, value: int) -> None:
     assert c_int(number) == value
 

@@ -187,7 +187,10 @@ def test_hdf5_weights_need_a_group_for_each_layer(tmp_path: Path, name: str) -> 
 ERRORS = [
     (HYPER, "solver.prototxt: SolverParameter must specify a train net using one of these fields: "),
     (NET + HYPER.replace('"fixed"', '"nope"'), "solver.prototxt: Unknown learning rate policy: nope (known policies: "),
-    (NET + HYPER + 'type: "Nope"', "solver.prototxt: Unknown solver type: Nope (known types: AdaDelta, AdaGrad, Adam, "),
+    (
+        NET + HYPER + 'type: "Nope"',
+        "solver.prototxt: Unknown solver type: Nope (known types: AdaDelta, AdaGrad, Adam, ",
+    ),
     (NET + HYPER + 'type: "AdaGrad"', "solver.prototxt: Momentum cannot be used with AdaGrad."),
     (
         NET + HYPER + 'snapshot: 1 snapshot_prefix: "/nowhere/to/be/found"',

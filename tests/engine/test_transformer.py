@@ -34,9 +34,15 @@ def slow(image: np.ndarray, param: Any, mean: np.ndarray | None, draw: np.ndarra
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 3), st.booleans(), st.sampled_from(["none", "one", "each", "file"]), st.sampled_from([1.0, 0.0039]),
-    st.sampled_from([TRAIN, TEST]), st.booleans(), st.booleans(), st.integers(0, 1000),
-)  # fmt: skip
+    st.integers(0, 3),
+    st.booleans(),
+    st.sampled_from(["none", "one", "each", "file"]),
+    st.sampled_from([1.0, 0.0039]),
+    st.sampled_from([TRAIN, TEST]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 1000),
+)
 def test_a_batch_is_transformed_as_each_of_its_images(
     crop: int, mirror: bool, mean: str, scale: float, phase: int, floats: bool, indexed: bool, seed: int
 ) -> None:

@@ -11,9 +11,29 @@ Mutant = tuple[str, bytes]  # what was done, the file
 
 # numbers that a length, a dimension or a label should not be
 VARINTS = (0, 1, 127, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
-NUMBERS = ("0", "-1", "1e39", "-1e39", "nan", "inf", "2147483647", "2147483648", "-2147483649", "99999999999999999999",
-           "1.5", "0x7fffffff", "true", "MAX", '"x"', "{ }", "[1, 2]", "")  # fmt: skip
-SMALL_NUMBERS = tuple(text for text in NUMBERS if text not in ("2147483647", "0x7fffffff"))  # a training ends with these
+NUMBERS = (
+    "0",
+    "-1",
+    "1e39",
+    "-1e39",
+    "nan",
+    "inf",
+    "2147483647",
+    "2147483648",
+    "-2147483649",
+    "99999999999999999999",
+    "1.5",
+    "0x7fffffff",
+    "true",
+    "MAX",
+    '"x"',
+    "{ }",
+    "[1, 2]",
+    "",
+)
+SMALL_NUMBERS = tuple(
+    text for text in NUMBERS if text not in ("2147483647", "0x7fffffff")
+)  # a training ends with these
 NAN = struct.pack("<f", float("nan"))
 
 

@@ -68,8 +68,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         glog.init()
-    return {"name": job["name"], "status": status, "out": out.getvalue(), "err": err.getvalue(), "trace": trace,
-            "seconds": round(time.perf_counter() - began, 3)}  # fmt: skip
+    return {
+        "name": job["name"],
+        "status": status,
+        "out": out.getvalue(),
+        "err": err.getvalue(),
+        "trace": trace,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
 
 
 def main(jobs: str, answers: str) -> None:

@@ -151,8 +151,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values.append(files.datum(rs, label=1) + b"\xf2\x7f\x80\x40" + bytes(8192))  # a long unknown field
     files.write_lmdb(path / "db", values)
     for name in ("solver", "h5"):
-        subprocess.run([*OURS, "train", "-solver", f"{name}.prototxt"], cwd=path, env=golden.environment(), check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            [*OURS, "train", "-solver", f"{name}.prototxt"],
+            cwd=path,
+            env=golden.environment(),
+            check=True,
+            capture_output=True,
+        )
     (path / "m").mkdir()
     return path
 
@@ -163,7 +168,11 @@ def job(folder: Path, kind: str, i: int, mutant: tuple[str, bytes], ending: str,
     name = f"m/{kind}{i}{ending}"
     (folder / name).write_bytes(raw)
     if command.startswith("caffe."):
-        return {"name": f"pycaffe {kind} {i}: {said}", "folder": str(folder), "code": command.replace("FILE", repr(name))}
+        return {
+            "name": f"pycaffe {kind} {i}: {said}",
+            "folder": str(folder),
+            "code": command.replace("FILE", repr(name)),
+        }
     return {"name": f"{kind} {i}: {said}", "folder": str(folder), "argv": command.replace("FILE", name).split()}
 
 
@@ -175,7 +184,9 @@ def some(mutants: Iterable[Any], rng: random.Random, count: int) -> list[Any]:
 MODEL = "test -model net.prototxt -iterations 1 -weights FILE"
 
 
-@pytest.mark.parametrize("seed", [pytest.param(1), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+@pytest.mark.parametrize(
+    "seed", [pytest.param(1), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+)
 def test_damaged_weights_states_and_databases(folder: Path, seed: int) -> None:
     """Mutations of a caffemodel, a solverstate, their HDF5 forms and an LMDB: refused or taken, nothing else."""
     rng = random.Random(seed)
@@ -187,7 +198,11 @@ def test_damaged_weights_states_and_databases(folder: Path, seed: int) -> None:
             jobs.append(job(folder, "model", i, mutant, ".caffemodel", "caffe.Net('net.prototxt', 1).copy_from(FILE)"))
     state = (folder / "x_iter_2.solverstate").read_bytes()
     for i, mutant in enumerate(some(hostile.wire_mutants(state, hostile.STATES, rng, 300), rng, 60)):
-        command = "train -solver solver.prototxt -snapshot FILE" if i % 3 else "caffe.get_solver('solver.prototxt').restore(FILE)"
+        command = (
+            "train -solver solver.prototxt -snapshot FILE"
+            if i % 3
+            else "caffe.get_solver('solver.prototxt').restore(FILE)"
+        )
         jobs.append(job(folder, "state", i, mutant, ".solverstate", command))
     model, state = ((folder / f"h_iter_2.{kind}.h5").read_bytes() for kind in ("caffemodel", "solverstate"))
     for i, mutant in enumerate(hostile.byte_mutants(model, rng, 60)):
@@ -206,7 +221,9 @@ def test_damaged_weights_states_and_databases(folder: Path, seed: int) -> None:
     assert count["refused"] > len(jobs) / 4 and count["taken"] > len(jobs) / 10, count  # both have been tried
 
 
-@pytest.mark.parametrize("seed", [pytest.param(1), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+@pytest.mark.parametrize(
+    "seed", [pytest.param(1), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+)
 def test_mutilated_prototxts_and_mean_files(folder: Path, seed: int) -> None:
     """Mutations of a net, a solver and a mean file: refused or taken, nothing else."""
     rng = random.Random(seed)

@@ -76,9 +76,12 @@ def states(folder: Path) -> dict[str, tuple[Any, str]]:
         "iter beyond": (put("iter", np.array([2**64 - 1], np.uint64)), ""),
         "model in an array": (put("learned_net", np.array([b"h_iter_2.caffemodel.h5"])), ""),
         "link to a pipe": (put("history/0", h5py.ExternalLink(str(folder / "pipe"), "/x")), PIPE),
-        "group in itself": (lambda file: file["history"].__setitem__("self", file["history"]), "Incorrect length of history blobs"),
+        "group in itself": (
+            lambda file: file["history"].__setitem__("self", file["history"]),
+            "Incorrect length of history blobs",
+        ),
         "model is a pipe": (put("learned_net", np.bytes_(b"pipe")), PIPE),
-    }  # fmt: skip
+    }
 
 
 def databases(folder: Path) -> dict[str, tuple[bytes | None, str]]:
@@ -124,8 +127,11 @@ def test_pipes_devices_and_odd_bytes_end_as_in_caffe_or_in_a_sentence(folder: Pa
         with h5py.File(path, "r+") as file:
             change(file)
         job(f"state: {name}", f"train -solver h5.prototxt -snapshot m/{path.name}", said)
-    for command in ("test -model net.prototxt -weights", "train -solver solver.prototxt -snapshot",
-                    "train -solver solver.prototxt -weights"):  # fmt: skip
+    for command in (
+        "test -model net.prototxt -weights",
+        "train -solver solver.prototxt -snapshot",
+        "train -solver solver.prototxt -weights",
+    ):
         job(f"{command} pipe", f"{command} pipe", PIPE)
     job("solver pipe", "train -solver pipe", "pipe: Found a pipe that nobody writes to, expected a file")
     job("flagfile pipe", "train -flagfile=pipe", "")
@@ -146,8 +152,13 @@ def test_pipes_devices_and_odd_bytes_end_as_in_caffe_or_in_a_sentence(folder: Pa
 
     image = cv2.imencode(".jpg", np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8))[1].tobytes()
     (place / "cut.jpg").write_bytes(image[: len(image) - 100])
-    for line, said in {"pipe 1": "Could not load pipe", "/dev/zero 1": "Could not load /dev/zero", "m/cut.jpg 1": "",
-                       "m/cut.jpg\0more 1": "", "m/cut.jpg " + "9" * 5000: ""}.items():  # fmt: skip
+    for line, said in {
+        "pipe 1": "Could not load pipe",
+        "/dev/zero 1": "Could not load /dev/zero",
+        "m/cut.jpg 1": "",
+        "m/cut.jpg\0more 1": "",
+        "m/cut.jpg " + "9" * 5000: "",
+    }.items():
         path = place / f"list{len(jobs)}.txt"
         path.write_text(line + "\n")
         net(f"image list: {line[:20]!r}", IMAGES.replace("LIST", f"m/{path.name}"), said)
@@ -162,8 +173,10 @@ def test_pipes_devices_and_odd_bytes_end_as_in_caffe_or_in_a_sentence(folder: Pa
         )
         net(f"HDF5 list {source}", hdf5.replace("LIST", source), f"Failed to open source file: {source} (Found {found}")
 
-    for name, (shape, said) in {"negative": ((-1, 3, 8, -8), "Check failed: shape[i] >= 0 (-1 vs. 0)"),
-                                "huge": ((2**31, 2**31, 2**31), "Check failed: count_ == proto.data_size()")}.items():  # fmt: skip
+    for name, (shape, said) in {
+        "negative": ((-1, 3, 8, -8), "Check failed: shape[i] >= 0 (-1 vs. 0)"),
+        "huge": ((2**31, 2**31, 2**31), "Check failed: count_ == proto.data_size()"),
+    }.items():
         mean = files.BlobProto(data=[1.0] * 192)
         mean.shape.dim.extend(shape)
         (place / f"mean_{name}").write_bytes(mean.SerializeToString())
@@ -178,8 +191,11 @@ def test_pipes_devices_and_odd_bytes_end_as_in_caffe_or_in_a_sentence(folder: Pa
         text = (folder / f"{kind}.prototxt").read_text()
         old = {"solver": '"x"', "h5": '"h"'}[kind]
         longest = 255 - len("_iter_2.solverstate" + ".h5" * (kind == "h5"))
-        prefixes = {"a" * longest: "", "a" * (longest + 1): "Cannot write to snapshot prefix 'aaa",
-                    "gone/": "Cannot write to snapshot prefix 'gone/'"}  # fmt: skip
+        prefixes = {
+            "a" * longest: "",
+            "a" * (longest + 1): "Cannot write to snapshot prefix 'aaa",
+            "gone/": "Cannot write to snapshot prefix 'gone/'",
+        }
         for i, (prefix, said) in enumerate(prefixes.items()):
             (place / f"{kind}{i}.prototxt").write_text(text.replace(old, f'"{prefix}"'))
             job(f"{kind} prefix {i}", f"train -solver m/{kind}{i}.prototxt", said)
@@ -211,8 +227,14 @@ def test_a_full_disk_leaves_the_snapshot_before(folder: Path, kind: str, limit: 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    result = subprocess.run([*hostile.OURS, "train", "-solver", f"{home.name}.prototxt"], cwd=folder,
-                            env=hostile.golden.environment(), capture_output=True, text=True, preexec_fn=full)  # fmt: skip
+    result = subprocess.run(
+        [*hostile.OURS, "train", "-solver", f"{home.name}.prototxt"],
+        cwd=folder,
+        env=hostile.golden.environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=full,
+    )
     found = hostile.golden.fatal(result.stderr)
     assert (result.returncode, len(found)) == (1, 1), result.stderr[-2000:]
     assert "File too large" in found[0] and f"{home.name}/{kind}_iter_2.caffemodel" in found[0]

@@ -38,15 +38,45 @@ def run(blas, words, arrays):
         a, b, c = arrays
         ta, tb, beta = numbers
         k = a.shape[0 if ta else 1]
-        call(blas, "sgemm", ROW_MAJOR, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, c.shape[0], c.shape[1], k,
-             1.0, a, a.shape[1], b, b.shape[1], beta, c, c.shape[1])  # fmt: skip
+        call(
+            blas,
+            "sgemm",
+            ROW_MAJOR,
+            TRANSPOSED if ta else PLAIN,
+            TRANSPOSED if tb else PLAIN,
+            c.shape[0],
+            c.shape[1],
+            k,
+            1.0,
+            a,
+            a.shape[1],
+            b,
+            b.shape[1],
+            beta,
+            c,
+            c.shape[1],
+        )
         return c
     if what in ("rows", "columns"):
         a, y = arrays
         ones = np.ones(a.shape[1 if what == "rows" else 0], np.float32)
         beta = numbers[0] if numbers else 1.0
-        call(blas, "sgemv", ROW_MAJOR, PLAIN if what == "rows" else TRANSPOSED, a.shape[0], a.shape[1], 1.0, a, a.shape[1],
-             ones, 1, beta, y, 1)  # fmt: skip
+        call(
+            blas,
+            "sgemv",
+            ROW_MAJOR,
+            PLAIN if what == "rows" else TRANSPOSED,
+            a.shape[0],
+            a.shape[1],
+            1.0,
+            a,
+            a.shape[1],
+            ones,
+            1,
+            beta,
+            y,
+            1,
+        )
         return y
     x, y = arrays
     if what == "dot":

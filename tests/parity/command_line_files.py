@@ -53,7 +53,9 @@ def write_good(folder: Path) -> None:
     (folder / "solver.prototxt").write_text(SOLVER)
 
 
-def datum(rs: np.random.RandomState, shape: tuple[int, int, int] = (3, 8, 8), count: int | None = None, **fields: Any) -> bytes:
+def datum(
+    rs: np.random.RandomState, shape: tuple[int, int, int] = (3, 8, 8), count: int | None = None, **fields: Any
+) -> bytes:
     """A Datum that says `shape`, with `count` random bytes as data unless `fields` give other contents."""
     channels, height, width = shape
     if not {"data", "float_data"} & set(fields):
@@ -150,27 +152,31 @@ def _nets(folder: Path) -> None:
         "group": ("num_output: 2", "num_output: 2 group: 2"),
         "bad_filler": ('"constant" value: 0.01', '"nope"'),
         "three_params": ("param { lr_mult: 2 }", "param { lr_mult: 2 } param { lr_mult: 1 }"),
-        "include_exclude": ("include { phase: TEST } }\nlayer { name: \"loss\"",
-                            "include { phase: TEST } exclude { stage: \"x\" } }\nlayer { name: \"loss\""),
+        "include_exclude": (
+            'include { phase: TEST } }\nlayer { name: "loss"',
+            'include { phase: TEST } exclude { stage: "x" } }\nlayer { name: "loss"',
+        ),
         "loss_weights": ('top: "loss"', 'top: "loss" loss_weight: 1 loss_weight: 2'),
         "propagate_down": ('top: "loss"', 'top: "loss" propagate_down: true'),
         "bad_axis": ("num_output: 3", "num_output: 3 axis: 7"),
         "batch_size_zero": ("batch_size: 4", "batch_size: 0"),
         "no_source": ('source: "db" backend: LMDB batch_size: 4', "backend: LMDB batch_size: 4"),
         "no_backend": ("backend: LMDB batch_size: 4", "batch_size: 4"),
-        "crop": ("mean_value: 128 } data_param { source: \"db\" backend: LMDB batch_size: 4",
-                 "crop_size: 9 } data_param { source: \"db\" backend: LMDB batch_size: 4"),
+        "crop": (
+            'mean_value: 128 } data_param { source: "db" backend: LMDB batch_size: 4',
+            'crop_size: 9 } data_param { source: "db" backend: LMDB batch_size: 4',
+        ),
         "mean_values": ("mean_value: 128 }", "mean_value: 128 mean_value: 3 }"),
-        "mean_both": ("mean_value: 128 }", "mean_value: 128 mean_file: \"mean.binaryproto\" }"),
-        "mean_missing": ("mean_value: 128 }", "mean_file: \"gone.binaryproto\" }"),
-        "mean_shape": ("mean_value: 128 }", "mean_file: \"mean7.binaryproto\" }"),
-        "mean_corrupt": ("mean_value: 128 }", "mean_file: \"a_file\" }"),
+        "mean_both": ("mean_value: 128 }", 'mean_value: 128 mean_file: "mean.binaryproto" }'),
+        "mean_missing": ("mean_value: 128 }", 'mean_file: "gone.binaryproto" }'),
+        "mean_shape": ("mean_value: 128 }", 'mean_file: "mean7.binaryproto" }'),
+        "mean_corrupt": ("mean_value: 128 }", 'mean_file: "a_file" }'),
         "num_labels": ('bottom: "label" top: "loss"', 'bottom: "data" top: "loss"'),
         "top_k": ('top: "accuracy" include', 'top: "accuracy" accuracy_param { top_k: 9 } include'),
         "same_name": ('name: "relu1"', 'name: "conv1"'),
         "huge_output": ("num_output: 3", "num_output: 2147483647"),
         "share": ("param { lr_mult: 1 } param { lr_mult: 2 }", 'param { name: "w" } param { name: "w" }'),
-    }.items():  # fmt: skip
+    }.items():
         assert old in NET, name
         (folder / f"{name}.prototxt").write_bytes(NET.replace(old, new, 1).encode("latin-1"))
     for db in [p.name for p in folder.iterdir() if p.is_dir()] + ["gone", "a_file"]:
@@ -205,7 +211,9 @@ def _other_sources(folder: Path) -> None:
         "text_label": "a.png one\n",
     }.items():
         (folder / f"list_{name}.txt").write_text(text)
-        _data_net(folder, f"i_{name}", f'type: "ImageData" image_data_param {{ source: "list_{name}.txt" batch_size: 2 }}')
+        _data_net(
+            folder, f"i_{name}", f'type: "ImageData" image_data_param {{ source: "list_{name}.txt" batch_size: 2 }}'
+        )
     for name, options in {
         "no_list": 'source: "gone.txt" batch_size: 2',
         "folder": 'source: "db" batch_size: 2',
@@ -233,18 +241,30 @@ def _other_sources(folder: Path) -> None:
     h5("data_deep", data=images, label=labels.reshape(6, 1, 1))
     (folder / "data_cut.h5").write_bytes((folder / "data_good.h5").read_bytes()[:3000])
     for name, lines in {
-        **{name: [f"data_{name}.h5"] for name in
-           ("good", "short", "no_label", "uint8", "double", "text", "scalar", "none", "deep", "cut")},
-        "gone": ["gone.h5"], "no_hdf5": ["a.png"], "empty": [], "later_gone": ["data_good.h5", "gone.h5"],
+        **{
+            name: [f"data_{name}.h5"]
+            for name in ("good", "short", "no_label", "uint8", "double", "text", "scalar", "none", "deep", "cut")
+        },
+        "gone": ["gone.h5"],
+        "no_hdf5": ["a.png"],
+        "empty": [],
+        "later_gone": ["data_good.h5", "gone.h5"],
         "folder": ["db"],
-    }.items():  # fmt: skip
+    }.items():
         (folder / f"h5list_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-        _data_net(folder, f"5_{name}", f'type: "HDF5Data" hdf5_data_param {{ source: "h5list_{name}.txt" batch_size: 4 }}')
-    for name, options in {"no_list": 'source: "gone.txt" batch_size: 4',
-                          "no_batch": 'source: "h5list_good.txt" batch_size: 0'}.items():  # fmt: skip
+        _data_net(
+            folder, f"5_{name}", f'type: "HDF5Data" hdf5_data_param {{ source: "h5list_{name}.txt" batch_size: 4 }}'
+        )
+    for name, options in {
+        "no_list": 'source: "gone.txt" batch_size: 4',
+        "no_batch": 'source: "h5list_good.txt" batch_size: 0',
+    }.items():
         _data_net(folder, f"5_{name}", f'type: "HDF5Data" hdf5_data_param {{ {options} }}')
-    for name, options in {"unfed": "batch_size: 2 channels: 3 height: 8 width: 8", "no_size": "batch_size: 2 channels: 3",
-                          "negative": "batch_size: 2 channels: 3 height: 8 width: 0"}.items():  # fmt: skip
+    for name, options in {
+        "unfed": "batch_size: 2 channels: 3 height: 8 width: 8",
+        "no_size": "batch_size: 2 channels: 3",
+        "negative": "batch_size: 2 channels: 3 height: 8 width: 0",
+    }.items():
         _data_net(folder, f"y_{name}", f'type: "MemoryData" memory_data_param {{ {options} }}')
 
 
@@ -320,6 +340,7 @@ def write_bad_snapshots(folder: Path) -> None:
     def dims(*shape: int) -> Callable[[Any], None]:
         def change(n: Any) -> None:
             n.layer[conv].blobs[0].shape.dim[:] = shape
+
         return change
 
     def legacy(*shape: int) -> Callable[[Any], None]:
@@ -327,6 +348,7 @@ def write_bad_snapshots(folder: Path) -> None:
             blob = n.layer[conv].blobs[0]
             blob.ClearField("shape")
             blob.num, blob.channels, blob.height, blob.width = shape
+
         return change
 
     nan = struct.pack("<f", float("nan"))
@@ -402,6 +424,7 @@ def write_bad_snapshots(folder: Path) -> None:
             if path in file:
                 del file[path]
             file[path] = values
+
         return change
 
     for name, change in {

@@ -128,8 +128,11 @@ train -version=maybe
 """.strip().splitlines()
 
 NOT_DATUM, NOT_NET, NOT_STATE = "no whole Datum", "no binary caffe.NetParameter", "no binary caffe.SolverState"
-TIME, TEST, TRAIN = ("time -iterations 1 -model", f"test -model net.prototxt {ONE_TEST}",
-                     "train -solver solver.prototxt -snapshot")  # fmt: skip
+TIME, TEST, TRAIN = (
+    "time -iterations 1 -model",
+    f"test -model net.prototxt {ONE_TEST}",
+    "train -solver solver.prototxt -snapshot",
+)
 DIFFERENT = {
     # real Caffe looks at neither the end nor the size of a record: it trains on what lies in memory there, or dies
     f"{TIME} db_truncated_datum.prototxt": NOT_DATUM,
@@ -202,9 +205,13 @@ def prepare(folder: Path, train: Sequence[str]) -> None:
     """All files, good and bad, in `folder`; `train` is the command that makes the snapshots to damage."""
     files.write_good(folder)
     files.write_bad(folder)
-    (folder / "flags").write_text("# flags in a file\n-solver=net.prototxt\nnobody\n-nope=3\ncaffe caffe-torch\n-level=3\n")
+    (folder / "flags").write_text(
+        "# flags in a file\n-solver=net.prototxt\nnobody\n-nope=3\ncaffe caffe-torch\n-level=3\n"
+    )
     for solver in ("solver.prototxt", "s_hdf5.prototxt"):
-        subprocess.run([*train, "train", "-solver", solver], cwd=folder, env=environment(), check=True, capture_output=True)
+        subprocess.run(
+            [*train, "train", "-solver", solver], cwd=folder, env=environment(), check=True, capture_output=True
+        )
     files.write_bad_snapshots(folder)
 
 

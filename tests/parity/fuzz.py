@@ -72,8 +72,13 @@ def run_real(jobs: Sequence[dict[str, Any]], folder: Path) -> list[Outcome]:
         (folder / job["id"]).mkdir(exist_ok=True)
         fuzz_data.write_files(job.get("recipes", []), folder / job["id"])
     level = "0" if jobs[0]["kind"] in LOGGED else "2"
-    env = {"GLOG_minloglevel": level, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin",
-           "GLOG_log_dir": str(folder)}  # fmt: skip
+    env = {
+        "GLOG_minloglevel": level,
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+        "GLOG_log_dir": str(folder),
+    }
     command = [str(PYTHON), str(HERE / "fuzz_side.py"), str(folder / "jobs.json"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1800)
     if done.returncode:
@@ -145,7 +150,9 @@ def difference(mine: np.ndarray, real: np.ndarray) -> float:
 FATAL = re.compile(r"^F\d{4}.*? [\w./]+:\d+\] (.*)$", re.M)
 
 
-IN_THREAD = re.compile(r"Could not load|_ == data_mean_|Specify either 1 mean_value|<= (img|datum)_|>= crop_size|(img|datum)_\w+ == ")
+IN_THREAD = re.compile(
+    r"Could not load|_ == data_mean_|Specify either 1 mean_value|<= (img|datum)_|>= crop_size|(img|datum)_\w+ == "
+)
 EMPTY = "Check failed: n > 0 (0 vs. 0)"  # from MKL's stand-ins; ours carries on
 
 
@@ -159,7 +166,11 @@ def same_words(mine: str, real: str) -> bool:
     """Whether ours is Caffe's sentence behind a place: all of it, or what stands behind the failed comparison."""
     words, own = " ".join(sentence(real).split()).removeprefix("Check failed: false "), " ".join(mine.split())
     starts = [0, *(found.end() for found in re.finditer(": ", own))]
-    return words in own or words.split(") ", 1)[-1] in own or any(len(own) - at > 11 and words.endswith(own[at:]) for at in starts)
+    return (
+        words in own
+        or words.split(") ", 1)[-1] in own
+        or any(len(own) - at > 11 and words.endswith(own[at:]) for at in starts)
+    )
 
 
 def compare(job: dict[str, Any], real: Outcome, folder: Path) -> list[str]:
@@ -171,7 +182,11 @@ def compare(job: dict[str, Any], real: Outcome, folder: Path) -> list[str]:
             return []  # real Caffe read or wrote memory that is not its own, or met an empty blob
         if job["kind"] == "data" and IN_THREAD.search(mine.error) and job["net"].count("layer {") > 1:
             return []  # ours says so where the layer is set up, before what comes next
-        if job["kind"] == "data" and IN_THREAD.search(sentence(real.error)) and job["net"].count("layer {") > (mine.results is None):
+        if (
+            job["kind"] == "data"
+            and IN_THREAD.search(sentence(real.error))
+            and job["net"].count("layer {") > (mine.results is None)
+        ):
             return []  # its prefetch thread fails at a batch that is not asked for, or while the next layers are set up
         if mine.results is not None:
             return [f"real Caffe fails: {sentence(real.error)} | ours does not"]
@@ -299,7 +314,9 @@ def compare_logs(real: Path, mine: Path, shaken: Path | None = None) -> list[str
         return ["log:\n" + "\n".join([*difflib.unified_diff(*shown, "real", "ours", n=1, lineterm="")][:30])]
     for theirs, own, moved in zip(a, b, other if len(other) == len(b) else b, strict=True):
         for x, y, z in zip(*(map(float, NUMBER.findall(line)) for line in (theirs, own, moved)), strict=True):
-            if not (abs(x - y) <= max(1e-3 * abs(x) + 1e-5, 20 * abs(y - z)) or x == y or (np.isnan(x) and np.isnan(y))):
+            if not (
+                abs(x - y) <= max(1e-3 * abs(x) + 1e-5, 20 * abs(y - z)) or x == y or (np.isnan(x) and np.isnan(y))
+            ):
                 return [f"log: {theirs} | {own}"]
     return []
 

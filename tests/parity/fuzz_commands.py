@@ -43,23 +43,36 @@ class Job:
 
 
 def policy(rng: random.Random) -> str:
-    return rng.choice([
-        'lr_policy: "fixed"', f'lr_policy: "step" gamma: 0.5 stepsize: {rng.randint(1, 4)}',
-        'lr_policy: "inv" gamma: 0.1 power: 0.75', 'lr_policy: "exp" gamma: 0.9', 'lr_policy: "poly" power: 2',
-        'lr_policy: "multistep" gamma: 0.5 ' + " ".join(f"stepvalue: {v}" for v in sorted(rng.sample(range(7), rng.randint(0, 4)))),
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            'lr_policy: "fixed"',
+            f'lr_policy: "step" gamma: 0.5 stepsize: {rng.randint(1, 4)}',
+            'lr_policy: "inv" gamma: 0.1 power: 0.75',
+            'lr_policy: "exp" gamma: 0.9',
+            'lr_policy: "poly" power: 2',
+            'lr_policy: "multistep" gamma: 0.5 '
+            + " ".join(f"stepvalue: {v}" for v in sorted(rng.sample(range(7), rng.randint(0, 4)))),
+        ]
+    )
 
 
 def solver(rng: random.Random, more: str) -> str:
     type_ = rng.choice(["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
-    words = [f'type: "{type_}" base_lr: {RATES.get(type_, 0.1)} solver_mode: CPU display: 1 random_seed: {rng.randint(0, 99)}']
+    words = [
+        f'type: "{type_}" base_lr: {RATES.get(type_, 0.1)} solver_mode: CPU display: 1 random_seed: {rng.randint(0, 99)}'
+    ]
     words.append(policy(rng))
     if type_ not in ("AdaGrad", "RMSProp"):
         words.append(f"momentum: {rng.choice([0.9, 0.5])}")
     for chance, text in (
-        (0.5, "iter_size: 2"), (0.5, f"clip_gradients: {rng.choice([0.05, 0.5])}"), (0.6, f"weight_decay: {rng.choice([0.01, 0.1])}"),
-        (0.3, 'regularization_type: "L1"'), (0.5, "snapshot_format: HDF5"), (0.2, "snapshot_diff: true"), (0.2, "average_loss: 3"),
-    ):  # fmt: skip
+        (0.5, "iter_size: 2"),
+        (0.5, f"clip_gradients: {rng.choice([0.05, 0.5])}"),
+        (0.6, f"weight_decay: {rng.choice([0.01, 0.1])}"),
+        (0.3, 'regularization_type: "L1"'),
+        (0.5, "snapshot_format: HDF5"),
+        (0.2, "snapshot_diff: true"),
+        (0.2, "average_loss: 3"),
+    ):
         if rng.random() < chance:
             words.append(text)
     return "\n".join([*words, more]) + "\n"
@@ -69,11 +82,20 @@ def solver(rng: random.Random, more: str) -> str:
 def resume_net(rng: random.Random) -> str:
     text = f'name: "{rng.choice(["", "a net"])}"\n' + DATA
     normed = rng.random() < 0.3  # under it a bias learns from rounding alone
-    specs = rng.choice(["", "param { lr_mult: 1 decay_mult: 2 }" + " param { lr_mult: 2 decay_mult: 0 }" * (not normed)])
-    text += layer("one", "Convolution", 'bottom: "data" top: "one"', specs + ' convolution_param { num_output: 4 kernel_size: 2 '
-                  f'weight_filler {{ type: "xavier" }} bias_term: {str(not normed).lower()} }}')  # fmt: skip
+    specs = rng.choice(
+        ["", "param { lr_mult: 1 decay_mult: 2 }" + " param { lr_mult: 2 decay_mult: 0 }" * (not normed)]
+    )
+    text += layer(
+        "one",
+        "Convolution",
+        'bottom: "data" top: "one"',
+        specs + " convolution_param { num_output: 4 kernel_size: 2 "
+        f'weight_filler {{ type: "xavier" }} bias_term: {str(not normed).lower()} }}',
+    )
     if normed:
-        text += layer("norm", "BatchNorm", 'bottom: "one" top: "one"') + layer("scale", "Scale", 'bottom: "one" top: "one"')
+        text += layer("norm", "BatchNorm", 'bottom: "one" top: "one"') + layer(
+            "scale", "Scale", 'bottom: "one" top: "one"'
+        )
     text += layer("bend", "TanH", 'bottom: "one" top: "one"')
     shared = rng.random() < 0.4
     for name in ("two", "three") if shared else ("two",):
@@ -87,13 +109,19 @@ def resume_net(rng: random.Random) -> str:
 def resume_job(seed: int) -> Job:
     rng = random.Random(f"resume {seed}")
     net, at = resume_net(rng), rng.randint(1, 5)
-    tests = rng.choice(["", "", f"test_iter: 1 test_interval: {rng.randint(1, 4)} " + rng.choice(["", "test_initialization: false"])])
+    tests = rng.choice(
+        ["", "", f"test_iter: 1 test_interval: {rng.randint(1, 4)} " + rng.choice(["", "test_initialization: false"])]
+    )
     text = solver(rng, f'net: "net.prototxt" max_iter: 6 snapshot: {at} snapshot_prefix: "x" {tests}')
     end = ".h5" if "HDF5" in text else ""
     files = {"net.prototxt": net, "solver.prototxt": text}
-    actions = ["train -solver solver.prototxt", f"keep x_iter_6.caffemodel{end} whole_iter_6.caffemodel{end}",
-               f"keep x_iter_6.solverstate{end} whole_iter_6.solverstate{end}",
-               f"swap x_iter_{at}.*", f"train -solver solver.prototxt -snapshot x_iter_{at}.solverstate{end}"]  # fmt: skip
+    actions = [
+        "train -solver solver.prototxt",
+        f"keep x_iter_6.caffemodel{end} whole_iter_6.caffemodel{end}",
+        f"keep x_iter_6.solverstate{end} whole_iter_6.solverstate{end}",
+        f"swap x_iter_{at}.*",
+        f"train -solver solver.prototxt -snapshot x_iter_{at}.solverstate{end}",
+    ]
     same = [(f"whole_iter_6.{word}{end}", f"x_iter_6.{word}{end}") for word in ("caffemodel", "solverstate")]
     if "average_loss" not in text and rng.random() < 0.3:  # another format reads what this one's ending says
         other = text.replace("snapshot_format: HDF5", "") if end else text + "snapshot_format: HDF5\n"
@@ -106,8 +134,11 @@ def resume_job(seed: int) -> Job:
         weights = [f"x_iter_{rng.choice([at, 6])}.caffemodel{end}" for _ in range(rng.randint(1, 3))]
         if rng.random() < 0.15:
             weights.insert(rng.randint(0, len(weights)), rng.choice(["gone.caffemodel", f"x_iter_6.solverstate{end}"]))
-        actions += ["swap x_iter_*", f"train -solver tune.prototxt -weights {','.join(weights)}",
-                    f"test -model partly.prototxt -weights {weights[0]} -iterations 2"]  # fmt: skip
+        actions += [
+            "swap x_iter_*",
+            f"train -solver tune.prototxt -weights {','.join(weights)}",
+            f"test -model partly.prototxt -weights {weights[0]} -iterations 2",
+        ]
         if rng.random() < 0.2:
             actions.append(f"train -solver tune.prototxt -snapshot x_iter_{at}.solverstate{end}")
     return Job(f"resume{seed}", files, actions, same)
@@ -116,9 +147,19 @@ def resume_job(seed: int) -> Job:
 # rules
 def rule(rng: random.Random) -> str:
     words = [
-        "phase: TRAIN", "phase: TEST", "min_level: 1", "max_level: 0", "min_level: -1 max_level: 2", "stage: 'deep'", "stage: ''",
-        "stage: 'deep' stage: 'wide'", "not_stage: 'deep'", "not_stage: ''", "not_stage: 'wide' not_stage: 'deep'", "",
-    ]  # fmt: skip
+        "phase: TRAIN",
+        "phase: TEST",
+        "min_level: 1",
+        "max_level: 0",
+        "min_level: -1 max_level: 2",
+        "stage: 'deep'",
+        "stage: ''",
+        "stage: 'deep' stage: 'wide'",
+        "not_stage: 'deep'",
+        "not_stage: ''",
+        "not_stage: 'wide' not_stage: 'deep'",
+        "",
+    ]
     rules = [" ".join(rng.sample(words, rng.choice([1, 1, 2]))) for _ in range(rng.choice([1, 1, 2]))]
     rules = [text if text.count("phase") < 2 and text.count("level:") < 3 else "phase: TRAIN" for text in rules]
     kind = rng.choice(["include", "include", "exclude"])
@@ -131,14 +172,21 @@ def rules_net(rng: random.Random) -> str:
     text = f'name: "{rng.choice(["ruled", ""])}"\n'
     if rng.random() < 0.2:
         text += "state { " + rng.choice(["level: 1", "phase: TEST", "phase: TRAIN", "stage: 'deep'", ""]) + " }\n"
-    text += layer("data", "DummyData", 'top: "data" top: "label"', "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } "
-                  "data_filler { value: 0.5 } data_filler { value: 1 } }" + (rule(rng) if rng.random() < 0.1 else ""))  # fmt: skip
+    text += layer(
+        "data",
+        "DummyData",
+        'top: "data" top: "label"',
+        "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 } "
+        "data_filler { value: 0.5 } data_filler { value: 1 } }" + (rule(rng) if rng.random() < 0.1 else ""),
+    )
     below = "data"
     for name in rng.sample(["a", "b", "c", "d"], rng.randint(1, 4)):
         place = rule(rng) if rng.random() < 0.5 else ""
         kind = rng.choice(["dense", "dense", "TanH", "inner", "Reduction", "Silence"])
         if kind == "dense":
-            text += dense(name, below, 3, place, "").replace('type: "xavier"', f'type: "constant" value: {rng.choice([0.1, 0.3])}')
+            text += dense(name, below, 3, place, "").replace(
+                'type: "xavier"', f'type: "constant" value: {rng.choice([0.1, 0.3])}'
+            )
             below = name if not place else below
         elif kind == "Reduction":
             text += layer(name, kind, f'bottom: "{below}" top: "{name}"', place + rng.choice([" loss_weight: 0.5", ""]))
@@ -147,7 +195,9 @@ def rules_net(rng: random.Random) -> str:
         else:
             text += layer(name, "TanH", f'bottom: "{below}" top: "{below if kind == "TanH" else name}"', place)
     text += dense("top", below, 3).replace('type: "xavier"', 'type: "constant" value: 0.2')
-    text += layer("loss", "SoftmaxWithLoss", 'bottom: "top" bottom: "label" top: "loss"', rule(rng) if rng.random() < 0.3 else "")
+    text += layer(
+        "loss", "SoftmaxWithLoss", 'bottom: "top" bottom: "label" top: "loss"', rule(rng) if rng.random() < 0.3 else ""
+    )
     if rng.random() < 0.6:
         text += layer("right", "Accuracy", 'bottom: "top" bottom: "label" top: "right"', rule(rng))
     return text
@@ -168,16 +218,30 @@ def rules_job(seed: int) -> Job:
     tests = own + generic
     wrong = rng.random() < 0.3
     iters = max(0, tests + (rng.choice([-1, 1, 0]) if wrong else 0))
-    words = [nets, *given, *(f"test_iter: {rng.choice([1, 1, 2, 3, 0, -1] if wrong else [1, 2, 3])}" for _ in range(iters))]
+    words = [
+        nets,
+        *given,
+        *(f"test_iter: {rng.choice([1, 1, 2, 3, 0, -1] if wrong else [1, 2, 3])}" for _ in range(iters)),
+    ]
     if tests and not (wrong and rng.random() < 0.3):
         words.append(f"test_interval: {rng.choice([0, -1, 1, 2] if wrong else [1, 2])}")
-    states = ["test_state { stage: 'deep' }", "test_state { }", "test_state { level: 1 stage: 'wide' }", "test_state { phase: TRAIN }"]
+    states = [
+        "test_state { stage: 'deep' }",
+        "test_state { }",
+        "test_state { level: 1 stage: 'wide' }",
+        "test_state { phase: TRAIN }",
+    ]
     if rng.random() < 0.4:
         words += [rng.choice(states) for _ in range(max(0, tests + (rng.choice([-1, 1]) if wrong else 0)))]
     if rng.random() < 0.4:
         words.append("train_state { " + rng.choice(["stage: 'deep'", "level: 2", "phase: TEST", ""]) + " }")
-    for chance, text in ((0.2, "test_compute_loss: true"), (0.2, "test_initialization: false"), (0.1, "debug_info: true"), 
-                         (0.05, "max_iter: 0"), (0.03, "snapshot: 1")):  # fmt: skip
+    for chance, text in (
+        (0.2, "test_compute_loss: true"),
+        (0.2, "test_initialization: false"),
+        (0.1, "debug_info: true"),
+        (0.05, "max_iter: 0"),
+        (0.03, "snapshot: 1"),
+    ):
         if rng.random() < chance:
             words.append(text)
     prefix = rng.choice(['snapshot_prefix: "x"'] * 4 + ["", 'snapshot_prefix: "."', 'snapshot_prefix: "no/such"'])
@@ -192,17 +256,25 @@ def rules_job(seed: int) -> Job:
         if rng.random() < 0.5:
             found += f" -level {rng.choice([-2, -1, 0, 1, 2])}".replace(" -level -", " -level=-")
         if rng.random() < 0.6:
-            found += f" -stage={rng.choice(['deep', 'wide', 'deep,wide', 'wide,deep', '', ',', 'x', 'deep,,wide', 'deep,'])}"
+            found += (
+                f" -stage={rng.choice(['deep', 'wide', 'deep,wide', 'wide,deep', '', ',', 'x', 'deep,,wide', 'deep,'])}"
+            )
         return found
 
     def times() -> str:
-        return f" -iterations {rng.choice([1, 2, 3])}" if rng.random() < 0.8 else rng.choice([" -iterations=0", " -iterations=-1", ""])
+        return (
+            f" -iterations {rng.choice([1, 2, 3])}"
+            if rng.random() < 0.8
+            else rng.choice([" -iterations=0", " -iterations=-1", ""])
+        )
 
     actions = ["train -solver solver.prototxt" + flags()]
     for _ in range(2):
         model = rng.choice(["net", "net", "other"])
-        actions.append(f"test -model {model}.prototxt -weights {names}_iter_2.caffemodel{flags()}{times()}"
-                       + rng.choice(["", "", " -phase TRAIN"]))  # fmt: skip
+        actions.append(
+            f"test -model {model}.prototxt -weights {names}_iter_2.caffemodel{flags()}{times()}"
+            + rng.choice(["", "", " -phase TRAIN"])
+        )
         phase = rng.choice(["", " -phase TRAIN", " -phase TEST", " -phase TEST", " -phase=", " -phase test"])
         actions.append(f"time -model {rng.choice(['net', 'other'])}.prototxt{flags()}{times()}{phase}")
     return Job(f"rules{seed}", files, actions)
@@ -212,19 +284,29 @@ def rules_job(seed: int) -> Job:
 def sharing_job(seed: int) -> Job:
     rng = random.Random(f"sharing {seed}")
     net = sharing_net(rng)
-    text = solver(rng, 'net: "net.prototxt" max_iter: 4 snapshot: 2 snapshot_prefix: "x" '
-                  + rng.choice(["", "test_iter: 1 test_interval: 2", "debug_info: true"]))  # fmt: skip
+    text = solver(
+        rng,
+        'net: "net.prototxt" max_iter: 4 snapshot: 2 snapshot_prefix: "x" '
+        + rng.choice(["", "test_iter: 1 test_interval: 2", "debug_info: true"]),
+    )
     end = ".h5" if "HDF5" in text else ""
     apart = re.sub(r'name: "(w|b|c)"', "", net) if rng.random() < 0.5 else net.replace('"s1"', '"t1"')
     apart = apart.replace('type: "xavier"', "value: 0.1")  # test draws without a seed
-    files = {"net.prototxt": net, "solver.prototxt": text, "apart.prototxt": apart,
-             "tune.prototxt": text.replace('"net.prototxt"', '"apart.prototxt"').replace('"x"', '"z"')}  # fmt: skip
-    actions = ["train -solver solver.prototxt", "swap x_iter_2.*",
-               f"train -solver solver.prototxt -snapshot x_iter_2.solverstate{end}",
-               f"test -model net.prototxt -weights x_iter_4.caffemodel{end} -iterations 2",
-               f"train -solver tune.prototxt -weights x_iter_2.caffemodel{end}",
-               f"train -solver tune.prototxt -snapshot x_iter_2.solverstate{end}",
-               f"test -model apart.prototxt -weights x_iter_4.caffemodel{end} -iterations 1"]  # fmt: skip
+    files = {
+        "net.prototxt": net,
+        "solver.prototxt": text,
+        "apart.prototxt": apart,
+        "tune.prototxt": text.replace('"net.prototxt"', '"apart.prototxt"').replace('"x"', '"z"'),
+    }
+    actions = [
+        "train -solver solver.prototxt",
+        "swap x_iter_2.*",
+        f"train -solver solver.prototxt -snapshot x_iter_2.solverstate{end}",
+        f"test -model net.prototxt -weights x_iter_4.caffemodel{end} -iterations 2",
+        f"train -solver tune.prototxt -weights x_iter_2.caffemodel{end}",
+        f"train -solver tune.prototxt -snapshot x_iter_2.solverstate{end}",
+        f"test -model apart.prototxt -weights x_iter_4.caffemodel{end} -iterations 1",
+    ]
     return Job(f"sharing{seed}", files, actions)
 
 
@@ -232,7 +314,9 @@ def sharing_job(seed: int) -> Job:
 def time_job(seed: int) -> Job:
     with fuzz.quiet():
         job = fuzz.MAKERS["net"](seed)
-    flags = " ".join([f"-level={job['level']}", "-stage=" + ",".join(job["stages"]), f"-phase {'TEST' if job['phase'] else 'TRAIN'}"])
+    flags = " ".join(
+        [f"-level={job['level']}", "-stage=" + ",".join(job["stages"]), f"-phase {'TEST' if job['phase'] else 'TRAIN'}"]
+    )
     return Job(f"time{seed}", {"net.prototxt": job["net"]}, [f"time -model net.prototxt -iterations 1 {flags}"])
 
 
@@ -255,9 +339,15 @@ def run(side: str, folder: Path, arguments: list[str]) -> int:
     """One command; its log in `folder`/stderr. Returns its status."""
     with (folder / "stderr").open("w") as log:
         if side == "real":
-            env = {"GLOG_logtostderr": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-            return subprocess.run([str(CAFFE), *arguments], cwd=folder, env=env, stderr=log, stdout=subprocess.DEVNULL,
-                                  timeout=120).returncode  # fmt: skip
+            env = {
+                "GLOG_logtostderr": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "OMP_NUM_THREADS": "1",
+                "PATH": "/usr/bin:/bin",
+            }
+            return subprocess.run(
+                [str(CAFFE), *arguments], cwd=folder, env=env, stderr=log, stdout=subprocess.DEVNULL, timeout=120
+            ).returncode
         before = os.getcwd()
         os.chdir(folder)
         glog._written_once.clear()
@@ -341,8 +431,11 @@ def compare(job: Job, folder: Path) -> list[str]:
                 wrong += [f"{side}: no {before} or {after}"] * (not wrong)
                 continue
             (_, a), (_, b) = (fuzz.contents(folders[side] / name) for name in (before, after))
-            wrong += [f"{side}: {after} {key} is not as unbroken: {fuzz.difference(b[key], a[key]):.1e}"
-                      for key in a if not fuzz.difference(b[key], a[key]) <= 1e-3]  # fmt: skip
+            wrong += [
+                f"{side}: {after} {key} is not as unbroken: {fuzz.difference(b[key], a[key]):.1e}"
+                for key in a
+                if not fuzz.difference(b[key], a[key]) <= 1e-3
+            ]
     return wrong
 
 

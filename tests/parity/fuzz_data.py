@@ -31,7 +31,10 @@ def _lmdb(recipe: dict[str, Any], path: Path, rs: np.random.RandomState) -> None
             form = recipe["forms"][i % len(recipe["forms"])]
             pixels = rs.randint(0, 256, (height, width, channels)).astype(np.uint8)
             if form in (".png", ".jpg", ".bmp"):
-                datum.data, datum.encoded = cv2.imencode(form, pixels[:, :, 0] if channels == 1 else pixels)[1].tobytes(), True
+                datum.data, datum.encoded = (
+                    cv2.imencode(form, pixels[:, :, 0] if channels == 1 else pixels)[1].tobytes(),
+                    True,
+                )
             elif form == "floats":
                 datum.float_data.extend(rs.standard_normal(pixels.size))
             else:
@@ -126,7 +129,9 @@ class Maker:
     def mean(self, shape: list[int]) -> str:
         if self.maybe(0.03):
             return "gone"
-        return self.file("mean", shape=shape, legacy=self.maybe(0.7), axes=self.rng.choice([4, 4, 3]), double=self.maybe(0.1))
+        return self.file(
+            "mean", shape=shape, legacy=self.maybe(0.7), axes=self.rng.choice([4, 4, 3]), double=self.maybe(0.1)
+        )
 
     def tops(self, name: str, usual: int) -> str:
         count = usual if self.maybe(0.93) else self.rng.choice([0, 1, 2, 3])
@@ -141,10 +146,19 @@ def data(m: Maker, name: str) -> None:
     encoded = m.maybe(0.35)
     shape = m.shape((1, 3, 3) if encoded else (1, 3, 3, 3, 4, 2))
     shapes = [shape] if m.maybe(0.85) else [shape, shape, m.shape((shape[0],))]
-    forms = rng.choice([[".png"], [".png", ".bmp"], [".jpg"]]) if encoded else rng.choice([["bytes"], ["bytes"], ["floats"],
-                                                                                           ["bytes", "floats"]])
-    source = m.file("lmdb", count=rng.randint(1, 7), shapes=shapes, forms=forms, labels=m.maybe(0.9),
-                    key=rng.choice(["%08d", "%d", "k%x_"]))  # fmt: skip
+    forms = (
+        rng.choice([[".png"], [".png", ".bmp"], [".jpg"]])
+        if encoded
+        else rng.choice([["bytes"], ["bytes"], ["floats"], ["bytes", "floats"]])
+    )
+    source = m.file(
+        "lmdb",
+        count=rng.randint(1, 7),
+        shapes=shapes,
+        forms=forms,
+        labels=m.maybe(0.9),
+        key=rng.choice(["%08d", "%d", "k%x_"]),
+    )
     if m.maybe(0.03):
         source = "gone"
     text = f'data_param {{ source: "{source}" backend: LMDB '
@@ -157,11 +171,29 @@ def image_data(m: Maker, name: str) -> None:
     rng = m.rng
     shape = m.shape((1, 3, 3))
     shapes = [shape] if m.maybe(0.6) else [shape, m.shape((3, 1, 4)), m.shape((3,))]
-    source = m.file("images", count=rng.choice([1, 2, 3, 5, 0] if m.maybe(0.1) else [1, 2, 3, 5]), shapes=shapes, prefix=name,
-                    forms=rng.choice([[".png"], [".jpg"], [".png", ".bmp"]]), before=rng.choice([""] * 9 + ["\n"]),
-                    between=rng.choice(["\n"] * 8 + ["\r\n", "\n\n"]), after=rng.choice(["\n"] * 9 + ["", "\n\n"]),
-                    line=rng.choice(["{name} {label}"] * 9 + ["{name}  {label}", "{name}\t{label}", "{name}", "./{name} {label}.7",
-                                                              "{name} {label} ", "{name} x", "{name} +3", "{name} 0x10"]))  # fmt: skip
+    source = m.file(
+        "images",
+        count=rng.choice([1, 2, 3, 5, 0] if m.maybe(0.1) else [1, 2, 3, 5]),
+        shapes=shapes,
+        prefix=name,
+        forms=rng.choice([[".png"], [".jpg"], [".png", ".bmp"]]),
+        before=rng.choice([""] * 9 + ["\n"]),
+        between=rng.choice(["\n"] * 8 + ["\r\n", "\n\n"]),
+        after=rng.choice(["\n"] * 9 + ["", "\n\n"]),
+        line=rng.choice(
+            ["{name} {label}"] * 9
+            + [
+                "{name}  {label}",
+                "{name}\t{label}",
+                "{name}",
+                "./{name} {label}.7",
+                "{name} {label} ",
+                "{name} x",
+                "{name} +3",
+                "{name} 0x10",
+            ]
+        ),
+    )
     if m.maybe(0.03):
         source = "gone"
     text = f'source: "{source}" ' + m.some(0.97, f"batch_size: {rng.randint(1, 5)}") + m.some(0.4, "shuffle: true")
@@ -212,10 +244,22 @@ def dummy_data(m: Maker, name: str) -> None:
         text = " ".join(f"{word}: {rng.randint(1, 4)}" for word in fields for _ in range(rng.choice([1, count])))
     else:
         shapes = rng.choice([1, count, count, 2])
-        text = " ".join("shape { " + " ".join(f"dim: {rng.randint(1, 4)}" for _ in range(rng.randint(0, 4))) + " }"
-                        for _ in range(shapes))  # fmt: skip
-    fillers = ("", 'type: "uniform" max: 2', 'type: "gaussian"', "value: 3", 'type: "xavier"', 'type: "nope"', 'type: "bilinear"',
-               'type: "positive_unitball"', 'type: "msra" variance_norm: FAN_OUT', 'type: "gaussian" sparse: 1')  # fmt: skip
+        text = " ".join(
+            "shape { " + " ".join(f"dim: {rng.randint(1, 4)}" for _ in range(rng.randint(0, 4))) + " }"
+            for _ in range(shapes)
+        )
+    fillers = (
+        "",
+        'type: "uniform" max: 2',
+        'type: "gaussian"',
+        "value: 3",
+        'type: "xavier"',
+        'type: "nope"',
+        'type: "bilinear"',
+        'type: "positive_unitball"',
+        'type: "msra" variance_norm: FAN_OUT',
+        'type: "gaussian" sparse: 1',
+    )
     text += "".join(f" data_filler {{ {rng.choice(fillers)} }}" for _ in range(rng.choice([0, 1, count, count])))
     m.add("DummyData", name, m.tops(name, count), f"dummy_data_param {{ {text} }}")
 
@@ -223,8 +267,15 @@ def dummy_data(m: Maker, name: str) -> None:
 def input_(m: Maker, name: str) -> None:
     rng = m.rng
     count = rng.randint(1, 3)
-    shapes = ["shape { " + " ".join(f"dim: {rng.choice([1, 2, 3, 0, -1]) if m.maybe(0.05) else rng.randint(1, 4)}"
-              for _ in range(rng.randint(0, 5))) + " }" for _ in range(rng.choice([0, 1, count, count, count, 2]))]  # fmt: skip
+    shapes = [
+        "shape { "
+        + " ".join(
+            f"dim: {rng.choice([1, 2, 3, 0, -1]) if m.maybe(0.05) else rng.randint(1, 4)}"
+            for _ in range(rng.randint(0, 5))
+        )
+        + " }"
+        for _ in range(rng.choice([0, 1, count, count, count, 2]))
+    ]
     m.add("Input", name, m.tops(name, count), f"input_param {{ {' '.join(shapes)} }}")
 
 
@@ -238,7 +289,18 @@ def data_job(seed: int) -> dict[str, Any]:
     for i in range(rng.choice([1, 1, 1, 2, 3])):
         rng.choice(MAKERS)(m, f"d{i}")
     return {
-        "kind": "data", "id": f"data{seed}", "seed": rng.randrange(1 << 31), "net": "\n".join(m.lines) + "\n", "inputs": [],
-        "recipes": m.recipes, "arrays": m.arrays, "phase": rng.choice([0, 0, 1]), "level": 0, "stages": [],
-        "steps": rng.randint(1, 6), "backward": False, "clear": False, "update": False,
-    }  # fmt: skip
+        "kind": "data",
+        "id": f"data{seed}",
+        "seed": rng.randrange(1 << 31),
+        "net": "\n".join(m.lines) + "\n",
+        "inputs": [],
+        "recipes": m.recipes,
+        "arrays": m.arrays,
+        "phase": rng.choice([0, 0, 1]),
+        "level": 0,
+        "stages": [],
+        "steps": rng.randint(1, 6),
+        "backward": False,
+        "clear": False,
+        "update": False,
+    }

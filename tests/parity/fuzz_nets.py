@@ -74,19 +74,27 @@ class Maker:
 
     def filler(self) -> str:
         return self.pick(
-            'type: "gaussian" std: 0.3', 'type: "xavier"', 'type: "uniform" min: -0.5 max: 0.4', 'type: "msra"',
-            'type: "xavier" variance_norm: AVERAGE', 'type: "msra" variance_norm: FAN_OUT', 'type: "gaussian" std: 0.2 mean: 0.1',
-            'type: "positive_unitball"', 'type: "gaussian" std: 0.5 sparse: 2', "value: 0.2",
-        )  # fmt: skip
+            'type: "gaussian" std: 0.3',
+            'type: "xavier"',
+            'type: "uniform" min: -0.5 max: 0.4',
+            'type: "msra"',
+            'type: "xavier" variance_norm: AVERAGE',
+            'type: "msra" variance_norm: FAN_OUT',
+            'type: "gaussian" std: 0.2 mean: 0.1',
+            'type: "positive_unitball"',
+            'type: "gaussian" std: 0.5 sparse: 2',
+            "value: 0.2",
+        )
 
     # blobs
     def blob(
         self, *, axes: tuple[int, ...] | None = None, at_least: int = 0, test: Callable[[Blob_], bool] | None = None
     ) -> Blob_ | None:
         fits = [
-            b for b in self.pool
+            b
+            for b in self.pool
             if (axes is None or len(b.shape) in axes) and len(b.shape) >= at_least and (test is None or test(b))
-        ]  # fmt: skip
+        ]
         if not fits:
             return None
         fresh = [b for b in fits if not b.readers]
@@ -606,8 +614,12 @@ def softmax(m: Maker) -> Want | None:
     blob = m.blob(at_least=1)
     if blob is None:
         return None
-    return Want("Softmax", f"softmax_param {{ axis: {m.axis(len(blob.shape))} }}" if m.maybe() or len(blob.shape) < 2 else "", [blob],
-                in_place=not blob.readers and m.maybe(0.2))  # fmt: skip
+    return Want(
+        "Softmax",
+        f"softmax_param {{ axis: {m.axis(len(blob.shape))} }}" if m.maybe() or len(blob.shape) < 2 else "",
+        [blob],
+        in_place=not blob.readers and m.maybe(0.2),
+    )
 
 
 def loss_param(m: Maker) -> str:
@@ -702,8 +714,12 @@ def dropout(m: Maker) -> Want | None:
     blob = m.blob()
     if blob is None:
         return None
-    return Want("Dropout", f"dropout_param {{ dropout_ratio: {m.pick(0.2, 0.5, 0.9, 0)} }}" if m.maybe(0.8) else "", [blob],
-                in_place=not blob.readers and m.maybe(0.5))  # fmt: skip
+    return Want(
+        "Dropout",
+        f"dropout_param {{ dropout_ratio: {m.pick(0.2, 0.5, 0.9, 0)} }}" if m.maybe(0.8) else "",
+        [blob],
+        in_place=not blob.readers and m.maybe(0.5),
+    )
 
 
 def dummy(m: Maker) -> Want | None:
@@ -754,27 +770,74 @@ def positive_first(type_: str, word: str, texts: tuple[str, ...]) -> Callable[[M
     return make
 
 
-POWERS = ("", "scale: 2 shift: 1", "power: 2", "power: 2 scale: 0.5 shift: -1", "power: 0 shift: 3", "power: 3",
-          "scale: 0 shift: 2 power: 3")  # fmt: skip
+POWERS = (
+    "",
+    "scale: 2 shift: 1",
+    "power: 2",
+    "power: 2 scale: 0.5 shift: -1",
+    "power: 0 shift: 3",
+    "power: 3",
+    "scale: 0 shift: 2 power: 3",
+)
 EXPS = ("", "base: 2 scale: 0.3 shift: 0.5", "scale: -0.5", "base: 10 scale: 0.2")
 ROOTS = ("power: 0.5 shift: 1", "power: -0.75", "power: 1.5 scale: 2 shift: 0.1")
 LOGS = ("", "base: 2 shift: 1", "scale: 2 shift: 0.5")
 MAKERS: list[tuple[float, Callable[[Maker], Want | None]]] = [
-    (3, convolution("Convolution")), (1.5, convolution("Deconvolution")), (0.7, convolution("Im2col")), (3, pooling),
-    (3, inner_product), (2, eltwise), (1.5, concat), (1.5, slice_), (1.5, reshape), (1, flatten), (2, scale_bias("Scale")),
-    (1.2, scale_bias("Bias")), (2, batch_norm), (1.2, lrn), (1, mvn), (1.2, prelu), (1, crop), (0.8, spp), (0.7, embed),
-    (0.7, argmax), (1, reduction), (1, tile), (0.8, recurrent("LSTM")), (0.8, recurrent("RNN")), (0.3, lstm_unit),
-    (0.7, batch_reindex), (0.5, filter_), (1, softmax), (1.5, softmax_loss), (1, accuracy), (1, two_sided("EuclideanLoss")),
-    (1, two_sided("SigmoidCrossEntropyLoss")), (0.8, label_loss("HingeLoss")), (0.6, label_loss("InfogainLoss")),
-    (0.4, label_loss("MultinomialLogisticLoss")), (0.6, contrastive), (1.2, dropout), (0.5, dummy), (0.5, parameter),
-    (0.3, silence), (0.4, split),
-    (2.5, neuron("ReLU", "relu_param", ("", "", "negative_slope: 0.1", "negative_slope: -0.5"))), (0.6, neuron("Sigmoid")),
-    (0.6, neuron("TanH")), (0.6, neuron("ELU", "elu_param", ("", "alpha: 0.5"))), (0.6, neuron("AbsVal")),
-    (0.6, neuron("BNLL")), (0.6, neuron("Clip", "clip_param", ("min: -0.5 max: 0.7",))),
-    (0.6, neuron("Swish", "swish_param", ("", "beta: 1.7"))), (0.5, neuron("Exp", "exp_param", EXPS)),
-    (0.7, neuron("Power", "power_param", POWERS)), (0.4, neuron("Threshold", "threshold_param", ("", "threshold: 0.5"))),
-    (0.4, positive_first("Log", "log_param", LOGS)), (0.4, positive_first("Power", "power_param", ROOTS)),
-]  # fmt: skip
+    (3, convolution("Convolution")),
+    (1.5, convolution("Deconvolution")),
+    (0.7, convolution("Im2col")),
+    (3, pooling),
+    (3, inner_product),
+    (2, eltwise),
+    (1.5, concat),
+    (1.5, slice_),
+    (1.5, reshape),
+    (1, flatten),
+    (2, scale_bias("Scale")),
+    (1.2, scale_bias("Bias")),
+    (2, batch_norm),
+    (1.2, lrn),
+    (1, mvn),
+    (1.2, prelu),
+    (1, crop),
+    (0.8, spp),
+    (0.7, embed),
+    (0.7, argmax),
+    (1, reduction),
+    (1, tile),
+    (0.8, recurrent("LSTM")),
+    (0.8, recurrent("RNN")),
+    (0.3, lstm_unit),
+    (0.7, batch_reindex),
+    (0.5, filter_),
+    (1, softmax),
+    (1.5, softmax_loss),
+    (1, accuracy),
+    (1, two_sided("EuclideanLoss")),
+    (1, two_sided("SigmoidCrossEntropyLoss")),
+    (0.8, label_loss("HingeLoss")),
+    (0.6, label_loss("InfogainLoss")),
+    (0.4, label_loss("MultinomialLogisticLoss")),
+    (0.6, contrastive),
+    (1.2, dropout),
+    (0.5, dummy),
+    (0.5, parameter),
+    (0.3, silence),
+    (0.4, split),
+    (2.5, neuron("ReLU", "relu_param", ("", "", "negative_slope: 0.1", "negative_slope: -0.5"))),
+    (0.6, neuron("Sigmoid")),
+    (0.6, neuron("TanH")),
+    (0.6, neuron("ELU", "elu_param", ("", "alpha: 0.5"))),
+    (0.6, neuron("AbsVal")),
+    (0.6, neuron("BNLL")),
+    (0.6, neuron("Clip", "clip_param", ("min: -0.5 max: 0.7",))),
+    (0.6, neuron("Swish", "swish_param", ("", "beta: 1.7"))),
+    (0.5, neuron("Exp", "exp_param", EXPS)),
+    (0.7, neuron("Power", "power_param", POWERS)),
+    (0.4, neuron("Threshold", "threshold_param", ("", "threshold: 0.5"))),
+    (0.4, positive_first("Log", "log_param", LOGS)),
+    (0.4, positive_first("Power", "power_param", ROOTS)),
+]
 
 
 def net_job(seed: int, wrong: float = 0.02) -> dict[str, Any]:
@@ -807,9 +870,16 @@ def net_job(seed: int, wrong: float = 0.02) -> dict[str, Any]:
     if rng.random() < 0.3:
         head.append('name: "fuzz"')
     return {
-        "kind": "net", "id": f"net{seed}", "seed": seed % 2**31, "net": "\n".join(head + m.lines) + "\n",
+        "kind": "net",
+        "id": f"net{seed}",
+        "seed": seed % 2**31,
+        "net": "\n".join(head + m.lines) + "\n",
         "inputs": [(name, kind, [list(s) for s in shapes]) for name, kind, shapes in m.inputs],
-        "phase": rng.choice([0, 0, 0, 1]), "level": rng.choice([0, 0, 0, 1]),
-        "stages": rng.choice([[], [], [], ["a"], ["a", "b"]]), "steps": rng.choice([1, 2, 3]),
-        "backward": rng.random() < 0.9, "clear": rng.random() < 0.5, "update": rng.random() < 0.3,
-    }  # fmt: skip
+        "phase": rng.choice([0, 0, 0, 1]),
+        "level": rng.choice([0, 0, 0, 1]),
+        "stages": rng.choice([[], [], [], ["a"], ["a", "b"]]),
+        "steps": rng.choice([1, 2, 3]),
+        "backward": rng.random() < 0.9,
+        "clear": rng.random() < 0.5,
+        "update": rng.random() < 0.3,
+    }

@@ -64,7 +64,12 @@ def transformer(caffe, rng, rs, out):
         ("swap", lambda: t.set_channel_swap("data", tuple(reversed(range(k if rng.random() < 0.9 else 2))))),
         ("raw", lambda: t.set_raw_scale("data", rng.choice([255, 0.5, 255.0]))),
         ("scale", lambda: t.set_input_scale("data", rng.choice([0.017, 2]))),
-        ("mean", lambda: t.set_mean("data", rs.rand(*rng.choice([(k,), (k, h, w), (k, h + 1, w), (h, w), (k + 1,), (1, k, h, w)])))),
+        (
+            "mean",
+            lambda: t.set_mean(
+                "data", rs.rand(*rng.choice([(k,), (k, h, w), (k, h + 1, w), (h, w), (k + 1,), (1, k, h, w)]))
+            ),
+        ),
     ]
     rng.shuffle(steps)
     for name, call in steps[: rng.randint(0, 5)]:
@@ -85,9 +90,11 @@ layer {{ name: "p" type: "Softmax" bottom: "i" top: "prob" }}
 def options_of(rng, rs, h, w):
     out = {}
     for chance, name, value in (
-        (0.5, "mean", rs.rand(3) if rng.random() < 0.6 else rs.rand(3, h, w)), (0.4, "input_scale", 0.5), (0.5, "raw_scale", 255.0),
+        (0.5, "mean", rs.rand(3) if rng.random() < 0.6 else rs.rand(3, h, w)),
+        (0.4, "input_scale", 0.5),
+        (0.5, "raw_scale", 255.0),
         (0.5, "channel_swap", (2, 1, 0)),
-    ):  # fmt: skip
+    ):
         if rng.random() < chance:
             out[name] = value
     return out
@@ -109,8 +116,13 @@ def classifier(caffe, rng, rs, out):
         options["image_dims"] = (h + rng.randint(0, 4), w + rng.randint(0, 4))
     shape = (rng.randint(3, 12), rng.randint(3, 12), 3)
     images = [rs.rand(*shape).astype("f4") for _ in range(rng.randint(1, 3))]
-    attempt(out, "classes", lambda: caffe.Classifier("deploy.prototxt", "deploy.caffemodel", **options).predict(
-        images, oversample=rng.random() < 0.7))  # fmt: skip
+    attempt(
+        out,
+        "classes",
+        lambda: caffe.Classifier("deploy.prototxt", "deploy.caffemodel", **options).predict(
+            images, oversample=rng.random() < 0.7
+        ),
+    )
 
 
 def detector(caffe, rng, rs, out):
@@ -126,8 +138,14 @@ def detector(caffe, rng, rs, out):
             boxes.append([top, left, rng.randint(top + 2, image.shape[0]), rng.randint(left + 2, image.shape[1])])
         windows.append((image, np.array(boxes) if rng.random() < 0.5 else boxes))
     try:
-        attempt(out, "windows", lambda: [r["prediction"] for r in caffe.Detector(
-            "deploy.prototxt", "deploy.caffemodel", **options).detect_windows(windows)])  # fmt: skip
+        attempt(
+            out,
+            "windows",
+            lambda: [
+                r["prediction"]
+                for r in caffe.Detector("deploy.prototxt", "deploy.caffemodel", **options).detect_windows(windows)
+            ],
+        )
     finally:
         caffe.io.load_image = original
 
@@ -156,19 +174,33 @@ def spec(caffe, rng, rs, out):
         elif kind == 3:
             top = L.Eltwise(below, below, operation=P.Eltwise.SUM, coeff=[1, rng.choice([2, -1])])
         elif kind == 4:
-            top = L.LRN(below, local_size=3, name=f"named{i}", include=[dict(phase=rng.choice([caffe.TRAIN, caffe.TEST]))])
+            top = L.LRN(
+                below, local_size=3, name=f"named{i}", include=[dict(phase=rng.choice([caffe.TRAIN, caffe.TEST]))]
+            )
         elif kind == 5:
             a, b = L.Slice(below, ntop=2, slice_point=1, axis=1)
             n[f"slice{i}"], top = a, b
             tops.append(a)
         else:
-            top = L.Convolution(below, num_output=rng.randint(1, 9), dilation=rng.randint(1, 2), bias_term=rng.random() < 0.5,
-                                param=[dict(lr_mult=rng.choice([1, 0, 2]))], weight_filler=dict(type="xavier"), **sizes)  # fmt: skip
+            top = L.Convolution(
+                below,
+                num_output=rng.randint(1, 9),
+                dilation=rng.randint(1, 2),
+                bias_term=rng.random() < 0.5,
+                param=[dict(lr_mult=rng.choice([1, 0, 2]))],
+                weight_filler=dict(type="xavier"),
+                **sizes,
+            )
         n[f"t{i}"] = top
         tops.append(n[f"t{i}"])
     a, b = rng.choice(tops), rng.choice(tops)
-    attempt(out, "coord_map", lambda: [np.asarray(x if x is not None else -1, float).ravel().tolist()
-                                       for x in coord_map.coord_map_from_to(a, b)].__str__())  # fmt: skip
+    attempt(
+        out,
+        "coord_map",
+        lambda: [
+            np.asarray(x if x is not None else -1, float).ravel().tolist() for x in coord_map.coord_map_from_to(a, b)
+        ].__str__(),
+    )
     if rng.random() < 0.6:
         attempt(out, "crop", lambda: a is not b and str(coord_map.crop(a, b).to_proto().SerializeToString()))
     attempt(out, "spec", lambda: np.frombuffer(n.to_proto().SerializeToString(), "u1"))
@@ -177,11 +209,20 @@ def spec(caffe, rng, rs, out):
     for layer in param.layer:
         if layer.type in ("Convolution", "Deconvolution", "Pooling"):
             for word in ("TB", "LR"):
-                attempt(out, f"label {layer.name} {word}", lambda layer=layer, word=word: draw.get_layer_label(layer, word))
+                attempt(
+                    out, f"label {layer.name} {word}", lambda layer=layer, word=word: draw.get_layer_label(layer, word)
+                )
         attempt(out, "edge " + layer.name, lambda layer=layer: draw.get_edge_label(layer))
         attempt(out, "colour " + layer.name, lambda layer=layer: draw.choose_color_by_layertype(layer.type))
-        attempt(out, "graph", lambda: graph_text(draw.get_pydot_graph(
-            param, rng.choice(["TB", "LR"]), rng.random() < 0.5, rng.choice([None, 0, 1]), rng.random() < 0.3)))  # fmt: skip
+        attempt(
+            out,
+            "graph",
+            lambda: graph_text(
+                draw.get_pydot_graph(
+                    param, rng.choice(["TB", "LR"]), rng.random() < 0.5, rng.choice([None, 0, 1]), rng.random() < 0.3
+                )
+            ),
+        )
         attempt(out, "lr " + layer.name, lambda layer=layer: str(draw.get_layer_lr_mult(layer)))
 
 

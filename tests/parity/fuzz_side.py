@@ -86,7 +86,8 @@ def run_net(caffe, job, jitter=0.0):
     names = [
         ["blobs"] + [f"{name} {list(blob.shape)}" for name, blob in net.blobs.items()],
         ["params"] + [f"{name} {[list(b.shape) for b in blobs]}" for name, blobs in net.params.items()],
-        ["layers"] + [f"{name} {layer.type}" for name, layer in ((n, net.layers[i]) for i, n in enumerate(net._layer_names))],
+        ["layers"]
+        + [f"{name} {layer.type}" for name, layer in ((n, net.layers[i]) for i, n in enumerate(net._layer_names))],
         ["weights"] + [f"{name} {weight:g}" for name, weight in net.blob_loss_weights.items()],
         ["inputs"] + list(net.inputs) + ["outputs"] + list(net.outputs),
         ["tops"] + [f"{name} {list(tops)}" for name, tops in net.top_names.items()],
@@ -244,7 +245,13 @@ def run_weights(caffe, job, jitter=0.0):
     return out
 
 
-KINDS = {"weights": run_weights, "net": run_net, "data": run_net, "solver": run_solver, "python": fuzz_python_side.run_python}
+KINDS = {
+    "weights": run_weights,
+    "net": run_net,
+    "data": run_net,
+    "solver": run_solver,
+    "python": fuzz_python_side.run_python,
+}
 
 
 def forked(call, error_file):

@@ -68,30 +68,75 @@ for type_, states in (("LSTM", 2), ("RNN", 1)):
     refused(type_, four, "Check failed: T_ == bottom[1]->shape(0) (4 vs. 5)", [(4, 3, 6), (5, 3)])
     refused(type_, four, "Check failed: N_ == bottom[2]->shape(0) (3 vs. 2)", [(4, 3, 6), ONES, (2, 2)])
     refused(type_, four, "input number of timesteps changed", [(4, 3, 6), ONES], then=[(5, 3, 6), (5, 3)])
-    refused(type_, four, "Input size incompatible with inner product parameters.", [(4, 3, 6), ONES],
-            then=[(4, 3, 5), (4, 3)])  # fmt: skip
+    refused(
+        type_,
+        four,
+        "Input size incompatible with inner product parameters.",
+        [(4, 3, 6), ONES],
+        then=[(4, 3, 5), (4, 3)],
+    )
     refused(type_, four, "axis 2 out of range for 2-D Blob with shape 4 3 (12)", [(4, 3), ONES])
-    refused(type_, exposed, "shape mismatch - recur_input_blobs_[0]: 1 3 5 (15) vs. bottom[2]: 1 3 4 (12)",
-            [(4, 3, 6), ONES, *([(1, 3, 4)] * states)], tops=1 + states)  # fmt: skip
+    refused(
+        type_,
+        exposed,
+        "shape mismatch - recur_input_blobs_[0]: 1 3 5 (15) vs. bottom[2]: 1 3 4 (12)",
+        [(4, 3, 6), ONES, *([(1, 3, 4)] * states)],
+        tops=1 + states,
+    )
     refused(type_, exposed, f"{type_} Layer takes at least {2 + states} bottom blob(s) as input.", [(4, 3, 6), ONES])
-    refused(type_, f"loss_weight: 1 {four}", "Cannot backpropagate to sequence indicators.", [(4, 3, 6), ONES], force=False,
-            below=True)  # fmt: skip
+    refused(
+        type_,
+        f"loss_weight: 1 {four}",
+        "Cannot backpropagate to sequence indicators.",
+        [(4, 3, 6), ONES],
+        force=False,
+        below=True,
+    )
 
 # LSTMUnit
 GATE: list[Bottom] = [(1, 3, 5), (1, 3, 20)]
 for values in (ONES[:1], np.array([[0.0, 1, 0]], np.float32), np.array([[0.5, -1, 2]], np.float32)):
     add("LSTMUnit", "", bottoms=[*GATE, values.copy()], tops=2, then=[(1, 2, 5), (1, 2, 20), values[:, :2].copy()])
-add("LSTMUnit", "", bottoms=[uniform((1, 1, 2), -3, 3), uniform((1, 1, 8), -90, 90), ONES[:1, :1].copy()], tops=2,
-    )  # fmt: skip  # saturated: 1 - sigmoid keeps few digits, so the last one must be Caffe's
-add("LSTMUnit", "loss_weight: 1 loss_weight: 2 propagate_down: true propagate_down: false propagate_down: false",
+add(
+    "LSTMUnit",
+    "",
+    bottoms=[uniform((1, 1, 2), -3, 3), uniform((1, 1, 8), -90, 90), ONES[:1, :1].copy()],
+    tops=2,
+)  # saturated: 1 - sigmoid keeps few digits, so the last one must be Caffe's
+add(
+    "LSTMUnit",
+    "loss_weight: 1 loss_weight: 2 propagate_down: true propagate_down: false propagate_down: false",
     "loss_weight: 1 loss_weight: 2 propagate_down: false propagate_down: true propagate_down: false",
     "loss_weight: 1 loss_weight: 2 propagate_down: false propagate_down: false propagate_down: false",
-    bottoms=[*GATE, ONES[:1].copy()], tops=2, force=False, below=True)  # fmt: skip
-refused("LSTMUnit", "", "Check failed: 4 * hidden_dim_ == bottom[1]->shape(2) (20 vs. 10)", [(1, 3, 5), (1, 3, 10), (1, 3)],
-        tops=2)  # fmt: skip
+    bottoms=[*GATE, ONES[:1].copy()],
+    tops=2,
+    force=False,
+    below=True,
+)
+refused(
+    "LSTMUnit",
+    "",
+    "Check failed: 4 * hidden_dim_ == bottom[1]->shape(2) (20 vs. 10)",
+    [(1, 3, 5), (1, 3, 10), (1, 3)],
+    tops=2,
+)
 refused("LSTMUnit", "", "Check failed: 1 == bottom[i]->shape(0) (1 vs. 2)", [(2, 3, 5), (1, 3, 20), (1, 3)], tops=2)
-refused("LSTMUnit", "", "Check failed: 2 == bottom[i]->num_axes() (2 vs. 3)", [(1, 3, 5), (1, 3, 20), (1, 3, 1)], tops=2)
-refused("LSTMUnit", "", "Check failed: num_instances == bottom[i]->shape(1) (3 vs. 2)", [(1, 3, 5), (1, 2, 20), (1, 3)],
-        tops=2)  # fmt: skip
-refused("LSTMUnit", "loss_weight: 1 loss_weight: 1", "Cannot backpropagate to sequence indicators.",
-        [*GATE, ONES[:1].copy()], tops=2, force=False, below=True)  # fmt: skip
+refused(
+    "LSTMUnit", "", "Check failed: 2 == bottom[i]->num_axes() (2 vs. 3)", [(1, 3, 5), (1, 3, 20), (1, 3, 1)], tops=2
+)
+refused(
+    "LSTMUnit",
+    "",
+    "Check failed: num_instances == bottom[i]->shape(1) (3 vs. 2)",
+    [(1, 3, 5), (1, 2, 20), (1, 3)],
+    tops=2,
+)
+refused(
+    "LSTMUnit",
+    "loss_weight: 1 loss_weight: 1",
+    "Cannot backpropagate to sequence indicators.",
+    [*GATE, ONES[:1].copy()],
+    tops=2,
+    force=False,
+    below=True,
+)

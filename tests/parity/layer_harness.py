@@ -102,19 +102,29 @@ class Case:
     @property
     def text(self) -> str:
         """All that decides the case's numbers, in words."""
+
         def words(bottoms: Sequence[Any] | None) -> list[str]:
             return [
                 f"{b.shape} {zlib.crc32(np.ascontiguousarray(b, np.float32).tobytes()):08x}"
-                if isinstance(b, np.ndarray) else str(tuple(b))
+                if isinstance(b, np.ndarray)
+                else str(tuple(b))
                 for b in bottoms or ()
-            ]  # fmt: skip
+            ]
 
-        return " | ".join([
-            self.type, " ".join(self.param.split()), f"phase {self.phase} tops {self.tops}",
-            f"{'in-place ' * self.in_place}{'no-backward ' * (not self.backward)}{'not-forced ' * (not self.force)}"
-            f"{'below' * self.below}",
-            *words(self.bottoms), "then", *words(self.then), "params", *words(self.params),
-        ])  # fmt: skip
+        return " | ".join(
+            [
+                self.type,
+                " ".join(self.param.split()),
+                f"phase {self.phase} tops {self.tops}",
+                f"{'in-place ' * self.in_place}{'no-backward ' * (not self.backward)}{'not-forced ' * (not self.force)}"
+                f"{'below' * self.below}",
+                *words(self.bottoms),
+                "then",
+                *words(self.then),
+                "params",
+                *words(self.params),
+            ]
+        )
 
     @property
     def input_names(self) -> list[str]:
@@ -134,7 +144,9 @@ class Case:
         lines = ["force_backward: true"] if self.force else []
         for own, under, bottom in zip(self.bottom_names, self.input_names, self.bottoms, strict=True):
             dims = " ".join(f"dim: {d}" for d in shape(bottom))
-            lines.append(f'layer {{ name: "{under}" type: "Input" top: "{under}" input_param {{ shape {{ {dims} }} }} }}')
+            lines.append(
+                f'layer {{ name: "{under}" type: "Input" top: "{under}" input_param {{ shape {{ {dims} }} }} }}'
+            )
             if self.below:
                 bias = "bias_param { axis: 0 num_axes: 0 }"
                 lines.append(f'layer {{ name: "{own}" type: "Bias" bottom: "{under}" top: "{own}" {bias} }}')
@@ -149,11 +161,19 @@ class Case:
     def job(self, aborts: bool = False) -> dict[str, Any]:
         """What layer_side.py is told."""
         return {
-            "id": self.id, "seed": self.text, "net": self.net, "phase": self.phase, "inputs": self.input_names,
-            "bottoms": self.bottom_names, "tops": self.top_names, "batches": len(self.batches),
-            "backward": self.backward, "path": self.path,
-            "params": None if self.params is None else len(self.params), "aborts": aborts,
-        }  # fmt: skip
+            "id": self.id,
+            "seed": self.text,
+            "net": self.net,
+            "phase": self.phase,
+            "inputs": self.input_names,
+            "bottoms": self.bottom_names,
+            "tops": self.top_names,
+            "batches": len(self.batches),
+            "backward": self.backward,
+            "path": self.path,
+            "params": None if self.params is None else len(self.params),
+            "aborts": aborts,
+        }
 
     def arrays(self) -> Results:
         """The inputs and given parameters under layer_side.py's names."""
@@ -354,7 +374,8 @@ def compare(ours: Results, real: Results, ignore: Sequence[str] = ()) -> dict[st
     """Name of the result -> difference; a result that only one side has counts as inf."""
     return {
         name: difference(ours[name], real[name]) if name in ours and name in real else float("inf")
-        for name in [*real, *(set(ours) - set(real))] if name not in ignore
+        for name in [*real, *(set(ours) - set(real))]
+        if name not in ignore
     }
 
 
@@ -364,6 +385,20 @@ def worst(errors: dict[str, float], word: str) -> float:
 
 
 __all__ = [
-    "TEST", "TRAIN", "Callable", "Case", "ErrorCase", "collect", "collect_errors", "compare", "labels", "normal",
-    "replace", "run_ours", "run_real", "run_real_once", "uniform", "worst",
-]  # fmt: skip
+    "TEST",
+    "TRAIN",
+    "Callable",
+    "Case",
+    "ErrorCase",
+    "collect",
+    "collect_errors",
+    "compare",
+    "labels",
+    "normal",
+    "replace",
+    "run_ours",
+    "run_real",
+    "run_real_once",
+    "uniform",
+    "worst",
+]

@@ -88,7 +88,9 @@ def render(numbers: dict[str, Any]) -> str:
             lines.append(f"| {type_} | {row['forward']:.0e} | {back} | {row['cases']} | {refused} | yes | {on_gpu} |")
         else:
             where = f"`tests/parity/{numbers['elsewhere'][type_]}`"
-            lines.append(f"| {type_} | {where} | | | {refused} | {'refused' if type_ == 'WindowData' else 'yes'} | {on_gpu} |")
+            lines.append(
+                f"| {type_} | {where} | | | {refused} | {'refused' if type_ == 'WindowData' else 'yes'} | {on_gpu} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +120,11 @@ def main() -> None:
             cases = [case for case in cases if case.id in expected]
         where = torch.cuda.get_device_name() if options.device == "cuda" else "one thread"
         where += f", torch {torch.__version__.partition('+')[0]}"
-        numbers[options.device] = {"against": against, "where": where, "types": measure(cases, expected, options.device)}
+        numbers[options.device] = {
+            "against": against,
+            "where": where,
+            "types": measure(cases, expected, options.device),
+        }
         errors = [case.type for case in collect_errors() if case.type in REGISTRY]
         numbers["refused"] = {type_: errors.count(type_) for type_ in sorted(set(errors))}
         numbers["elsewhere"] = elsewhere()

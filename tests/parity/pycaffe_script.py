@@ -83,26 +83,41 @@ put("blob counts", [(b.num, b.channels, b.count) for b in net.blobs.values()])
 put("height", [(b.height, b.width) for b in net.blobs.values() if len(b.shape) <= 4])
 put("layer blobs", [len(layer.blobs) for layer in net.layers])
 put("dict is cached", net.blobs is net.blobs)
-put("levels", [list(caffe.Net("probe.prototxt", caffe.TEST, level=n, stages=s).outputs) for n, s in
-               ((0, None), (2, None), (2, ["raw"]), (3, ["raw", "x"]))])  # fmt: skip
+put(
+    "levels",
+    [
+        list(caffe.Net("probe.prototxt", caffe.TEST, level=n, stages=s).outputs)
+        for n, s in ((0, None), (2, None), (2, ["raw"]), (3, ["raw", "x"]))
+    ],
+)
 for call, name in (
-    (lambda: caffe.Net("probe.prototxt"), "no phase"), (lambda: caffe.Net(), "nothing"),
+    (lambda: caffe.Net("probe.prototxt"), "no phase"),
+    (lambda: caffe.Net(), "nothing"),
     (lambda: caffe.Net(3, 1), "no text"),
-    (lambda: net.blobs["nope"], "no blob"), (lambda: net.params["relu"], "no params"), (lambda: net.layer_dict["x"], "no layer"),
-    (lambda: setattr(net.blobs["ip"], "data", 3), "assign data"), (lambda: setattr(net.blobs["ip"], "shape", 3), "assign shape"),
+    (lambda: net.blobs["nope"], "no blob"),
+    (lambda: net.params["relu"], "no params"),
+    (lambda: net.layer_dict["x"], "no layer"),
+    (lambda: setattr(net.blobs["ip"], "data", 3), "assign data"),
+    (lambda: setattr(net.blobs["ip"], "shape", 3), "assign shape"),
     (lambda: setattr(net, "blobs", 3), "assign blobs"),
-    (lambda: net.forward(data=data[:3]), "one input"), (lambda: net.forward(data=data, other=other), "long inputs"),
+    (lambda: net.forward(data=data[:3]), "one input"),
+    (lambda: net.forward(data=data, other=other), "long inputs"),
     (lambda: net.forward(data=data[:3, :1], other=other[:3]), "channels do broadcast"),
     (lambda: net.forward(data=data[:3, :, :3], other=other[:3]), "wrong height"),
-    (lambda: net.forward(start="nope"), "no start"), (lambda: net.backward(start="nope"), "no backward start"),
-    (lambda: net.forward(end="nope"), "no end"), (lambda: net.forward(blobs=["nope"]), "no such blob"),
-    (lambda: net.blobs["ip"].reshape("x"), "reshape text"), (lambda: net.blobs["ip"].reshape(1.5), "reshape float"),
-    (lambda: net.set_input_arrays(data, other), "no memory data"), 
-    (lambda: net.layers[0].blobs[0], "blob of none"), (lambda: net.params["ip"][7], "blob beyond"),
+    (lambda: net.forward(start="nope"), "no start"),
+    (lambda: net.backward(start="nope"), "no backward start"),
+    (lambda: net.forward(end="nope"), "no end"),
+    (lambda: net.forward(blobs=["nope"]), "no such blob"),
+    (lambda: net.blobs["ip"].reshape("x"), "reshape text"),
+    (lambda: net.blobs["ip"].reshape(1.5), "reshape float"),
+    (lambda: net.set_input_arrays(data, other), "no memory data"),
+    (lambda: net.layers[0].blobs[0], "blob of none"),
+    (lambda: net.params["ip"][7], "blob beyond"),
     (lambda: caffe.get_solver("nope.prototxt") if False else open("nope.prototxt"), "missing"),
-    (lambda: caffe.set_random_seed(2**40), "seed large"), (lambda: caffe.set_random_seed("x"), "seed text"),
+    (lambda: caffe.set_random_seed(2**40), "seed large"),
+    (lambda: caffe.set_random_seed("x"), "seed text"),
     (lambda: caffe.set_random_seed(1.5), "seed float"),
-):  # fmt: skip
+):
     fails(name, call, text=name in ("one input", "long inputs", "no such blob", "no blob", "no layer", "missing"))
 
 # running
@@ -163,8 +178,21 @@ net.save("probe.caffemodel")
 saved = caffe_pb2.NetParameter()
 with open("probe.caffemodel", "rb") as file:
     saved.ParseFromString(file.read())
-put("saved layers", [[layer.name, layer.type, list(layer.bottom), list(layer.top), layer.phase, len(layer.blobs),
-                      [list(b.shape.dim) for b in layer.blobs]] for layer in saved.layer])  # fmt: skip
+put(
+    "saved layers",
+    [
+        [
+            layer.name,
+            layer.type,
+            list(layer.bottom),
+            list(layer.top),
+            layer.phase,
+            len(layer.blobs),
+            [list(b.shape.dim) for b in layer.blobs],
+        ]
+        for layer in saved.layer
+    ],
+)
 put("saved text", [text_format.MessageToString(layer.param[0]) if layer.param else "" for layer in saved.layer])
 net.save_hdf5("probe.h5")
 for source in ("probe.caffemodel", "probe.h5"):
@@ -216,11 +244,15 @@ put("memory blobs", list(memory.blobs))
 memory.save_hdf5("memory.h5")
 put("memory loss", memory._forward(0, len(memory.layers) - 1))
 for name, array, labels in (
-    ("three axes", images[0], np.zeros(3, np.float32)), ("doubles", images.astype(float), np.zeros(4, np.float32)),
-    ("odd", images[:3], np.zeros(3, np.float32)), ("not contiguous", images[:, :, ::-1], np.zeros(4, np.float32)),
-    ("label count", images, np.zeros(2, np.float32)), ("channels", images[:, :2].copy(), np.zeros(4, np.float32)),
-    ("label doubles", images, np.zeros(4)), ("height", np.zeros((2, 3, 1, 2), np.float32), np.zeros(2, np.float32)),
-):  # fmt: skip
+    ("three axes", images[0], np.zeros(3, np.float32)),
+    ("doubles", images.astype(float), np.zeros(4, np.float32)),
+    ("odd", images[:3], np.zeros(3, np.float32)),
+    ("not contiguous", images[:, :, ::-1], np.zeros(4, np.float32)),
+    ("label count", images, np.zeros(2, np.float32)),
+    ("channels", images[:, :2].copy(), np.zeros(4, np.float32)),
+    ("label doubles", images, np.zeros(4)),
+    ("height", np.zeros((2, 3, 1, 2), np.float32), np.zeros(2, np.float32)),
+):
     fails("arrays " + name, lambda array=array, labels=labels: memory.set_input_arrays(array, labels))
 
 # old prototxt
@@ -318,26 +350,33 @@ put("oversample", caffe.io.oversample([image, image * 2], (5, 4)))
 t = caffe.io.Transformer({"data": (1, 3, 5, 4)})
 put("transformer bare", t.preprocess("data", rs.rand(3, 5, 4)))
 for step, call in (
-    ("transpose", lambda: t.set_transpose("data", (2, 0, 1))), ("swap", lambda: t.set_channel_swap("data", (2, 0, 1))),
-    ("scale", lambda: t.set_raw_scale("data", 10)), ("mean", lambda: t.set_mean("data", np.array([1.0, 2, 3]))),
+    ("transpose", lambda: t.set_transpose("data", (2, 0, 1))),
+    ("swap", lambda: t.set_channel_swap("data", (2, 0, 1))),
+    ("scale", lambda: t.set_raw_scale("data", 10)),
+    ("mean", lambda: t.set_mean("data", np.array([1.0, 2, 3]))),
     ("input scale", lambda: t.set_input_scale("data", 0.5)),
-):  # fmt: skip
+):
     call()
     put("preprocess " + step, t.preprocess("data", image.copy()))
 put("deprocess", t.deprocess("data", t.preprocess("data", image.copy())))
 t.set_mean("data", rs.rand(3, 5, 4))
 put("preprocess mean image", t.preprocess("data", image.copy()))
 for name, call in (
-    ("mean shape", lambda: t.set_mean("data", np.zeros((4, 5, 4)))), ("mean size", lambda: t.set_mean("data", np.zeros(5))),
-    ("mean axes", lambda: t.set_mean("data", np.zeros((3, 2)))), ("swap size", lambda: t.set_channel_swap("data", (0, 1))),
-    ("transpose size", lambda: t.set_transpose("data", (0, 1))), ("unknown", lambda: t.preprocess("x", image)),
-):  # fmt: skip
+    ("mean shape", lambda: t.set_mean("data", np.zeros((4, 5, 4)))),
+    ("mean size", lambda: t.set_mean("data", np.zeros(5))),
+    ("mean axes", lambda: t.set_mean("data", np.zeros((3, 2)))),
+    ("swap size", lambda: t.set_channel_swap("data", (0, 1))),
+    ("transpose size", lambda: t.set_transpose("data", (0, 1))),
+    ("unknown", lambda: t.preprocess("x", image)),
+):
     fails("transformer " + name, call)
-deploy = write("deploy.prototxt",
+deploy = write(
+    "deploy.prototxt",
     'layer { name: "d" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 6 dim: 6 } } }\n'
     'layer { name: "i" type: "InnerProduct" bottom: "data" top: "i" '
     'inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }\n'
-    'layer { name: "p" type: "Softmax" bottom: "i" top: "p" }\n')  # fmt: skip
+    'layer { name: "p" type: "Softmax" bottom: "i" top: "p" }\n',
+)
 caffe.set_random_seed(4)
 caffe.Net(deploy, caffe.TEST).save("deploy.caffemodel")
 c = caffe.Classifier(
@@ -407,11 +446,54 @@ solver = caffe.NesterovSolver("solver.prototxt")
 put("nesterov", [type(solver).__name__, isinstance(solver, caffe.SGDSolver)])
 solver.solve()
 put("nesterov solved", solver.net.params["a"][0].data)
-put("module", sorted(name for name in ("Net", "SGDSolver", "NesterovSolver", "AdaGradSolver", "RMSPropSolver", "AdaDeltaSolver",
-    "AdamSolver", "NCCL", "Timer", "init_log", "log", "set_mode_cpu", "set_mode_gpu", "set_device", "Layer", "get_solver",
-    "layer_type_list", "set_random_seed", "solver_count", "set_solver_count", "solver_rank", "set_solver_rank",
-    "set_multiprocess", "has_nccl", "TRAIN", "TEST", "Classifier", "Detector", "io", "layers", "params", "NetSpec", "to_proto",
-    "__version__", "pycaffe", "classifier", "detector", "net_spec", "proto") if not hasattr(caffe, name)))  # fmt: skip
+put(
+    "module",
+    sorted(
+        name
+        for name in (
+            "Net",
+            "SGDSolver",
+            "NesterovSolver",
+            "AdaGradSolver",
+            "RMSPropSolver",
+            "AdaDeltaSolver",
+            "AdamSolver",
+            "NCCL",
+            "Timer",
+            "init_log",
+            "log",
+            "set_mode_cpu",
+            "set_mode_gpu",
+            "set_device",
+            "Layer",
+            "get_solver",
+            "layer_type_list",
+            "set_random_seed",
+            "solver_count",
+            "set_solver_count",
+            "solver_rank",
+            "set_solver_rank",
+            "set_multiprocess",
+            "has_nccl",
+            "TRAIN",
+            "TEST",
+            "Classifier",
+            "Detector",
+            "io",
+            "layers",
+            "params",
+            "NetSpec",
+            "to_proto",
+            "__version__",
+            "pycaffe",
+            "classifier",
+            "detector",
+            "net_spec",
+            "proto",
+        )
+        if not hasattr(caffe, name)
+    ),
+)
 timer = caffe.Timer()
 timer.start()
 timer.stop()

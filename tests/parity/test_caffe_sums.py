@@ -45,9 +45,19 @@ def random_jobs(random: np.random.RandomState) -> dict[str, list[np.ndarray]]:
         m, n, k = (size(most) for most in SIZES)
         ta, tb, beta = (int(random.randint(2)) for _ in range(3))
         jobs[f"{i:03d} gemm {ta} {tb} {beta}"] = [
-            normal(*((k, m) if ta else (m, k))), normal(*((n, k) if tb else (k, n))), normal(m, n)
-        ]  # fmt: skip
-    for m, n, k in ((96, 1024, 27), (96, 1024, 864), (192, 1728, 64), (1728, 64, 192), (10, 64, 192), (46, 2353, 13), (8, 1639, 48)):
+            normal(*((k, m) if ta else (m, k))),
+            normal(*((n, k) if tb else (k, n))),
+            normal(m, n),
+        ]
+    for m, n, k in (
+        (96, 1024, 27),
+        (96, 1024, 864),
+        (192, 1728, 64),
+        (1728, 64, 192),
+        (10, 64, 192),
+        (46, 2353, 13),
+        (8, 1639, 48),
+    ):
         jobs[f"{len(jobs):03d} gemm 0 0 0"] = [normal(m, k), normal(k, n), normal(m, n)]
     for _ in range(100):
         a = normal(size(100), size(20000))
@@ -127,7 +137,9 @@ def test_a_layer_computes_caffes_bits(case: Any, real: Any, monkeypatch: pytest.
     """Seed-exact, every top, bottom diff and parameter gradient of these types is Caffe's, bit for bit."""
     assert caffe_sums.find() is not None, caffe_sums.why_not()
     expected = real.results[case.id]
-    masks = [expected[f"{step} data {case.top_names[0]}"] != 0 for step in range(len(case.batches))] if case.masked else []
+    masks = (
+        [expected[f"{step} data {case.top_names[0]}"] != 0 for step in range(len(case.batches))] if case.masked else []
+    )
     monkeypatch.setattr(harness, "TorchGenerator", lambda seed: GivenMasks(masks))
     monkeypatch.setattr(harness, "MaskGenerator", GivenMasks)
     found = harness.run_ours(case, expected)

@@ -84,8 +84,11 @@ def assert_same_log(real: Outcome, ours: Outcome) -> None:
         kept = [m for m in outcome.messages if not m.startswith(of_threads)]
         # a loss layer builds a softmax layer of its own, whose creation Caffe logs once more
         follow = [*kept[1:], ""]
-        kept = [m for m, after in zip(kept, follow, strict=True)
-                if not m.startswith("Creating layer ") or after == m.replace("layer", "Layer")]
+        kept = [
+            m
+            for m, after in zip(kept, follow, strict=True)
+            if not m.startswith("Creating layer ") or after == m.replace("layer", "Layer")
+        ]
         kept = [re.sub(r"\(.* iter/s, .*s/2 iters\)", "(speed)", m) for m in kept]
         return [re.sub(r"[\d.e+-]+ ms\.", "T ms.", m) for m in kept]
 
@@ -114,7 +117,17 @@ def test_train_writes_caffes_log(trained: dict[str, Outcome]) -> None:
         ["time", "-model", "net.prototxt", "-iterations", "-1"],
         ["train", "-solver", "no_iteration.prototxt"],
     ],
-    ids=["finetune", "resume", "test", "time", "time TEST", "device_query", "test 0", "time -1", "iter_size 0, test_iter 0"],
+    ids=[
+        "finetune",
+        "resume",
+        "test",
+        "time",
+        "time TEST",
+        "device_query",
+        "test 0",
+        "time -1",
+        "iter_size 0, test_iter 0",
+    ],
 )
 def test_other_actions_write_caffes_log(
     arguments: list[str], folders: dict[str, Path], trained: dict[str, Outcome]
@@ -127,26 +140,41 @@ def test_other_actions_write_caffes_log(
 
 def test_a_snapshot_of_either_resumes_in_the_other(folders: dict[str, Path], trained: dict[str, Outcome]) -> None:
     """Caffe tests and resumes what ours saved, and the other way round, with the same numbers."""
-    for arguments in (["test", "-model", "net.prototxt", "-weights", "x_iter_8.caffemodel", "-iterations", "2"],
-                      ["train", "-solver", "solver.prototxt", "-snapshot", "x_iter_4.solverstate"]):  # fmt: skip
+    for arguments in (
+        ["test", "-model", "net.prototxt", "-weights", "x_iter_8.caffemodel", "-iterations", "2"],
+        ["train", "-solver", "solver.prototxt", "-snapshot", "x_iter_4.solverstate"],
+    ):
         assert_same_log(run("caffe", folders["ours"], arguments), run("ours", folders["caffe"], arguments))
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["train", "test"], ["-version"], ["--help"], ["-nope", "train"], ["train", "-solver"], ["-noversion"],
-        ["train", "-iterations", "abc"], ["train", "-level", "1.5"], ["train", "-nosolver"], ["train", "-nope", "-nada"],
+        [],
+        ["train", "test"],
+        ["-version"],
+        ["--help"],
+        ["-nope", "train"],
+        ["train", "-solver"],
+        ["-noversion"],
+        ["train", "-iterations", "abc"],
+        ["train", "-level", "1.5"],
+        ["train", "-nosolver"],
+        ["train", "-nope", "-nada"],
         ["train", "-version=maybe"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_flags_have_caffes_outcomes(arguments: list[str], folders: dict[str, Path]) -> None:
     """Usage, version and mistakes in flags: Caffe's status, stream and words; the program's own name apart."""
     real, ours = (run(binary, folders[binary], arguments) for binary in ("caffe", "ours"))
     assert ours.status == real.status
     assert ours.lines == real.lines
-    head = real.out.split("\n\n  Flags")[0].replace("caffe: ", "caffe-torch: ").replace("caffe version", "caffe-torch version")
+    head = (
+        real.out.split("\n\n  Flags")[0]
+        .replace("caffe: ", "caffe-torch: ")
+        .replace("caffe version", "caffe-torch version")
+    )
     assert ours.out.split("\n\n  Flags")[0] == head
 
 
@@ -155,27 +183,25 @@ MISTAKES = {
     "train": "Need a solver definition to train.",
     "train -solver=": "Need a solver definition to train.",
     "train -solver gone.prototxt": "File not found: gone.prototxt",
-    "train -solver solver.prototxt -snapshot a -weights b":
-        "Give a snapshot to resume training or weights to finetune but not both.",
+    "train -solver solver.prototxt -snapshot a -weights b": "Give a snapshot to resume training or weights to finetune but not both.",
     "train -solver solver.prototxt -snapshot gone.solverstate": "File not found: gone.solverstate",
     "train -solver solver.prototxt -sigint_effect bad": 'Invalid signal effect "bad" was specified',
     "train -solver bad_solver.prototxt": "Unknown layer type: Nope (known types: ",
     "train -solver bad_policy.prototxt": "Unknown learning rate policy: steps",
     "train -solver bad_type.prototxt": "Unknown solver type: Nope (known types: AdaDelta, AdaGrad, Adam, Nesterov, "
-                                       "RMSProp, SGD)",
+    "RMSProp, SGD)",
     "train -solver bad_text.prototxt": "bad_text.prototxt",
     "train -solver solver.prototxt -weights gone.caffemodel": "Couldn't open gone.caffemodel",
     "test -model net.prototxt": "Need model weights to score.",
     "test -weights x": "Need a model definition to score.",
     "test -model net.prototxt -weights gone.caffemodel": "Couldn't open gone.caffemodel",
-    "test -model bad_shape.prototxt -weights x_iter_8.caffemodel":
-        "Cannot copy param 0 weights from layer 'ip'; shape mismatch.  Source param shape is 3 18 (54); "
-        "target param shape is 4 18 (72). To learn this layer's parameters from scratch",
+    "test -model bad_shape.prototxt -weights x_iter_8.caffemodel": "Cannot copy param 0 weights from layer 'ip'; "
+    "shape mismatch.  Source param shape is 3 18 (54); target param shape is 4 18 (72). To learn this layer's parameters from scratch",
     "time -model gone.prototxt": "File not found: gone.prototxt",
     "time -model net.prototxt -phase train": 'phase must be "TRAIN" or "TEST"',
     "time -model net.prototxt -gpu 0": "Cannot use GPU",
     "device_query -gpu all": "Cannot use GPU",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("arguments", list(MISTAKES))

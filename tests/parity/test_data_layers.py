@@ -100,10 +100,15 @@ def write_lmdb(folder: Path, datums: list[Any]) -> None:
 def uint8_datums(height: int, width: int, channels: int = 3, count: int = 11) -> list[Any]:
     rs = np.random.RandomState(0)
     return [
-        Datum(channels=channels, height=height, width=width, label=int(rs.randint(1000)),
-              data=rs.randint(0, 256, (channels, height, width)).astype(np.uint8).tobytes())
+        Datum(
+            channels=channels,
+            height=height,
+            width=width,
+            label=int(rs.randint(1000)),
+            data=rs.randint(0, 256, (channels, height, width)).astype(np.uint8).tobytes(),
+        )
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def float_datums(height: int, width: int, count: int = 11) -> list[Any]:
@@ -187,8 +192,17 @@ def test_data_layer_gives_caffes_batches(
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("options", ["", "shuffle: true", "rand_skip: 4", "shuffle: true rand_skip: 5",
-                                     "new_height: 5 new_width: 7", "is_color: false"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "shuffle: true",
+        "rand_skip: 4",
+        "shuffle: true rand_skip: 5",
+        "new_height: 5 new_width: 7",
+        "is_color: false",
+    ],
+)
 def test_image_data_gives_caffes_batches(options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order, shuffles, skips, labels and pixels equal Caffe's; resized images within one grey level (OpenCV's own)."""
     monkeypatch.chdir(tmp_path)

@@ -30,7 +30,9 @@ def both(words: str) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, n
     """`allconv viz` by either engine: the JSON of real Caffe's, the arrays of both. Units and activations must agree."""
     facts, arrays = [], []
     for engine in ("torch", "caffe"):
-        result = CliRunner().invoke(cli.main, ["viz", *words.split(), "--engine", engine, "--quiet", "--output", f"{engine}.png"])
+        result = CliRunner().invoke(
+            cli.main, ["viz", *words.split(), "--engine", engine, "--quiet", "--output", f"{engine}.png"]
+        )
         assert result.exit_code == 0, result.output
         facts.append(json.loads(Path(f"{engine}.json").read_text()))
         with np.load(f"{engine}.npz") as file:
@@ -119,7 +121,10 @@ def test_figures_are_drawn_inside_the_interpreter_of_pycaffe(tmp_path: Path) -> 
     assert caffe is not None and caffe.python is not None
     environment = {**caffe.environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [str(caffe.python), "-c", INSIDE, str(ROOT), str(tmp_path / "drawn.npz")], env=environment, capture_output=True, text=True
+        [str(caffe.python), "-c", INSIDE, str(ROOT), str(tmp_path / "drawn.npz")],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "drawn.npz")

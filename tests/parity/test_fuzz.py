@@ -16,9 +16,16 @@ fuzz: Any = importlib.import_module("fuzz")
 
 @pytest.mark.parametrize(
     ("kind", "first", "count"),
-    [("net", 0, 100), ("net", 100, 100), ("solver", 20, 30), ("special", 0, 110), ("data", 0, 60), ("python", 0, 48),
-     ("weights", 150, 40)],
-)  # fmt: skip
+    [
+        ("net", 0, 100),
+        ("net", 100, 100),
+        ("solver", 20, 30),
+        ("special", 0, 110),
+        ("data", 0, 60),
+        ("python", 0, 48),
+        ("weights", 150, 40),
+    ],
+)
 def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, tmp_path: Path) -> None:
     """A net: names, initial parameters, every blob and diff over one to three batches. A solver: parameters and outputs
     after each of the things done with it, its log line by line, its snapshots. Weights that go from net to net.

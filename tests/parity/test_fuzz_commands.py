@@ -14,7 +14,9 @@ sys.path.insert(0, str(HERE))
 commands: Any = importlib.import_module("fuzz_commands")
 
 
-@pytest.mark.parametrize(("kind", "first", "count"), [("resume", 0, 8), ("rules", 0, 8), ("sharing", 2, 6), ("time", 0, 20)])
+@pytest.mark.parametrize(
+    ("kind", "first", "count"), [("resume", 0, 8), ("rules", 0, 8), ("sharing", 2, 6), ("time", 0, 20)]
+)
 def test_random_command_lines_do_what_caffe_does(kind: str, first: int, count: int, tmp_path: Path) -> None:
     """Status, log and snapshots of each command; a training goes on in the other program as if it had never stopped."""
     wrong = []

@@ -50,7 +50,9 @@ def run(net, arrays):
                 out["%d diff %s %d" % (step, name, i)] = blob.diff.copy()
     return out
 """
-SCRIPT = STEPS + f"""
+SCRIPT = (
+    STEPS
+    + f"""
 import os, sys
 import numpy as np
 import caffe
@@ -60,6 +62,7 @@ for folder in sys.argv[1:]:
     net = caffe.Net("net.prototxt", caffe.TRAIN)
     np.savez("out.npz", **run(net, dict(np.load("in.npz"))))
 """
+)
 
 
 def layer(name: str, type_: str, bottoms: str, param: str = "", tops: str | None = None) -> str:
@@ -86,14 +89,20 @@ def values(*shape: int, seed: int = 1) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
-AFTER = "inner_product_param { num_output: 3 axis: 2 weight_filler { type: 'xavier' } }"  # shows where the stream stands
+AFTER = (
+    "inner_product_param { num_output: 3 axis: 2 weight_filler { type: 'xavier' } }"  # shows where the stream stands
+)
 SELECT = [np.array(v, np.float32) for v in ([1, 0, 1, 1], [0, 0, 0, 3], [1, 1, 1, 1])]
 PICK = [np.array(v, np.float32) for v in ([2, 0, 2], [3, 3, 3, 1, 0], [1])]
-WORDS = [np.array(v, np.float32) for v in ([[0, 3], [3, 4], [1, 1]], [[2.9, 2], [0, 0], [4, 3]], [[1, 2], [3, 4], [0, 0]])]
+WORDS = [
+    np.array(v, np.float32) for v in ([[0, 3], [3, 4], [1, 1]], [[2.9, 2], [0, 0], [4, 3]], [[1, 2], [3, 4], [0, 0]])
+]
 STREAM = {f"x@{i}": values(3, 2, 5, seed=i) for i in range(3)} | {
     f"cont@{i}": np.array([[i > 0, 1], [1, i != 1], [1, 1]], np.float32) for i in range(3)
 }
-ONE_STEP = {f"x@{i}": values(1, 2, 5, seed=i) for i in range(3)} | {f"cont@{i}": np.ones((1, 2), np.float32) for i in range(3)}
+ONE_STEP = {f"x@{i}": values(1, 2, 5, seed=i) for i in range(3)} | {
+    f"cont@{i}": np.ones((1, 2), np.float32) for i in range(3)
+}
 
 
 def write_matrices(folder: Path) -> None:
@@ -109,26 +118,36 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
     out = {}
     ip = f"inner_product_param {{ num_output: 3 {gaussian()} }}"
     out["filter"] = (
-        source("x", 4, 2) + source("y", 4, 3) + source("s", 4) + layer("ip", "InnerProduct", "x", ip)
-        + layer("f", "Filter", "ip y s", tops="fx fy") + layer("loss", "EuclideanLoss", "fx fy"),
-        {f"s@{i}": SELECT[i] for i in range(3)} | {f"x@{i}": values(4, 2, seed=i) for i in range(3)}
+        source("x", 4, 2)
+        + source("y", 4, 3)
+        + source("s", 4)
+        + layer("ip", "InnerProduct", "x", ip)
+        + layer("f", "Filter", "ip y s", tops="fx fy")
+        + layer("loss", "EuclideanLoss", "fx fy"),
+        {f"s@{i}": SELECT[i] for i in range(3)}
+        | {f"x@{i}": values(4, 2, seed=i) for i in range(3)}
         | {"y@0": values(4, 3)},
-    )  # fmt: skip
+    )
     out["reindex"] = (
-        source("x", 4, 2) + source("i", 3) + layer("ip", "InnerProduct", "x", ip) + layer("r", "BatchReindex", "ip i")
+        source("x", 4, 2)
+        + source("i", 3)
+        + layer("ip", "InnerProduct", "x", ip)
+        + layer("r", "BatchReindex", "ip i")
         + layer("t", "Reduction", "r", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
         {f"i@{i}": PICK[i] for i in range(3)} | {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
-    )  # fmt: skip
+    )
     out["embed"] = (
-        source("w", 3, 2) + layer("e", "Embed", "w", f"embed_param {{ input_dim: 5 num_output: 4 {gaussian()} }}")
+        source("w", 3, 2)
+        + layer("e", "Embed", "w", f"embed_param {{ input_dim: 5 num_output: 4 {gaussian()} }}")
         + layer("t", "Reduction", "e", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
         {f"w@{i}": WORDS[i] for i in range(3)},
-    )  # fmt: skip
+    )
     out["parameter"] = (
-        source("x", 2, 3) + layer("p", "Parameter", "", "parameter_param { shape { dim: 2 dim: 3 } }")
+        source("x", 2, 3)
+        + layer("p", "Parameter", "", "parameter_param { shape { dim: 2 dim: 3 } }")
         + layer("loss", "EuclideanLoss", "p x"),
         {f"x@{i}": values(2, 3, seed=i) for i in range(3)},
-    )  # fmt: skip
+    )
     for type_ in ("LSTM", "RNN"):
         top = layer("ip", "InnerProduct", "top", AFTER) + layer(
             "t", "Reduction", "ip", "loss_weight: 1 reduction_param { operation: SUMSQ }"
@@ -136,50 +155,70 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
         two = source("x", 3, 2, 5) + source("cont", 3, 2) + layer("below", type_, "x cont", recurrent())
         out[f"{type_} above another"] = (two + layer("above", type_, "below cont", recurrent(), "top") + top, STREAM)
         out[f"{type_} of one step, changed in place"] = (
-            source("x", 1, 2, 5) + source("cont", 1, 2) + layer("only", type_, "x cont", recurrent(), "top")
-            + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }", "top") + top,
+            source("x", 1, 2, 5)
+            + source("cont", 1, 2)
+            + layer("only", type_, "x cont", recurrent(), "top")
+            + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }", "top")
+            + top,
             ONE_STEP,
-        )  # fmt: skip
+        )
         out[f"{type_} with static input and shared weights"] = (
-            source("x", 3, 2, 5) + source("cont", 3, 2) + source("still", 2, 3)
+            source("x", 3, 2, 5)
+            + source("cont", 3, 2)
+            + source("still", 2, 3)
             + layer("a", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
             + layer("b", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
-            + layer("sum", "Eltwise", "a b", tops="top") + top,
+            + layer("sum", "Eltwise", "a b", tops="top")
+            + top,
             STREAM | {f"still@{i}": values(2, 3, seed=9 + i) for i in range(3)},
-        )  # fmt: skip
+        )
     # found by the fuzzer
     square = "loss_weight: 1 reduction_param { operation: SUMSQ }"
     out["Flatten takes the gradient from an LSTM"] = (
-        source("x", 3, 2, 5) + source("cont", 3, 2) + layer("below", "LSTM", "x cont", recurrent())
-        + layer("flat", "Flatten", "below") + layer("t", "Reduction", "flat", square),
+        source("x", 3, 2, 5)
+        + source("cont", 3, 2)
+        + layer("below", "LSTM", "x cont", recurrent())
+        + layer("flat", "Flatten", "below")
+        + layer("t", "Reduction", "flat", square),
         STREAM,
-    )  # fmt: skip
+    )
     out["Flatten takes the gradient from a Concat of one"] = (
-        source("x", 4, 2) + layer("ip", "InnerProduct", "x", ip) + layer("one", "Concat", "ip")
-        + layer("flat", "Flatten", "one") + layer("t", "Reduction", "flat", square),
+        source("x", 4, 2)
+        + layer("ip", "InnerProduct", "x", ip)
+        + layer("one", "Concat", "ip")
+        + layer("flat", "Flatten", "one")
+        + layer("t", "Reduction", "flat", square),
         {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
-    )  # fmt: skip
+    )
     out["BatchNorm is reached by a gradient, though nothing learns"] = (
-        source("x", 4, 2) + layer("scale", "Power", "x") + layer("norm", "BatchNorm", "scale")
-        + layer("power", "Power", "norm", "power_param { power: 3 }") + layer("t", "Reduction", "power", square),
+        source("x", 4, 2)
+        + layer("scale", "Power", "x")
+        + layer("norm", "BatchNorm", "scale")
+        + layer("power", "Power", "norm", "power_param { power: 3 }")
+        + layer("t", "Reduction", "power", square),
         {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
-    )  # fmt: skip
+    )
     exposed = [source(name, 1, 2, 4) for name in ("h", "c")]
     out["in place over what LSTM exposes, one step"] = (
-        source("x", 1, 2, 5) + source("cont", 1, 2) + "".join(exposed)
+        source("x", 1, 2, 5)
+        + source("cont", 1, 2)
+        + "".join(exposed)
         + layer("lstm", "LSTM", "x cont h c", recurrent("expose_hidden: true"), "top h1 c1")
-        + layer("bend", "Sigmoid", "c1", "", "c1") + layer("more", "Power", "h1", "power_param { shift: 1 }", "h1")
+        + layer("bend", "Sigmoid", "c1", "", "c1")
+        + layer("more", "Power", "h1", "power_param { shift: 1 }", "h1")
         + layer("t", "Reduction", "top", square),
         ONE_STEP | {f"{name}@0": values(1, 2, 4, seed=i) for i, name in enumerate(("h", "c"))},
-    )  # fmt: skip
+    )
     scores = {f"x@{i}": values(4, 2, seed=i) for i in range(3)} | {"l@0": np.array([0, 2, 1, 2], np.float32)}
     for age in ("new", "old"):
         param = f'infogain_loss_param {{ source: "{age}.binaryproto" }}'
         out[f"infogain by a matrix from a file, {age}"] = (
-            source("x", 4, 2) + source("l", 4) + layer("ip", "InnerProduct", "x", ip)
+            source("x", 4, 2)
+            + source("l", 4)
+            + layer("ip", "InnerProduct", "x", ip)
             + layer("loss", "InfogainLoss", "ip l", param),
             scores,
-        )  # fmt: skip
+        )
     return out
 
 

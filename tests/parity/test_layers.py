@@ -63,7 +63,8 @@ def test_hdf5_output_writes_what_caffe_writes(tmp_path: Path) -> None:
     param = 'hdf5_output_param {{ file_name: "{}" }}'
     files = [tmp_path / "real.h5", tmp_path / "ours.h5"]
     real, ours = (
-        harness.Case("HDF5Output", param.format(file), [data, label], tops=0, backward=False, force=False) for file in files
+        harness.Case("HDF5Output", param.format(file), [data, label], tops=0, backward=False, force=False)
+        for file in files
     )
     assert real.id in harness.run_real([real], [], tmp_path / "job").results
     harness.run_ours(ours)
@@ -87,17 +88,22 @@ def feed(net):
             out += [net.blobs[name].data.copy() for name in ("data", "label")]
     return out
 """
-RUN_MEMORY = MEMORY + """
+RUN_MEMORY = (
+    MEMORY
+    + """
 import caffe, sys
 np.savez(sys.argv[2], *feed(caffe.Net(sys.argv[1], caffe.TEST)))
 """
+)
 
 
 def test_memory_data_gives_the_batches_that_caffe_gives(tmp_path: Path) -> None:
-    """"MemoryData" fed twice by set_input_arrays: five batches of two each, round and round; shapes and values agree."""
+    """ "MemoryData" fed twice by set_input_arrays: five batches of two each, round and round; shapes and values agree."""
     net = tmp_path / "net.prototxt"
-    net.write_text('layer { name: "d" type: "MemoryData" top: "data" top: "label" '
-                   "memory_data_param { batch_size: 2 channels: 2 height: 3 width: 1 } }")  # fmt: skip
+    net.write_text(
+        'layer { name: "d" type: "MemoryData" top: "data" top: "label" '
+        "memory_data_param { batch_size: 2 channels: 2 height: 3 width: 1 } }"
+    )
     command = [str(harness.PYTHON), "-c", RUN_MEMORY, str(net), str(tmp_path / "real.npz")]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     caffe = importlib.import_module("allconv_caffe.pycaffe")

@@ -132,9 +132,17 @@ def test_real_caffe_resumes_what_we_saved(tmp_path: Path) -> None:
     create_solver(parse_text(text, SolverParameter), context=Context(rng=TorchGenerator(0))).solve()
     (tmp_path / "solver.prototxt").write_text(text.replace("/ours", "/real"))
     subprocess.run(
-        [str(CAFFE), "train", "-solver", str(tmp_path / "solver.prototxt"), "-snapshot",
-         f"{tmp_path}/ours_iter_5.solverstate"], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            str(CAFFE),
+            "train",
+            "-solver",
+            str(tmp_path / "solver.prototxt"),
+            "-snapshot",
+            f"{tmp_path}/ours_iter_5.solverstate",
+        ],
+        check=True,
+        capture_output=True,
+    )
     ours, real = (read_binary(tmp_path / f"{who}_iter_10.caffemodel", NetParameter) for who in ("ours", "real"))
     for a, b in zip(ours.layer, real.layer, strict=True):
         for mine, other in zip(a.blobs, b.blobs, strict=True):

@@ -31,9 +31,12 @@ COMMANDS = {"caffe": [str(golden.CAFFE)], "ours": [sys.executable, "-m", "allcon
 Row = dict[str, float]
 
 # accuracy and a second loss in the training net, too: three outputs to display
-NET = files.NET.replace("include { phase: TEST } }\nlayer { name: \"loss\"", "}\nlayer { name: \"loss\"") + """
+NET = (
+    files.NET.replace('include { phase: TEST } }\nlayer { name: "loss"', '}\nlayer { name: "loss"')
+    + """
 layer { name: "margin" type: "HingeLoss" bottom: "ip" bottom: "label" top: "margin" loss_weight: 0.5 }
 """
+)
 SOLVERS: dict[str, Callable[[str], str]] = {
     "one test net": lambda s: s,
     "two test nets": lambda s: s.replace("test_iter: 2", "test_iter: 2 test_iter: 1"),
@@ -70,8 +73,13 @@ def logs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         found[who] = folder / "log"
         with open(found[who], "w") as log:
             for more in ([], ["-snapshot", "x_iter_4.solverstate"]):
-                subprocess.run([*command, "train", "-solver", "solver.prototxt", *more], cwd=folder, stderr=log,
-                               env=golden.environment(), check=True)  # fmt: skip
+                subprocess.run(
+                    [*command, "train", "-solver", "solver.prototxt", *more],
+                    cwd=folder,
+                    stderr=log,
+                    env=golden.environment(),
+                    check=True,
+                )
                 if not more:
                     (folder / "first").write_bytes(found[who].read_bytes())
     return found

@@ -179,8 +179,14 @@ json.dump(answers, open(sys.argv[1], "w"), default=lambda value: np.asarray(valu
 
 def answers_of(command: list[str], script: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     folder.mkdir()
-    answer = subprocess.run([*command, "-c", script, "answers.json"], cwd=folder, env=environment, capture_output=True,
-                            text=True, timeout=280)  # fmt: skip
+    answer = subprocess.run(
+        [*command, "-c", script, "answers.json"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     return json.loads((folder / "answers.json").read_text())
 
@@ -194,7 +200,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     folder = tmp_path_factory.mktemp("pycaffe")
     quiet = {"GLOG_minloglevel": "2", "GLOG_log_dir": str(folder)}
     real = answers_of([str(caffe.python), "-W", "ignore"], SCRIPT, folder / "real", {**caffe.environment(), **quiet})
-    ours = answers_of([sys.executable], OURS + SCRIPT, folder / "ours", {**os.environ, "PYTHONPATH": str(ROOT), **quiet})
+    ours = answers_of(
+        [sys.executable], OURS + SCRIPT, folder / "ours", {**os.environ, "PYTHONPATH": str(ROOT), **quiet}
+    )
     return real, ours
 
 
@@ -207,7 +215,9 @@ def test_every_answer_is_pycaffes(both: tuple[dict[str, Any], dict[str, Any]]) -
         found = ours[name]
         if isinstance(expected, dict):
             a, b = np.array(expected["values"]), np.array(found["values"])
-            if expected["shape"] != found["shape"] or not np.allclose(a, b, rtol=0, atol=2e-5 * max(1e-3, np.abs(a).max())):
+            if expected["shape"] != found["shape"] or not np.allclose(
+                a, b, rtol=0, atol=2e-5 * max(1e-3, np.abs(a).max())
+            ):
                 wrong.append(f"{name}: {expected['shape']} {a[:4]} | {found['shape']} {b[:4]}")
         elif expected != found and not (isinstance(found, str) and expected in found):
             if name.endswith("rates") and np.allclose(expected, found, rtol=1e-6):

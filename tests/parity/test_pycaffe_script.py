@@ -23,8 +23,14 @@ AS_CAFFE = (
 
 def answers(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     folder.mkdir()
-    done = subprocess.run([*command, str(SCRIPT), "answers.json"], cwd=folder, env={**environment, "GLOG_minloglevel": "2"},
-                          capture_output=True, text=True, timeout=280)  # fmt: skip
+    done = subprocess.run(
+        [*command, str(SCRIPT), "answers.json"],
+        cwd=folder,
+        env={**environment, "GLOG_minloglevel": "2"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "answers.json").read_text())
 
@@ -35,10 +41,16 @@ def differences(real: Any, ours: Any, place: str) -> list[str]:
         if real.keys() == {"shape", "values"} and real["shape"] == ours["shape"]:
             a, b = (np.array(side["values"]) for side in (real, ours))
             largest = max(1e-3, float(np.nanmax(np.abs(a), initial=0)))
-            return [] if np.allclose(a, b, rtol=0, atol=2e-5 * largest, equal_nan=True) else [f"{place}: {a[:5]} | {b[:5]}"]
+            return (
+                []
+                if np.allclose(a, b, rtol=0, atol=2e-5 * largest, equal_nan=True)
+                else [f"{place}: {a[:5]} | {b[:5]}"]
+            )
         return [text for key in real for text in differences(real[key], ours[key], f"{place}/{key}")]
     if isinstance(real, list) and isinstance(ours, list) and len(real) == len(ours):
-        return [text for i, pair in enumerate(zip(real, ours, strict=True)) for text in differences(*pair, f"{place}[{i}]")]
+        return [
+            text for i, pair in enumerate(zip(real, ours, strict=True)) for text in differences(*pair, f"{place}[{i}]")
+        ]
     if isinstance(real, float) and isinstance(ours, float) and abs(real - ours) <= 2e-5 * max(1e-3, abs(real)):
         return []
     return [] if real == ours else [f"{place}: {real!s:.200} | {ours!s:.200}"]
@@ -46,8 +58,12 @@ def differences(real: Any, ours: Any, place: str) -> list[str]:
 
 def test_the_script_is_answered_as_by_pycaffe(tmp_path: Path) -> None:
     """More than 160 questions: the same names, shapes, bytes, kinds of exception, and numbers."""
-    real = answers([str(PYTHON), "-W", "ignore"], tmp_path / "real", {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"})
-    ours = answers([sys.executable, "-W", "ignore", "-c", AS_CAFFE], tmp_path / "ours", {**os.environ, "PYTHONPATH": str(ROOT)})
+    real = answers(
+        [str(PYTHON), "-W", "ignore"], tmp_path / "real", {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"}
+    )
+    ours = answers(
+        [sys.executable, "-W", "ignore", "-c", AS_CAFFE], tmp_path / "ours", {**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert real.keys() == ours.keys() and len(real) > 160
     wrong = [text for name in real for text in differences(real[name], ours[name], name)]
     assert not wrong, "\n".join(wrong)

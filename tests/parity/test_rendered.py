@@ -85,8 +85,11 @@ def test_real_caffe_constructs_every_committed_net(
     real = constructed[f"{path} {phase}"]
     size = experiments.EXPERIMENTS[experiment].dataset.input_size
     ours = summarize(ROOT / path, phase, input_shape=(3, size, size))
-    layers = [(name, kind, sum(int(np.prod(shape)) for shape in blobs))
-              for name, kind, blobs in real["layers"] if kind != "Split"]  # fmt: skip
+    layers = [
+        (name, kind, sum(int(np.prod(shape)) for shape in blobs))
+        for name, kind, blobs in real["layers"]
+        if kind != "Split"
+    ]
     assert layers == [(row.name, row.type, row.parameters) for row in ours.layers]
     for row in ours.layers:
         for top, shape in zip(row.tops, row.shapes, strict=True):
@@ -111,9 +114,17 @@ class Trained:
         for engine, flags in (("caffe", ()), ("torch", FLAGS)):
             lines: list[str] = []
             settings = driver.RunSettings(
-                engine=engine, gpu="none", epochs=1, batch_size=8, seed=3, root=root, data=root / "data" / "made",
-                options={"test_batch_size": 10, "filler": "msra", "display": 1}, caffe_flags=flags, stop_dead=False,
-            )  # fmt: skip
+                engine=engine,
+                gpu="none",
+                epochs=1,
+                batch_size=8,
+                seed=3,
+                root=root,
+                data=root / "data" / "made",
+                options={"test_batch_size": 10, "filler": "msra", "display": 1},
+                caffe_flags=flags,
+                stop_dead=False,
+            )
             self.ended[engine] = driver.run("cifar10-allcnn-c", settings, lines.append)
             self.said[engine] = lines
 
@@ -121,8 +132,11 @@ class Trained:
         """What `caffe test` of `engine` finds for the weights that `run` left."""
         folder = self.ended[run].directory
         weights = folder / "snapshots" / "cifar10-allcnn-c_iter_5.caffemodel"
-        command, flags = ([str(CAFFE)], []) if engine == "caffe" else (
-            [sys.executable, "-m", "allconv_caffe.caffe_torch"], list(FLAGS))  # fmt: skip
+        command, flags = (
+            ([str(CAFFE)], [])
+            if engine == "caffe"
+            else ([sys.executable, "-m", "allconv_caffe.caffe_torch"], list(FLAGS))
+        )
         words = ["test", "-model", str(folder / "train_val.prototxt"), "-weights", str(weights), "-iterations", "2"]
         done = subprocess.run([*command, *words, *flags], cwd=self.root, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -149,7 +163,9 @@ def test_all_cnn_c_trains_in_real_caffe_through_the_driver(trained: Trained) -> 
 def test_weights_of_either_engine_score_the_same_in_both(run: str, trained: Trained) -> None:
     """A caffemodel gives one accuracy and one loss in both, and in its own training's last test."""
     real, ours = trained.scores("caffe", run), trained.scores("torch", run)
-    assert real["accuracy"] == ours["accuracy"] == pytest.approx(1 - trained.ended[run].result["test_error_percent"] / 100)
+    assert (
+        real["accuracy"] == ours["accuracy"] == pytest.approx(1 - trained.ended[run].result["test_error_percent"] / 100)
+    )
     assert ours["loss"] == pytest.approx(real["loss"], rel=1e-4)
     assert abs(real["loss"] - np.log(10)) > 1e-3  # not a net that says nothing
 
@@ -161,8 +177,12 @@ def test_states_of_either_engine_have_one_form(trained: Trained) -> None:
         base = ended.directory / "snapshots" / "cifar10-allcnn-c_iter_5"
         net = proto.read_binary(base.with_suffix(".caffemodel"), proto.NetParameter)
         state = proto.read_binary(base.with_suffix(".solverstate"), proto.SolverState)
-        found.append((
-            [(layer.name, layer.type, [list(blob.shape.dim) for blob in layer.blobs]) for layer in net.layer],
-            [list(blob.shape.dim) for blob in state.history], state.iter, state.current_step,
-        ))  # fmt: skip
+        found.append(
+            (
+                [(layer.name, layer.type, [list(blob.shape.dim) for blob in layer.blobs]) for layer in net.layer],
+                [list(blob.shape.dim) for blob in state.history],
+                state.iter,
+                state.current_step,
+            )
+        )
     assert found[0] == found[1]

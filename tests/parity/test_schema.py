@@ -67,7 +67,7 @@ def test_the_proto_package_loads_in_real_pycaffes_interpreter() -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import caffe\nfrom caffe.proto import caffe_pb2\nfrom allconv_caffe import proto\n"
-        "n = proto.parse_text('name: \"x\" layer { name: \"a\" type: \"ReLU\" }', proto.NetParameter)\n"
+        'n = proto.parse_text(\'name: "x" layer { name: "a" type: "ReLU" }\', proto.NetParameter)\n'
         "m = caffe_pb2.NetParameter.FromString(n.SerializeToString())\n"
         "print(m.layer[0].type, type(n) is type(m))"
     )

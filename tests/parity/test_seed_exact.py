@@ -106,9 +106,20 @@ def test_every_solver_updates_as_caffe_bit_for_bit(solver: str, tmp_path: Path) 
     (tmp_path / "solver.prototxt").write_text(
         f'net: "net.prototxt" base_lr: 0.002 lr_policy: "fixed" test_iter: 1 test_interval: 5 {solver}\n'
     )
-    command = [sys.executable, str(ROOT / "benchmarks" / "seed_exact.py"), "--solver", str(tmp_path / "solver.prototxt"),
-               "--iterations", "5", "--test-iters", "1", "--work", str(tmp_path / "work"),
-               "--out", str(tmp_path / "out")]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "seed_exact.py"),
+        "--solver",
+        str(tmp_path / "solver.prototxt"),
+        "--iterations",
+        "5",
+        "--test-iters",
+        "1",
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads((tmp_path / "out" / "numbers.json").read_text(encoding="utf-8"))
@@ -131,9 +142,24 @@ def test_a_training_is_caffes_bit_for_bit(core_type: str, tmp_path: Path) -> Non
         'net: "net.prototxt" base_lr: 0.02 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001 '
         "test_iter: 3 test_interval: 5\n"
     )
-    command = [sys.executable, str(ROOT / "benchmarks" / "seed_exact.py"), "--solver", str(tmp_path / "solver.prototxt"),
-               "--iterations", str(ITERATIONS), "--seed", "1701", "--test-iters", "3", "--title", "small",
-               "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "seed_exact.py"),
+        "--solver",
+        str(tmp_path / "solver.prototxt"),
+        "--iterations",
+        str(ITERATIONS),
+        "--seed",
+        "1701",
+        "--test-iters",
+        "3",
+        "--title",
+        "small",
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads((tmp_path / "out" / "numbers.json").read_text(encoding="utf-8"))

@@ -36,13 +36,13 @@ layers { layer { name: "im" type: "images" source: "s" batchsize: 2 cropsize: 3 
                  shuffle_images: true new_height: 5 new_width: 6 scale: 0.5 meanfile: "m" } top: "im" }
 """,
     "shape": 'input: "a" input: "b" input_shape { dim: 1 } input_shape { dim: 2 dim: 3 }\n'
-             'layer { name: "n" type: "BatchNorm" bottom: "a" top: "n" param { lr_mult: 1 } param { } param { } }\n',
-}  # fmt: skip
+    'layer { name: "n" type: "BatchNorm" bottom: "a" top: "n" param { lr_mult: 1 } param { } param { } }\n',
+}
 
 
 def real_upgrade(folder: Path, name: str) -> tuple[str, list[tuple[str, ...]]]:
-    tool = CAFFE.read_text().replace("/usr/bin/caffe\"", "/usr/bin/upgrade_net_proto_text\"")
-    tool = tool.replace("$(readlink -f \"$0\")", str(CAFFE.resolve()))
+    tool = CAFFE.read_text().replace('/usr/bin/caffe"', '/usr/bin/upgrade_net_proto_text"')
+    tool = tool.replace('$(readlink -f "$0")', str(CAFFE.resolve()))
     done = subprocess.run(["sh", "-c", tool, "tool", name, "out"], cwd=folder, capture_output=True, text=True)
     return (folder / "out").read_text(), [m.groups() for m in map(LINE.match, done.stderr.splitlines()) if m]
 
@@ -56,9 +56,18 @@ def v1_with_every_type() -> str:
 def v0_with_every_type_and_field() -> str:
     from allconv_caffe.proto.upgrade import V0_FIELDS, V0_TYPES
 
-    values = {"weight_filler": ' { type: "x" }', "bias_filler": ' { type: "y" }', "pool": ": STOCHASTIC",
-              "source": ': "s"', "meanfile": ': "m"', "det_crop_mode": ': "square"', "biasterm": ": false",
-              "mirror": ": true", "shuffle_images": ": true", "hdf5_output_param": ' { file_name: "f" }'}  # fmt: skip
+    values = {
+        "weight_filler": ' { type: "x" }',
+        "bias_filler": ' { type: "y" }',
+        "pool": ": STOCHASTIC",
+        "source": ': "s"',
+        "meanfile": ': "m"',
+        "det_crop_mode": ': "square"',
+        "biasterm": ": false",
+        "mirror": ": true",
+        "shuffle_images": ": true",
+        "hdf5_output_param": ' { file_name: "f" }',
+    }
     fields = " ".join(name + values.get(name, ": 3") for name, _, _ in V0_FIELDS)
     return "".join(f'layers {{ layer {{ name: "{t}" type: "{t}" {fields} }} }}\n' for t in V0_TYPES)
 

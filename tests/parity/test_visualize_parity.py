@@ -106,7 +106,10 @@ def test_every_kind_of_layer_on_the_way() -> None:
     ours = open_net(param)
     rng = np.random.default_rng(3)
     params = {
-        name: [rng.normal(0, np.sqrt(2 / np.prod(blobs[0].shape[1:])), blobs[0].shape), rng.normal(0, 0.1, blobs[1].shape)]
+        name: [
+            rng.normal(0, np.sqrt(2 / np.prod(blobs[0].shape[1:])), blobs[0].shape),
+            rng.normal(0, 0.1, blobs[1].shape),
+        ]
         for name, blobs in ours.params().items()
     }
     ours.set_params(params)
@@ -155,7 +158,9 @@ def test_a_rendered_net_in_stock_pycaffe(relu: str, rule: str, tmp_path: Path) -
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.abs(b).max())
 
 
-def test_the_commands_give_the_same_in_both_engines(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_give_the_same_in_both_engines(
+    viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`allconv viz mine` and `patches` with --engine caffe: the same places, activations, maps; either may draw what the other
     mined; a mistake gets one line; no process of Caffe's is left."""
     before = set(psutil.Process().children())  # of other tests: a Caffe that answers a whole module
@@ -170,7 +175,11 @@ def test_the_commands_give_the_same_in_both_engines(viz_world: Path, tmp_path: P
     for engine in ("torch", "caffe"):
         assert call(f"mine --engine {engine} --blobs conv3,conv6,global_pool --k 4 --output {engine}.npz")[0] == 0
     one, other = TopK.load("torch.npz"), TopK.load("caffe.npz")
-    assert (one.net_sha256, one.weights_sha256, one.source_sha256) == (other.net_sha256, other.weights_sha256, other.source_sha256)
+    assert (one.net_sha256, one.weights_sha256, one.source_sha256) == (
+        other.net_sha256,
+        other.weights_sha256,
+        other.source_sha256,
+    )
     for blob, channels in one.blobs.items():
         theirs = other.blobs[blob]
         np.testing.assert_allclose(channels.values, theirs.values, rtol=1e-4, atol=1e-5)
@@ -188,7 +197,9 @@ def test_the_commands_give_the_same_in_both_engines(viz_world: Path, tmp_path: P
             drawn[engine] = {name: arrays[name] for name in arrays.files}
     assert drawn["torch"].keys() == drawn["caffe"].keys() and len(drawn["torch"]["conv6.guided"]) > 6
     for name, maps in drawn["torch"].items():
-        np.testing.assert_allclose(maps, drawn["caffe"][name], rtol=0, atol=TOLERANCE * np.abs(maps).max(), err_msg=name)
+        np.testing.assert_allclose(
+            maps, drawn["caffe"][name], rtol=0, atol=TOLERANCE * np.abs(maps).max(), err_msg=name
+        )
     status, said = call("mine --engine caffe --blobs conv99 --output no.npz")
     assert status == 1 and said.startswith("Error: blob: found 'conv99'") and said.count("\n") == 1
     (tmp_path / "text.txt").write_text("no weights")

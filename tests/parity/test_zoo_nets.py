@@ -52,7 +52,9 @@ def prototxt_of(name: str, batch: int) -> str:
     return text + "".join(to_text(NetParameter(layer=[layer])) for layer in param.layer if layer.type != "Data")
 
 
-PAPER = sorted(p.parent.name for p in (ROOT / "solvers").glob("cifar10-*/train_val.prototxt") if p.parent.name[-4:] != "-aug")
+PAPER = sorted(
+    p.parent.name for p in (ROOT / "solvers").glob("cifar10-*/train_val.prototxt") if p.parent.name[-4:] != "-aug"
+)
 NETS: dict[str, Callable[[], str]] = {
     **{name: lambda name=name: prototxt_of(name, 1 if "large" in name else 2) for name in PAPER},  # type: ignore[misc]
     "imagenet-allcnn": lambda: prototxt_of("imagenet-allcnn", 1),
@@ -65,9 +67,14 @@ NETS: dict[str, Callable[[], str]] = {
 }
 LARGE = ("alexnet", "caffenet", "cifar10-large-allcnn")  # one reading only
 PARAMETERS = {  # as published
-    "lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "alexnet": 60_965_224, "caffenet": 60_965_224,
-    "googlenet": 13_378_280, "cifar10-allcnn-c": 1_369_738,
-}  # fmt: skip
+    "lenet": 431_080,
+    "cifar10_quick": 145_578,
+    "cifar10_full": 89_578,
+    "alexnet": 60_965_224,
+    "caffenet": 60_965_224,
+    "googlenet": 13_378_280,
+    "cifar10-allcnn-c": 1_369_738,
+}
 
 
 def without_fillers(text: str, smooth: bool) -> str:

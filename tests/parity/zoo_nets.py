@@ -31,8 +31,13 @@ class Prototxt:
         self, name: str, bottom: str, num_output: int, kernel: int, filler: str, *, bias: float = 0, **more: int
     ) -> str:
         words = " ".join(f"{word}: {value}" for word, value in more.items())
-        return self.layer(name, "Convolution", bottom, LEARNING + f"convolution_param {{ num_output: {num_output} "
-                          f"kernel_size: {kernel} {words} {fillers(filler, bias)} }}")  # fmt: skip
+        return self.layer(
+            name,
+            "Convolution",
+            bottom,
+            LEARNING + f"convolution_param {{ num_output: {num_output} "
+            f"kernel_size: {kernel} {words} {fillers(filler, bias)} }}",
+        )
 
     def ip(self, name: str, bottom: str, num_output: int, filler: str, bias: float = 0) -> str:
         param = f"inner_product_param {{ num_output: {num_output} {fillers(filler, bias)} }}"
@@ -125,11 +130,16 @@ def alexnet(batch: int, head: str = "", pool_first: bool = False) -> str:
 
 # 1x1; 3x3 behind its reduction; 5x5 behind its reduction; 1x1 behind pooling: Table 1 of the paper, row by row
 INCEPTIONS = {
-    "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128),
-}  # fmt: skip
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
 
 
 def googlenet(batch: int, head: str = "") -> str:

@@ -156,8 +156,14 @@ def test_written_files_obey_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "s.prototxt").read_text() == "base_lr: 1\n"
 
 
-@pytest.mark.parametrize("message", [SolverState(iter=3, learned_net="m", current_step=1), Datum(channels=1, data=b"\0\xff"),
-                                     BlobProto(num=1, channels=2, height=3, width=4)])  # fmt: skip
+@pytest.mark.parametrize(
+    "message",
+    [
+        SolverState(iter=3, learned_net="m", current_step=1),
+        Datum(channels=1, data=b"\0\xff"),
+        BlobProto(num=1, channels=2, height=3, width=4),
+    ],
+)
 def test_every_kind_of_caffes_files_survives(tmp_path: Path, message: object) -> None:
     """solverstate, Datum, binaryproto."""
     write_binary(tmp_path / "f", message)

@@ -44,13 +44,17 @@ def test_every_form_of_text_format_that_caffe_reads_is_read() -> None:
     ("text", "line", "column", "sentence"),
     [
         ('layer { nmae: "x" }', 1, 9, 'Message type "caffe.LayerParameter" has no field named "nmae".'),
-        ("layer {\n  pooling_param { pool: MAXI } }", 2, 25,
-         'Unknown enumeration value of "MAXI" for field "pool". (known: MAX, AVE, STOCHASTIC)'),
+        (
+            "layer {\n  pooling_param { pool: MAXI } }",
+            2,
+            25,
+            'Unknown enumeration value of "MAXI" for field "pool". (known: MAX, AVE, STOCHASTIC)',
+        ),
         ('name: "a"\nname: "b"', 2, None, 'Non-repeated field "name" is specified multiple times.'),
         ("name: unquoted", 1, 7, "Expected string"),
         ("layer { ", 1, 9, 'Expected "}", found end of file.'),
         ('layer {\n name: "x"\n# }\n', 4, 1, 'Expected "}", found end of file.'),
-        ('layer { name:', 1, 14, "Expected string, got: end of file"),
+        ("layer { name:", 1, 14, "Expected string, got: end of file"),
         ("force_backward: maybe", 1, 17, 'Invalid value for boolean field "force_backward". Value: "maybe".'),
         ("input_dim: [1, two]", 1, 16, "Expected integer, got: two"),
         ("input_dim: 3000000000", 1, 12, "Integer out of range (3000000000)"),
@@ -62,7 +66,7 @@ def test_every_form_of_text_format_that_caffe_reads_is_read() -> None:
         ('name: "a+b" # + \\q\nname: "\\q"', 2, 8, "Invalid escape sequence in string literal."),
         ('name: "a"\0', 1, 10, "Invalid control characters encountered in text."),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_said_with_its_place(text: str, line: int, column: int | None, sentence: str) -> None:
     """One line, beginning with file, line and column, that names what stood there."""
     with pytest.raises(ProtoError) as caught:
@@ -94,10 +98,21 @@ def test_a_required_field_left_out_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.0, "1"), (1e-5, "1e-05"), (0.1, "0.1"), (0.9, "0.9"), (123456789.0, "123456792"), (1e10, "1e+10"),
-     (float("inf"), "inf"), (float("-inf"), "-inf"), (float("nan"), "nan"), (3.4028235e38, "3.40282347e+38"),
-     (1.401298464324817e-45, "1.40129846e-45"), (-0.0, "-0")],
-)  # fmt: skip
+    [
+        (1.0, "1"),
+        (1e-5, "1e-05"),
+        (0.1, "0.1"),
+        (0.9, "0.9"),
+        (123456789.0, "123456792"),
+        (1e10, "1e+10"),
+        (float("inf"), "inf"),
+        (float("-inf"), "-inf"),
+        (float("nan"), "nan"),
+        (3.4028235e38, "3.40282347e+38"),
+        (1.401298464324817e-45, "1.40129846e-45"),
+        (-0.0, "-0"),
+    ],
+)
 def test_floats_are_printed_as_cpp_protobuf_prints_them(value: float, text: str) -> None:
     """`SimpleFtoa`: %.6g where that reads back as the same float32, else %.9g. Values printed by real Caffe's logs."""
     single = struct.unpack("<f", struct.pack("<f", value))[0] if value == value else value

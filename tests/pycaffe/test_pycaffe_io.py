@@ -96,8 +96,10 @@ def test_preprocess_works_where_the_image_lies_as_pycaffe_does() -> None:
     transformer = io.Transformer({"data": (1, 1, 2, 2)})
     transformer.set_raw_scale("data", 2)
     for image, after in (
-        (np.ones((2, 2, 1), np.float32), 2), (np.ones((2, 2, 1)), 1), (np.ones((3, 2, 1), np.float32), 1),
-    ):  # fmt: skip
+        (np.ones((2, 2, 1), np.float32), 2),
+        (np.ones((2, 2, 1)), 1),
+        (np.ones((3, 2, 1), np.float32), 1),
+    ):
         transformer.preprocess("data", image)
         assert np.all(image == after)
 

@@ -77,7 +77,11 @@ def test_names_and_shapes() -> None:
     assert [layer.type for layer in net.layers] == ["Input", "InnerProduct", "ReLU", "Softmax"]
     assert list(net.params) == ["ip"] and [blob.shape for blob in net.params["ip"]] == [(4, 3), (4,)]
     assert (net.blobs["data"].num, net.blobs["data"].channels, net.blobs["data"].width, net.blobs["data"].count) == (
-        2, 3, 1, 6)  # fmt: skip
+        2,
+        3,
+        1,
+        6,
+    )
     assert net.blob_loss_weights["prob"] == 0
     with pytest.raises(ValueError, match="'nope' is not in list"):
         net.forward(end="nope")
@@ -167,7 +171,9 @@ def test_memory_data_serves_the_callers_arrays() -> None:
     """set_input_arrays takes float32 arrays of the layer's shape, a multiple of the batch, and refuses others."""
     net = caffe.Net.from_text(
         'layer { name: "d" type: "MemoryData" top: "data" top: "label" '
-        "memory_data_param { batch_size: 2 channels: 1 height: 2 width: 3 } }", caffe.TEST)  # fmt: skip
+        "memory_data_param { batch_size: 2 channels: 1 height: 2 width: 3 } }",
+        caffe.TEST,
+    )
     data = np.random.RandomState(0).rand(4, 1, 2, 3).astype(np.float32)
     net.set_input_arrays(data, np.arange(4, dtype=np.float32))
     for first in (0, 2, 0):
@@ -199,8 +205,16 @@ def test_callbacks_see_every_layer() -> None:
     net.after_backward(lambda i: seen.append(("after back", i)))
     net.forward(start="ip", end="relu")
     net.backward(start="relu", end="ip")
-    assert seen == [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("before back", 2), ("after back", 2),
-                    ("before back", 1), ("after back", 1)]  # fmt: skip
+    assert seen == [
+        ("before", 1),
+        ("after", 1),
+        ("before", 2),
+        ("after", 2),
+        ("before back", 2),
+        ("after back", 2),
+        ("before back", 1),
+        ("after back", 1),
+    ]
 
 
 def test_layers_run_by_hand() -> None:

@@ -35,8 +35,11 @@ def test_pycaffes_own_tests_pass(tmp_path: Path) -> None:
     """All 52 tests of pycaffe pass under the name `caffe`, none is skipped."""
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUN, str(TESTS.resolve())],
-        cwd=tmp_path, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2"},
-    )  # fmt: skip
+    )
     assert answer.returncode == 0, answer.stderr[-4000:]
     assert re.search(r"^ran 52 skipped 0$", answer.stdout, re.MULTILINE), answer.stdout

@@ -25,13 +25,30 @@ def record(experiment: str, error: float | None, **changes: Any) -> dict[str, An
     entry = EXPERIMENTS[experiment]
     lr = changes.get("lr", 0.05)
     return {
-        "experiment": experiment, "model": entry.title, "status": "done", "test_error_percent": error,
-        "parameters": tables.true_parameters(entry), "dataset": entry.dataset.title, "seed": 1, "epochs": 350.0,
-        "engine": "torch", "precision": "float32", "device": "1 GPU", "lr": lr, "seconds": 7380.0, "n_train": 50000,
-        "n_test": 10000, "max_iter": 136719, "schedule": SCHEDULE.format(lr=lr), "options": {}, "attempts": [],
-        "published_error_percent": entry.published_error_percent, "assumptions": ["batch_size: 128"],
-        "best_on_test": {"error_percent": 8.5, "iteration": 99}, **changes,
-    }  # fmt: skip
+        "experiment": experiment,
+        "model": entry.title,
+        "status": "done",
+        "test_error_percent": error,
+        "parameters": tables.true_parameters(entry),
+        "dataset": entry.dataset.title,
+        "seed": 1,
+        "epochs": 350.0,
+        "engine": "torch",
+        "precision": "float32",
+        "device": "1 GPU",
+        "lr": lr,
+        "seconds": 7380.0,
+        "n_train": 50000,
+        "n_test": 10000,
+        "max_iter": 136719,
+        "schedule": SCHEDULE.format(lr=lr),
+        "options": {},
+        "attempts": [],
+        "published_error_percent": entry.published_error_percent,
+        "assumptions": ["batch_size: 128"],
+        "best_on_test": {"error_percent": 8.5, "iteration": 99},
+        **changes,
+    }
 
 
 def runs_of(*records: dict[str, Any]) -> list[Run]:
@@ -101,9 +118,14 @@ def test_a_sentence_about_all_settings_needs_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dataset": "CIFAR-10 (JPEG)"}, {"epochs": 15.0}, {"schedule": "SGD fixed base_lr 0.05, momentum 0.9"},
-                {"options": {"filler": "msra"}}]
-)  # fmt: skip
+    "changes",
+    [
+        {"dataset": "CIFAR-10 (JPEG)"},
+        {"epochs": 15.0},
+        {"schedule": "SGD fixed base_lr 0.05, momentum 0.9"},
+        {"options": {"filler": "msra"}},
+    ],
+)
 def test_only_comparable_runs_are_compared(changes: dict[str, Any]) -> None:
     """Another data set, length, schedule or recipe keeps two networks apart."""
     runs = runs_of(record("cifar10-model-a", 12.0), record("cifar10-strided-cnn-a", 11.0, **changes))
@@ -114,9 +136,10 @@ def test_only_comparable_runs_are_compared(changes: dict[str, Any]) -> None:
 def test_each_network_enters_with_its_best_rate() -> None:
     """As in the paper, of several learning rates the one with the lowest mean error counts, and is named."""
     runs = runs_of(
-        record("cifar10-model-a", 14.0, lr=0.1), record("cifar10-model-a", 12.0, lr=0.01),
+        record("cifar10-model-a", 14.0, lr=0.1),
+        record("cifar10-model-a", 12.0, lr=0.01),
         record("cifar10-strided-cnn-a", 13.0),
-    )  # fmt: skip
+    )
     (verdict,) = verdict_of(runs, "simply removing")
     assert "Model A 12.00 %, lr 0.01" in verdict.numbers[0]
 
@@ -147,8 +170,19 @@ def test_the_tables_set_measured_beside_published() -> None:
     names = [row[0] for row in found[0].rows]
     assert names[:4] == ["Model A", "Strided-CNN-A", "ConvPool-CNN-A", "All-CNN-A"] and len(names) == 12
     row = next(row for row in found[0].rows if row[0] == "Model C")
-    assert row == ("Model C", "9.74 %", "10.10 %", "1.3 M", "954,730", "350", "0.05", "1", "CIFAR-10", "torch, 1 GPU",
-                   "2 h 03 min")  # fmt: skip
+    assert row == (
+        "Model C",
+        "9.74 %",
+        "10.10 %",
+        "1.3 M",
+        "954,730",
+        "350",
+        "0.05",
+        "1",
+        "CIFAR-10",
+        "torch, 1 GPU",
+        "2 h 03 min",
+    )
     assert "954,730" in found[0].notes[0] and "contradicts" in found[0].notes[0]
     cited = [row for table in found for row in table.rows if "cited" in row]
     assert sorted(row[0] for row in cited) == sorted(entry.method for entry in CITED)
@@ -267,7 +301,10 @@ def test_both_published_numbers_of_parameters_are_shown() -> None:
 def test_runs_on_unwhitened_images_stand_apart() -> None:
     """Raw or contrast-normalised images are a variant, never averaged or compared with runs on whitened ones."""
     runs = runs_of(record("cifar10-model-a", 12.0), record("cifar10-model-a", 20.0, preprocessing="raw", seed=2))
-    assert [(group.runs[0].variant, group.mean) for group in measured(runs)] == [("", 12.0), ("preprocessing raw", 20.0)]
+    assert [(group.runs[0].variant, group.mean) for group in measured(runs)] == [
+        ("", 12.0),
+        ("preprocessing raw", 20.0),
+    ]
     assert runs[0].conditions != runs[1].conditions
     titles = [row[0] for row in tables.tables(runs)[0].rows]
     assert {"Model A", "Model A (preprocessing raw)"} <= set(titles)

@@ -27,10 +27,19 @@ def test_a_result_is_a_row_with_its_command_and_record(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "c"
     folder.mkdir(parents=True)
     result = {
-        "experiment": "cifar10-allcnn-c", "model": "All-CNN-C", "status": "done", "test_error_percent": 43.25,
-        "parameters": 1369738, "dataset": "CIFAR-10 (JPEG)", "seed": 1, "epochs": 15.0, "engine": "torch",
-        "device": "CPU", "precision": "float32", "seconds": 7200.0,
-    }  # fmt: skip
+        "experiment": "cifar10-allcnn-c",
+        "model": "All-CNN-C",
+        "status": "done",
+        "test_error_percent": 43.25,
+        "parameters": 1369738,
+        "dataset": "CIFAR-10 (JPEG)",
+        "seed": 1,
+        "epochs": 15.0,
+        "engine": "torch",
+        "device": "CPU",
+        "precision": "float32",
+        "seconds": 7200.0,
+    }
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "settings.json").write_text('{"command": "make cifar10-allcnn-c EPOCHS=15"}')
     assert readme.results_block(tmp_path).splitlines()[2] == (

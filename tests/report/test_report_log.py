@@ -74,10 +74,12 @@ def test_multistep_lines_are_no_tests() -> None:
     """ "MultiStep Status: Iteration 25, step = 1" begins no row and disturbs none."""
     log = parse_lines(
         lines(
-            "Iteration 25, Testing net (#0)", "    Test net output #0: accuracy = 0.5",
-            "MultiStep Status: Iteration 25, step = 1", "Iteration 25, lr = 0.005",
+            "Iteration 25, Testing net (#0)",
+            "    Test net output #0: accuracy = 0.5",
+            "MultiStep Status: Iteration 25, step = 1",
+            "Iteration 25, lr = 0.005",
         )
-    )  # fmt: skip
+    )
     assert [row.iteration for row in log.test] == [25]
     assert log.train == []
 
@@ -86,11 +88,14 @@ def test_incomplete_rows_keep_what_they_have() -> None:
     """A test that was cut off keeps the outputs that were written; the next rows are whole."""
     log = parse_lines(
         lines(
-            "Iteration 0, Testing net (#0)", "    Test net output #0: accuracy = 0.1",
-            "Solving again", "Iteration 10, Testing net (#0)", "    Test net output #0: accuracy = 0.3",
+            "Iteration 0, Testing net (#0)",
+            "    Test net output #0: accuracy = 0.1",
+            "Solving again",
+            "Iteration 10, Testing net (#0)",
+            "    Test net output #0: accuracy = 0.3",
             "    Test net output #1: loss = 2 (* 1 = 2 loss)",
         )
-    )  # fmt: skip
+    )
     assert [row.outputs for row in log.test] == [{"accuracy": 0.1}, {"accuracy": 0.3, "loss": 2.0}]
 
 
@@ -156,6 +161,8 @@ def test_fatal_lines_are_kept() -> None:
 
 def test_the_gpus_of_a_training_are_named() -> None:
     """Number and name of each, of the last session; on a CPU none."""
-    log = parse_lines(lines("Using GPUs 0, 1", "GPU 0: NVIDIA H100 80GB HBM3", "GPU 1: Tesla K40", "Solving x", "GPU 0: Titan X"))
+    log = parse_lines(
+        lines("Using GPUs 0, 1", "GPU 0: NVIDIA H100 80GB HBM3", "GPU 1: Tesla K40", "Solving x", "GPU 0: Titan X")
+    )
     assert log.gpus == {0: "Titan X", 1: "Tesla K40"}
     assert parse_lines(lines("Use CPU.")).gpus == {}

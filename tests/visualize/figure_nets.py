@@ -31,7 +31,7 @@ def caffenet(width: float = 1.0, classes: int = 1000) -> str:
         return top
 
     def conv(i: int, bottom: str, channels: int, kernel: int, more: str = "") -> str:
-        fields = f"num_output: {wide(channels)} kernel_size: {kernel} {more} weight_filler {{ type: \"msra\" }}"
+        fields = f'num_output: {wide(channels)} kernel_size: {kernel} {more} weight_filler {{ type: "msra" }}'
         layer(f"conv{i}", "Convolution", bottom, f"conv{i}", f"convolution_param {{ {fields} }}")
         return layer(f"relu{i}", "ReLU", f"conv{i}", f"conv{i}")
 
@@ -42,7 +42,7 @@ def caffenet(width: float = 1.0, classes: int = 1000) -> str:
         return layer(f"norm{i}", "LRN", bottom, f"norm{i}", "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }")
 
     def full(i: int, bottom: str, outputs: int) -> str:
-        fields = f"inner_product_param {{ num_output: {outputs} weight_filler {{ type: \"msra\" }} }}"
+        fields = f'inner_product_param {{ num_output: {outputs} weight_filler {{ type: "msra" }} }}'
         return layer(f"fc{i}", "InnerProduct", bottom, f"fc{i}", fields)
 
     x = norm(1, pool(1, conv(1, "data", 96, 11, "stride: 4")))
@@ -62,11 +62,13 @@ def randomise(net: VizNet, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     net.set_params(
         {
-            name: [rng.normal(0, (2 / np.prod(blobs[0].shape[1:])) ** 0.5, blobs[0].shape).astype(np.float32),
-                   *(rng.normal(0, 0.05, b.shape).astype(np.float32) for b in blobs[1:])]
+            name: [
+                rng.normal(0, (2 / np.prod(blobs[0].shape[1:])) ** 0.5, blobs[0].shape).astype(np.float32),
+                *(rng.normal(0, 0.05, b.shape).astype(np.float32) for b in blobs[1:]),
+            ]
             for name, blobs in net.params().items()
         }
-    )  # fmt: skip
+    )
 
 
 def write_weights(net: VizNet, path: Path) -> Path:

@@ -32,8 +32,10 @@ RELU = 'layer {{ name: "relu_{name}" type: "ReLU" bottom: "{name}" top: "{name}"
 def small_net(relus: bool = True) -> str:
     text = 'name: "small" input: "data" input_shape { dim: 1 dim: 3 dim: 16 dim: 16 }\n'
     for name, bottom, n, more in (
-        ("conv1", "data", 5, ""), ("conv2", "conv1", 6, "stride: 2 pad: 1"), ("conv3", "conv2", 4, "")
-    ):  # fmt: skip
+        ("conv1", "data", 5, ""),
+        ("conv2", "conv1", 6, "stride: 2 pad: 1"),
+        ("conv3", "conv2", 4, ""),
+    ):
         text += CONV.format(name=name, bottom=bottom, n=n, more=more)
         if relus:
             text += RELU.format(name=name)
@@ -171,9 +173,7 @@ def test_surgery_that_takes_the_top_left_changes_nothing(tmp_path: Path, images:
         (Unit("prob", 0), "prob"),
     ],
 )
-def test_units_that_cannot_be_explained_are_refused(
-    net: VizNet, images: np.ndarray, unit: Unit, words: str
-) -> None:
+def test_units_that_cannot_be_explained_are_refused(net: VizNet, images: np.ndarray, unit: Unit, words: str) -> None:
     """One line names the unit, what was found and what was expected."""
     with pytest.raises(VizError) as caught:
         reconstruct(net, images[:1], [unit])

@@ -45,19 +45,34 @@ layer { name: "prob" type: "Softmax" bottom: "fc8" top: "prob" }
 
 def _caffenet() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.LocalResponseNorm(5, 0.01, 0.75, 1.0),
-        nn.Conv2d(8, 6, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(216, 12), nn.ReLU(), nn.Dropout(),
+        nn.Conv2d(3, 8, 5, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.LocalResponseNorm(5, 0.01, 0.75, 1.0),
+        nn.Conv2d(8, 6, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(216, 12),
+        nn.ReLU(),
+        nn.Dropout(),
         nn.Linear(12, 5),
-    )  # fmt: skip
+    )
 
 
 def _all_cnn_c() -> nn.Sequential:
     """Table 1 and section 3.1, ten times thinner."""
     layers: list[nn.Module] = []
     for before, after, kernel, stride, pad in (
-        (3, 10, 3, 1, 1), (10, 10, 3, 1, 1), (10, 10, 3, 2, 1), (10, 20, 3, 1, 1), (20, 20, 3, 1, 1), (20, 20, 3, 2, 1),
-        (20, 20, 3, 1, 0), (20, 20, 1, 1, 0), (20, 10, 1, 1, 0),
-    ):  # fmt: skip
+        (3, 10, 3, 1, 1),
+        (10, 10, 3, 1, 1),
+        (10, 10, 3, 2, 1),
+        (10, 20, 3, 1, 1),
+        (20, 20, 3, 1, 1),
+        (20, 20, 3, 2, 1),
+        (20, 20, 3, 1, 0),
+        (20, 20, 1, 1, 0),
+        (20, 10, 1, 1, 0),
+    ):
         layers += [nn.Conv2d(before, after, kernel, stride, pad), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

@@ -65,13 +65,19 @@ MISTAKES = {
         r"blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
         "conv8, conv9, global_pool, prob)",
     ),
-    "blob not mined": (PATCHES + " --blobs conv1",
-                       "mined blobs: found 'conv1', expected a blob that was mined (choices: conv3, conv6, conv9)"),
+    "blob not mined": (
+        PATCHES + " --blobs conv1",
+        "mined blobs: found 'conv1', expected a blob that was mined (choices: conv3, conv6, conv9)",
+    ),
     "channel out of range": (PATCHES + " --blobs conv6 --channels 8", "blob 'conv6': found channel 8, expected 0 to 7"),
-    "channels in a gallery": (f"viz gallery {MODEL} --topk build/topk.npz --channels 9 --output out",
-                              "blob 'conv3': found channel 9, expected 0 to 5"),
-    "channels as words": (PATCHES + " --blobs conv6 --channels 3-1",
-                          "--channels: found '3-1', expected numbers and ranges, as 0,5,8-11"),
+    "channels in a gallery": (
+        f"viz gallery {MODEL} --topk build/topk.npz --channels 9 --output out",
+        "blob 'conv3': found channel 9, expected 0 to 5",
+    ),
+    "channels as words": (
+        PATCHES + " --blobs conv6 --channels 3-1",
+        "--channels: found '3-1', expected numbers and ranges, as 0,5,8-11",
+    ),
     "unit after softmax": (
         f"viz mine {MODEL} --blobs prob --output out.npz",
         "blob 'prob': found a unit after the softmax of layer 'prob', expected a score before it, as 'global_pool'",
@@ -94,69 +100,117 @@ MISTAKES = {
     ),
     "mined with other weights": (PATCHES + " --net other.prototxt", None),
     "net unreadable": (f"viz mine {MODEL} --net broken.prototxt --output out.npz", None),
-    "no net": ("viz mine --data data/cifar10-jpeg --output out.npz",
-               "--net: found nothing, expected a deploy prototxt, or --model NAME for one of models/"),
-    "no weights": (f"viz mine --net {NET} --data data/cifar10-jpeg --output out.npz",
-                   "--weights: found nothing, expected a .caffemodel, or --model NAME for one of models/"),
-    "net missing": (f"viz mine {MODEL} --net none.prototxt --output out.npz",
-                    "none.prototxt: found no such file, expected a deploy prototxt"),
-    "weights missing": (f"viz mine {MODEL} --weights none.caffemodel --output out.npz",
-                        "none.caffemodel: found no such file, expected a .caffemodel"),
-    "model missing": ("viz mine --model nope --data data/cifar10-jpeg --output out.npz",
-                      "model nope: found no card.json in models/nope, expected one of: cifar10-allcnn-c-jpeg"),
-    "data missing": (f"viz mine {MODEL} --data none --output out.npz",
-                     "none: found nothing, expected an LMDB environment, a folder of images, or an image"),
-    "no data": ("viz sanity --model cifar10-allcnn-c-jpeg --output out",
-                "--data: found nothing, expected a prepared data set, an LMDB, a folder of images or an image"),
-    "split": (f"viz mine {MODEL} --split val --output out.npz",
-              "--split: found 'val', expected a part of a prepared data set (choices: test, train)"),
+    "no net": (
+        "viz mine --data data/cifar10-jpeg --output out.npz",
+        "--net: found nothing, expected a deploy prototxt, or --model NAME for one of models/",
+    ),
+    "no weights": (
+        f"viz mine --net {NET} --data data/cifar10-jpeg --output out.npz",
+        "--weights: found nothing, expected a .caffemodel, or --model NAME for one of models/",
+    ),
+    "net missing": (
+        f"viz mine {MODEL} --net none.prototxt --output out.npz",
+        "none.prototxt: found no such file, expected a deploy prototxt",
+    ),
+    "weights missing": (
+        f"viz mine {MODEL} --weights none.caffemodel --output out.npz",
+        "none.caffemodel: found no such file, expected a .caffemodel",
+    ),
+    "model missing": (
+        "viz mine --model nope --data data/cifar10-jpeg --output out.npz",
+        "model nope: found no card.json in models/nope, expected one of: cifar10-allcnn-c-jpeg",
+    ),
+    "data missing": (
+        f"viz mine {MODEL} --data none --output out.npz",
+        "none: found nothing, expected an LMDB environment, a folder of images, or an image",
+    ),
+    "no data": (
+        "viz sanity --model cifar10-allcnn-c-jpeg --output out",
+        "--data: found nothing, expected a prepared data set, an LMDB, a folder of images or an image",
+    ),
+    "split": (
+        f"viz mine {MODEL} --split val --output out.npz",
+        "--split: found 'val', expected a part of a prepared data set (choices: test, train)",
+    ),
     "folder without images": (
         f"viz mine {MODEL} --data empty --output out.npz",
         "empty: found no image files, expected files ending in .jpg, .jpeg, .png, .bmp, .ppm, .webp, or an LMDB environment",
     ),
-    "image unreadable": (f"viz mine {MODEL} --data junk --output out.npz",
-                         "junk: a.png: found 10 bytes that are no image, expected a JPEG or PNG file"),
-    "image of wrong size": (f"viz mine {MODEL} --data lmdb16 --output out.npz",
-                            "lmdb16: first: found an image of 3x16x16, expected 3x32x32 or larger"),
+    "image unreadable": (
+        f"viz mine {MODEL} --data junk --output out.npz",
+        "junk: a.png: found 10 bytes that are no image, expected a JPEG or PNG file",
+    ),
+    "image of wrong size": (
+        f"viz mine {MODEL} --data lmdb16 --output out.npz",
+        "lmdb16: first: found an image of 3x16x16, expected 3x32x32 or larger",
+    ),
     "record that is none": (f"viz mine {MODEL} --data lmdb_bad --output out.npz", None),
-    "topk missing": (f"viz patches {MODEL} --topk none.npz --output out.png",
-                     "none.npz: found no such file, expected what `mine` wrote"),
+    "topk missing": (
+        f"viz patches {MODEL} --topk none.npz --output out.png",
+        "none.npz: found no such file, expected what `mine` wrote",
+    ),
     "topk unreadable": (f"viz gallery {MODEL} --topk text.txt --output out", None),
-    "whitening missing": (f"viz mine {MODEL} --whitening none.npz --output out.npz",
-                          "none.npz: found no such file, expected the whitening.npz of a prepared data set"),
-    "mean missing": (f"viz mine {MODEL} --mean none.binaryproto --output out.npz",
-                     "none.binaryproto: found File not found, expected a mean.binaryproto"),
-    "mean of two channels": (f"viz mine {MODEL} --data grey --mean 104,117 --output out.npz",
-                             "mean: found 2 channels, expected 3, as the net's input, or 1"),
-    "mean and whitening": (f"viz mine {MODEL} --mean 1,2,3 --whitening {Path(NET).parent}/whitening.npz --output out.npz",
-                           "--mean: found also --whitening, expected one of them: whitened nets get no mean"),
+    "whitening missing": (
+        f"viz mine {MODEL} --whitening none.npz --output out.npz",
+        "none.npz: found no such file, expected the whitening.npz of a prepared data set",
+    ),
+    "mean missing": (
+        f"viz mine {MODEL} --mean none.binaryproto --output out.npz",
+        "none.binaryproto: found File not found, expected a mean.binaryproto",
+    ),
+    "mean of two channels": (
+        f"viz mine {MODEL} --data grey --mean 104,117 --output out.npz",
+        "mean: found 2 channels, expected 3, as the net's input, or 1",
+    ),
+    "mean and whitening": (
+        f"viz mine {MODEL} --mean 1,2,3 --whitening {Path(NET).parent}/whitening.npz --output out.npz",
+        "--mean: found also --whitening, expected one of them: whitened nets get no mean",
+    ),
     "order": (f"viz mine {MODEL} --order GBR --output out.npz", "channel order: found 'GBR', expected RGB or BGR"),
-    "engine": (f"viz mine {MODEL} --engine theano --output out.npz",
-               "engine: found 'theano', expected an engine (choices: torch, caffe)"),
-    "device": (f"viz mine {MODEL} --device abacus --output out.npz", "device: found 'abacus', expected cpu, cuda or cuda:N"),
-    "shard": (f"viz mine {MODEL} --shard 5/4 --output out.npz", "shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4"),
+    "engine": (
+        f"viz mine {MODEL} --engine theano --output out.npz",
+        "engine: found 'theano', expected an engine (choices: torch, caffe)",
+    ),
+    "device": (
+        f"viz mine {MODEL} --device abacus --output out.npz",
+        "device: found 'abacus', expected cpu, cuda or cuda:N",
+    ),
+    "shard": (
+        f"viz mine {MODEL} --shard 5/4 --output out.npz",
+        "shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4",
+    ),
     "k": (f"viz mine {MODEL} --k 0 --output out.npz", "k: found 0, expected 1 or more"),
     "batch size": (f"viz mine {MODEL} --batch-size 0 --output out.npz", "batch_size: found 0, expected 1 or more"),
     "limit": (f"viz mine {MODEL} --limit 0 --output out.npz", "limit: found 0, expected 1 or more"),
-    "another scan": (f"viz mine {MODEL} --blobs conv3 --k 4 --output build/topk.npz",
-                     "build/topk.npz: found a scan with blobs ['conv3', 'conv6', 'conv9'], expected blobs ['conv3']; remove it, "
-                     "or name another"),
-    "parts twice": ("viz merge build/part-1.npz build/part-1.npz --output out.npz",
-                    "merge: found images 0 to 5 twice, expected parts that do not overlap"),
-    "rule": (PATCHES + " --rules lrp",
-             "rule: found 'lrp', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)"),
+    "another scan": (
+        f"viz mine {MODEL} --blobs conv3 --k 4 --output build/topk.npz",
+        "build/topk.npz: found a scan with blobs ['conv3', 'conv6', 'conv9'], expected blobs ['conv3']; remove it, "
+        "or name another",
+    ),
+    "parts twice": (
+        "viz merge build/part-1.npz build/part-1.npz --output out.npz",
+        "merge: found images 0 to 5 twice, expected parts that do not overlap",
+    ),
+    "rule": (
+        PATCHES + " --rules lrp",
+        "rule: found 'lrp', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
+    ),
     "space": (f"viz sanity {MODEL} --space hyper --output out", "space: found 'hyper', expected input or pixel"),
     "space of patches": (PATCHES + " --space hyper", "space: found 'hyper', expected input or pixel"),
     "normalisation": (PATCHES + " --normalisation loud", None),
     "picture's name": (PATCHES.replace("out.png", "out.gif"), "out.gif: found a name ending in '.gif', expected .png"),
     "patches of no place": (PATCHES + " --k 0", "k: found 0, expected 1 or more"),
-    "too few images": (f"viz sanity {MODEL} --images 1 --output out",
-                       "images: found 1, expected 2 or more: maps are compared between images"),
+    "too few images": (
+        f"viz sanity {MODEL} --images 1 --output out",
+        "images: found 1, expected 2 or more: maps are compared between images",
+    ),
     "draws": (f"viz sanity {MODEL} --draws 0 --output out", "draws: found 0, expected 1 or more"),
-    "output below a file": (f"viz gallery {MODEL} --topk build/topk.npz --output text.txt/gallery",
-                            "text.txt/gallery: found Not a directory, expected a folder that can be written"),
+    "output below a file": (
+        f"viz gallery {MODEL} --topk build/topk.npz --output text.txt/gallery",
+        "text.txt/gallery: found Not a directory, expected a folder that can be written",
+    ),
     "output of mine below a file": (f"viz mine {MODEL} --output text.txt/out.npz", "text.txt: File exists"),
-}  # fmt: skip
+}
 """What is typed, and the one line that answers; None: any one line of the usual form."""
 
 
@@ -179,8 +233,9 @@ def test_a_bar_does_not_run_into_the_mistake(world: Path) -> None:
     """Where a scan fails in the middle, its bar ends with its line, and nothing is left of the file."""
     shutil.copy(world / "junk" / "a.png", world / "grey" / "b.png")
     result = invoke(f"viz mine {MODEL} --data grey --batch-size 1 --output out.npz")
-    assert result.exit_code == 1 and result.output.endswith("\nError: grey: b.png: found 10 bytes that are no image, "
-                                                            "expected a JPEG or PNG file\n")  # fmt: skip
+    assert result.exit_code == 1 and result.output.endswith(
+        "\nError: grey: b.png: found 10 bytes that are no image, expected a JPEG or PNG file\n"
+    )
     assert not (world / "out.npz").exists()
 
 
@@ -255,8 +310,10 @@ def test_a_set_whitened_otherwise_than_the_models_is_refused(world: Path) -> Non
     arrays["gcn_scale"] = np.array(1.0)
     np.savez("data/cifar10-jpeg/whitening.npz", **arrays)
     result = invoke(f"viz mine {MODEL} --output out.npz --quiet")
-    assert result.output == ("Error: data/cifar10-jpeg/whitening.npz: found gcn_scale 1.0, expected 55.0, as in "
-                             "models/cifar10-allcnn-c-jpeg/whitening.npz\n")  # fmt: skip
+    assert result.output == (
+        "Error: data/cifar10-jpeg/whitening.npz: found gcn_scale 1.0, expected 55.0, as in "
+        "models/cifar10-allcnn-c-jpeg/whitening.npz\n"
+    )
 
 
 def test_patches_are_drawn_with_their_record(world: Path) -> None:
@@ -266,7 +323,10 @@ def test_patches_are_drawn_with_their_record(world: Path) -> None:
     facts = json.loads(Path("out.json").read_text())
     found = TopK.load("build/topk.npz")
     expected = [
-        (str(unit), key) for blob in ("conv3", "conv6") for channel in (2, 3) for key, unit, _ in found.units(blob, channel, 2)
+        (str(unit), key)
+        for blob in ("conv3", "conv6")
+        for channel in (2, 3)
+        for key, unit, _ in found.units(blob, channel, 2)
     ]
     drawn = [(tile["unit"], tile["image"]) for tile in facts["tiles"] if tile["rule"] == "guided"]
     assert drawn == expected and facts["dead"]["conv3"] == [3]

@@ -42,7 +42,9 @@ def relu(blob: str) -> str:
 
 
 def pool(name: str, bottom: str, kernel: int, stride: int, method: str = "MAX") -> str:
-    return layer(name, "Pooling", bottom, "", f"pooling_param {{ pool: {method} kernel_size: {kernel} stride: {stride} }}")
+    return layer(
+        name, "Pooling", bottom, "", f"pooling_param {{ pool: {method} kernel_size: {kernel} stride: {stride} }}"
+    )
 
 
 def fc(name: str, bottom: str, outputs: int) -> str:
@@ -54,18 +56,37 @@ def head(size: int) -> str:
 
 
 CHAIN = head(16) + "".join(
-    (conv("conv1", "data", 5), relu("conv1"), conv("conv2", "conv1", 6, 3, "stride: 2 pad: 1"), relu("conv2"),
-     conv("conv3", "conv2", 4), relu("conv3"), pool("pool", "conv3", 5, 1, "AVE"), layer("prob", "Softmax", "pool"))
-)  # fmt: skip
+    (
+        conv("conv1", "data", 5),
+        relu("conv1"),
+        conv("conv2", "conv1", 6, 3, "stride: 2 pad: 1"),
+        relu("conv2"),
+        conv("conv3", "conv2", 4),
+        relu("conv3"),
+        pool("pool", "conv3", 5, 1, "AVE"),
+        layer("prob", "Softmax", "pool"),
+    )
+)
 
 # CaffeNet in small: LRN, overlapping max-pooling, groups, in-place ReLUs and one that is not, dropout, fc with ReLU
 CAFFENET = head(20) + "".join(
-    (conv("conv1", "data", 6), relu("conv1"), pool("pool1", "conv1", 3, 2),
-     layer("norm1", "LRN", "pool1", "", "lrn_param { local_size: 3 alpha: 0.1 beta: 0.75 }"),
-     conv("conv2", "norm1", 6, 3, "pad: 1 group: 2"), layer("relu2", "ReLU", "conv2", "conv2_on"),
-     pool("pool2", "conv2_on", 2, 2), fc("fc6", "pool2", 12), relu("fc6"), layer("drop6", "Dropout", "fc6", "fc6"),
-     fc("fc7", "fc6", 10), relu("fc7"), fc("fc8", "fc7", 4), layer("prob", "Softmax", "fc8"))
-)  # fmt: skip
+    (
+        conv("conv1", "data", 6),
+        relu("conv1"),
+        pool("pool1", "conv1", 3, 2),
+        layer("norm1", "LRN", "pool1", "", "lrn_param { local_size: 3 alpha: 0.1 beta: 0.75 }"),
+        conv("conv2", "norm1", 6, 3, "pad: 1 group: 2"),
+        layer("relu2", "ReLU", "conv2", "conv2_on"),
+        pool("pool2", "conv2_on", 2, 2),
+        fc("fc6", "pool2", 12),
+        relu("fc6"),
+        layer("drop6", "Dropout", "fc6", "fc6"),
+        fc("fc7", "fc6", 10),
+        relu("fc7"),
+        fc("fc8", "fc7", 4),
+        layer("prob", "Softmax", "fc8"),
+    )
+)
 
 NETS = {"chain": (CHAIN, "conv3"), "caffenet": (CAFFENET, "fc8")}
 Opener = Callable[..., VizNet]
@@ -83,8 +104,12 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
         else:
             net = PycaffeNet.build(drop_in, plain(param), None)
         rng = np.random.default_rng(7)
-        net.set_params({name: [rng.normal(0, std, p.shape) for p, std in zip(blobs, (0.3, 0.1), strict=True)]
-                        for name, blobs in net.params().items()})  # fmt: skip
+        net.set_params(
+            {
+                name: [rng.normal(0, std, p.shape) for p, std in zip(blobs, (0.3, 0.1), strict=True)]
+                for name, blobs in net.params().items()
+            }
+        )
         return net
 
     yield open_it
@@ -194,9 +219,15 @@ def test_where_no_gradient_is_negative_guided_is_backprop(opened: Opener) -> Non
 
 
 PAPER = head(63) + "".join(
-    (conv("conv1", "data", 6, 11, "stride: 4"), relu("conv1"), conv("conv2", "conv1", 5, 1), relu("conv2"),
-     conv("conv3", "conv2", 4, 3, "stride: 2 pad: 1"), relu("conv3"))
-)  # fmt: skip
+    (
+        conv("conv1", "data", 6, 11, "stride: 4"),
+        relu("conv1"),
+        conv("conv2", "conv1", 5, 1),
+        relu("conv2"),
+        conv("conv3", "conv2", 4, 3, "stride: 2 pad: 1"),
+        relu("conv3"),
+    )
+)
 
 
 def test_conv3_of_the_imagenet_net_has_its_closed_form(opened: Opener) -> None:
@@ -230,12 +261,28 @@ def test_a_pattern_is_the_same_everywhere(opened: Opener) -> None:
 
 
 BOXES = {
-    "strided": {"conv1": (11, 4, 0), "conv2": (11, 4, 0), "conv3": (19, 8, -4), "conv4": (51, 8, -20), "conv5": (51, 8, -20),
-                "conv6": (67, 16, -20), "conv7": (99, 16, -36), "conv9": (131, 32, -36), "conv10": (195, 32, -68),
-                "conv12": (195, 32, -68)},
-    "pooled": {"conv1": (11, 4, 0), "conv3_pool": (23, 8, -4), "conv4": (55, 8, -20), "conv6_pool": (79, 16, -20),
-               "conv7": (111, 16, -36), "conv9_pool": (159, 32, -36), "conv12": (223, 32, -68)},
-}  # fmt: skip
+    "strided": {
+        "conv1": (11, 4, 0),
+        "conv2": (11, 4, 0),
+        "conv3": (19, 8, -4),
+        "conv4": (51, 8, -20),
+        "conv5": (51, 8, -20),
+        "conv6": (67, 16, -20),
+        "conv7": (99, 16, -36),
+        "conv9": (131, 32, -36),
+        "conv10": (195, 32, -68),
+        "conv12": (195, 32, -68),
+    },
+    "pooled": {
+        "conv1": (11, 4, 0),
+        "conv3_pool": (23, 8, -4),
+        "conv4": (55, 8, -20),
+        "conv6_pool": (79, 16, -20),
+        "conv7": (111, 16, -36),
+        "conv9_pool": (159, 32, -36),
+        "conv12": (223, 32, -68),
+    },
+}
 
 
 @pytest.mark.parametrize("form", BOXES)
@@ -253,14 +300,27 @@ def test_boxes_of_the_imagenet_net(form: str) -> None:
 
 
 ODD = head(25) + "".join(
-    (conv("conv1", "data", 3, 3, "dilation: 2 pad: 2"), relu("conv1"),
-     layer("conv2", "Convolution", "conv1", "", "convolution_param { num_output: 3 kernel_h: 5 kernel_w: 1 stride_h: 1 "
-           "stride_w: 2 pad_h: 2 pad_w: 0 }"), relu("conv2"),
-     pool("mean", "conv2", 3, 2, "AVE"), conv("conv3", "mean", 2, 2), relu("conv3"))
-)  # fmt: skip
+    (
+        conv("conv1", "data", 3, 3, "dilation: 2 pad: 2"),
+        relu("conv1"),
+        layer(
+            "conv2",
+            "Convolution",
+            "conv1",
+            "",
+            "convolution_param { num_output: 3 kernel_h: 5 kernel_w: 1 stride_h: 1 stride_w: 2 pad_h: 2 pad_w: 0 }",
+        ),
+        relu("conv2"),
+        pool("mean", "conv2", 3, 2, "AVE"),
+        conv("conv3", "mean", 2, 2),
+        relu("conv3"),
+    )
+)
 
 
-@pytest.mark.parametrize(("text", "blobs"), [(CHAIN, ("conv1", "conv2", "conv3")), (ODD, ("conv1", "conv2", "mean", "conv3"))])
+@pytest.mark.parametrize(
+    ("text", "blobs"), [(CHAIN, ("conv1", "conv2", "conv3")), (ODD, ("conv1", "conv2", "mean", "conv3"))]
+)
 def test_the_support_is_where_gradients_are(opened: Opener, text: str, blobs: tuple[str, ...]) -> None:
     """With positive weights the gradient is non-zero exactly in the support, at every edge of the map."""
     net = opened(text)
@@ -309,7 +369,9 @@ def test_a_negative_seed_gives_nothing_unless_backprop(opened: Opener, rule: str
 def _order(first: str) -> str:
     """conv, ReLU, pool or conv, pool, ReLU: the same function."""
     middle = (
-        (relu("conv1"), pool("pool1", "conv1", 2, 2)) if first == "relu" else (pool("pool1", "conv1", 2, 2), relu("pool1"))
+        (relu("conv1"), pool("pool1", "conv1", 2, 2))
+        if first == "relu"
+        else (pool("pool1", "conv1", 2, 2), relu("pool1"))
     )
     return head(16) + "".join((conv("conv1", "data", 6), *middle, conv("conv2", "pool1", 4), relu("conv2")))
 

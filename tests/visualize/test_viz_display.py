@@ -89,13 +89,20 @@ def test_red_stays_red_on_the_way_to_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("maps", "how", "message"),
     [
-        (row(1), "minmax", "normalisation: found 'minmax', expected a way to draw a map (choices: zero-centred, shared, "
-                           "percentile, positive, l2-grey)"),
+        (
+            row(1),
+            "minmax",
+            "normalisation: found 'minmax', expected a way to draw a map (choices: zero-centred, shared, "
+            "percentile, positive, l2-grey)",
+        ),
         (np.zeros((1, 2, 3, 3)), "shared", "maps: found shape (1, 2, 3, 3), expected (K, C, H, W) with C 1 or 3"),
-        (row(1, np.nan), "shared",
-         "maps: found values that are not finite, expected numbers: see whether the weights are sound"),
+        (
+            row(1, np.nan),
+            "shared",
+            "maps: found values that are not finite, expected numbers: see whether the weights are sound",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_drawn_is_said(maps: np.ndarray, how: str, message: str) -> None:
     """Unknown normalisation, another number of channels, values that are not finite: one line each."""
     with pytest.raises(VizError) as error:
@@ -134,9 +141,11 @@ def test_a_drawing_leaves_its_numbers_beside_it(tmp_path: Path) -> None:
     """PNG, JSON with every fact, raw arrays bit for bit; nothing half written; names that follow the picture's."""
     maps = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
     drawing = Drawing(
-        normalised(maps)[0], {"guided": maps}, {"figure": 3, "rule": "guided", "count": np.int64(7)},
+        normalised(maps)[0],
+        {"guided": maps},
+        {"figure": 3, "rule": "guided", "count": np.int64(7)},
         [{"unit": "conv6:1:2:3", "box": [0, -4, 19, 15], "largest": np.float32(0.5)}],
-    )  # fmt: skip
+    )
     paths = drawing.save(tmp_path / "new" / "figure.png")
     assert [os.path.basename(path) for path in paths] == ["figure.png", "figure.json", "figure.npz"]
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["figure.json", "figure.npz", "figure.png"]
@@ -144,9 +153,12 @@ def test_a_drawing_leaves_its_numbers_beside_it(tmp_path: Path) -> None:
     assert "[0, -4, 19, 15]" in text
     facts = json.loads(text)
     assert facts == {
-        "figure": 3, "rule": "guided", "count": 7, "arrays": "figure.npz",
+        "figure": 3,
+        "rule": "guided",
+        "count": 7,
+        "arrays": "figure.npz",
         "tiles": [{"unit": "conv6:1:2:3", "box": [0, -4, 19, 15], "largest": 0.5}],
-    }  # fmt: skip
+    }
     np.testing.assert_array_equal(np.load(paths[2])["guided"], maps)
     np.testing.assert_array_equal(cv2.imread(paths[0])[..., ::-1], drawing.picture)
     drawing.save(tmp_path / "two.png", arrays=False)

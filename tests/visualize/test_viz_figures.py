@@ -62,10 +62,18 @@ def world(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     net = open_net(model / "deploy.prototxt")
     figure_nets.randomise(net)
     figure_nets.write_weights(net, model / "small.caffemodel")
-    card = json.loads((MODEL / zoo.CARD).read_text()) | {"name": model.name, "experiment": "cifar10-model-c", "model": "Model C"}
+    card = json.loads((MODEL / zoo.CARD).read_text()) | {
+        "name": model.name,
+        "experiment": "cifar10-model-c",
+        "model": "Model C",
+    }
     for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
         content = (model / name).read_bytes()
-        card[key] = {"file": name, "bytes": len(content), "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest()}
+        card[key] = {
+            "file": name,
+            "bytes": len(content),
+            "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+        }
     (model / zoo.CARD).write_text(json.dumps(card))
     return tmp_path
 
@@ -95,7 +103,9 @@ def test_figure_one_shows_the_toys_numbers(world: Path) -> None:
     facts, arrays = facts_of(Path("one.png")), np.load("one.npz")
     assert facts["toy"] == TOY and facts["formulas"]["guided"] == "R = (f > 0) (R' > 0) R'"
     assert all(arrays[name].tolist() == rows for name, rows in TOY.items())
-    assert [tile["unit"] for tile in facts["tiles"]] == ["conv2:0:3:3"]  # a left and a top edge meet at (6, 5) of the image
+    assert [tile["unit"] for tile in facts["tiles"]] == [
+        "conv2:0:3:3"
+    ]  # a left and a top edge meet at (6, 5) of the image
     strength = np.abs(arrays["maps"][0, 0])
     top, left, bottom, right = facts["tiles"][0]["box"]
     assert strength[top:bottom, left:right].sum() == strength.sum() > 0
@@ -111,7 +121,9 @@ def test_the_docstrings_example_of_the_toy_runs() -> None:
 
 def test_figure_one_of_a_net_is_that_nets(world: Path) -> None:
     """With a model, part a shows its image, a unit of the blob, and the engine's reconstruction."""
-    words = "figure 1 --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --unit conv6:2:4:4 --rules deconvnet --quiet"
+    words = (
+        "figure 1 --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --unit conv6:2:4:4 --rules deconvnet --quiet"
+    )
     result = invoke(*words.split(), "--output", "one.png")
     assert result.exit_code == 0, result.output
     net = small()
@@ -200,7 +212,9 @@ def test_figures_four_and_five_hold_the_papers_contrast(world: Path, number: int
         np.testing.assert_allclose([tile["activation"] for tile in own[:4]], values, rtol=1e-6)
         for rule in RULES:
             np.testing.assert_array_equal(arrays[f"{v}.{rule}"], reconstruct(net, images, units, rule).maps)
-        scores = np.stack([net.forward(image[None], ("global_pool",))["global_pool"].ravel() for _, _, image in source.items()])
+        scores = np.stack(
+            [net.forward(image[None], ("global_pool",))["global_pool"].ravel() for _, _, image in source.items()]
+        )
         truth = [source.label(key) for key in source.keys()]  # type: ignore[attr-defined]
         right = sum(int(row.argmax()) == label for row, label in zip(scores, truth, strict=True))
         expected = {"percent": pytest.approx(100 * right / 12), "images": 12, "blob": "global_pool"}
@@ -233,7 +247,9 @@ def test_figure_six_uses_the_nets_own_switches(world: Path) -> None:
     facts = facts_of(Path("six.png"))
     (variant,) = facts["variants"]
     assert (variant["name"], variant["switches"]) == ("switches of pool1, pool2", ["pool1", "pool2"])
-    assert facts["blob"] == "global_pool" and variant["one_unit_on_all_images"]["deconvnet"]["largest_difference"] > 0.01
+    assert (
+        facts["blob"] == "global_pool" and variant["one_unit_on_all_images"]["deconvnet"]["largest_difference"] > 0.01
+    )
     refused = invoke("figure", "6", "--model", "cifar10-allcnn-c-jpeg", "--quiet")
     assert refused.output == (
         "Error: models/cifar10-allcnn-c-jpeg/deploy.prototxt: found no max-pooling below 'global_pool', expected a net trained "
@@ -280,7 +296,10 @@ def test_surgery_writes_a_net_that_the_weights_fit(world: Path) -> None:
     lines = invoke(*words, "--data", "data/cifar10-jpeg", "--layers", "conv6").output.splitlines()
     assert lines[0].startswith("null test on 4 images: ")
     assert [line.partition(":")[0] for line in lines[1:3]] == ["top-1 before", "top-1 after"]
-    assert [layer.name for layer in read_net("out/pooled.prototxt").layer if layer.type == "Pooling"] == ["conv6_pool", "global_pool"]
+    assert [layer.name for layer in read_net("out/pooled.prototxt").layer if layer.type == "Pooling"] == [
+        "conv6_pool",
+        "global_pool",
+    ]
 
 
 def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,39 +327,66 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("figure 4 --blob conv99",
-         "blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
-         "conv8, conv9, global_pool, prob)"),
-        ("figure 4 --blob prob",
-         "blob 'prob': found a unit after the softmax of layer 'prob', expected a score before it, as 'global_pool'"),
+        (
+            "figure 4 --blob conv99",
+            "blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
+            "conv8, conv9, global_pool, prob)",
+        ),
+        (
+            "figure 4 --blob prob",
+            "blob 'prob': found a unit after the softmax of layer 'prob', expected a score before it, as 'global_pool'",
+        ),
         ("figure 5 --unit conv9:10:0:0", "unit conv9:10:0:0: found channel 10, expected 0 to 9"),
         ("figure 5 --unit conv9", "unit: found 'conv9', expected BLOB:CHANNEL or BLOB:CHANNEL:Y:X"),
         ("figure 5 --unit conv9:1:0:0 --blob conv6", "--unit: found conv9:1:0:0, expected a unit of --blob conv6"),
-        ("figure 5 --unit conv9:1:0:0 --same-unit",
-         "--same-unit: found a unit by --unit, expected --surgery, and units that each net chooses"),
-        ("compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output c.png --same-unit",
-         "--same-unit: found one net, expected --surgery, and units that each net chooses"),
-        ("figure 5 --rules grad", "rule: found 'grad', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, "
-                                  "gradient, deconv)"),
-        ("figure 5 --normalisation minmax", "--normalisation: found 'minmax', expected a way to draw maps (choices: "
-                                            "zero-centred, shared, percentile, positive, l2-grey)"),
+        (
+            "figure 5 --unit conv9:1:0:0 --same-unit",
+            "--same-unit: found a unit by --unit, expected --surgery, and units that each net chooses",
+        ),
+        (
+            "compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output c.png --same-unit",
+            "--same-unit: found one net, expected --surgery, and units that each net chooses",
+        ),
+        (
+            "figure 5 --rules grad",
+            "rule: found 'grad', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
+        ),
+        (
+            "figure 5 --normalisation minmax",
+            "--normalisation: found 'minmax', expected a way to draw maps (choices: "
+            "zero-centred, shared, percentile, positive, l2-grey)",
+        ),
         ("figure 5 --space whitened", "--space: found 'whitened', expected a way to draw maps (choices: input, pixel)"),
         ("figure 5 --count 0", "--count: found 0, expected 1 or more"),
-        ("figure 5 --images nokey", "data/cifar10-jpeg/test_lmdb: found no record 'nokey', expected the data that were mined"),
-        ("figure 4 --layers conv2", "models/cifar10-allcnn-c-jpeg/deploy.prototxt: layer 'conv2': found stride 1, expected a "
-                                    "convolution with stride 2 (choices: conv3, conv6)"),
-        ("figure 2 --blobs global_pool", "blob 'global_pool': found receptive fields of 47x47, expected a lower layer, whose units "
-                                         "see less than the image of 32x32"),
+        (
+            "figure 5 --images nokey",
+            "data/cifar10-jpeg/test_lmdb: found no record 'nokey', expected the data that were mined",
+        ),
+        (
+            "figure 4 --layers conv2",
+            "models/cifar10-allcnn-c-jpeg/deploy.prototxt: layer 'conv2': found stride 1, expected a "
+            "convolution with stride 2 (choices: conv3, conv6)",
+        ),
+        (
+            "figure 2 --blobs global_pool",
+            "blob 'global_pool': found receptive fields of 47x47, expected a lower layer, whose units "
+            "see less than the image of 32x32",
+        ),
         ("figure 2 --channels 6 --blobs conv1", "unit conv1:6:0:0: found channel 6, expected 0 to 5"),
-        ("figure 3 --channels 6 --blobs conv3 --k 4 --topk build/topk.npz", "blob 'conv3': found channel 6, expected 0 to 5"),
-        ("figure 4 --data nowhere",
-         "figure 4: found no nowhere, expected a prepared data set, an LMDB, a folder of images or an image"),
+        (
+            "figure 3 --channels 6 --blobs conv3 --k 4 --topk build/topk.npz",
+            "blob 'conv3': found channel 6, expected 0 to 5",
+        ),
+        (
+            "figure 4 --data nowhere",
+            "figure 4: found no nowhere, expected a prepared data set, an LMDB, a folder of images or an image",
+        ),
         ("figure 1 --images a", "figure 1: found images without a net, expected --model, or --net and --weights"),
         ("figure 1 --rules guided,deconvnet", "--rules: found guided, deconvnet, expected one rule for this figure"),
         ("figure 1 --unit conv1:9", "unit conv1:9:0:0: found channel 9, expected 0 to 3"),
         ("figure 5 --output five.jpg", "five.jpg: found a name ending in '.jpg', expected .png"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_gets_one_line(words: str, message: str, world: Path) -> None:
     """Whatever is wrong with a figure's words: status 1, one line, nothing written."""
     result = invoke(*words.split(), "--quiet")
@@ -359,14 +405,19 @@ def test_what_is_missing_is_named_with_the_way_to_it(tmp_path: Path, monkeypatch
     (tmp_path / "models").symlink_to(ROOT / "models")
     result = invoke("figure", "5")
     assert (result.exit_code, result.output) == (
-        1, "Error: figure 5: found no data/cifar10-jpeg, expected images: `allconv prep cifar10 --source ARCHIVE --output "
-           "data/cifar10-jpeg`, or others with --data\n",
-    )  # fmt: skip
+        1,
+        "Error: figure 5: found no data/cifar10-jpeg, expected images: `allconv prep cifar10 --source ARCHIVE --output "
+        "data/cifar10-jpeg`, or others with --data\n",
+    )
 
 
 def test_an_option_of_another_figure_is_refused(world: Path) -> None:
     """--k says nothing of figure 4, --layers nothing of figure 6: they are not passed over."""
-    for words, flag in (("figure 4 --k 3", "--k"), ("figure 6 --layers conv3", "--layers"), ("figure 2 --rules guided", "--rules")):
+    for words, flag in (
+        ("figure 4 --k 3", "--k"),
+        ("figure 6 --layers conv3", "--layers"),
+        ("figure 2 --rules guided", "--rules"),
+    ):
         result = invoke(*words.split())
         assert result.exit_code == 2 and result.output.splitlines()[-1] == f"Error: figure {words[7]} has no {flag}"
 
@@ -375,12 +426,18 @@ def test_default_blobs_are_the_papers() -> None:
     """Of the ImageNet net: conv1-3, conv6 and conv9, conv12, global_pool; of All-CNN-C conv3 and conv6; of CaffeNet fc8."""
     imagenet = open_net(ROOT / "solvers/imagenet-allcnn/deploy.prototxt")
     assert [figures.default_blobs(imagenet, n) for n in range(2, 6)] == [
-        ["conv1", "conv2", "conv3"], ["conv6", "conv9"], ["conv12"], ["global_pool"],
-    ]  # fmt: skip
+        ["conv1", "conv2", "conv3"],
+        ["conv6", "conv9"],
+        ["conv12"],
+        ["global_pool"],
+    ]
     cifar = open_net(ROOT / "solvers/cifar10-allcnn-c/deploy.prototxt")
     assert [figures.default_blobs(cifar, n) for n in range(2, 6)] == [
-        ["conv1", "conv2", "conv3"], ["conv3", "conv6"], ["conv9"], ["global_pool"],
-    ]  # fmt: skip
+        ["conv1", "conv2", "conv3"],
+        ["conv3", "conv6"],
+        ["conv9"],
+        ["global_pool"],
+    ]
     caffenet = open_net(parse_text(figure_nets.caffenet(1 / 32), NetParameter))
     assert figures.default_blobs(caffenet, 6) == ["fc8"] and figures.default_blobs(caffenet, 3) == ["conv3", "conv4"]
 
@@ -397,8 +454,11 @@ def test_figures_of_the_imagenet_net(tmp_path: Path, monkeypatch: pytest.MonkeyP
     figure_nets.write_weights(net, Path("w.caffemodel"))
     net_words = f"--net {deploy} --weights w.caffemodel --mean 104,117,123 --quiet".split()
     for number, more in (
-        (2, "--sample 4"), (3, "--sample 2 --k 2 --data val"), (4, "--count 2 --data val"), (5, "--count 2 --data val"),
-    ):  # fmt: skip
+        (2, "--sample 4"),
+        (3, "--sample 2 --k 2 --data val"),
+        (4, "--count 2 --data val"),
+        (5, "--count 2 --data val"),
+    ):
         result = invoke("figure", str(number), *net_words, *more.split(), "--output", f"{number}.png")
         assert result.exit_code == 0, result.output
     facts = {n: facts_of(Path(f"{n}.png")) for n in (2, 3, 4, 5)}

@@ -79,7 +79,9 @@ def topk(viz_world: Path) -> TopK:
 def built(net: VizNet, source: ImageSource, topk: TopK, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gallery of three layers under a title that tries to be HTML."""
     folder = tmp_path_factory.mktemp("gallery")
-    assert gallery(net, source, topk, folder, title=HOSTILE, k=3, command="allconv viz gallery") == str(folder / "index.html")
+    assert gallery(net, source, topk, folder, title=HOSTILE, k=3, command="allconv viz gallery") == str(
+        folder / "index.html"
+    )
     return folder
 
 
@@ -162,9 +164,7 @@ def test_dead_units_are_flagged(built: Path, topk: TopK) -> None:
     assert [int(word) for word in rows[1::2]] == counts
 
 
-def test_pictures_are_the_patches_and_their_maps(
-    built: Path, net: VizNet, source: ImageSource, topk: TopK
-) -> None:
+def test_pictures_are_the_patches_and_their_maps(built: Path, net: VizNet, source: ImageSource, topk: TopK) -> None:
     """The sprite's rows are image, guided, deconvnet, backprop, cut by the same box; JSON and .npz say the same."""
     facts = json.loads((built / "conv6" / "0001.json").read_text())
     assert facts["rows"] == ["image", "guided", "deconvnet", "backprop"] and facts["command"] == "allconv viz gallery"
@@ -180,7 +180,9 @@ def test_pictures_are_the_patches_and_their_maps(
         for i, patch in enumerate(patches):
             entry = facts["patches"][i]
             assert (entry["image"], entry["unit"], entry["rank"]) == (patch.key, str(patch.unit), i)
-            assert entry["box"] == patch.box.as_list() and entry["activation"] == pytest.approx(patch.activation, rel=1e-4)
+            assert entry["box"] == patch.box.as_list() and entry["activation"] == pytest.approx(
+                patch.activation, rel=1e-4
+            )
             left = i * (w * factor + 1)
             assert np.array_equal(picture[: h * factor : factor, left : left + w * factor : factor], tiles[i])
             top = row * (h * factor + 1)
@@ -225,9 +227,21 @@ def test_what_does_not_fit_is_refused(net: VizNet, source: ImageSource, topk: To
 
 def browse(page: Path, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
     assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-               f"--user-data-dir={profile}", "--virtual-time-budget=4000", *words, page.as_uri()]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "HOME": str(profile)})
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=4000",
+        *words,
+        page.as_uri(),
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env={**os.environ, "HOME": str(profile)}
+    )
 
 
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

@@ -164,8 +164,10 @@ def test_dead_channels_and_histograms(net: VizNet, source: ImageSource, pixels: 
     assert (channels.histogram.sum(axis=1) == N).all() and channels.histogram[3, 0] == N
     np.testing.assert_allclose(channels.active_share, (largest > 0).mean(axis=0))
     for channel in range(4):
-        expected = [int(((largest[:, channel] > low) & (largest[:, channel] <= high)).sum())
-                    for low, high in zip(EDGES, EDGES[1:], strict=False)]  # fmt: skip
+        expected = [
+            int(((largest[:, channel] > low) & (largest[:, channel] <= high)).sum())
+            for low, high in zip(EDGES, EDGES[1:], strict=False)
+        ]
         assert channels.histogram[channel, 1:-1].tolist() == expected
 
 

@@ -40,10 +40,14 @@ layer { name: "prob" type: "Softmax" bottom: "scores" top: "prob" }
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "pad", "size"),
     [
-        (3, (11, 11), 4, (0, 0), (224, 224)), (3, (11, 11), 4, (0, 0), (227, 227)), (3, (7, 7), 2, (3, 3), (32, 33)),
-        (1, (5, 3), 2, (1, 2), (19, 24)), (4, (2, 2), 3, (0, 0), (17, 16)), (2, (1, 1), 2, (0, 1), (9, 8)),
+        (3, (11, 11), 4, (0, 0), (224, 224)),
+        (3, (11, 11), 4, (0, 0), (227, 227)),
+        (3, (7, 7), 2, (3, 3), (32, 33)),
+        (1, (5, 3), 2, (1, 2), (19, 24)),
+        (4, (2, 2), 3, (0, 0), (17, 16)),
+        (2, (1, 1), 2, (0, 1), (9, 8)),
     ],
-)  # fmt: skip
+)
 def test_phases_are_the_gradient(
     channels: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int], size: tuple[int, int]
 ) -> None:
@@ -83,7 +87,9 @@ def test_bound_blobs_hold_what_the_plain_executor_computes() -> None:
             seeds = rng.normal(0, 1, one[blob].shape).astype(np.float32)
             for rule in RULES:
                 found, expected = bound.backward(blob, seeds, rule), plain.backward(blob, seeds, rule)
-                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=f"{blob} {rule}")
+                np.testing.assert_allclose(
+                    found, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=f"{blob} {rule}"
+                )
                 assert expected.any()
     assert not Blob.tracing
 

@@ -28,10 +28,14 @@ def test_the_template_says_what_the_rewrite_says(name: str, relu: str) -> None:
     texts = rendering.render(name, plain_relus, relu=relu)
     assert list(texts) == ["deploy.prototxt"] and "force_backward: true\n" in texts["deploy.prototxt"]
     found = parse_text(texts["deploy.prototxt"], NetParameter)
-    expected = rules.rewrite(parse_text(rendering.render(name, plain_relus)["deploy.prototxt"], NetParameter), KINDS[relu])
+    expected = rules.rewrite(
+        parse_text(rendering.render(name, plain_relus)["deploy.prototxt"], NetParameter), KINDS[relu]
+    )
     expected.ClearField("state")
     assert to_text(found) == to_text(expected)
-    assert sum(layer.type == "Python" for layer in found.layer) == (0 if relu == "plain" else len(rules.relu_names(found)))
+    assert sum(layer.type == "Python" for layer in found.layer) == (
+        0 if relu == "plain" else len(rules.relu_names(found))
+    )
 
 
 def test_the_command_writes_one_net_beside_the_solvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,15 +54,19 @@ def test_the_command_writes_one_net_beside_the_solvers(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("cifar10-model-a --relu leaky",
-         "Error: option relu: found 'leaky', expected one of the choices (choices: plain, deconv, guided)"),
-        ("cifar10-model-a --relu guided --negative-slope 0.1",
-         "Error: Model A: layer 'relu1': found 'negative_slope 0.1', expected 0 with --relu guided: the rule has no other "
-         "meaning (--negative-slope 0 takes plain ReLUs)"),
+        (
+            "cifar10-model-a --relu leaky",
+            "Error: option relu: found 'leaky', expected one of the choices (choices: plain, deconv, guided)",
+        ),
+        (
+            "cifar10-model-a --relu guided --negative-slope 0.1",
+            "Error: Model A: layer 'relu1': found 'negative_slope 0.1', expected 0 with --relu guided: the rule has no other "
+            "meaning (--negative-slope 0 takes plain ReLUs)",
+        ),
         ("--relu guided", "Error: options need the name of an experiment (allconv render --list names them)"),
         ("--check --relu guided", "Error: --check compares what is committed; it takes no other option"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_gets_one_line(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown rule, a leaky ReLU, no experiment: one line, and nothing is written."""
     monkeypatch.chdir(tmp_path)

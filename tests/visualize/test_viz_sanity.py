@@ -65,9 +65,10 @@ def test_ssim_is_its_definition() -> None:
             p, q = a[y : y + 7, x : x + 7], b[y : y + 7, x : x + 7]
             covariance = ((p - p.mean()) * (q - q.mean())).mean()
             values.append(
-                (2 * p.mean() * q.mean() + 1e-4) * (2 * covariance + 9e-4)
+                (2 * p.mean() * q.mean() + 1e-4)
+                * (2 * covariance + 9e-4)
                 / ((p.mean() ** 2 + q.mean() ** 2 + 1e-4) * (p.var() + q.var() + 9e-4))
-            )  # fmt: skip
+            )
     assert ssim(a, b) == pytest.approx(np.mean(values), rel=1e-9)
     assert ssim(a, a) == pytest.approx(1)
     with pytest.raises(VizError, match="ssim: found maps of 5x9, expected 7x7 or larger"):
@@ -184,7 +185,12 @@ def test_what_is_written(net: VizNet, images: np.ndarray, tmp_path: Path) -> Non
     facts = json.loads(paths[0].read_text(), parse_constant=lambda name: pytest.fail(name))
     assert facts["cascade"]["guided"][0]["down_to"] == "conv3" and facts["weights_sha256"] == net.weights_sha256
     with np.load(paths[3]) as file:
-        assert file["maps_guided"].shape == (2, 4, 3, 14, 14) and file["layers"].tolist() == ["", "conv3", "conv2", "conv1"]
+        assert file["maps_guided"].shape == (2, 4, 3, 14, 14) and file["layers"].tolist() == [
+            "",
+            "conv3",
+            "conv2",
+            "conv1",
+        ]
         np.testing.assert_array_equal(file["images"], images[:2])
     assert "| none (trained) | 1.00 |" in paths[1].read_text()
     picture = cv2.imread(str(paths[2]))
@@ -220,7 +226,9 @@ def test_mistakes_get_one_line(net: VizNet, images: np.ndarray, changes: dict, m
 def test_edges_are_those_of_the_picture(net: VizNet, images: np.ndarray) -> None:
     """With the input space known, strengths are held against the edges of what the eye sees; else against the input's."""
     space = InputSpace(order="BGR", mean=np.array([120.0, 110.0, 100.0]), scale=0.01)
-    found = {given: sanity(net, images, draws=1, rules=["guided"], space=space if given else None) for given in (True, False)}
+    found = {
+        given: sanity(net, images, draws=1, rules=["guided"], space=space if given else None) for given in (True, False)
+    }
     units = argmax_units(net, images, "scores")[0]
     live = [i for i, unit in enumerate(units) if net.forward(images, ("scores",))["scores"][i, unit.channel].max() > 0]
     maps = reconstruct(net, images[live], [units[i] for i in live], "guided").maps

@@ -46,9 +46,7 @@ class LossLayer(Layer):
             self.param.loss_weight.append(1)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        check(
-            leading(bottom[0]) == leading(bottom[1]), "The data and label should have the same first dimension."
-        )
+        check(leading(bottom[0]) == leading(bottom[1]), "The data and label should have the same first dimension.")
         top[0].reshape()
 
     def refuse_label_gradient(self, propagate_down: Sequence[bool], index: int = 1) -> None:

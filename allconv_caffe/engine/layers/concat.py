@@ -32,7 +32,9 @@ class ConcatLayer(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.concat_param
         legacy = param.concat_dim if param.HasField("concat_dim") else None
-        self.axis = bottom[0].canonical_axis(param.axis) if legacy is None else legacy_axis(bottom[0], legacy, "concat_dim")
+        self.axis = (
+            bottom[0].canonical_axis(param.axis) if legacy is None else legacy_axis(bottom[0], legacy, "concat_dim")
+        )
         shape = list(bottom[0].shape)
         for blob in bottom[1:]:
             check(blob.num_axes == len(shape), "All inputs must have the same #axes.")

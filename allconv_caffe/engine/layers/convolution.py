@@ -96,9 +96,7 @@ class ConvolutionLayer(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         check(len(shape) == self.axis + 1 + len(self.kernel), "bottom num_axes may not change.")
-        check(
-            shape[self.axis] == self.channels, "Input size incompatible with convolution kernel."
-        )
+        check(shape[self.axis] == self.channels, "Input size incompatible with convolution kernel.")
         for i, blob in enumerate(bottom[1:], 1):
             check(
                 blob.shape == shape,
@@ -139,9 +137,16 @@ class ConvolutionLayer(Layer):
                 continue
             algo = self.algorithm(x, w)
             dx, dw, db = conv_algo.backward(
-                algo, dy, x, w, self.stride, self.pad, self.dilation, self.group,
+                algo,
+                dy,
+                x,
+                w,
+                self.stride,
+                self.pad,
+                self.dilation,
+                self.group,
                 (bool(propagate_down[i]), want_w, want_b),
-            )  # fmt: skip
+            )
             if dw is not None and want_w:
                 self.blobs[0].accumulate_diff(float32(dw))
             if db is not None and want_b:
@@ -169,6 +174,14 @@ class ConvolutionLayer(Layer):
         if len(self.kernel) != 2:
             return "direct"
         return conv_algo.choose(
-            tuple(x.shape), tuple(w.shape), self.stride, self.pad, self.dilation, self.group, x.device, x.dtype,
-            compiled=Blob.tracing, mode=self.ctx.conv_mode,
-        )  # fmt: skip
+            tuple(x.shape),
+            tuple(w.shape),
+            self.stride,
+            self.pad,
+            self.dilation,
+            self.group,
+            x.device,
+            x.dtype,
+            compiled=Blob.tracing,
+            mode=self.ctx.conv_mode,
+        )

@@ -130,8 +130,15 @@ class DataLayer(BatchLayer):
         loaded = data.load(self.reader, self.ctx.device)
         if loaded is not None:
             return data.MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped)
-        return data.StreamFeed(self.reader, self.transformer, options.batch_size, self._position, _wrapped,
-                               self.ctx.device, options.prefetch)
+        return data.StreamFeed(
+            self.reader,
+            self.transformer,
+            options.batch_size,
+            self._position,
+            _wrapped,
+            self.ctx.device,
+            options.prefetch,
+        )
 
 
 def _wrapped() -> None:

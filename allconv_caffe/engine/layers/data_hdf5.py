@@ -100,7 +100,9 @@ class HDF5DataLayer(SourceLayer):
                 arrays = [load_dataset(file, name) for name in self.param.top]
         except CaffeError as error:
             raise error.within(path) from None
-        except Exception as error:  # h5py says of a damaged file what comes to its mind: OSError, RuntimeError, KeyError
+        except (
+            Exception
+        ) as error:  # h5py says of a damaged file what comes to its mind: OSError, RuntimeError, KeyError
             raise CaffeError(f"Failed opening HDF5 file: {path} ({reason(error)})") from None
         rows = len(arrays[0])
         for array in arrays[1:]:

@@ -94,7 +94,9 @@ class ImageReader:
             try:
                 image = cv2.resize(image, (param.new_width, param.new_height))
             except cv2.error as error:  # more pixels than there is memory for
-                raise CaffeError(f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})") from None
+                raise CaffeError(
+                    f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})"
+                ) from None
         return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
@@ -143,8 +145,13 @@ class ImageDataLayer(BatchLayer):
     def next_batch(self) -> list[torch.Tensor]:
         if self._feed is None:
             self._feed = data.StreamFeed(
-                self.reader, self.transformer, self.param.image_data_param.batch_size, self.start, lambda: None,
-                self.ctx.device, self.param.data_param.prefetch,
+                self.reader,
+                self.transformer,
+                self.param.image_data_param.batch_size,
+                self.start,
+                lambda: None,
+                self.ctx.device,
+                self.param.data_param.prefetch,
             )
         return list(self._feed.next())
 

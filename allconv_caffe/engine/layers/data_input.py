@@ -18,7 +18,9 @@ from allconv_caffe.proto import BlobShape, FillerParameter
 
 
 def dims(shape: BlobShape) -> Sequence[int]:
-    check(len(shape.dim) <= MAX_AXES, f"Check failed: shape.dim_size() <= kMaxBlobAxes ({len(shape.dim)} vs. {MAX_AXES})")
+    check(
+        len(shape.dim) <= MAX_AXES, f"Check failed: shape.dim_size() <= kMaxBlobAxes ({len(shape.dim)} vs. {MAX_AXES})"
+    )
     return tuple(shape.dim)
 
 

@@ -56,9 +56,15 @@ class DeconvolutionLayer(ConvolutionLayer):
                     fro.diff = sums.convolution(self.geometry(dy), dy, w, None).reshape(fro.shape)
                 continue
             dx, dw, db = conv_algo.transposed_backward(
-                self.images(to.diff), self.images(fro.data), w, self.stride, self.pad, self.dilation, self.group,
+                self.images(to.diff),
+                self.images(fro.data),
+                w,
+                self.stride,
+                self.pad,
+                self.dilation,
+                self.group,
                 (bool(want_x), want_w, want_b),
-            )  # fmt: skip
+            )
             if dw is not None and want_w:
                 self.blobs[0].accumulate_diff(float32(dw))
             if db is not None and want_b:

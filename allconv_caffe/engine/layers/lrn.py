@@ -56,7 +56,9 @@ class LRNLayer(NeuronLayer):
         if self.across:
             dx = dy * inverse - axpy(x * self.channel_sum(dy * y / self.scale, 1.0), factor / self.size)  # for huge x
         else:
-            dx = dy * inverse - x * self.pixel_mean(scal(dy * x * scal(inverse / self.scale, factor), float(factor != 0)))
+            dx = dy * inverse - x * self.pixel_mean(
+                scal(dy * x * scal(inverse / self.scale, factor), float(factor != 0))
+            )
         bottom[0].diff = dx.to(top[0].diff.dtype)
 
     def pixel_mean(self, x: torch.Tensor) -> torch.Tensor:

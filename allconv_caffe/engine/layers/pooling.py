@@ -62,7 +62,9 @@ class PoolingLayer(Layer):
         for axis, stride in zip("hw", self.stride, strict=True):
             check(stride != 0, f"Check failed: stride_{axis}_ > 0 ({stride} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
-            check(self.pad == (0, 0) and self.stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
+            check(
+                self.pad == (0, 0) and self.stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1"
+            )
         if self.pad != (0, 0):
             check(
                 self.method in (PoolingParameter.AVE, PoolingParameter.MAX),

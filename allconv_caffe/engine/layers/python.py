@@ -68,8 +68,11 @@ def load(layer: Layer) -> PyLayer:
             raise TypeError(f"{param.module}.{param.layer} is not a subclass of caffe.Layer as {DROP_IN} has it")
         return cls.bind(layer)
     except Exception as error:
-        raise wrap(error, f"python_param {{ module: '{param.module}' layer: '{param.layer}' }}: {describe(error)}",
-                   loading=True) from None
+        raise wrap(
+            error,
+            f"python_param {{ module: '{param.module}' layer: '{param.layer}' }}: {describe(error)}",
+            loading=True,
+        ) from None
 
 
 def describe(error: BaseException) -> str:

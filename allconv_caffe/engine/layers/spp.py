@@ -33,9 +33,7 @@ class SPPLayer(Layer):
         self._pooled_shape: tuple[int, ...] | None = None
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        check(
-            bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)"
-        )
+        check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
         if self._pooled_shape != bottom[0].shape:
             self._pooled_shape = bottom[0].shape
             self.levels = [self.level(i, bottom) for i in range(self.pyramid_height)]
