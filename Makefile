@@ -71,8 +71,9 @@ quickstart: setup ## the main job in minutes: a generated data set, one of the p
 test: setup ## every test that needs no network, no GPU and no Caffe
 	$(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m "not caffe and not slow and not gpu"
 
-lint: setup ## ruff: style and order of imports
+lint: setup ## ruff: style, order of imports, layout
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: setup ## ruff: lay the code out afresh
 	$(BIN)/ruff check --fix .
