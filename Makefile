@@ -5,7 +5,7 @@ PYTHON    ?= python3
 VENV      := .venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.set-up
-# The folders in solvers/ are the experiments; allconv_caffe/experiments.py renders them.
+# The folders in solvers/ are the experiments; allconv_caffe/paper/experiments.py renders them.
 CIFAR_RUNS := $(filter cifar10-% cifar100-%,$(notdir $(patsubst %/,%,$(wildcard solvers/*/))))
 
 # Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`

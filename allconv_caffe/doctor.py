@@ -18,7 +18,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from allconv_caffe import bvlc
+from allconv_caffe.bvlc import find as bvlc
 
 __all__ = ["answering_caffe", "examine", "place_caffe", "text"]
 
@@ -140,7 +140,7 @@ def _torch(advice: list[str]) -> dict[str, Any]:
     try:
         import torch
 
-        from allconv_caffe.engine.compiled import compiler
+        from allconv_caffe.caffe_torch.executor.compiled import compiler
     except ImportError as error:
         advice.append(f"the built-in engine needs PyTorch: run `make setup` ({error})")
         return {"found": False, "problem": str(error)}

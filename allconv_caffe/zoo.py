@@ -360,7 +360,7 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
 
 def _shapes(weights: Path, deploy: Path, parameters: int) -> list[str]:
     """Whether the caffemodel has exactly the blobs that the deploy net needs."""
-    from allconv_caffe.summary import summarize
+    from allconv_caffe.caffe_torch.summary import summarize
 
     try:
         stored = {
@@ -403,8 +403,8 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     import numpy as np
     import torch
 
-    from allconv_caffe.engine.layer import Context
-    from allconv_caffe.engine.net import load_net
+    from allconv_caffe.caffe_torch.layer import Context
+    from allconv_caffe.caffe_torch.net import load_net
     from data_prep import database, datum
     from data_prep.manifest import Manifest
 

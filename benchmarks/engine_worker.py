@@ -15,10 +15,10 @@ def engine(config):
     """This project's engine as `caffe-torch train` runs it: the same solver file, the same executor."""
     import torch
 
-    from allconv_caffe.engine import glog
-    from allconv_caffe.engine.layer import Context
-    from allconv_caffe.engine.rng import TorchGenerator
-    from allconv_caffe.engine.solver import create_solver
+    from allconv_caffe.caffe_torch import glog
+    from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+    from allconv_caffe.caffe_torch.layer import Context
+    from allconv_caffe.caffe_torch.solver import create_solver
     from allconv_caffe.proto import SolverParameter, parse_text
 
     glog.info = lambda *_, **__: None

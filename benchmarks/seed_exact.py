@@ -11,11 +11,11 @@ steps   both engines train. Before each iteration ours takes Caffe's weights and
         compared with Caffe's from the same start; batches, and what dropout let through, are compared on the way.
 free    ours trains alone; Caffe trains alone with two BLAS threads. (With one thread it did so in `steps`.)
 
-Ours sums in the order of Caffe's BLAS (allconv_caffe/engine/caffe_sums.py), so updates should be identical; the values that
-are not are counted, and every update is held to 1e-5. Where this machine lacks that order, or Caffe's BLAS takes other
-kernels than ours expects, the table says so: sums in another order round otherwise, so now and then an input of a ReLU lies
-above zero in one engine alone, and its whole gradient is in one update alone. Such inputs are counted, and only updates of
-iterations without any are held to 1e-5.
+Ours sums in the order of Caffe's BLAS (allconv_caffe/caffe_torch/compute/caffe_sums.py), so updates should be identical;
+the values that are not are counted, and every update is held to 1e-5. Where this machine lacks that order, or Caffe's BLAS
+takes other kernels than ours expects, the table says so: sums in another order round otherwise, so now and then an input of
+a ReLU lies above zero in one engine alone, and its whole gradient is in one update alone. Such inputs are counted, and only
+updates of iterations without any are held to 1e-5.
 
 Writes table.md, iterations.csv, tests.csv, curves.png and numbers.json to --out; prints the table. Exit status 1 where
 something that must be identical is not, or an update departs by more than it may.
@@ -41,12 +41,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("ALLCONV_DATA_MEMORY_MB", "0")  # a few hundred batches: read them, not the whole data set
 
-from allconv_caffe import bvlc  # noqa: E402
-from allconv_caffe.engine import caffe_sums, glog  # noqa: E402
-from allconv_caffe.engine.errors import CaffeError  # noqa: E402
-from allconv_caffe.engine.layer import Context  # noqa: E402
-from allconv_caffe.engine.rng import CaffeGenerator  # noqa: E402
-from allconv_caffe.engine.solver import Solver, create_solver  # noqa: E402
+from allconv_caffe.bvlc import find as bvlc  # noqa: E402
+from allconv_caffe.caffe_torch import glog  # noqa: E402
+from allconv_caffe.caffe_torch.compute import caffe_sums  # noqa: E402
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator  # noqa: E402
+from allconv_caffe.caffe_torch.errors import CaffeError  # noqa: E402
+from allconv_caffe.caffe_torch.layer import Context  # noqa: E402
+from allconv_caffe.caffe_torch.solver import Solver, create_solver  # noqa: E402
 from allconv_caffe.proto import (  # noqa: E402
     TRAIN,
     DataParameter,

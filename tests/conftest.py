@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-from allconv_caffe.engine import caffe_sums  # noqa: E402
+from allconv_caffe.caffe_torch.compute import caffe_sums  # noqa: E402
 
 if isinstance(
     caffe_sums.order_here(), str
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _has_caffe() -> bool:
-    from allconv_caffe import bvlc
+    from allconv_caffe.bvlc import find as bvlc
 
     return bvlc.find_caffe(_ROOT) is not None
 
@@ -96,10 +96,11 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import numpy as np
 
-    from allconv_caffe import derive, zoo
+    from allconv_caffe import zoo
+    from allconv_caffe.paper import derive
     from allconv_caffe.proto import NetParameter, read_net, write_binary
-    from allconv_caffe.visualize.engines import open_net
     from allconv_caffe.visualize.mining import mine
+    from allconv_caffe.visualize.nets.engines import open_net
     from allconv_caffe.visualize.sources import open_images
     from allconv_caffe.visualize.whitening import load_whitening
     from data_prep import cifar, pipeline

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from allconv_caffe import architectures as a
-from allconv_caffe.architectures import Architecture, Conv, NetOptions, Pool, TableError
+from allconv_caffe.paper import architectures as a
+from allconv_caffe.paper.architectures import Architecture, Conv, NetOptions, Pool, TableError
 
 # network: parameters 10-way, 100-way, map sizes; computed apart from this code, by hand from Tables 1 and 2
 COUNTS = {

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe import bvlc, bvlc_install
-from allconv_caffe.bvlc import BvlcError, find_caffe, is_own_engine
-from allconv_caffe.bvlc_install import InstallError, Mirror, machine_mirror, mirrors
+from allconv_caffe.bvlc import find as bvlc
+from allconv_caffe.bvlc import install as bvlc_install
+from allconv_caffe.bvlc.find import BvlcError, find_caffe, is_own_engine
+from allconv_caffe.bvlc.install import InstallError, Mirror, machine_mirror, mirrors
 
 
 def script(path: Path, body: str) -> Path:

@@ -12,10 +12,11 @@ import lmdb
 import numpy as np
 import pytest
 
-from allconv_caffe import caffe_torch
-from allconv_caffe.engine import gflags, glog
-from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.signals import SignalHandler
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
+from allconv_caffe.caffe_torch.tools import gflags
+from allconv_caffe.caffe_torch.tools.signals import SignalHandler
 from allconv_caffe.proto import Datum, NetParameter, read_binary
 
 NET = """name: "Tiny"

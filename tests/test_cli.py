@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from allconv_caffe import cli, driver, experiments, quickstart, render, zoo
+from allconv_caffe import zoo
+from allconv_caffe.cli import main as cli
+from allconv_caffe.paper import experiments, render
+from allconv_caffe.train import quickstart
+from allconv_caffe.train import run as driver
 from data_prep import cifar, download, pipeline, verify
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe import derive as d
-from allconv_caffe.architectures import MODEL_C, Conv, Pool, TableError, map_sizes
+from allconv_caffe.paper import derive as d
+from allconv_caffe.paper.architectures import MODEL_C, Conv, Pool, TableError, map_sizes
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text
 
 TINY = """
@@ -67,8 +67,8 @@ def test_toml_table(tmp_path: Path) -> None:
 def test_python_table(tmp_path: Path) -> None:
     """A Python table sets ARCHITECTURE, with our constructors or as a table of the same form as TOML."""
     text = (
-        "from allconv_caffe.architectures import *\n"
-        "from allconv_caffe.render import RenderOptions\n"
+        "from allconv_caffe.paper.architectures import *\n"
+        "from allconv_caffe.paper.render import RenderOptions\n"
         "ARCHITECTURE = Architecture('my net', 'mine', (conv(8, kernel_size=3), max_pool(2, 2), conv(CLASSES, 1),"
         " global_pool()), classes=7)\n"
         "OPTIONS = RenderOptions(lr=0.01)\n"
@@ -211,17 +211,17 @@ def test_wrong_sources(tmp_path: Path) -> None:
         ("c.txt", "", "found '.txt', expected a table (choices: .toml, .py)"),
         (
             "d.py",
-            "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture('x', 'y', ())",
+            "from allconv_caffe.paper.architectures import *\nARCHITECTURE = Architecture('x', 'y', ())",
             "at least one conv",
         ),
         (
             "e.py",
-            "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture('x', 'y', None)",
+            "from allconv_caffe.paper.architectures import *\nARCHITECTURE = Architecture('x', 'y', None)",
             "x: layers: found None, expected a tuple of layers",
         ),
         (
             "f.py",
-            "from allconv_caffe.architectures import *\nARCHITECTURE = Architecture(5, 'y', (conv(CLASSES, 1), global_pool()))",
+            "from allconv_caffe.paper.architectures import *\nARCHITECTURE = Architecture(5, 'y', (conv(CLASSES, 1), global_pool()))",
             "5: name: found 5, expected one line of text",
         ),
     ):
@@ -256,7 +256,7 @@ def test_commands(tmp_path: Path) -> None:
     """allconv derive writes the folder that allconv summary reads."""
     from click.testing import CliRunner
 
-    from allconv_caffe.cli_tables import derive, summary
+    from allconv_caffe.cli.tables import derive, summary
 
     out = tmp_path / "out"
     done = CliRunner().invoke(derive, ["model_a", "--output", str(out), "--widths", "8,16", "--set", "lr=0.01"])

@@ -17,12 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allconv_caffe import driver, driver_data, driver_engine, driver_files, experiments, proto
-from allconv_caffe.architectures import TableError
-from allconv_caffe.driver import DriverError, RunSettings
-from allconv_caffe.driver_watch import DeadRule, DeadWatch, Progress, duration
+from allconv_caffe import proto
+from allconv_caffe.paper import experiments
+from allconv_caffe.paper.architectures import TableError
 from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
+from allconv_caffe.train import data as driver_data
+from allconv_caffe.train import engine as driver_engine
+from allconv_caffe.train import record as driver_files
+from allconv_caffe.train import run as driver
+from allconv_caffe.train.run import DriverError, RunSettings
+from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe import experiments as e
-from allconv_caffe.architectures import TableError, parameters
+from allconv_caffe.paper import experiments as e
+from allconv_caffe.paper.architectures import TableError, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 

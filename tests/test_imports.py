@@ -1,10 +1,14 @@
-"""An import goes one way only: docs/architecture.md says which, and this enforces it."""
+"""An import goes one way only: docs/architecture.md says which, and this enforces it.
+
+Between folders by the table `MAY_IMPORT`, between files by a topological sort. Imports inside functions and those that
+only a type checker reads count too: whoever reads a file reads them.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,62 +21,42 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TABLES = {"architectures", "experiments", "render"}
-
+RUNTIME = {"proto"}
 MAY_IMPORT: dict[str, set[str]] = {
     "proto": set(),
-    "data_prep": {"proto"},
     "python_layers": set(),
-    "architectures": set(),
-    "experiments": {"architectures"},
-    "render": {"architectures", "experiments"},
-    "derive": TABLES,
-    "summary": {"proto", "architectures"},
-    "engine": {"proto"},
-    "pycaffe": {"proto", "engine"},
-    "caffe_torch": {"proto", "engine"},
-    "visualize": {"proto", "python_layers", "pycaffe", "engine", "bvlc"},
     "bvlc": set(),
-    "report": {"proto", *TABLES},
-    "driver": {"proto", "bvlc", "report", "data_prep", *TABLES},
-    "doctor": {"bvlc", "engine", "data_prep"},
-    "zoo": {"proto", "engine", "summary", "data_prep"},
-    "quickstart": {"driver", "data_prep", *TABLES},
-    "cli": {
-        "zoo",
-        "render",
-        "experiments",
-        "derive",
-        "summary",
-        "driver",
-        "report",
-        "doctor",
-        "quickstart",
-        "data_prep",
-        "visualize",
-    },
+    "data_prep": {"proto"},
+    # the runtime
+    "caffe_torch": RUNTIME,
+    "pycaffe": {*RUNTIME, "caffe_torch"},
+    # the laboratory
+    "paper": set(),
+    "report": {"paper"},
+    "train": {"proto", "bvlc", "paper", "report", "data_prep"},
+    "visualize/nets": {"proto", "bvlc", "caffe_torch"},
+    "visualize": {"proto", "visualize/nets"},
+    "zoo": {"proto", "caffe_torch", "data_prep"},
+    "doctor": {"bvlc", "caffe_torch", "data_prep"},
+    "cli": {"data_prep", "caffe_torch", "paper", "train", "report", "visualize", "visualize/nets", "zoo", "doctor"},
 }
-"""What each part of the house may import of ours. A part is a package, or the modules that share the first word."""
+"""What each room of the house may import of ours: a folder, or a file that stands alone on the top floor."""
 
-TORCH = {"engine", "pycaffe", "caffe_torch", "doctor", "driver", "quickstart", "visualize", "zoo"}
-"""The parts that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
+TORCH = {"caffe_torch", "pycaffe", "doctor", "train", "visualize", "visualize/nets", "zoo"}
+"""The rooms that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
 
-NAMES = {"cv2": "opencv-python", "google": "protobuf", "absl": "absl-py"}
+STARTED = {"allconv_caffe.caffe_torch", "allconv_caffe.visualize.nets.worker", "allconv_caffe.python_layers"}
+"""Modules that other files name in a string: two are processes of their own, one stands in users' prototxt."""
+
+NAMES = {"cv2": "opencv-python", "google": "protobuf"}
 """Modules that are called otherwise than their package."""
 
-
-def _part(module: str) -> str:
-    """``allconv_caffe.driver_data`` is of the part ``driver``, ``data_prep.cifar`` of ``data_prep``."""
-    words = module.split(".")
-    if words[0] == "data_prep":
-        return "data_prep"
-    name = words[1] if len(words) > 1 else ""
-    return next((part for part in MAY_IMPORT if name == part or name.startswith(part + "_")), name)
+PACKAGES = ("allconv_caffe", "data_prep")
 
 
 def _modules() -> dict[str, Path]:
     found = {}
-    for package in ("allconv_caffe", "data_prep"):
+    for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             words = list(path.relative_to(ROOT).with_suffix("").parts)
             found[".".join(words[:-1] if words[-1] == "__init__" else words)] = path
@@ -80,69 +64,108 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
+FETCHED = MODULES.keys() - STARTED - set(PACKAGES)
+
+
+def _room(module: str) -> str:
+    """``allconv_caffe.visualize.nets.native`` stands in ``visualize/nets``: the deepest room of the table it lies in."""
+    words = module.split(".")
+    if words[0] == "allconv_caffe":
+        words = words[1:]
+    places = ["/".join(words[:depth]) for depth in range(len(words), 0, -1)]
+    return next((place for place in places if place in MAY_IMPORT), "/".join(words[:1]))
 
 
 def _imports(name: str, path: Path) -> set[str]:
-    """Every module that is imported anywhere in the file, also inside functions; not what only type checkers read."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    checkers_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for inner in ast.walk(node)
-    }
+    """Every module that is imported anywhere in the file: at its head, in functions, for type checkers."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if node in checkers_only:
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             deeper = {f"{module}.{alias.name}" for alias in node.names}
-            found |= (deeper & MODULES.keys()) or {module}
+            within = deeper & MODULES.keys()
+            found |= within if len(within) == len(deeper) else within | {module}
     return found
 
 
 IMPORTS = {name: _imports(name, path) for name, path in MODULES.items()}
-PACKAGES = ("allconv_caffe", "data_prep")
 
 
-def test_a_module_imports_only_what_its_part_may() -> None:
-    """Each module of ours imports of ours only its own part and the parts that MAY_IMPORT lists for it."""
+def test_a_module_imports_only_what_its_room_may() -> None:
+    """Each module of ours imports of ours only its own room and the rooms that MAY_IMPORT lists for it."""
     wrong = []
     for name in MODULES:
-        part = _part(name)
-        if part and part not in MAY_IMPORT:
-            wrong.append(f"{name} belongs to no part of MAY_IMPORT")
+        if name == "allconv_caffe":
             continue
-        ours = {_part(module) for module in IMPORTS[name] if module.split(".")[0] in PACKAGES}
-        wrong += [f"{name} imports {other}" for other in ours - {part} - MAY_IMPORT.get(part, set())]
+        room = _room(name)
+        if room not in MAY_IMPORT:
+            wrong.append(f"{name} stands in no room of MAY_IMPORT")
+            continue
+        ours = {_room(module) for module in IMPORTS[name] if module.split(".")[0] in PACKAGES}
+        wrong += [f"{name} imports {other}" for other in sorted(ours - {room} - MAY_IMPORT[room])]
     assert not wrong
 
 
-def test_the_directions_have_no_circle() -> None:
-    """The parts can be put into an order in which each imports earlier ones only."""
+def test_no_room_of_the_table_is_empty() -> None:
+    """Every room of MAY_IMPORT has a module in it, so that no permission outlives what it was given for."""
+    assert MAY_IMPORT.keys() <= {_room(name) for name in MODULES}
+
+
+def test_every_permission_is_used() -> None:
+    """What MAY_IMPORT allows, some module does: the table says how the house stands, not how it once stood."""
+    used = {(_room(name), _room(module)) for name in MODULES for module in IMPORTS[name]}
+    assert not [(room, other) for room, others in MAY_IMPORT.items() for other in others if (room, other) not in used]
+
+
+def test_the_rooms_have_no_circle() -> None:
+    """The rooms can be put into an order in which each imports earlier ones only."""
     order = list(TopologicalSorter(MAY_IMPORT).static_order())
-    assert order.index("proto") < order.index("engine") < order.index("cli")
+    assert order.index("proto") < order.index("caffe_torch") < order.index("cli")
+
+
+@pytest.mark.xfail(strict=True, reason="the knots come apart next")
+def test_the_files_have_no_circle() -> None:
+    """The files can be put into an order in which each imports earlier ones only."""
+    graph = {name: IMPORTS[name] & MODULES.keys() - {name} for name in MODULES}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail("a circle: " + " <- ".join(error.args[1]))
+    assert order.index("allconv_caffe.caffe_torch.blob") < order.index("allconv_caffe.caffe_torch.net")
+
+
+@pytest.mark.xfail(strict=True, reason="the knots come apart next")
+def test_no_module_is_fetched_by_its_name() -> None:
+    """No string hides an import of ours: `importlib.import_module` is called with what a user's file names, or our own place."""
+    hidden = []
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in FETCHED - {name}:
+                hidden.append(f"{name}:{node.lineno} {node.value!r}")
+    started = {"allconv_caffe.caffe_torch", "allconv_caffe.python_layers"}  # a process, and what prototxt names
+    assert not [
+        line for line in hidden if line.rpartition(" ")[2].strip("'") not in started | set(PACKAGES) | {"caffe"}
+    ]
 
 
 def test_torch_stays_in_the_engine() -> None:
     """Tables, templates, reports, proto and data_prep never import torch."""
-    importers = {_part(name) for name in MODULES if "torch" in {module.split(".")[0] for module in IMPORTS[name]}}
+    importers = {_room(name) for name in MODULES if "torch" in {module.split(".")[0] for module in IMPORTS[name]}}
     assert importers <= TORCH
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if _part(name) == "python_layers"))
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if _room(name) == "python_layers"))
 def test_python_layers_run_in_both_engines(name: str) -> None:
-    """Custom Python layers import numpy and caffe, and nothing else that is not Python's own."""
-    assert {module.split(".")[0] for module in IMPORTS[name]} <= {"numpy", "caffe", *sys.stdlib_module_names}
+    """Custom Python layers import numpy, OpenCV and caffe, and nothing else that is not Python's own."""
+    assert {module.split(".")[0] for module in IMPORTS[name]} <= {"numpy", "cv2", "caffe", *sys.stdlib_module_names}
 
 
 def test_the_package_itself_is_empty() -> None:
-    """allconv_caffe/__init__.py stays empty, so that proto and visualize load under Python 3.9 beside pycaffe."""
+    """allconv_caffe/__init__.py stays empty, so that proto and visualize/nets load under Python 3.9 beside pycaffe."""
     assert (ROOT / "allconv_caffe" / "__init__.py").read_text(encoding="utf-8") == ""
 
 
@@ -158,3 +181,10 @@ def test_every_foreign_module_is_a_declared_dependency() -> None:
         if NAMES.get(module, module) not in declared
     ]
     assert not wrong
+
+
+def test_every_declared_dependency_is_imported() -> None:
+    """Nothing is installed at a user's place that no file of ours imports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    imported = {NAMES.get(word, word) for name in MODULES for word in {m.split(".")[0] for m in IMPORTS[name]}}
+    assert not [line for line in project["dependencies"] if Requirement(line).name.lower() not in imported]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from allconv_caffe.experiments import EXPERIMENTS
+from allconv_caffe.paper.experiments import EXPERIMENTS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -143,7 +143,7 @@ def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = call(sys.executable, "-c", "import allconv_caffe.render as module; print(module.__file__)")
+    where = call(sys.executable, "-c", "import allconv_caffe.paper.render as module; print(module.__file__)")
     assert Path(where.strip()).is_relative_to(site)
     call(str(site / "bin" / "allconv"), "render", "cifar10-allcnn-c")
     for name in ("solver.prototxt", "train_val.prototxt", "deploy.prototxt"):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allconv_caffe import driver, quickstart, quickstart_data
-from allconv_caffe.quickstart_data import CLASSES, PERIODS, SIDE, draw, generate
+from allconv_caffe.train import quickstart, quickstart_data
+from allconv_caffe.train import run as driver
+from allconv_caffe.train.quickstart_data import CLASSES, PERIODS, SIDE, draw, generate
 from data_prep import source
 
 
@@ -91,8 +92,8 @@ def test_a_linear_classifier_cannot_do_exclusive_or() -> None:
 
 def test_the_network_is_the_papers() -> None:
     """The quickstart trains Strided-CNN-A with the paper's dropout, momentum, weight decay and one of its four rates."""
-    from allconv_caffe import render
-    from allconv_caffe.experiments import LEARNING_RATES
+    from allconv_caffe.paper import render
+    from allconv_caffe.paper.experiments import LEARNING_RATES
 
     texts = render.render(quickstart.EXPERIMENT, render.RenderOptions(**quickstart.OPTIONS))
     published = render.render("cifar10-strided-cnn-a")["train_val.prototxt"]

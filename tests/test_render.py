@@ -10,11 +10,11 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from allconv_caffe import render as r
-from allconv_caffe.architectures import TableError
-from allconv_caffe.experiments import EXPERIMENTS
+from allconv_caffe.paper import render as r
+from allconv_caffe.paper.architectures import TableError
+from allconv_caffe.paper.experiments import EXPERIMENTS
+from allconv_caffe.paper.render import RenderOptions, render
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text
-from allconv_caffe.render import RenderOptions, render
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = list(EXPERIMENTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe import summary as s
+from allconv_caffe.caffe_torch import summary as s
 from allconv_caffe.proto import Datum, NetParameter, ProtoError, parse_text
 
 SOLVERS = Path(__file__).resolve().parents[1] / "solvers"

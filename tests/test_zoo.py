@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from allconv_caffe import cli, proto, zoo
+from allconv_caffe import proto, zoo
+from allconv_caffe.cli import main as cli
 from data_prep import cifar, database, datum, pipeline
 from data_prep.whitening import Whitening
 

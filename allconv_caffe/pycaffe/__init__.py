@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from allconv_caffe.engine.errors import CaffeError
+from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.pycaffe import classifier, coord_map, detector, draw, io, net_spec, proto
 from allconv_caffe.pycaffe.binding import (
     NCCL,

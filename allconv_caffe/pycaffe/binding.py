@@ -1,8 +1,8 @@
 """What real pycaffe keeps in its compiled module of this name. Source: _caffe.cpp."""
 
-from allconv_caffe.engine.pyblob import PyBlob as Blob
-from allconv_caffe.engine.pyblob import PyBlobVec as BlobVec
-from allconv_caffe.engine.pyblob import PyLayer as Layer
+from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob
+from allconv_caffe.caffe_torch.pyblob import PyBlobVec as BlobVec
+from allconv_caffe.caffe_torch.pyblob import PyLayer as Layer
 from allconv_caffe.pycaffe.common import (
     NCCL,
     Timer,

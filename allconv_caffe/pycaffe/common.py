@@ -15,11 +15,11 @@ from contextlib import contextmanager
 
 import torch
 
-from allconv_caffe.engine import glog
-from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.layer import REGISTRY, Context
-from allconv_caffe.engine.pyblob import PythonLayerError
-from allconv_caffe.engine.rng import CaffeGenerator, TorchGenerator
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import REGISTRY, Context
+from allconv_caffe.caffe_torch.pyblob import PythonLayerError
 from allconv_caffe.proto import ProtoError
 
 NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."

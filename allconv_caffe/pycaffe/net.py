@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from allconv_caffe.engine import glog, snapshot
-from allconv_caffe.engine import net as engine
-from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.layer import Layer as EngineLayer
-from allconv_caffe.engine.layers.data_memory import MemoryDataLayer
-from allconv_caffe.engine.layers.python import PythonLayer
-from allconv_caffe.engine.pyblob import PyBlob, PyBlobVec, PyLayer
+from allconv_caffe.caffe_torch import glog, snapshot
+from allconv_caffe.caffe_torch import net as engine
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import Layer as EngineLayer
+from allconv_caffe.caffe_torch.layers.data_memory import MemoryDataLayer
+from allconv_caffe.caffe_torch.layers.python import PythonLayer
+from allconv_caffe.caffe_torch.pyblob import PyBlob, PyBlobVec, PyLayer
 from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.proto.files import open_file
 from allconv_caffe.pycaffe import common

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from allconv_caffe.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.report import readme
 from allconv_caffe.report.tables import true_parameters
 
@@ -22,7 +22,7 @@ def experiments_page() -> str:
     lines = [
         "# Experiments",
         "",
-        "Written by `make docs` from `allconv_caffe/experiments.py`. Errors are the paper's; parameters are counted from its "
+        "Written by `make docs` from `allconv_caffe/paper/experiments.py`. Errors are the paper's; parameters are counted from its "
         "tables, with biases.",
         "",
         "| experiment | network | source | data set | published error | published parameters | parameters | training |",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.experiments import EXPERIMENTS
+from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.report.collect import Run, find_runs, same_dataset
 from allconv_caffe.report.tables import clock
 

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allconv_caffe import architectures
-from allconv_caffe.experiments import (
+from allconv_caffe.paper import architectures
+from allconv_caffe.paper.experiments import (
     AUGMENTED,
     CITED,
     EXPERIMENTS,

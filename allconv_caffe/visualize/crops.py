@@ -6,7 +6,7 @@ from typing import Sequence, Union
 
 import numpy as np
 
-from .receptive_field import Box
+from allconv_caffe.visualize.receptive_field import Box
 
 
 def crop(array: np.ndarray, box: Box, fill: Union[float, Sequence[float]] = 0.0) -> np.ndarray:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence,
 
 import numpy as np
 
-from .errors import VizError
+from allconv_caffe.visualize.nets.errors import VizError
 
 if TYPE_CHECKING:
-    from .engines import VizNet
-    from .sources import ImageSource
+    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
 
 PathLike = Union[str, "os.PathLike[str]"]
 NORMALISATIONS = ("zero-centred", "shared", "percentile", "positive", "l2-grey")

@@ -19,25 +19,24 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from allconv_caffe.proto import NetParameter, parse_text
-
-from .crops import crop
-from .display import Drawing, Grid, normalised, provenance, sheet
-from .engines import open_net
-from .errors import VizError
-from .patches import cut, top_patches_rules
-from .patterns import interior_unit, patterns
-from .receptive_field import receptive_field
-from .reconstruct import Reconstructions, reconstruct, reconstruct_rules
-from .rules import FORMULAS, RULES, rule_name
-from .sanity import cosine, scores_blob
-from .surgery import stride2_layers, switches_below
-from .unit import Unit, argmax_units, check_blob
-from .whitening import InputSpace
+from allconv_caffe.visualize.crops import crop
+from allconv_caffe.visualize.display import Drawing, Grid, normalised, provenance, sheet
+from allconv_caffe.visualize.nets.engines import open_net
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import FORMULAS, RULES, rule_name
+from allconv_caffe.visualize.patches import cut, top_patches_rules
+from allconv_caffe.visualize.patterns import interior_unit, patterns
+from allconv_caffe.visualize.receptive_field import receptive_field
+from allconv_caffe.visualize.reconstruct import Reconstructions, reconstruct, reconstruct_rules
+from allconv_caffe.visualize.sanity import cosine, scores_blob
+from allconv_caffe.visualize.surgery import stride2_layers, switches_below
+from allconv_caffe.visualize.unit import Unit, argmax_units, check_blob
+from allconv_caffe.visualize.whitening import InputSpace
 
 if TYPE_CHECKING:
-    from .engines import VizNet
-    from .mining import TopK
-    from .sources import ImageSource
+    from allconv_caffe.visualize.mining import TopK
+    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
 
 TIES = "the first maximum of a window in row order; convolution, ReLU, pooling"
 CAVEAT = (

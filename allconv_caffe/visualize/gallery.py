@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from . import display
-from .errors import VizError
-from .mining import EDGES, Channels, TopK
-from .patches import Patch, cut, top_patches_rules
-from .receptive_field import receptive_field
-from .rules import FORMULAS, rule_name
-from .surgery import switches_below
-from .whitening import InputSpace, check_space
+from allconv_caffe.visualize import display
+from allconv_caffe.visualize.mining import EDGES, Channels, TopK
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import FORMULAS, rule_name
+from allconv_caffe.visualize.patches import Patch, cut, top_patches_rules
+from allconv_caffe.visualize.receptive_field import receptive_field
+from allconv_caffe.visualize.surgery import switches_below
+from allconv_caffe.visualize.whitening import InputSpace, check_space
 
 if TYPE_CHECKING:
-    from .engines import VizNet
-    from .sources import ImageSource
+    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
 
 PathLike = Union[str, "os.PathLike[str]"]
 ORDER = ("guided", "deconvnet", "backprop")

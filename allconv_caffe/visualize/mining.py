@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from allconv_caffe.proto.files import check_regular
-
-from .display import write
-from .errors import VizError
-from .rules import is_relu
-from .unit import Unit, check_blob
+from allconv_caffe.visualize.display import write
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import is_relu
+from allconv_caffe.visualize.unit import Unit, check_blob
 
 if TYPE_CHECKING:
-    from .engines import VizNet
-    from .sources import ImageSource
+    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
 
 PathLike = Union[str, "os.PathLike[str]"]
 FORMAT = 1

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .crops import crop, crop_picture
-from .errors import VizError
-from .receptive_field import Box, receptive_field
-from .reconstruct import reconstruct_rules
-from .rules import RULES, rule_name
-from .unit import Unit
+from allconv_caffe.visualize.crops import crop, crop_picture
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import RULES, rule_name
+from allconv_caffe.visualize.receptive_field import Box, receptive_field
+from allconv_caffe.visualize.reconstruct import reconstruct_rules
+from allconv_caffe.visualize.unit import Unit
 
 if TYPE_CHECKING:
-    from .engines import VizNet
-    from .mining import TopK
-    from .sources import ImageSource
-    from .whitening import InputSpace
+    from allconv_caffe.visualize.mining import TopK
+    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
+    from allconv_caffe.visualize.whitening import InputSpace
 
 TOLERANCE = 1e-4  # relative: the same activation on another engine or machine
 

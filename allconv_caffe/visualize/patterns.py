@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .crops import crop
-from .errors import VizError
-from .receptive_field import Box, receptive_field
-from .reconstruct import reconstruct
-from .surgery import switches_below
-from .unit import Unit, check_blob, check_unit
+from allconv_caffe.visualize.crops import crop
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.receptive_field import Box, receptive_field
+from allconv_caffe.visualize.reconstruct import reconstruct
+from allconv_caffe.visualize.surgery import switches_below
+from allconv_caffe.visualize.unit import Unit, check_blob, check_unit
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 
 def interior_unit(net: VizNet, blob: str) -> Tuple[int, int, Box]:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from allconv_caffe.proto import LRNParameter
-
-from .errors import VizError
-from .unit import Unit
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.unit import Unit
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 Interval = Tuple[int, int]  # both ends included
 POINTWISE = {

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import numpy as np
 
-from .errors import VizError
-from .rules import RULES, rule_name
-from .unit import Unit, check_unit
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import RULES, rule_name
+from allconv_caffe.visualize.unit import Unit, check_unit
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 
 @dataclass

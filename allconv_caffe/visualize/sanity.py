@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 import numpy as np
 
-from .display import zero_centred
-from .errors import VizError
-from .reconstruct import reconstruct
-from .rules import RULES, rule_name
-from .unit import Unit, check_blob
-from .whitening import InputSpace
+from allconv_caffe.visualize.display import zero_centred
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import RULES, rule_name
+from allconv_caffe.visualize.reconstruct import reconstruct
+from allconv_caffe.visualize.unit import Unit, check_blob
+from allconv_caffe.visualize.whitening import InputSpace
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 PathLike = Union[str, "os.PathLike[str]"]
 MEASURES = ("cosine", "spearman", "ssim")

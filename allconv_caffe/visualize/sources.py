@@ -14,9 +14,8 @@ import numpy as np
 
 from allconv_caffe.proto import Datum
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
-
-from .errors import VizError
-from .whitening import InputSpace
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.whitening import InputSpace
 
 PathLike = Union[str, "os.PathLike[str]"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, ProtoError, read_net, to_text
-
-from .errors import VizError
+from allconv_caffe.visualize.nets.errors import VizError
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 PathLike = Union[str, "os.PathLike[str]"]
 METHODS = ("max", "top-left")
@@ -155,7 +154,7 @@ def save(param: NetParameter, path: PathLike, comment: str) -> None:
 
     Raises: VizError: a folder that cannot be written.
     """
-    from .display import write
+    from allconv_caffe.visualize.display import write
 
     write(path, f"# {comment}\n{to_text(param)}".encode())
 
@@ -170,8 +169,8 @@ def null_test(
 
     Returns: the largest difference of the values and of the maps, each relative to the largest value of `net`'s.
     """
-    from .reconstruct import reconstruct
-    from .unit import argmax_units
+    from allconv_caffe.visualize.reconstruct import reconstruct
+    from allconv_caffe.visualize.unit import argmax_units
 
     units, _ = argmax_units(net, images, blob, batch_size=batch_size)
     pairs = list(enumerate(units))

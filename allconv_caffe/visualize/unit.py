@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .errors import VizError
+from allconv_caffe.visualize.nets.errors import VizError
 
 if TYPE_CHECKING:
-    from .engines import VizNet
+    from allconv_caffe.visualize.nets.engines import VizNet
 
 
 @dataclass(frozen=True, order=True)

@@ -14,8 +14,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from allconv_caffe.proto.files import check_regular
-
-from .errors import VizError
+from allconv_caffe.visualize.nets.errors import VizError
 
 PathLike = Union[str, "os.PathLike[str]"]
 

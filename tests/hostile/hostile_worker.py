@@ -36,9 +36,10 @@ def _too_slow(*_: object) -> None:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    from allconv_caffe import caffe_torch
     from allconv_caffe import pycaffe as caffe
-    from allconv_caffe.engine import data, glog
+    from allconv_caffe.caffe_torch import glog
+    from allconv_caffe.caffe_torch.source import data
+    from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 
     os.chdir(job["folder"])
     data.forget_loaded()
@@ -81,8 +82,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 def main(jobs: str, answers: str) -> None:
     import torch
 
-    import allconv_caffe.caffe_torch
-    import allconv_caffe.engine.solver
+    import allconv_caffe.caffe_torch.solver
+    import allconv_caffe.caffe_torch.tools.caffe
     import allconv_caffe.pycaffe  # noqa: F401
 
     torch.set_num_threads(1)

@@ -255,8 +255,8 @@ def test_a_prototxt_may_come_through_a_pipe() -> None:
 def test_pipes_and_odd_bytes_for_the_other_commands(tmp_path: Path) -> None:
     """`allconv zoo verify` of a page that is no text; what `viz mine` wrote and a whitening as pipes; an image as a pipe."""
     from allconv_caffe import pycaffe, zoo
-    from allconv_caffe.visualize.errors import VizError
     from allconv_caffe.visualize.mining import TopK
+    from allconv_caffe.visualize.nets.errors import VizError
     from allconv_caffe.visualize.whitening import load_whitening
     from data_prep.errors import PrepError
     from data_prep.whitening import Whitening

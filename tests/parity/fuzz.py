@@ -33,8 +33,8 @@ import h5py
 import numpy as np
 
 import allconv_caffe.pycaffe as ours
-from allconv_caffe.engine import glog
-from allconv_caffe.engine.layers import data_hdf5
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.layers import data_hdf5
 from allconv_caffe.proto import NetParameter, SolverState, read_binary, to_text
 
 HERE = Path(__file__).resolve().parent

@@ -23,9 +23,9 @@ import h5py
 import numpy as np
 from fuzz_weights import DATA, LOSS, dense, layer, sharing_net
 
-from allconv_caffe import caffe_torch
-from allconv_caffe.engine import glog
-from allconv_caffe.engine.layers import data_hdf5
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.layers import data_hdf5
+from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 
 CAFFE = fuzz.HERE.parents[1] / ".caffe" / "bin" / "caffe"
 SIDES = ("real", "ours")

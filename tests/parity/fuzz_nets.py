@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.layer import Context
-from allconv_caffe.engine.net import Net
-from allconv_caffe.engine.rng import TorchGenerator
+from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import NetParameter, ProtoError, parse_text
 
 Shape = tuple[int, ...]

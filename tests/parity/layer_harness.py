@@ -34,11 +34,11 @@ import layer_side
 import numpy as np
 import torch
 
-from allconv_caffe.engine import glog
-from allconv_caffe.engine.layer import Context
-from allconv_caffe.engine.net import Net
-from allconv_caffe.engine.pyblob import PyBlob
-from allconv_caffe.engine.rng import TorchGenerator
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.caffe_torch.pyblob import PyBlob
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, parse_text
 
 HERE = Path(__file__).resolve().parent

@@ -31,10 +31,10 @@ from layer_harness import (
     worst,
 )
 
-from allconv_caffe.engine.layer import REGISTRY
+from allconv_caffe.caffe_torch.layer import REGISTRY
 
 DOCS = HERE.parents[1] / "docs"
-GPU_TESTS = "tests/engine/test_gpu.py"  # the types that a one-layer net cannot show, on a GPU beside the CPU
+GPU_TESTS = "tests/caffe_torch/test_gpu.py"  # the types that a one-layer net cannot show, on a GPU beside the CPU
 NUMBERS, PAGE = DOCS / "layers.json", DOCS / "layers.md"
 HEAD = """# Layer types beside real Caffe
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from allconv_caffe.engine import caffe_sums
-from allconv_caffe.engine.caffe_sums import CORE_TYPES, CaffeSums
-from allconv_caffe.engine.rng import CaffeGenerator
+from allconv_caffe.caffe_torch.compute import caffe_sums
+from allconv_caffe.caffe_torch.compute.caffe_sums import CORE_TYPES, CaffeSums
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from allconv_caffe.engine import data
-from allconv_caffe.engine import layers as _layers  # noqa: F401  (registers the layer types)
-from allconv_caffe.engine.blob import Blob
-from allconv_caffe.engine.layer import Context, create
-from allconv_caffe.engine.transformer import Words
+from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers the layer types)
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.layer import Context, create
+from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.proto import TEST, TRAIN, BlobProto, Datum, LayerParameter
 
 PYTHON = Path(__file__).parents[2] / ".caffe" / "bin" / "python"
@@ -239,7 +239,7 @@ def test_hdf5_data_gives_caffes_batches(shuffle: bool, tmp_path: Path) -> None:
     )
     run_caffe([tmp_path], [layer], str(TRAIN))
     real = caffe_batches(tmp_path, layer, TRAIN)
-    from allconv_caffe.engine.layers import data_hdf5
+    from allconv_caffe.caffe_torch.layers import data_hdf5
 
     data_hdf5.RAND.__init__()  # type: ignore[misc]  # as in a fresh process
     for expected, found in zip(real, our_batches(layer, TRAIN), strict=True):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from allconv_caffe import bvlc, cli
-from allconv_caffe.visualize.engines import open_net
+from allconv_caffe.bvlc import find as bvlc
+from allconv_caffe.cli import main as cli
+from allconv_caffe.visualize.nets.engines import open_net
 
 pytestmark = pytest.mark.caffe
 
@@ -102,7 +103,7 @@ import importlib, pathlib, sys
 import numpy as np
 import caffe
 from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.visualize.engines import open_net
+from allconv_caffe.visualize.nets.engines import open_net
 for path in sorted(pathlib.Path(sys.argv[1], "allconv_caffe", "visualize").glob("*.py")):
     if path.stem not in ("__init__", "native", "phases", "worker"):
         importlib.import_module("allconv_caffe.visualize." + path.stem)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allconv_caffe.engine.layer import REGISTRY, Context
-from allconv_caffe.engine.net import Net
-from allconv_caffe.engine.rng import CaffeGenerator
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
+from allconv_caffe.caffe_torch.layer import REGISTRY, Context
+from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import TRAIN, BlobProto, NetParameter, parse_text, write_binary
 
 HERE = Path(__file__).resolve().parent

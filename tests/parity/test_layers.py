@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from allconv_caffe.engine.errors import CaffeError
-from allconv_caffe.engine.layer import REGISTRY
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import REGISTRY
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from allconv_caffe.engine.layer import Context
-from allconv_caffe.engine.net import Net, load_net
-from allconv_caffe.engine.rng import TorchGenerator
-from allconv_caffe.engine.solver import create_solver
+from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.net import Net, load_net
+from allconv_caffe.caffe_torch.solver import create_solver
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text, read_binary, write_binary
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allconv_caffe import bvlc
+from allconv_caffe.bvlc import find as bvlc
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.caffe

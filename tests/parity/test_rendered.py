@@ -13,8 +13,10 @@ import lmdb
 import numpy as np
 import pytest
 
-from allconv_caffe import driver, experiments, proto
-from allconv_caffe.summary import summarize
+from allconv_caffe import proto
+from allconv_caffe.caffe_torch.summary import summarize
+from allconv_caffe.paper import experiments
+from allconv_caffe.train import run as driver
 from data_prep import cifar, datum, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from allconv_caffe.engine import caffe_sums
+from allconv_caffe.caffe_torch.compute import caffe_sums
 from allconv_caffe.proto import Datum
 
 ROOT = Path(__file__).parents[2]

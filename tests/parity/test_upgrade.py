@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe.engine.upgrade import upgrade_net
+from allconv_caffe.caffe_torch.upgrade import upgrade_net
 from allconv_caffe.proto import read_net, to_text
 
 CAFFE = Path(__file__).parents[2] / ".caffe" / "bin" / "caffe"

@@ -13,13 +13,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from allconv_caffe import bvlc, cli
-from allconv_caffe import render as rendering
+from allconv_caffe.bvlc import find as bvlc
+from allconv_caffe.cli import main as cli
+from allconv_caffe.paper import render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, read_net
-from allconv_caffe.visualize.engines import VizNet, open_net
 from allconv_caffe.visualize.mining import TopK
+from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.rules import RULES
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit, argmax_units
 

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 
 import allconv_caffe.pycaffe as caffe
-from allconv_caffe.engine import glog
+from allconv_caffe.caffe_torch import glog
 from allconv_caffe.proto import TRAIN, NetParameter, PoolingParameter, parse_text, to_text
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from allconv_caffe.experiments import CITED, EXPERIMENTS
+from allconv_caffe.paper.experiments import CITED, EXPERIMENTS
 from allconv_caffe.report import tables, trends
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import ReportError, Run, find_runs, measured

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.visualize.engines import VizNet, open_net
-from allconv_caffe.visualize.errors import VizError
+from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import relu_names, rewrite
 from allconv_caffe.visualize.patterns import patterns
 from allconv_caffe.visualize.receptive_field import receptive_field
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.rules import relu_names, rewrite
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit
 

@@ -18,9 +18,9 @@ from captum.attr import (
 )
 from torch import nn
 
+from allconv_caffe.paper.render import RenderOptions, render
 from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.render import RenderOptions, render
-from allconv_caffe.visualize.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.engines import VizNet, open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import Unit, argmax_units
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from allconv_caffe import pycaffe as drop_in
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.crops import crop
-from allconv_caffe.visualize.engines import PycaffeNet, VizNet, open_net
-from allconv_caffe.visualize.errors import VizError
+from allconv_caffe.visualize.nets.engines import PycaffeNet, VizNet, open_net
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import RULES, plain
 from allconv_caffe.visualize.patterns import interior_unit, patterns
 from allconv_caffe.visualize.receptive_field import receptive_field, table
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.rules import RULES, plain
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit, argmax_units
 

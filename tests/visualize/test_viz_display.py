@@ -12,7 +12,7 @@ import pytest
 
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.display import GREY, NORMALISATIONS, Drawing, Grid, normalised, sheet
-from allconv_caffe.visualize.errors import VizError
+from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.whitening import InputSpace
 
 

@@ -17,17 +17,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from allconv_caffe import cli, derive, zoo
+from allconv_caffe import zoo
+from allconv_caffe.cli import main as cli
+from allconv_caffe.paper import derive
 from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.visualize import figures, surgery
 from allconv_caffe.visualize.crops import crop
-from allconv_caffe.visualize.engines import VizNet, open_net
-from allconv_caffe.visualize.errors import VizError
 from allconv_caffe.visualize.figures import Look, Variant
 from allconv_caffe.visualize.mining import TopK
+from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.receptive_field import Box
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.rules import RULES
 from allconv_caffe.visualize.sources import ImageSource, open_images
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit, argmax_units

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from allconv_caffe.engine.blob import Blob
+from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.visualize import phases
-from allconv_caffe.visualize.engines import open_net
-from allconv_caffe.visualize.native import EngineNet
-from allconv_caffe.visualize.rules import RULES
+from allconv_caffe.visualize.nets import phases
+from allconv_caffe.visualize.nets.engines import open_net
+from allconv_caffe.visualize.nets.native import EngineNet
+from allconv_caffe.visualize.nets.rules import RULES
 
 NET = """
 input: "data" input_shape { dim: 1 dim: 3 dim: 23 dim: 20 }

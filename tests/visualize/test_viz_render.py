@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from allconv_caffe import experiments
-from allconv_caffe import render as rendering
-from allconv_caffe.cli import main
+from allconv_caffe.cli.main import main
+from allconv_caffe.paper import experiments
+from allconv_caffe.paper import render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, to_text
-from allconv_caffe.visualize import rules
-from allconv_caffe.visualize.engines import open_net
+from allconv_caffe.visualize.nets import rules
+from allconv_caffe.visualize.nets.engines import open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import argmax_units
 

@@ -1,0 +1,258 @@
+"""A blob: one shape, and two float32 arrays over it, `data` and `diff`.
+
+Source: blob.hpp, blob.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from allconv_caffe.caffe_torch.errors import check
+
+MAX_AXES = 32  # kMaxBlobAxes
+
+
+class Memory:
+    """What blobs share when they share data: a flat float32 buffer, allocated (zeroed) at first use.
+
+    While a net is traced for compilation, `traced` holds the tensor that stands for the buffer's contents.
+    A buffer on a GPU has a second face on the CPU, synchronised on access: after `array`, the array is the newer one,
+    until `tensor` copies it to the device. Source: syncedmem.cpp.
+    """
+
+    __slots__ = ("capacity", "device", "flat", "host", "host_is_newer", "on_cpu", "traced")
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity = capacity
+        self.device = device
+        self.on_cpu = device.type == "cpu"
+        self.flat: torch.Tensor | None = None
+        self.host: np.ndarray | None = None
+        self.host_is_newer = False
+        self.traced: torch.Tensor | None = None
+
+    def tensor(self) -> torch.Tensor:
+        """The buffer on its device."""
+        if self.flat is None:
+            self.flat = torch.zeros(self.capacity, dtype=torch.float32, device=self.device)
+        if self.host_is_newer:
+            self.flat.copy_(torch.from_numpy(self.host))
+            self.host_is_newer = False
+        return self.flat
+
+    def array(self) -> np.ndarray:
+        """The buffer as a flat NumPy array that may be written: on the CPU the same memory, else its copy there."""
+        if self.on_cpu:
+            return self.tensor().numpy()
+        if self.host is None:
+            self.host = np.empty(self.capacity, np.float32)
+        if not self.host_is_newer:
+            np.copyto(self.host, self.tensor().cpu().numpy())
+            self.host_is_newer = True
+        return self.host
+
+
+class Blob:
+    """An N-dimensional array with its gradient.
+
+    `data` and `diff` are float32 tensors of shape `shape`, C-contiguous, that stay in place: assigning to them copies,
+    so every view taken before (numpy's too) sees the new values. Inside `Blob.tracing` an assignment binds the tensor
+    instead, whatever its memory format or dtype; a layer that reads `x.data` and assigns whole results runs in both.
+    """
+
+    tracing: ClassVar[bool] = False
+
+    def __init__(self, shape: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.shape: tuple[int, ...] = ()
+        self._data = Memory(0, self.device)
+        self._diff = Memory(0, self.device)
+        self.reshape(*shape)
+
+    # shape
+    def reshape(self, *shape: int) -> None:
+        """Changes the shape. Contents are kept as long as the count does not outgrow the memory, as in Caffe."""
+        check(len(shape) <= MAX_AXES, f"Check failed: shape.size() <= kMaxBlobAxes ({len(shape)} vs. {MAX_AXES})")
+        count = 1
+        for dim in shape:
+            check(dim >= 0, f"Check failed: shape[i] >= 0 ({dim} vs. 0)")
+            count *= dim
+        check(count <= 2**31 - 1, "blob size exceeds INT_MAX")
+        self.shape = tuple(int(d) for d in shape)
+        self.count = count
+        if count > self._data.capacity:
+            self._data = Memory(count, self.device)
+        if count > self._diff.capacity:
+            self._diff = Memory(count, self.device)
+
+    def reshape_like(self, other: Blob) -> None:
+        self.reshape(*other.shape)
+
+    @property
+    def num_axes(self) -> int:
+        return len(self.shape)
+
+    def canonical_axis(self, axis: int) -> int:
+        """`axis` counted from the front; negative counts from the end. Raises CaffeError when out of range."""
+        n = self.num_axes
+        check(-n <= axis < n, f"axis {axis} out of range for {n}-D Blob with shape {self.shape_string}")
+        return axis % n
+
+    def count_range(self, start: int, end: int | None = None) -> int:
+        """The number of elements in axes [start, end)."""
+        count = 1
+        for dim in self.shape[start:end]:
+            count *= dim
+        return count
+
+    def legacy_shape(self, index: int) -> int:
+        """num, channels, height, width (index 0 to 3) of a blob of at most four axes; missing axes count 1."""
+        check(self.num_axes <= 4, "Cannot use legacy accessors on Blobs with > 4 axes.")
+        return self.shape[index] if index < self.num_axes else 1
+
+    @property
+    def shape_string(self) -> str:
+        """As Caffe logs it: ``32 3 32 32 (98304)``."""
+        return "".join(f"{d} " for d in self.shape) + f"({self.count})"
+
+    # contents
+    @property
+    def data(self) -> torch.Tensor:
+        return self._get(self._data)
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        self._set(self._data, value)
+
+    @property
+    def diff(self) -> torch.Tensor:
+        return self._get(self._diff)
+
+    @diff.setter
+    def diff(self, value: torch.Tensor) -> None:
+        self._set(self._diff, value)
+
+    def adopt_data(self, value: torch.Tensor) -> None:
+        """data = value, a tensor that nobody else keeps: where this blob has no memory yet, `value` becomes it.
+
+        Unless it is aligned otherwise than PyTorch's own: the same numbers elsewhere could be summed in another order.
+        """
+        memory = self._data
+        free = memory.flat is None and not memory.host_is_newer and value.numel() == memory.capacity == self.count
+        alike = value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device
+        if free and alike and value.data_ptr() % 64 == 0:
+            memory.flat = value.reshape(-1)
+        else:
+            self.data = value
+
+    def accumulate_diff(self, value: torch.Tensor) -> None:
+        """diff += value: how layers deliver the gradients of their parameters."""
+        if Blob.tracing:
+            self._diff.traced = value if self._diff.traced is None else self._diff.traced + value
+        else:
+            self.diff.add_(value.to(torch.float32).reshape(self.shape))
+
+    def share_data(self, other: Blob) -> None:
+        """From now on this blob's data is `other`'s memory; counts must agree."""
+        check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
+        self._data = other._data
+
+    def share_diff(self, other: Blob) -> None:
+        check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
+        self._diff = other._diff
+
+    def shares_data_with(self, other: Blob) -> bool:
+        return self._data is other._data
+
+    @property
+    def has_data(self) -> bool:
+        """Whether data was ever large enough to hold a value: without, Caffe has no memory for it."""
+        return self._data.capacity > 0
+
+    @property
+    def has_diff(self) -> bool:
+        return self._diff.capacity > 0
+
+    def data_array(self) -> np.ndarray:
+        """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array)."""
+        return self._data.array()[: self.count].reshape(self.shape)
+
+    def diff_array(self) -> np.ndarray:
+        """diff, likewise."""
+        return self._diff.array()[: self.count].reshape(self.shape)
+
+    def _get(self, memory: Memory) -> torch.Tensor:
+        if Blob.tracing:
+            traced = memory.traced
+            if traced is None:
+                traced = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
+                memory.traced = traced
+            return traced if traced.shape == self.shape else traced.reshape(self.shape)
+        return memory.tensor()[: self.count].view(self.shape)
+
+    def _set(self, memory: Memory, value: torch.Tensor) -> None:
+        if tuple(value.shape) != self.shape:
+            raise ValueError(f"cannot assign a tensor of shape {tuple(value.shape)} to a blob of shape {self.shape}")
+        if Blob.tracing:
+            memory.traced = value
+            return
+        own = memory.tensor()[: self.count].view(self.shape)
+        if value.data_ptr() != own.data_ptr() or value.stride() != own.stride() or value.dtype != own.dtype:
+            own.copy_(value)
+
+    # BlobProto
+    def proto_shape(self, proto: Any) -> tuple[int, ...]:
+        return blob_proto_shape(proto)
+
+    def from_proto(self, proto: Any, reshape: bool = True) -> None:
+        """Copies data (and diff, where there is one) from a BlobProto. Raises CaffeError when the shapes disagree."""
+        if reshape:
+            self.reshape(*blob_proto_shape(proto))
+        else:
+            check(self.shape_equals(proto), "shape mismatch (reshape not set)")
+        for field, memory in (("data", self._data), ("diff", self._diff)):
+            values = getattr(proto, f"double_{field}") or getattr(proto, field)
+            if len(values):
+                check(
+                    len(values) == self.count,
+                    f"Check failed: count_ == proto.{field}_size() ({self.count} vs. {len(values)})",
+                )
+                array = np.array(values, dtype=np.float32)
+                memory.tensor()[: self.count].copy_(torch.from_numpy(array))
+            elif field == "data":
+                check(self.count == 0, f"Check failed: count_ == proto.data_size() ({self.count} vs. 0)")
+
+    def shape_equals(self, proto: Any) -> bool:
+        """Whether a BlobProto has this shape; legacy 4-D protos match 1- and 2-axis blobs with leading ones."""
+        if any(proto.HasField(f) for f in ("num", "channels", "height", "width")):
+            if self.num_axes > 4:
+                return False
+            padded = (1,) * (4 - self.num_axes) + self.shape
+            return padded == (proto.num, proto.channels, proto.height, proto.width)
+        return self.shape == tuple(proto.shape.dim)
+
+    def to_proto(self, proto: Any, write_diff: bool = False, with_data: bool = True) -> None:
+        """Fills a BlobProto with shape, data and, on request, diff; without data, with the shape alone."""
+        proto.Clear()
+        proto.shape.dim.extend(self.shape)
+        if not with_data:
+            return
+        proto.data.extend(self.data.detach().reshape(-1).cpu().numpy())
+        if write_diff:
+            proto.diff.extend(self.diff.detach().reshape(-1).cpu().numpy())
+
+
+def c_int(number: int) -> int:
+    """A field of type uint32 or int64 as Caffe reads it, into an int: the low 32 bits, signed."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def blob_proto_shape(proto: Any) -> tuple[int, ...]:
+    """The shape a BlobProto states: its `shape`, or the legacy num, channels, height, width."""
+    if any(proto.HasField(f) for f in ("num", "channels", "height", "width")):
+        return (proto.num, proto.channels, proto.height, proto.width)
+    return tuple(proto.shape.dim)

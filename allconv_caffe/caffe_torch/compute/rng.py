@@ -1,0 +1,207 @@
+"""Random numbers for fillers, dropout, crops and mirrors: one seed, one generator.
+
+`TorchGenerator` is fast and is the default. `CaffeGenerator` draws BVLC Caffe's own numbers, on the CPU (seed-exact).
+`seed` follows `random_seed` (negative: drawn from the system).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import ziggurat
+
+F = np.float32
+BUFFER_WORDS = 1 << 16  # drawn from the twister at once
+BLOCK_WORDS = 1 << 18  # of normal tries looked at together
+LAST_WORD = 2**32 - 1
+
+
+class Generator(Protocol):
+    """What layers and fillers draw from."""
+
+    seed: int
+
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
+        """U(low, high), float32, on the CPU."""
+        ...
+
+    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
+        """N(mean, std), float32, on the CPU."""
+        ...
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
+        """1 with probability p, else 0; float32 on `device`. Row-major order of drawing.
+
+        The type of `p` says in which precision Caffe compares: double for dropout, float32 for sparse fillers.
+        """
+        ...
+
+    def word(self) -> int:
+        """One raw 32-bit word (caffe_rng_rand): seeds for data transformers and prefetch threads."""
+        ...
+
+
+class TorchGenerator:
+    """PyTorch's generators behind Caffe's calls."""
+
+    def __init__(self, seed: int = -1) -> None:
+        self.seed = seed if seed >= 0 else secrets.randbits(32)
+        self._cpu = torch.Generator().manual_seed(self.seed)
+        self._cuda: torch.Generator | None = None
+        torch.manual_seed(self.seed)  # what compiled code draws from
+
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
+        return torch.empty(tuple(shape)).uniform_(low, high, generator=self._cpu)
+
+    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
+        return torch.empty(tuple(shape)).normal_(mean, std, generator=self._cpu)
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
+        p = float(p)
+        if Blob.tracing:  # compiled code cannot carry a generator object
+            return (torch.rand(tuple(shape), device=device) < p).to(torch.float32)
+        if device.type == "cpu":
+            return torch.empty(tuple(shape)).bernoulli_(p, generator=self._cpu)
+        if self._cuda is None:
+            self._cuda = torch.Generator(device).manual_seed(self.seed)
+        return torch.empty(tuple(shape), device=device).bernoulli_(p, generator=self._cuda)
+
+    def word(self) -> int:
+        return int(torch.randint(0, 2**32, (1,), generator=self._cpu, dtype=torch.int64).item())
+
+
+class CaffeGenerator:
+    """BVLC Caffe's stream on the CPU, bit for bit: boost::mt19937 and boost 1.74's distributions over its words.
+
+    Every call takes from the stream as many words as Caffe's takes, so that what is drawn later agrees too.
+    `words_drawn` counts them.
+
+    Source: rng.hpp, common.cpp (Caffe::RNG), math_functions.cpp (caffe_rng_*).
+    """
+
+    def __init__(self, seed: int = -1) -> None:
+        self.seed = seed if seed >= 0 else secrets.randbits(32)
+        self.words_drawn = 0
+        # RandomState seeds as boost does (init_genrand); MT19937(seed) does not
+        self._twister: Any = np.random.RandomState(self.seed & LAST_WORD)._bit_generator
+        self._buffer = np.empty(0, np.uint32)
+        self._next = 0
+
+    # words
+    def _peek(self, n: int) -> np.ndarray:
+        """The next n words, (n,) uint32, without taking them."""
+        missing = n - (len(self._buffer) - self._next)
+        if missing > 0:
+            fresh = self._twister.random_raw(max(missing, BUFFER_WORDS)).astype(np.uint32)
+            self._buffer = np.concatenate((self._buffer[self._next :], fresh))
+            self._next = 0
+        return self._buffer[self._next : self._next + n]
+
+    def _skip(self, n: int) -> None:
+        self._next += n
+        self.words_drawn += n
+
+    def words(self, n: int) -> np.ndarray:
+        """The next n words, (n,) uint32."""
+        words = self._peek(n)
+        self._skip(n)
+        return words
+
+    def word(self) -> int:
+        return int(self.words(1)[0])
+
+    # distributions
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
+        """word / 2^32 * (high' - low) + low, high' the float32 after `high`; what rounds up to high' is drawn again."""
+        a, b = F(low), np.nextafter(F(high), F(np.inf))
+        tensor = torch.empty(tuple(shape), dtype=torch.float32)
+        out = tensor.reshape(-1).numpy()
+        done = 0
+        while done < len(out):
+            values = self.words(min(len(out) - done, BLOCK_WORDS)).astype(F) / F(2**32) * F(b - a) + a
+            values = values[values < b]
+            out[done : done + len(values)] = values
+            done += len(values)
+        return tensor
+
+    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
+        """unit normal * std + mean, in float32."""
+        tensor = torch.empty(tuple(shape), dtype=torch.float32)
+        out = tensor.reshape(-1).numpy()
+        for begin in range(0, len(out), BLOCK_WORDS):
+            part = out[begin : begin + BLOCK_WORDS]
+            part[...] = self.unit_normal(len(part)) * F(std) + F(mean)
+        return tensor
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
+        """1 where word <= p * (2^32 - 1), both sides in the type of p; p = 0 takes no words."""
+        if p == 0:
+            return torch.zeros(tuple(shape), device=device)
+        words = self.words(math.prod(shape))
+        if isinstance(p, np.float32):
+            keep = words.astype(F) <= p * F(LAST_WORD)
+        else:
+            keep = words <= math.floor(p * float(LAST_WORD))
+        return torch.from_numpy(keep.astype(F)).reshape(tuple(shape)).to(device)
+
+    def unit_normal(self, n: int) -> np.ndarray:
+        """(n,) float32 of boost's ziggurat.
+
+        Tries are made at all words of a block at once, wanted or not; then the few that take a second word are
+        walked through in order, to cross out the words that were no beginning of a try.
+        """
+        parts: list[np.ndarray] = []
+        missing = n
+        while missing > 0:
+            size = min(BLOCK_WORDS, missing + missing // 32 + 8)
+            values, taken = self._normal_block(size, missing)
+            parts.append(values)
+            missing -= len(values)
+            self._skip(taken)
+        return np.concatenate(parts) if parts else np.empty(0, F)
+
+    def _normal_block(self, size: int, wanted: int) -> tuple[np.ndarray, int]:
+        """At most `wanted` numbers of the next `size` words, and how many words they took (a few more than `size` at most)."""
+        values, slow, outcome = ziggurat.tries(self._peek(size + 1))
+        begins = np.ones(size, bool)  # a try begins here
+        gives = np.ones(size, bool)  # and gives a number
+        end = size  # where the first try after this block begins
+        cursor = 0
+        for position, kind in zip(slow.tolist(), outcome.tolist(), strict=True):
+            if position < cursor:  # used up by the try before
+                continue
+            if kind == ziggurat.HARD:
+                values[position], cursor = self._hard(position)
+            else:
+                gives[position] = kind == ziggurat.ACCEPTED
+                cursor = position + 2
+            begins[position + 1 : cursor] = False
+        end = max(end, cursor)
+        numbers = np.flatnonzero(begins & gives)
+        if len(numbers) > wanted:  # stop behind the last one: a rejected try after it belongs to the next call
+            numbers = numbers[:wanted]
+        if len(numbers) == wanted:
+            after = int(numbers[-1]) + 1
+            while after < size and not begins[after]:
+                after += 1
+            end = after if after < size else end
+        return values[numbers], end
+
+    def _hard(self, position: int) -> tuple[np.float32, int]:
+        """The number of a try that begins `position` words from here, and where the next try begins."""
+        cursor = position
+
+        def next_word() -> int:
+            nonlocal cursor
+            cursor += 1
+            return int(self._peek(cursor)[-1])
+
+        value = ziggurat.one_normal(next_word)
+        return value, cursor

@@ -1,0 +1,269 @@
+"""The compiled executor: one training iteration captured as a graph of tensor operations and compiled once.
+
+It runs the layers' own forward and backward and the solver's own update, traced with `Blob.tracing` on. Parameters and
+history stay where they are and are updated in place, so snapshots and tests see them; the blobs between layers are
+not kept. The rate and the loss stay on the device: nothing is read back unless the caller looks. On a GPU the compiled
+function is recorded as a CUDA graph (see cuda_graph.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.blob import Blob, Memory
+from allconv_caffe.caffe_torch.compute.conv_kernels import NO_COMPILER, compiler
+from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
+from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
+from allconv_caffe.caffe_torch.net import Net
+
+if TYPE_CHECKING:
+    from allconv_caffe.caffe_torch.solver import Solver
+
+Tensors = list[torch.Tensor]
+
+
+def why_not(solver: Solver) -> str | None:
+    """What keeps this solver from compiled execution, in words; None where nothing does."""
+    nets = [solver.net, *solver.test_nets]
+    for net in nets:
+        for i, layer in enumerate(net.layers):
+            if not layer.traceable and not is_source(net, i):
+                return f"layer '{layer.name}' of type {layer.type} runs outside the graph"
+    if solver.param.iter_size < 1:
+        return f"iter_size is {solver.param.iter_size}"
+    if solver.param.debug_info:
+        return "debug_info looks at every blob"
+    if solver.callbacks:
+        return "callbacks look at the net between its steps"
+    if not isinstance(solver.ctx.rng, TorchGenerator):
+        return "seed-exact random numbers are drawn one layer at a time"
+    if solver.ctx.device.type == "cpu" and not compiler():
+        return NO_COMPILER
+    return None
+
+
+def is_source(net: Net, i: int) -> bool:
+    """Whether layer i only brings data in: no bottoms, nothing learned. Such layers run eagerly, before the graph."""
+    return not net.bottom_vecs[i] and not net.layers[i].blobs
+
+
+@contextmanager
+def tracing(memories: Sequence[Memory]) -> Iterator[None]:
+    Blob.tracing = True
+    try:
+        yield
+    finally:
+        Blob.tracing = False
+        for memory in memories:
+            memory.traced = None
+
+
+class Graph:
+    """A net's forward (and what `body` adds) as one compiled function of the source tensors and some scalars.
+
+    Args:
+        net: the net; its sources run eagerly and feed the graph.
+        persistent: blobs whose data the graph reads and updates in place: parameters, history.
+        body: run under tracing after the sources are bound; gets the traced scalars, returns the loss and outputs.
+        scalars: how many float32 inputs `body` takes.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        persistent: Sequence[Blob],
+        body: Callable[[Tensors], Tensors],
+        scalars: int = 0,
+        persistent_diffs: Sequence[Blob] = (),
+    ) -> None:
+        self.net = net
+        self.sources = [i for i in range(len(net.layers)) if is_source(net, i)]
+        self.memories = _unique([b._data for b in persistent] + [b._diff for b in persistent_diffs])
+        self.shapes = {id(b._data): b.shape for b in persistent} | {id(b._diff): b.shape for b in persistent_diffs}
+        self.body = body
+        self.device = net.ctx.device
+        # what the convolutions' fastest kernels take; cuDNN's for whole float32 work on NCHW
+        self.channels_last = self.device.type == "cpu" or net.ctx.tf32 or net.ctx.compute_dtype != torch.float32
+        self.scalars = torch.zeros(scalars, dtype=torch.float32, device=self.device)
+        self._function: Callable[..., Tensors] | None = None
+        self._input_shapes: list[torch.Size] = []
+        self._key: tuple[float, ...] = ()
+        self._viewed: Tensors = []
+        self._views: Tensors | None = None
+
+    def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
+        inputs = self._next_inputs()
+        if self._function is None or [t.shape for t in inputs] != self._input_shapes:
+            self._build(inputs)
+        if scalars and tuple(scalars) != self._key:  # the rate changes seldom; then it is copied without waiting
+            self.scalars.copy_(torch.tensor(scalars, dtype=torch.float32), non_blocking=True)
+            self._key = tuple(scalars)
+        assert self._function is not None
+        with torch.no_grad():
+            return self._function(self._buffers(), inputs, self.scalars)
+
+    def _buffers(self) -> Tensors:
+        """The memories as tensors: the same list as long as they lie where they lay."""
+        tensors = [m.tensor() for m in self.memories]
+        if self._views is None or any(a is not b for a, b in zip(tensors, self._viewed, strict=True)):
+            self._viewed = tensors
+            self._views = [
+                t[: _count(self.shapes[id(m)])].view(self.shapes[id(m)])
+                for t, m in zip(tensors, self.memories, strict=True)
+            ]
+        return self._views
+
+    def _next_inputs(self) -> Tensors:
+        inputs: Tensors = []
+        for i in self.sources:
+            layer, tops = self.net.layers[i], self.net.top_vecs[i]
+            if hasattr(layer, "next_batch"):
+                inputs += layer.next_batch()
+            else:
+                layer.reshape([], tops)
+                layer.forward([], tops)
+                inputs += [t.data for t in tops]
+        return inputs
+
+    def _bind(self, inputs: Tensors) -> None:
+        """Gives the sources' tops their tensors."""
+        position = 0
+        for i in self.sources:
+            for top in self.net.top_vecs[i]:
+                value = inputs[position]
+                position += 1
+                if tuple(value.shape) != top.shape:
+                    top.reshape(*value.shape)
+                if value.dim() == 4 and value.shape[1] > 1 and self.channels_last:
+                    value = value.contiguous(memory_format=torch.channels_last)
+                top.data = value
+
+    def _build(self, inputs: Tensors) -> None:
+        start = time.perf_counter()
+        all_memories = _unique(
+            [m for b in [*self.net.blob_list, *self.net.params] for m in (b._data, b._diff)] + self.memories
+        )
+
+        def run(buffers: Tensors, ins: Tensors, scalars: torch.Tensor) -> Tensors:
+            with tracing(all_memories):
+                for memory, buffer in zip(self.memories, buffers, strict=True):
+                    memory.traced = buffer
+                self._bind(ins)
+                results = self.body(list(scalars.unbind()) if scalars.numel() else [])
+                updates = [m.traced for m in self.memories]
+            for buffer, update in zip(buffers, updates, strict=True):
+                if update is not buffer and update is not None:
+                    buffer.copy_(update.reshape(buffer.shape))
+            return results
+
+        with torch.no_grad():
+            graph = make_fx(run, tracing_mode="fake")(self._buffers(), inputs, self.scalars)
+            options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
+            self._function = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
+        if self.device.type == "cuda":
+            self._function = Replayed(self._function)
+        self._input_shapes = [t.shape for t in inputs]
+        nodes = len(graph.graph.nodes)
+        glog.info(
+            "compiled.py:2",
+            f"Captured {self.net.name or 'the net'}: {nodes} operations in "
+            f"{time.perf_counter() - start:.1f} s; compiling at the first run",
+        )
+
+
+class CompiledSolver:
+    """One solver's iteration, final forward and tests, compiled."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        if solver.ctx.device.type == "cpu":
+            keep_freed_memory()
+        else:
+            torch.backends.cudnn.benchmark = True  # every shape comes back: trying the algorithms once pays
+        self.updates = solver.param.iter_size == 1  # the update is part of the graph
+        net = solver.net
+        count = len(solver.step_scalars(0.0))
+        if self.updates:
+            self._train = Graph(net, [*net.params, *solver.history], self._train_body, count)
+        else:
+            self._train = Graph(net, net.params, self._accumulate_body, 0, net.learnable_params)
+        self._forward: Graph | None = None
+        self._tests: dict[int, Graph] = {}
+
+    def iterate(self, rate: float) -> tuple[torch.Tensor, Tensors]:
+        solver = self.solver
+        if self.updates:
+            loss, *outputs = self._train(solver.step_scalars(rate))
+            return loss, outputs
+        solver.net.clear_param_diffs()
+        total: torch.Tensor | None = None
+        outputs = []
+        for _ in range(solver.param.iter_size):
+            loss, *outputs = self._train()
+            total = loss if total is None else total + loss
+        assert total is not None
+        return total / solver.param.iter_size, outputs
+
+    def forward_only(self) -> torch.Tensor:
+        if self._forward is None:
+            net = self.solver.net
+            self._forward = Graph(net, net.params, lambda scalars: _forward(net))
+        return self._forward()[0]
+
+    def test_forward(self, k: int) -> tuple[torch.Tensor, Tensors]:
+        net = self.solver.test_nets[k]
+        if k not in self._tests:
+            self._tests[k] = Graph(net, net.params, lambda scalars: _forward(net))
+        loss, *outputs = self._tests[k]()
+        return loss, outputs
+
+    def _train_body(self, scalars: Tensors) -> Tensors:
+        results = self._forward_backward()
+        for blob in self.solver.net.learnable_params:
+            if blob._diff.traced is None:
+                blob.diff = torch.zeros(blob.shape, device=blob.device)
+        self.solver.update(scalars)
+        return results
+
+    def _accumulate_body(self, scalars: Tensors) -> Tensors:
+        return self._forward_backward()
+
+    def _forward_backward(self) -> Tensors:
+        net = self.solver.net
+        results = _forward(net)
+        net.backward()
+        return results
+
+
+def _forward(net: Net) -> Tensors:
+    """Every layer but the sources; the loss, then the outputs. Loss weights stand in the tops' diffs, as in set-up."""
+    loss: torch.Tensor | None = None
+    for i, layer in enumerate(net.layers):
+        if not is_source(net, i):
+            part = net.forward_layer(i)
+            if part is not None:
+                loss = part if loss is None else loss + part
+        for blob, weight in zip(net.top_vecs[i], layer.loss_weights, strict=True):
+            if weight:
+                blob.diff = torch.full(blob.shape, weight, device=blob.device)
+    first = torch.zeros((), device=net.ctx.device) if loss is None else loss
+    return [first, *(net.blob_list[i].data.to(torch.float32) for i in net.output_ids)]
+
+
+def _unique(memories: Sequence[Memory]) -> list[Memory]:
+    return list({id(m): m for m in memories}.values())
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count

@@ -1,0 +1,190 @@
+"""The layer contract, and the registry of layer types.
+
+Source: layer.hpp, layer_factory.hpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import caffe_sums
+from allconv_caffe.caffe_torch.compute.caffe_sums import CaffeSums
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.proto import TEST, LayerParameter
+
+
+@dataclass
+class Context:
+    """What a net gives its layers.
+
+    Attributes:
+        phase: TRAIN (0) or TEST (1).
+        device: where blobs live.
+        rng: where fillers, dropout and transformers draw.
+        compute_dtype: what convolutions and inner products compute in; parameters and blobs stay float32.
+        conv_mode: "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution).
+        tf32: on a GPU, let float32 products round their factors to TF32's ten bits. PyTorch knows this for the whole
+            process alone: the last Context made for a GPU decides.
+
+    Raises:
+        CaffeError: a `CaffeGenerator` (seed-exact) with a GPU, or with a precision that Caffe does not have.
+    """
+
+    phase: int = TEST
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rng: Generator = field(default_factory=TorchGenerator)
+    compute_dtype: torch.dtype = torch.float32
+    conv_mode: str = "direct"
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.tf32
+            torch.backends.cudnn.allow_tf32 = self.tf32
+        if not self.seed_exact:
+            return
+        if self.device.type != "cpu":
+            raise CaffeError(
+                f"seed-exact: found device {self.device}, expected the CPU (on a GPU, Caffe draws from cuRAND)"
+            )
+        if self.compute_dtype != torch.float32:
+            name = str(self.compute_dtype).removeprefix("torch.")
+            raise CaffeError(f"seed-exact: found precision {name}, expected float32, the only one that Caffe has")
+
+    @property
+    def seed_exact(self) -> bool:
+        """Random numbers are Caffe's own, and so are sums where this machine has Caffe's order."""
+        return isinstance(self.rng, CaffeGenerator)
+
+    @property
+    def caffe_sums(self) -> CaffeSums | None:
+        """Sums in the order of Caffe's BLAS: seed-exact, unless this machine has them not (said in the log, once)."""
+        return caffe_sums.find() if self.seed_exact else None
+
+
+class Layer:
+    """One Caffe layer: `setup` once, `reshape` before every forward, `forward`, `backward`.
+
+    Rules that let one body serve the plain and the compiled executor:
+
+    * read `bottom[i].data`, compute, assign whole results: `top[0].data = y`, `bottom[0].diff = dx`;
+    * parameter gradients go through `self.blobs[i].accumulate_diff(g)`, only if `self.param_propagate_down[i]`;
+    * what backward needs beyond blobs is kept on `self` by forward;
+    * no `.item()`, no numpy, no branch on values in forward and backward, unless `traceable` is False;
+    * in place, `top[0] is bottom[0]`: forward overwrites what backward then reads, exactly as in Caffe.
+    """
+
+    type: ClassVar[str] = ""
+    traceable: ClassVar[bool] = True
+    # ExactNumBottomBlobs and friends; None: no such check
+    num_bottom: ClassVar[int | None] = None
+    min_bottom: ClassVar[int | None] = None
+    max_bottom: ClassVar[int | None] = None
+    num_top: ClassVar[int | None] = None
+    min_top: ClassVar[int | None] = None
+    max_top: ClassVar[int | None] = None
+    equal_num_bottom_top: ClassVar[bool] = False
+    auto_top_blobs: ClassVar[bool] = False
+    is_loss: ClassVar[bool] = False
+
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        self.param = param
+        self.name: str = param.name
+        self.ctx = context
+        self.phase: int = context.phase
+        self.blobs: list[Blob] = []
+        self.loss_weights: list[float] = []
+        self.param_propagate_down: list[bool] = []
+        for proto in param.blobs:
+            blob = self.new_blob()
+            blob.from_proto(proto)
+            self.blobs.append(blob)
+
+    # what a type overrides
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """LayerSetUp: reads the parameters, makes `self.blobs`."""
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Gives the tops their shapes."""
+        raise CaffeError(f"layer type {self.type} lacks reshape")
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        raise CaffeError(f"layer type {self.type} lacks forward")
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        raise CaffeError(f"{self.type} Layer cannot backpropagate")
+
+    def allow_force_backward(self, bottom_index: int) -> bool:
+        return not (self.is_loss and bottom_index == 1)
+
+    # what the net calls
+    def set_up(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Layer::SetUp: check counts, setup, reshape, loss weights; in this order."""
+        self.check_blob_counts(bottom, top)
+        self.setup(bottom, top)
+        self.reshape(bottom, top)
+        self.set_loss_weights(top)
+        missing = len(self.blobs) - len(self.param_propagate_down)
+        self.param_propagate_down += [True] * missing
+
+    def check_blob_counts(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        for word, blobs, does, side in (("bottom", bottom, "takes", "input"), ("top", top, "produces", "output")):
+            n = len(blobs)
+            exact, least, most = (getattr(self, f"{k}_{word}") for k in ("num", "min", "max"))
+            if exact is not None:
+                check(exact == n, f"{self.type} Layer {does} {exact} {word} blob(s) as {side}.")
+            if least is not None:
+                check(least <= n, f"{self.type} Layer {does} at least {least} {word} blob(s) as {side}.")
+            if most is not None:
+                check(n <= most, f"{self.type} Layer {does} at most {most} {word} blob(s) as {side}.")
+        if self.equal_num_bottom_top:
+            check(
+                len(bottom) == len(top),
+                f"{self.type} Layer produces one top blob as output for each bottom blob input.",
+            )
+
+    def set_loss_weights(self, top: Sequence[Blob]) -> None:
+        """A loss layer's first top weighs 1 unless the prototxt says otherwise; the weight waits in the top's diff."""
+        if self.is_loss and not self.param.loss_weight:
+            self.param.loss_weight.append(1)
+            self.param.loss_weight.extend([0] * (len(top) - 1))
+        given = list(self.param.loss_weight)
+        check(not given or len(given) == len(top), "loss_weight must be unspecified or specified once per top blob.")
+        self.loss_weights = given or [0.0] * len(top)
+        for weight, blob in zip(self.loss_weights, top, strict=True):
+            if weight:
+                blob.diff = torch.full(blob.shape, weight, device=blob.device)
+
+    def new_blob(self, *shape: int) -> Blob:
+        return Blob(shape or (0,), self.ctx.device)
+
+
+REGISTRY: dict[str, type[Layer]] = {}
+
+
+def register(*types: str) -> Callable[[type[Layer]], type[Layer]]:
+    """Class decorator: makes a layer class known under its prototxt `type`. Registering a type twice raises."""
+
+    def add(cls: type[Layer]) -> type[Layer]:
+        for name in types:
+            if name in REGISTRY:
+                raise ValueError(f"Layer type {name} already registered by {REGISTRY[name].__name__}.")
+            REGISTRY[name] = cls
+        cls.type = types[0]
+        return cls
+
+    return add
+
+
+def create(param: Any, context: Context) -> Layer:
+    """The layer that `param.type` names. Raises CaffeError in Caffe's words for an unknown type."""
+    if param.type not in REGISTRY:
+        known = ", ".join(sorted(REGISTRY))
+        raise CaffeError(f"Unknown layer type: {param.type} (known types: {known})")
+    return REGISTRY[param.type](param, context)

@@ -1,0 +1,162 @@
+"""ImageData: images named in a text file.
+
+Source: image_data_layer.cpp, io.cpp, rng.hpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.data import BatchLayer
+from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.transformer import Words
+from allconv_caffe.proto.files import open_file
+
+
+def read_list(path: str) -> list[tuple[str, int]]:
+    """(image path, label) for each line ``path label``: the label follows the last space; what is no number is 0."""
+    try:
+        with open_file(path, pipes=True) as file:
+            lines = file.read().decode("utf-8", "surrogateescape").split("\n")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        detail = getattr(error, "strerror", None) or error
+        raise CaffeError(f"File is empty (cannot be read: {detail})", path) from None
+    if not lines[-1]:
+        lines.pop()
+    found = []
+    for line in lines:
+        name, space, text = line.rpartition(" ")
+        found.append((name if space else line, c_integer(text)))
+    if not found:
+        raise CaffeError("File is empty", path)
+    return found
+
+
+def c_integer(text: str) -> int:
+    """What atoi makes of a text: the number that it begins with, else 0; 64 bits at most, of which the low 32 count."""
+    number = re.match(r"[ \t\n\v\f\r]*([-+]?)0*([0-9]{1,30})", text)
+    value = max(-(2**63), min(2**63 - 1, int(number[1] + number[2]))) if number else 0
+    return c_int(value)
+
+
+def shuffle(items: list[Any], words: Words) -> None:
+    """Caffe's shuffle: from the last item down, each swaps with one at or below it (boost::uniform_int)."""
+    for i in range(len(items) - 1, 0, -1):
+        bucket = 2**32 // (i + 1)
+        j = i + 1
+        while j > i:
+            j = int(words.draw(1)[0]) // bucket
+        items[i], items[j] = items[j], items[i]
+
+
+class ImageReader:
+    """Decoded images in the order of a list that may be shuffled anew at each wrap."""
+
+    def __init__(self, lines: list[tuple[str, int]], param: Any, words: Words | None) -> None:
+        self.lines, self.param, self.words = lines, param, words
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        for name, label in self.lines[start:]:
+            yield self.read(name), label
+
+    def restart(self) -> Iterator[tuple[np.ndarray, int]]:
+        if self.words is not None:
+            shuffle(self.lines, self.words)
+        return self.records()
+
+    def read(self, name: str) -> np.ndarray:
+        """C x H x W uint8, channels B, G, R. Raises CaffeError."""
+        import cv2
+
+        param = self.param
+        path = (param.root_folder + name).partition("\0")[0]  # where C's text ends
+        flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
+        try:  # not imread, which prints lines of its own
+            with open_file(path) as file:
+                image = data.decode_file(file.read(), flag)
+        except (OSError, ValueError, cv2.error):  # no such file, or a huge image
+            image = None
+        if image is None:
+            glog.error("io.cpp:81", f"Could not open or find file {path}")
+            raise CaffeError(f"Could not load {name}")
+        if param.new_height:
+            try:
+                image = cv2.resize(image, (param.new_width, param.new_height))
+            except cv2.error as error:  # more pixels than there is memory for
+                raise CaffeError(
+                    f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})"
+                ) from None
+        return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+@register("ImageData")
+class ImageDataLayer(BatchLayer):
+    """The next batch_size images of a list, transformed.
+
+    top[0]: (N, C, H, W), channels B, G, R, 0 to 255 before the transformation; top[1]: labels (N,).
+    `shuffle` shuffles the list at set-up and again at each wrap; `rand_skip` begins that many images later, at most.
+    Source: image_data_layer.cpp.
+    """
+
+    num_top = 2
+
+    def setup_data(self, top: Sequence[Blob]) -> None:
+        param = self.param.image_data_param
+        sizes = [c_int(size) for size in (param.new_height, param.new_width)]
+        check(
+            sizes == [0, 0] or min(sizes) > 0,
+            "Current implementation requires new_height and new_width to be set at the same time.",
+        )
+        glog.info("image_data_layer.cpp:38", f"Opening file {param.source}")
+        lines = read_list(param.source)
+        words = None
+        if param.shuffle:
+            glog.info("image_data_layer.cpp:53", "Shuffling data")
+            words = Words(self.ctx.rng.word())
+            shuffle(lines, words)
+        glog.info("image_data_layer.cpp:63", f"A total of {len(lines)} images.")
+        self.start = 0
+        if param.rand_skip:
+            self.start = self.ctx.rng.word() % param.rand_skip
+            glog.info("image_data_layer.cpp:70", f"Skipping first {self.start} data points.")
+            check(len(lines) > self.start, "Not enough points to skip")
+        self.reader = ImageReader(lines, param, words)
+        self.transformer.word = "img"
+        first = self.reader.read(lines[self.start][0]).shape
+        shape = self.transformer.shape(*first)
+        check(param.batch_size > 0, "Positive batch size required")
+        self.transformer.check_mean(*first)
+        top[0].reshape(param.batch_size, *shape)
+        glog.info("image_data_layer.cpp:90", f"output data size: {','.join(str(d) for d in top[0].shape)}")
+        top[1].reshape(param.batch_size)
+        self._feed: data.StreamFeed | None = None
+
+    def next_batch(self) -> list[torch.Tensor]:
+        if self._feed is None:
+            self._feed = data.StreamFeed(
+                self.reader,
+                self.transformer,
+                self.param.image_data_param.batch_size,
+                self.start,
+                lambda: None,
+                self.ctx.device,
+                self.param.data_param.prefetch,
+            )
+        return list(self._feed.next())
+
+    def close(self) -> None:
+        """Stops the prefetch thread."""
+        if self._feed is not None:
+            self._feed.close()

@@ -1,0 +1,38 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer
+from allconv_caffe.proto import TRAIN
+
+
+@register("Dropout")
+class DropoutLayer(NeuronLayer):
+    """TRAIN: top = bottom * mask / (1 - ratio), mask ~ Bernoulli(1 - ratio) per element; TEST: top = bottom.
+
+    bottom[0], top[0]: any one shape, may be one blob (in-place). `dropout_ratio` defaults to 0.5. The mask is drawn anew,
+    row-major, at every TRAIN forward, also with ratio 0; backward reuses it.
+    Source: dropout_layer.cpp. Paper: section 3.1.
+    """
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.threshold: float = self.param.dropout_param.dropout_ratio
+        self.scale = 1.0 / (1.0 - self.threshold) if self.threshold != 1.0 else float("inf")
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        x = bottom[0].data
+        if self.phase != TRAIN:
+            top[0].data = x
+            return
+        mask = self.ctx.rng.bernoulli(x.shape, 1.0 - self.threshold, x.device)
+        self.mask = mask != 0 if Blob.tracing else mask
+        top[0].data = x * self.mask * self.scale
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if not propagate_down[0]:
+            return
+        bottom[0].diff = top[0].diff * self.mask * self.scale if self.phase == TRAIN else top[0].diff

@@ -1,0 +1,90 @@
+"""Eltwise: product, sum or maximum of blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.blas import axpy, scal
+from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.layer import Layer, register
+from allconv_caffe.caffe_torch.layers.base import lowest
+from allconv_caffe.proto import EltwiseParameter
+
+
+@register("Eltwise")
+class EltwiseLayer(Layer):
+    """top = sum of coeff[i] * bottom[i] (SUM, default), or their product (PROD), or their maximum (MAX).
+
+    bottom[0], bottom[1], ...: one shape; top[0]: the same. `coeff` (default 1 each) counts in SUM only.
+    MAX: a tie of the first two goes to bottom 1, a later bottom must be greater; that bottom gets the gradient.
+    In place (top[0] is bottom[0]) Caffe overwrites what it has still to read; what comes of it is kept: SUM and MAX do without
+    bottom[0], PROD squares the factor in its gradient.
+    PROD: backward multiplies the other bottoms, or with `stable_prod_grad: false` divides top by the bottom.
+    Source: eltwise_layer.cpp.
+    """
+
+    min_bottom = 2
+    num_top = 1
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        param = self.param.eltwise_param
+        self.operation: int = param.operation
+        check(len(param.coeff) in (0, len(bottom)), "Eltwise Layer takes one coefficient per bottom blob.")
+        check(
+            not (self.operation == EltwiseParameter.PROD and param.coeff),
+            "Eltwise layer only takes coefficients for summation.",
+        )
+        self.coeffs = list(param.coeff) or [1.0] * len(bottom)
+        self.stable_prod_grad: bool = param.stable_prod_grad
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        for i, blob in enumerate(bottom[1:], 1):
+            check(
+                blob.shape == bottom[0].shape,
+                f"bottom[0]: {bottom[0].shape_string}, bottom[{i}]: {blob.shape_string}",
+            )
+        top[0].reshape_like(bottom[0])
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        first, *others = (blob.data for blob in bottom)
+        if top[0] is bottom[0] and self.operation != EltwiseParameter.PROD:  # Caffe clears the top before it reads
+            first = torch.full_like(first, lowest(first.dtype) if self.operation == EltwiseParameter.MAX else 0)
+        if self.operation == EltwiseParameter.PROD:
+            y = first
+            for x in others:
+                y = y * x
+        elif self.operation == EltwiseParameter.SUM:
+            y = first if self.coeffs[0] == 1 else axpy(first, self.coeffs[0])
+            for x, coeff in zip(others, self.coeffs[1:], strict=True):
+                y = y + (x if coeff == 1 else axpy(x, coeff))
+        else:
+            greater = first > others[0]
+            y = torch.where(greater, first, others[0])
+            self.mask = torch.where(greater, 0, 1)
+            for i, x in enumerate(others[1:], 2):
+                greater = x > y
+                y = torch.where(greater, x, y)
+                self.mask = torch.where(greater, i, self.mask)
+        top[0].data = y
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        for i, blob in enumerate(bottom):
+            if not propagate_down[i]:
+                continue
+            dy = top[0].diff  # in place: what the bottom before left there
+            if self.operation == EltwiseParameter.SUM:
+                blob.diff = dy if self.coeffs[i] == 1 else scal(dy, self.coeffs[i])
+            elif self.operation == EltwiseParameter.MAX:
+                blob.diff = torch.where(self.mask == i, dy, torch.zeros_like(dy))
+            elif self.stable_prod_grad:
+                others = [other.data for j, other in enumerate(bottom) if j != i]
+                product = others[0]
+                for x in others[1:]:
+                    product = product * x
+                blob.diff = product * (product if blob is top[0] else dy)
+            else:
+                quotient = top[0].data / blob.data
+                blob.diff = quotient * (quotient if blob is top[0] else dy)

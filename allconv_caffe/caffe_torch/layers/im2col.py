@@ -1,0 +1,80 @@
+"""Im2col: the patches that a convolution multiplies, laid out as channels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.layer import Layer, register
+from allconv_caffe.caffe_torch.layers.convolution import per_axis, spatial
+
+
+@register("Im2col")
+class Im2colLayer(Layer):
+    """top[n, c * K + k, ...] = the value under kernel place k, of K in row order, at each output place; 0 in the padding.
+
+    bottom[0]: (N..., C, spatial...); top[0]: (N..., C * K, out...), out as for Convolution. Backward adds up what each
+    value gave to overlapping patches. Source: im2col_layer.cpp, im2col.cpp.
+    """
+
+    num_bottom = num_top = 1
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        param = self.param.convolution_param
+        self.axis = bottom[0].canonical_axis(param.axis)
+        axes = bottom[0].num_axes - self.axis - 1
+        check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
+        check(
+            bool(param.kernel_size) or param.HasField("kernel_h") or param.HasField("kernel_w"),
+            "kernel_size must be specified once, or once per spatial dimension (kernel_size specified 0 times; "
+            f"{axes} spatial dims);",
+        )
+        self.kernel = spatial(param, "kernel", axes, 0)
+        for k in self.kernel:
+            check(k > 0, "Filter dimensions must be nonzero.")
+        self.stride = spatial(param, "stride", axes, 1)
+        for s in self.stride:
+            check(s > 0, "Stride dimensions must be nonzero.")
+        self.pad = spatial(param, "pad", axes, 0)
+        self.dilation = per_axis(list(param.dilation), axes, 1, "dilation")
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        shape = bottom[0].shape
+        check(len(shape) == self.axis + 1 + len(self.kernel), "bottom num_axes may not change.")
+        channels, self.out = shape[self.axis], []
+        for size, k, s, p, d in zip(
+            shape[self.axis + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True
+        ):
+            channels *= k
+            self.out.append((size + 2 * p - (d * (k - 1) + 1)) // s + 1)
+        top[0].reshape(*shape[: self.axis], channels, *self.out)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        margins = [p for pad in reversed(self.pad) for p in (pad, pad)]
+        padded = torch.constant_pad_nd(bottom[0].data, margins)
+        patches = [padded[place] for place in self.places()]
+        top[0].data = torch.stack(patches, self.axis + 1).reshape(top[0].shape)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        shape, first = bottom[0].shape, self.axis + 1
+        patches = top[0].diff.reshape(*shape[:first], -1, *self.out)
+        padded = [size + 2 * p for size, p in zip(shape[first:], self.pad, strict=True)]
+        total = torch.zeros(*shape[:first], *padded, dtype=patches.dtype, device=patches.device)
+        for patch, place in zip(patches.unbind(first), self.places(), strict=True):
+            total[place] += patch
+        for i, (size, p) in enumerate(zip(shape[first:], self.pad, strict=True)):
+            total = total.narrow(first + i, p, size)
+        bottom[0].diff = total
+
+    def places(self) -> Iterator[tuple[slice, ...]]:
+        """For each kernel place in row order, what lies under it in the padded image."""
+        leading = (slice(None),) * (self.axis + 1)
+        for place in itertools.product(*(range(k) for k in self.kernel)):
+            yield leading + tuple(
+                slice(k * d, k * d + (out - 1) * s + 1, s)
+                for k, d, s, out in zip(place, self.dilation, self.stride, self.out, strict=True)
+            )

@@ -1,0 +1,82 @@
+"""InnerProduct: the fully connected layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.layer import Layer, register
+from allconv_caffe.caffe_torch.layers.base import add_filled, float32
+
+
+@register("InnerProduct")
+class InnerProductLayer(Layer):
+    """top = bottom W^T + b, the axes from `axis` (default 1) on flattened to K values.
+
+    bottom[0]: (M..., K...); top[0]: (M..., num_output). blobs[0]: W (num_output, K), with `transpose` (K, num_output);
+    blobs[1]: b (num_output), unless `bias_term: false`. Computes in the context's compute_dtype.
+    Source: inner_product_layer.cpp.
+    """
+
+    num_bottom = num_top = 1
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        param = self.param.inner_product_param
+        self.n = c_int(param.num_output)
+        self.bias_term: bool = param.bias_term
+        self.transpose: bool = param.transpose
+        self.k = bottom[0].count_range(bottom[0].canonical_axis(param.axis))
+        if self.blobs:
+            check(
+                len(self.blobs) == 1 + self.bias_term and self.blobs[0].count == self.n * self.k,
+                f"Incorrect weight blobs: expected {1 + self.bias_term} with {self.n * self.k} weights, found "
+                f"{len(self.blobs)} with {self.blobs[0].count}",
+            )
+            return
+        add_filled(self, (self.k, self.n) if self.transpose else (self.n, self.k), param.weight_filler)
+        if self.bias_term:
+            add_filled(self, (self.n,), param.bias_filler)
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        axis = bottom[0].canonical_axis(self.param.inner_product_param.axis)
+        check(self.k == bottom[0].count_range(axis), "Input size incompatible with inner product parameters.")
+        self.m = bottom[0].count_range(0, axis)
+        top[0].reshape(*bottom[0].shape[:axis], self.n)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        x, w = self.matrices(bottom)
+        sums = self.ctx.caffe_sums
+        y = x @ w.t() if sums is None else sums.matmul(x, w.t())
+        if self.bias_term:
+            y = y + self.blobs[1].data.reshape(self.n).to(y.dtype)
+        top[0].data = y.reshape(top[0].shape)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        x, w = self.matrices(bottom)
+        dy = top[0].diff.reshape(self.m, self.n).to(self.ctx.compute_dtype)
+        sums = self.ctx.caffe_sums
+        if sums is not None:
+            if self.param_propagate_down[0]:
+                a, b = (x, dy) if self.transpose else (dy, x)
+                sums.matmul(a.t(), b, self.blobs[0].diff.reshape(a.shape[1], b.shape[1]))
+            if self.bias_term and self.param_propagate_down[1]:
+                sums.columns(dy, self.blobs[1].diff)
+            if propagate_down[0]:
+                bottom[0].diff = sums.matmul(dy, w).reshape(bottom[0].shape)
+            return
+        if self.param_propagate_down[0]:
+            dw = x.t() @ dy if self.transpose else dy.t() @ x
+            self.blobs[0].accumulate_diff(float32(dw).reshape(self.blobs[0].shape))
+        if self.bias_term and self.param_propagate_down[1]:
+            self.blobs[1].accumulate_diff(dy.sum(0, dtype=torch.float32).reshape(self.blobs[1].shape))
+        if propagate_down[0]:
+            bottom[0].diff = (dy @ w).reshape(bottom[0].shape)
+
+    def matrices(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor]:
+        """bottom as (M, K) and the weight as (N, K)."""
+        x = bottom[0].data.reshape(self.m, self.k).to(self.ctx.compute_dtype)
+        weight = self.blobs[0].data.to(self.ctx.compute_dtype)
+        return x, weight.reshape(self.k, self.n).t() if self.transpose else weight.reshape(self.n, self.k)

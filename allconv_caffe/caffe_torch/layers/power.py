@@ -1,0 +1,57 @@
+"""Power."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.blas import scal
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer
+
+
+@register("Power")
+class PowerLayer(NeuronLayer):
+    """top = (shift + scale * bottom) ^ power; defaults 1, 1, 0.
+
+    bottom[0], top[0]: any one shape. In place the gradient is wrong, as in Caffe: the derivative, taken at the
+    overwritten values, times itself (it is written over the top's gradient before the product).
+    Source: power_layer.cpp.
+    """
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        param = self.param.power_param
+        self.power: float = param.power
+        self.scale: float = param.scale
+        self.shift: float = param.shift
+        self.diff_scale = float(np.float32(self.power) * np.float32(self.scale))
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        x = bottom[0].data
+        if self.diff_scale == 0:
+            value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
+            top[0].data = torch.full_like(x, value)
+            return
+        y = scal(x, self.scale) + self.shift
+        top[0].data = y if self.power == 1 else y**self.power
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if not propagate_down[0]:
+            return
+        x = bottom[0].data
+        if self.diff_scale == 0:
+            bottom[0].diff = torch.zeros_like(x)
+            return
+        if self.power == 1:
+            slope = torch.full_like(x, self.diff_scale)
+        elif self.power == 2:
+            slope = x * (self.diff_scale * self.scale) + self.diff_scale * self.shift
+        else:  # y / (shift + scale x), which is nan where that is 0
+            y = top[0].data
+            inner, factor = (x, self.power) if self.shift == 0 else (scal(x, self.scale) + self.shift, self.diff_scale)
+            slope = scal(y / inner, factor)
+        dy = slope if top[0] is bottom[0] else top[0].diff
+        bottom[0].diff = dy * slope

@@ -1,0 +1,83 @@
+"""RNN: the plain recurrent net, unrolled over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.base import float32
+from allconv_caffe.caffe_torch.layers.recurrent import RecurrentLayer
+from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
+from allconv_caffe.proto import LayerParameter
+
+
+@register("RNN")
+class RNNLayer(RecurrentLayer):
+    """h_t = tanh(W_hh (cont_t h_{t-1}) + W_xh x_t + b_h (+ W_xh_static x_static)), top[0] = o, o_t = tanh(W_ho h_t + b_o).
+
+    State h. blobs: W_xh (D, K), b_h (D), W_xh_static (D, S) if there is a static input, W_hh (D, D), W_ho (D, D), b_o (D).
+    Bottoms, tops and the rest as RecurrentLayer says. Source: rnn_layer.cpp.
+    """
+
+    state_names = ("h_0",)
+    gate_count = 1
+    input_params = ("W_xh", "b_h", "W_xh_static")
+    output_name = "o"
+
+    def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
+        param = self.param.recurrent_param
+        square = (self.d, self.d)
+        return [
+            ("W_hh", square, param.weight_filler),
+            ("W_ho", square, param.weight_filler),
+            ("b_o", (self.d,), param.bias_filler),
+        ]
+
+    def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
+        before, after, neuron = f"W_hh_h_{t - 1}", f"W_ho_h_{t}", f"h_neuron_input_{t}"
+        return [
+            product(self, before, f"h_conted_{t - 1}", before, ("W_hh",), self.d),
+            total(f"h_input_sum_{t}", [before, *inputs], neuron),
+            part("TanH", f"h_neuron_{t}", [neuron], [f"h_{t}"]),
+            product(self, after, f"h_{t}", after, ("W_ho", "b_o"), self.d),
+            part("TanH", f"o_neuron_{t}", [after], [f"o_{t}"]),
+        ]
+
+    def unroll(
+        self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        (h,) = states
+        w_hh, w_ho = self.first_step_param, self.first_step_param + 1
+        bias = self.blobs[w_ho + 1].data
+        self.outputs, self.hidden, self.h_conted = [], [], []
+        for t in range(self.steps):
+            self.h_conted.append(cont[t] * h)
+            h = torch.tanh(self.times(self.h_conted[t], w_hh) + inputs[t])
+            self.hidden.append(h)
+            self.outputs.append(torch.tanh(self.times(h, w_ho) + bias))
+        return torch.stack(self.outputs), [h]
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if self.steps == 1:  # one concatenated step is that step's memory: what an in-place layer above wrote is read
+            self.outputs = [float32(top[0].data).squeeze(0)]
+        if self.exposed:  # so is the state's
+            self.hidden[-1] = float32(top[1].data).squeeze(0)
+        super().backward(top, propagate_down, bottom)
+
+    def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
+        w_hh, w_ho = self.first_step_param, self.first_step_param + 1
+        dh_next = torch.zeros_like(dy[0])
+        d_inputs = []
+        for t in reversed(range(self.steps)):
+            o, h = self.outputs[t], self.hidden[t]
+            d_out = dy[t] * (1 - o * o)
+            self.blobs[w_ho + 1].accumulate_diff(d_out.sum(0))
+            dh = self.times_backward(h, d_out, w_ho) + dh_next
+            dx = dh * (1 - h * h)
+            dh_next = cont[t] * self.times_backward(self.h_conted[t], dx, w_hh)
+            d_inputs.append(dx)
+        return torch.stack(d_inputs[::-1])

@@ -1,0 +1,34 @@
+"""Softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, float32
+
+
+@register("Softmax")
+class SoftmaxLayer(NeuronLayer):
+    """top = exp(bottom) / sum of exp(bottom) over `axis` (default 1).
+
+    bottom[0], top[0]: any one shape, may be one blob (in-place). A row holding nan or +inf gives nan throughout.
+    Source: softmax_layer.cpp.
+    """
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.axis = bottom[0].canonical_axis(self.param.softmax_param.axis)
+        super().reshape(bottom, top)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        x, sums = float32(bottom[0].data), self.ctx.caffe_sums
+        top[0].data = torch.softmax(x, self.axis) if sums is None else sums.softmax(x, self.axis)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if not propagate_down[0]:
+            return
+        y, dy = float32(top[0].data), float32(top[0].diff)
+        bottom[0].diff = (dy - (dy * y).sum(self.axis, keepdim=True)) * y

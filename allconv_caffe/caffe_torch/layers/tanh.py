@@ -1,0 +1,28 @@
+"""TanH."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.layer import register
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer
+
+
+@register("TanH")
+class TanHLayer(NeuronLayer):
+    """top = tanh(bottom).
+
+    bottom[0], top[0]: any one shape, may be one blob (in-place).
+    Source: tanh_layer.cpp.
+    """
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        top[0].data = torch.tanh(bottom[0].data)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            y = top[0].data
+            bottom[0].diff = top[0].diff * (1 - y * y)

@@ -1,0 +1,530 @@
+"""A net: layers in prototxt order, the blobs between them, forward and backward.
+
+Source: net.hpp, net.cpp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers every layer type)
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.insert_splits import insert_splits
+from allconv_caffe.caffe_torch.layer import Context, Layer, create
+from allconv_caffe.caffe_torch.net_filter import filter_net
+from allconv_caffe.caffe_torch.upgrade import upgrade_net
+from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
+from allconv_caffe.proto.files import open_file
+
+
+class Net:
+    """Layers and blobs built from a NetParameter for one phase, level and set of stages.
+
+    Args:
+        param: the net; not changed.
+        context: device, generator, precision; its phase decides which layers are built.
+        level: NetState level.
+        stages: NetState stages, appended to the net's own.
+        where: the file's name, for errors.
+        inner: a net that a layer builds inside itself: its state stays unsaid.
+
+    Raises:
+        CaffeError: in Caffe's words, with the file and the layer before them.
+
+    Attributes:
+        layers, layer_names: in order; `bottom_vecs[i]`, `top_vecs[i]` are layer i's Blobs.
+        blobs: name -> Blob, in order of creation; an in-place blob appears once.
+        outputs: names of the tops that nobody reads, in byte order.
+        learnable_params, params_lr, params_weight_decay: owners only, in order.
+    """
+
+    def __init__(
+        self,
+        param: NetParameter,
+        context: Context | None = None,
+        *,
+        level: int | None = None,
+        stages: Sequence[str] = (),
+        where: str = "",
+        inner: bool = False,
+    ) -> None:
+        self.ctx = context or Context()
+        self.where = where
+        self.phase = self.ctx.phase
+        full = NetParameter()
+        full.CopyFrom(param)
+        if not inner:
+            full.state.phase = self.phase
+        if level is not None:
+            full.state.level = level
+        if stages:
+            full.state.stage.extend(stages)
+        upgrade_net(full, where)
+        try:
+            self._init(full)
+        except CaffeError as error:
+            raise error.within(where) from None
+
+    def _init(self, in_param: NetParameter) -> None:
+        filtered = filter_net(in_param)
+        glog.info("net.cpp:53", "Initializing net from parameters: \n" + to_text(filtered))
+        param = insert_splits(filtered)
+        self.param = param
+        self.name: str = param.name
+        self.layers: list[Layer] = []
+        self.layer_names: list[str] = []
+        self.bottom_vecs: list[list[Blob]] = []
+        self.top_vecs: list[list[Blob]] = []
+        self.bottom_ids: list[list[int]] = []
+        self.top_ids: list[list[int]] = []
+        self.bottom_need_backward: list[list[bool]] = []
+        self.layer_need_backward: list[bool] = []
+        self.blob_list: list[Blob] = []
+        self.blob_names: list[str] = []
+        self.blob_loss_weights: list[float] = []
+        self._blob_need_backward: list[bool] = []
+        self.net_input_ids: list[int] = []
+        self.params: list[Blob] = []
+        self.param_owners: list[int] = []  # index of the owner, -1 for owners themselves
+        self.param_display_names: list[str] = []
+        self.param_layer_indices: list[tuple[int, int]] = []
+        self.learnable_params: list[Blob] = []
+        self.learnable_param_ids: list[int] = []
+        self.params_lr: list[float] = []
+        self.params_weight_decay: list[float] = []
+        self._has_lr: list[bool] = []
+        self._has_decay: list[bool] = []
+        self._param_index: dict[str, int] = {}
+        self.debug_info: bool = param.debug_info
+        # called with a layer's index around its forward or backward, by the plain executor (pycaffe)
+        self.before_forward: list[Callable[[int], object]] = []
+        self.after_forward: list[Callable[[int], object]] = []
+        self.before_backward: list[Callable[[int], object]] = []
+        self.after_backward: list[Callable[[int], object]] = []
+
+        name_to_id: dict[str, int] = {}
+        available: set[str] = set()
+        memory = 0
+        for layer_id, layer_param in enumerate(param.layer):
+            try:
+                memory = self._add_layer(layer_id, layer_param, name_to_id, available, memory)
+            except CaffeError as error:
+                raise error.within(f"layer '{layer_param.name}'") from None
+        self._decide_backward(param.force_backward)
+        self.outputs: list[str] = sorted(available, key=lambda name: name.encode())
+        self.output_ids = [name_to_id[name] for name in self.outputs]
+        for name in self.outputs:
+            glog.info("net.cpp:244", f"This network produces output {name}")
+        self.blobs: dict[str, Blob] = dict(zip(self.blob_names, self.blob_list, strict=True))
+        self.inputs: list[str] = [self.blob_names[i] for i in self.net_input_ids]
+        self._share_weights()
+        glog.info("net.cpp:257", "Network initialization done.")
+
+    def _add_layer(
+        self, layer_id: int, layer_param: Any, name_to_id: dict[str, int], available: set[str], memory: int
+    ) -> int:
+        if not layer_param.HasField("phase"):
+            layer_param.phase = self.phase
+        if layer_param.propagate_down:
+            check(
+                len(layer_param.propagate_down) == len(layer_param.bottom),
+                "propagate_down param must be specified either 0 or bottom_size times ",
+            )
+        glog.info("layer_factory.hpp:77", f"Creating layer {layer_param.name}")
+        layer = create(layer_param, dataclasses.replace(self.ctx, phase=layer_param.phase))
+        glog.info("net.cpp:86", f"Creating Layer {layer_param.name}")
+        self.layers.append(layer)
+        self.layer_names.append(layer_param.name)
+
+        bottoms, bottom_ids, need_backward = [], [], False
+        self.bottom_need_backward.append([])
+        for i, name in enumerate(layer_param.bottom):
+            check(name in available, f"Unknown bottom blob '{name}' (layer '{layer_param.name}', bottom index {i})")
+            glog.info("net.cpp:408", f"{layer_param.name} <- {name}")
+            blob_id = name_to_id[name]
+            available.discard(name)
+            need = self._blob_need_backward[blob_id]
+            need_backward = need_backward or need
+            if layer_param.propagate_down:
+                need = layer_param.propagate_down[i]
+            self.bottom_need_backward[layer_id].append(need)
+            bottoms.append(self.blob_list[blob_id])
+            bottom_ids.append(blob_id)
+        tops, top_ids = [], []
+        for i, name in enumerate(layer_param.top):
+            if len(layer_param.bottom) > i and name == layer_param.bottom[i]:
+                glog.info("net.cpp:369", f"{layer_param.name} -> {name} (in-place)")
+                blob_id = name_to_id[name]
+                available.add(name)
+            else:
+                check(name not in name_to_id, f"Top blob '{name}' produced by multiple sources.")
+                glog.info("net.cpp:382", f"{layer_param.name} -> {name}")
+                blob_id = self._new_blob(name)
+                name_to_id[name] = blob_id
+                available.add(name)
+                if layer_param.type == "Input":
+                    self.net_input_ids.append(blob_id)
+            tops.append(self.blob_list[blob_id])
+            top_ids.append(blob_id)
+        if layer.auto_top_blobs:
+            needed = max(layer.min_top or 0, layer.num_top or 0)
+            while len(tops) < needed:
+                glog.info("net.cpp:382", f"{layer_param.name} -> (automatic)")
+                blob_id = self._new_blob("(automatic)")
+                tops.append(self.blob_list[blob_id])
+                top_ids.append(blob_id)
+        self.bottom_vecs.append(bottoms)
+        self.top_vecs.append(tops)
+        self.bottom_ids.append(bottom_ids)
+        self.top_ids.append(top_ids)
+
+        specs = list(layer_param.param)  # what a layer adds to itself in set-up (BatchNorm) does not count here
+        layer.set_up(bottoms, tops)
+        glog.info("net.cpp:124", f"Setting up {layer_param.name}")
+        for blob_id, top, weight in zip(top_ids, tops, layer.loss_weights, strict=True):
+            self.blob_loss_weights[blob_id] = weight
+            glog.info("net.cpp:131", f"Top shape: {top.shape_string}")
+            if weight:
+                glog.info("net.cpp:134", f"    with loss weight {glog.number(weight)}")
+            memory += top.count
+        glog.info("net.cpp:139", f"Memory required for data: {memory * 4}")
+
+        blobs = layer.blobs
+        check(len(specs) <= len(blobs), f"Too many params specified for layer {layer_param.name}")
+        for i in range(len(blobs)):
+            lr_mult = specs[i].lr_mult if i < len(specs) else 1.0
+            layer.param_propagate_down[i] = lr_mult != 0
+            need_backward = need_backward or lr_mult != 0
+        specs = list(layer.param.param)
+        for i in range(len(blobs)):
+            self._append_param(layer_id, i, specs[i] if i < len(specs) else ParamSpec())
+        self.layer_need_backward.append(need_backward)
+        if need_backward:
+            for blob_id in top_ids:
+                self._blob_need_backward[blob_id] = True
+        return memory
+
+    def _new_blob(self, name: str) -> int:
+        self.blob_list.append(Blob((0,), self.ctx.device))
+        self.blob_names.append(name)
+        self.blob_loss_weights.append(0.0)
+        self._blob_need_backward.append(False)
+        return len(self.blob_list) - 1
+
+    def _append_param(self, layer_id: int, index: int, spec: Any) -> None:
+        layer = self.layers[layer_id]
+        blob, param_id = layer.blobs[index], len(self.params)
+        self.params.append(blob)
+        self.param_display_names.append(spec.name or str(index))
+        self.param_layer_indices.append((layer_id, index))
+        owner_id = self._param_index.get(spec.name) if spec.name else None
+        if owner_id is None:
+            if spec.name:
+                self._param_index[spec.name] = param_id
+            self.param_owners.append(-1)
+            self.learnable_param_ids.append(len(self.learnable_params))
+            self.learnable_params.append(blob)
+            self._has_lr.append(spec.HasField("lr_mult"))
+            self._has_decay.append(spec.HasField("decay_mult"))
+            self.params_lr.append(spec.lr_mult)
+            self.params_weight_decay.append(spec.decay_mult)
+            return
+        self.param_owners.append(owner_id)
+        owner_layer, owner_index = self.param_layer_indices[owner_id]
+        owner = self.params[owner_id]
+        owner_name = self.layer_names[owner_layer]
+        glog.info(
+            "net.cpp:467",
+            f"Sharing parameters '{spec.name}' owned by layer '{owner_name}', param index {owner_index}",
+        )
+        place = f"owned by layer '{owner_name}' with layer '{layer.name}'"
+        if spec.share_mode == ParamSpec.PERMISSIVE:
+            check(
+                blob.count == owner.count,
+                f"Cannot share param '{spec.name}' {place}; count mismatch. Owner layer param shape is "
+                f"{owner.shape_string}; sharing layer shape is {blob.shape_string}",
+            )
+        else:
+            check(
+                blob.shape == owner.shape,
+                f"Cannot share param '{spec.name}' {place}; shape mismatch.  Owner layer param shape is "
+                f"{owner.shape_string}; sharing layer expects shape {blob.shape_string}",
+            )
+        learnable = self.learnable_param_ids[owner_id]
+        self.learnable_param_ids.append(learnable)
+        for word, has, values in (
+            ("lr_mult", self._has_lr, self.params_lr),
+            ("decay_mult", self._has_decay, self.params_weight_decay),
+        ):
+            if spec.HasField(word):
+                value = getattr(spec, word)
+                if has[learnable]:
+                    check(value == values[learnable], f"Shared param '{spec.name}' has mismatched {word}.")
+                else:
+                    has[learnable] = True
+                    values[learnable] = value
+
+    def _decide_backward(self, force: bool) -> None:
+        """Backward runs only where a loss lies above and something to learn lies at or below."""
+        under_loss: set[str] = set()
+        skip: set[str] = set()
+        for i in reversed(range(len(self.layers))):
+            contributes, skip_propagate = False, True
+            for blob_id, weight in zip(self.top_ids[i], self.layers[i].loss_weights, strict=True):
+                name = self.blob_names[blob_id]
+                if weight or name in under_loss:
+                    contributes = True
+                if name not in skip:
+                    skip_propagate = False
+                if contributes and not skip_propagate:
+                    break
+            if self.layer_need_backward[i] and skip_propagate:
+                self.layer_need_backward[i] = False
+                self.bottom_need_backward[i] = [False] * len(self.bottom_ids[i])
+            if not contributes:
+                self.layer_need_backward[i] = False
+            word = "needs" if self.layer_need_backward[i] else "does not need"
+            glog.info(
+                "net.cpp:200" if self.layer_need_backward[i] else "net.cpp:202",
+                f"{self.layer_names[i]} {word} backward computation.",
+            )
+            for j, blob_id in enumerate(self.bottom_ids[i]):
+                name = self.blob_names[blob_id]
+                if contributes:
+                    under_loss.add(name)
+                else:
+                    self.bottom_need_backward[i][j] = False
+                if not self.bottom_need_backward[i][j]:
+                    skip.add(name)
+        if force:
+            for i, layer in enumerate(self.layers):
+                self.layer_need_backward[i] = True
+                for j, blob_id in enumerate(self.bottom_ids[i]):
+                    need = self.bottom_need_backward[i][j] or layer.allow_force_backward(j)
+                    self.bottom_need_backward[i][j] = need
+                    self._blob_need_backward[blob_id] = self._blob_need_backward[blob_id] or need
+                layer.param_propagate_down = [True] * len(layer.blobs)
+
+    def _share_weights(self) -> None:
+        for blob, owner in zip(self.params, self.param_owners, strict=True):
+            if owner >= 0:
+                blob.share_data(self.params[owner])
+                blob.share_diff(self.params[owner])
+
+    # running
+    def forward(self) -> torch.Tensor:
+        """Runs every layer; returns the loss, a 0-d float32 tensor."""
+        return self.forward_from_to(0, len(self.layers) - 1)
+
+    def forward_from_to(self, start: int, end: int) -> torch.Tensor:
+        """Runs layers start..end (both included); returns the sum of their weighted losses."""
+        check(start >= 0, f"Check failed: start >= 0 ({start} vs. 0)")
+        check(0 <= end < len(self.layers), f"Check failed: end < layers_.size() ({end} vs. {len(self.layers)})")
+        loss: torch.Tensor | None = None
+        for i in range(start, end + 1):
+            for call in self.before_forward:
+                call(i)
+            part = self.forward_layer(i)
+            if part is not None:
+                loss = part if loss is None else loss + part
+            if self.debug_info:
+                self._forward_debug_info(i)
+            for call in self.after_forward:
+                call(i)
+        return torch.zeros((), device=self.ctx.device) if loss is None else loss
+
+    def forward_layer(self, i: int) -> torch.Tensor | None:
+        """Reshapes and runs layer i. Returns its weighted loss, or None where no top carries a loss weight."""
+        layer, bottom, top = self.layers[i], self.bottom_vecs[i], self.top_vecs[i]
+        try:
+            layer.reshape(bottom, top)
+            layer.forward(bottom, top)
+        except CaffeError as error:
+            raise error.within(
+                f"{self.where}: layer '{layer.name}'" if self.where else f"layer '{layer.name}'"
+            ) from None
+        loss: torch.Tensor | None = None
+        for blob, weight in zip(top, layer.loss_weights, strict=True):
+            if weight:
+                part = blob.data.to(torch.float32).sum() * weight
+                loss = part if loss is None else loss + part
+        return loss
+
+    def backward(self) -> None:
+        self.backward_from_to(len(self.layers) - 1, 0)
+        if self.debug_info:
+            data = [p.data for p in self.learnable_params]
+            diff = [p.diff for p in self.learnable_params]
+            l1 = [sum(float(t.abs().sum()) for t in group) for group in (data, diff)]
+            l2 = [sum(float((t * t).sum()) for t in group) ** 0.5 for group in (data, diff)]
+            n = glog.number
+            glog.error(
+                "net.cpp:721",
+                f"    [Backward] All net params (data, diff): L1 norm = ({n(l1[0])}, {n(l1[1])}); "
+                f"L2 norm = ({n(l2[0])}, {n(l2[1])})",
+            )
+
+    def backward_from_to(self, start: int, end: int) -> None:
+        """Runs the backward of layers start down to end (both included), where backward is needed."""
+        check(end >= 0, f"Check failed: end >= 0 ({end} vs. 0)")
+        check(0 <= start < len(self.layers), f"Check failed: start < layers_.size() ({start} vs. {len(self.layers)})")
+        for i in range(start, end - 1, -1):
+            for call in self.before_backward:
+                call(i)
+            if self.layer_need_backward[i]:
+                self.backward_layer(i)
+                if self.debug_info:
+                    self._backward_debug_info(i)
+            for call in self.after_backward:
+                call(i)
+
+    def backward_layer(self, i: int) -> None:
+        """Runs the backward of layer i, needed or not."""
+        self.layers[i].backward(self.top_vecs[i], self.bottom_need_backward[i], self.bottom_vecs[i])
+
+    def reshape(self) -> None:
+        for layer, bottom, top in zip(self.layers, self.bottom_vecs, self.top_vecs, strict=True):
+            layer.reshape(bottom, top)
+
+    def clear_param_diffs(self) -> None:
+        for blob in self.learnable_params:
+            blob.diff.zero_()
+
+    def _forward_debug_info(self, i: int) -> None:
+        name = self.layer_names[i]
+        for blob_id in self.top_ids[i]:
+            self._debug(
+                "net.cpp:593",
+                f"    [Forward] Layer {name}, top blob {self.blob_names[blob_id]}",
+                "data",
+                self.blob_list[blob_id].data,
+            )
+        for j, blob in enumerate(self.layers[i].blobs):
+            param_id = self.param_layer_indices.index((i, j))
+            self._debug(
+                "net.cpp:605",
+                f"    [Forward] Layer {name}, param blob {self.param_display_names[param_id]}",
+                "data",
+                blob.data,
+            )
+
+    def _backward_debug_info(self, i: int) -> None:
+        name = self.layer_names[i]
+        for j, blob_id in enumerate(self.bottom_ids[i]):
+            if self.bottom_need_backward[i][j]:
+                self._debug(
+                    "net.cpp:621",
+                    f"    [Backward] Layer {name}, bottom blob {self.blob_names[blob_id]}",
+                    "diff",
+                    self.blob_list[blob_id].diff,
+                )
+        for j, blob in enumerate(self.layers[i].blobs):
+            if self.layers[i].param_propagate_down[j]:
+                self._debug("net.cpp:632", f"    [Backward] Layer {name}, param blob {j}", "diff", blob.diff)
+
+    @staticmethod
+    def _debug(source: str, place: str, word: str, values: torch.Tensor) -> None:
+        mean = float(values.abs().mean()) if values.numel() else -math.nan  # 0 divided by 0
+        glog.info(source, f"{place} {word}: {glog.number(mean)}")
+
+    # weights in and out
+    def share_trained_layers_with(self, other: Net) -> None:
+        """Layers of the same name use `other`'s parameters from now on (aliases, not copies)."""
+        own = self._first_by_name()
+        for source in other.layers:
+            if source.name not in own:
+                glog.info("net.cpp:678", f"Ignoring source layer {source.name}")
+                continue
+            target = own[source.name]
+            check(len(target.blobs) == len(source.blobs), f"Incompatible number of blobs for layer {source.name}")
+            for j, (to, fro) in enumerate(zip(target.blobs, source.blobs, strict=True)):
+                check(
+                    to.shape == fro.shape,
+                    f"Cannot share param {j} weights from layer '{source.name}'; shape mismatch.  Source param "
+                    f"shape is {fro.shape_string}; target param shape is {to.shape_string}",
+                )
+                to.share_data(fro)
+
+    def copy_trained_layers_from(self, source: str | Path | NetParameter) -> None:
+        """Copies weights by layer name from a .caffemodel, an HDF5 file or a NetParameter.
+
+        Raises:
+            CaffeError: missing or corrupt file, other number of blobs, other shape.
+        """
+        if isinstance(source, (str, Path)):
+            from allconv_caffe.caffe_torch import snapshot
+
+            path = str(source)
+            (snapshot.load_weights_hdf5 if is_hdf5(path) else snapshot.load_weights)(self, path)
+            return
+        own = self._first_by_name()
+        for layer_param in source.layer:
+            if layer_param.name not in own:
+                glog.info("net.cpp:746", f"Ignoring source layer {layer_param.name}")
+                continue
+            self._copy_layer(layer_param, own[layer_param.name])
+
+    def _copy_layer(self, layer_param: Any, target: Layer) -> None:
+        name = layer_param.name
+        check(len(target.blobs) == len(layer_param.blobs), f"Incompatible number of blobs for layer {name}")
+        for j, (blob, proto) in enumerate(zip(target.blobs, layer_param.blobs, strict=True)):
+            if not blob.shape_equals(proto):
+                source = Blob((0,))
+                source.shape = blob.proto_shape(proto)
+                source.count = source.count_range(0)
+                raise CaffeError(
+                    f"Cannot copy param {j} weights from layer '{name}'; shape mismatch.  Source param shape is "
+                    f"{source.shape_string}; target param shape is {blob.shape_string}. To learn this layer's "
+                    "parameters from scratch rather than copying from a saved net, rename the layer."
+                )
+            blob.from_proto(proto, reshape=False)
+
+    def to_proto(self, write_diff: bool = False, with_data: bool = True) -> NetParameter:
+        """NetParameter with every layer and its blobs, as a snapshot stores it; without data, their shapes alone."""
+        out = NetParameter(name=self.name)
+        for layer in self.layers:
+            proto = out.layer.add()
+            proto.CopyFrom(layer.param)
+            del proto.blobs[:]
+            for blob in layer.blobs:
+                blob.to_proto(proto.blobs.add(), write_diff, with_data)
+        return out
+
+    def _first_by_name(self) -> dict[str, Layer]:
+        own: dict[str, Layer] = {}
+        for layer in self.layers:
+            own.setdefault(layer.name, layer)
+        return own
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a file begins with HDF5's signature."""
+    try:
+        with open_file(path) as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CaffeError(f"Couldn't open {path} ({getattr(error, 'strerror', None) or error})") from None
+
+
+def load_net(path: str | Path, context: Context, *, level: int | None = None, stages: Sequence[str] = ()) -> Net:
+    """The net of a prototxt file.
+
+    Raises:
+        CaffeError: missing file, text that does not parse, or a net that cannot be built.
+    """
+    try:
+        param = read_net(path)
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    return Net(param, context, level=level, stages=stages, where=str(path))
+
+
+__all__ = ["TEST", "TRAIN", "Net", "load_net"]

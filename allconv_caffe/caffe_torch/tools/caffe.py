@@ -1,0 +1,510 @@
+"""``caffe-torch``: Caffe's command line on the engine of this package.
+
+    caffe-torch train -solver solver.prototxt [-snapshot x.solverstate | -weights a.caffemodel,b.caffemodel]
+    caffe-torch test -model train_val.prototxt -weights x.caffemodel -iterations 100
+    caffe-torch time -model train_val.prototxt
+    caffe-torch device_query -gpu all
+
+Flags, log lines and their order are those of `caffe`; the log goes to stderr.
+Source: tools/caffe.cpp.
+Differs: a mistake ends with one F line and exit status 1, without stack trace and abort. A solver that asks for a GPU
+by ``solver_mode: GPU`` alone runs on the CPU where there is none. One GPU at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time as clock
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.tools import gflags
+from allconv_caffe.caffe_torch.tools.gflags import Flag
+
+if TYPE_CHECKING:
+    import torch
+
+    from allconv_caffe.caffe_torch.layer import Context
+
+MESSAGE = """command line brew
+usage: caffe <command> <args>
+
+commands:
+  train           train or finetune a model
+  test            score a model
+  device_query    show GPU diagnostic information
+  time            benchmark model execution time"""
+VERSION = "1.0.0"  # of Caffe
+PRECISIONS = ("float32", "tf32", "bf16")
+EXECUTORS = ("auto", "plain", "compiled")
+
+NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
+CAFFE, OWN, GLOG = "tools/caffe.cpp", "allconv_caffe/caffe_torch/tools/caffe.py", "logging.cc"
+EFFECT = "Optional; action to take when a {} signal is received: snapshot, stop or none."
+FLAGS = (
+    Flag("gpu", "", "Optional; run in GPU mode on the given device ID, or on 'all' where there is one.", CAFFE),
+    Flag("solver", "", "The solver definition protocol buffer text file.", CAFFE),
+    Flag("model", "", "The model definition protocol buffer text file.", CAFFE),
+    Flag("phase", "", "Optional; network phase (TRAIN or TEST). Only used for 'time'.", CAFFE),
+    Flag("level", 0, "Optional; network level.", CAFFE),
+    Flag("stage", "", "Optional; network stages (not to be confused with phase), separated by ','.", CAFFE),
+    Flag("snapshot", "", "Optional; the snapshot solver state to resume training.", CAFFE),
+    Flag(
+        "weights",
+        "",
+        "Optional; the pretrained weights to initialize finetuning, separated by ','. "
+        "Cannot be set simultaneously with snapshot.",
+        CAFFE,
+    ),
+    Flag("iterations", 50, "The number of iterations to run.", CAFFE),
+    Flag("sigint_effect", "stop", EFFECT.format("SIGINT"), CAFFE),
+    Flag("sighup_effect", "snapshot", EFFECT.format("SIGHUP"), CAFFE),
+    Flag(
+        "precision",
+        "float32",
+        "What convolutions and inner products compute in: float32, tf32 or bf16. Weights and history stay float32.",
+        OWN,
+    ),
+    Flag(
+        "executor",
+        "auto",
+        "How training runs: plain (layer by layer), compiled (fails where that is impossible), or auto.",
+        OWN,
+    ),
+    Flag("threads", 0, "CPU threads; 0: as PyTorch chooses.", OWN),
+    Flag(
+        "seed_exact",
+        False,
+        "Draw BVLC Caffe's own random numbers for random_seed: the same initial weights, dropout "
+        "masks, crops, mirrors and shuffles, bit for bit; and sum in the order of its BLAS. CPU and executor plain only.",
+        OWN,
+    ),
+    Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", GLOG),
+    Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
+    Flag("logtostderr", False, "Write no log files.", GLOG),
+    Flag("alsologtostderr", True, "Accepted; the log always goes to stderr.", GLOG),
+    *(
+        Flag(name, default, "Accepted, without effect here.", GLOG)
+        for name, default in (
+            ("alsologtoemail", ""),
+            ("colorlogtostderr", False),
+            ("drop_log_memory", True),
+            ("log_backtrace_at", ""),
+            ("log_link", ""),
+            ("log_prefix", True),
+            ("logbuflevel", 0),
+            ("logbufsecs", 30),
+            ("logemaillevel", 999),
+            ("logfile_mode", 436),
+            ("logmailer", "/bin/mail"),
+            ("max_log_size", 1800),
+            ("stderrthreshold", 2),
+            ("stop_logging_if_full_disk", False),
+            ("symbolize_stacktrace", True),
+            ("tab_completion_columns", 80),
+            ("tab_completion_word", ""),
+            ("v", 0),
+            ("vmodule", ""),
+        )
+    ),
+    *gflags.BUILT_IN,
+)
+
+
+class Flags:
+    """The flags' values as attributes."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no flag {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one action; returns the exit status: 0 done or stopped by a signal, 1 any mistake."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    program = os.path.basename(sys.argv[0]) if argv is None else "caffe-torch"
+    if program.endswith(".py"):  # python -m
+        program = "caffe-torch"
+    try:
+        values, rest, errors = gflags.parse(FLAGS, arguments)
+    except gflags.Stop as stop:
+        print(stop, file=sys.stderr)
+        return 1
+    if errors:
+        for sentence in errors:
+            print(f"ERROR: {sentence}", file=sys.stderr)
+        return 1
+    flags = Flags(values)
+    if flags.helpxml:
+        print(gflags.xml(program, MESSAGE, FLAGS, values), end="")
+        return 1
+    shown = gflags.chosen(FLAGS, values, CAFFE)
+    if shown is not None:
+        print(gflags.usage(program, MESSAGE, shown), end="")
+        return 1
+    if flags.version:
+        print(f"{program} version {VERSION}")
+        return 0
+    glog.init(
+        "caffe",
+        flags.minloglevel if flags.minloglevel >= 0 else None,
+        flags.log_dir or None,
+        flags.logtostderr or None,
+    )
+    if len(rest) != 1:
+        print(gflags.usage(program, MESSAGE, FLAGS), end="")
+        return 0
+    if rest[0] not in ACTIONS:
+        glog.error("caffe.cpp:78", "Available caffe actions:")
+        for name in sorted(ACTIONS):
+            glog.error("caffe.cpp:81", f"\t{name}")
+        return fatal("caffe.cpp:83", f"Unknown action: {rest[0]}")
+    return run(ACTIONS[rest[0]], flags)
+
+
+def run(action: Callable[[Flags], int], flags: Flags) -> int:
+    """Calls `action`; a mistake becomes one F line and 1."""
+    try:
+        check(flags.precision in PRECISIONS, f"-precision {flags.precision}: expected one of {', '.join(PRECISIONS)}")
+        check(flags.executor in EXECUTORS, f"-executor {flags.executor}: expected one of {', '.join(EXECUTORS)}")
+        check(flags.threads >= 0, f"-threads {flags.threads}: expected 1 or more, or 0 for PyTorch's choice")
+        return action(flags)
+    except CaffeError as error:
+        sys.stderr.write(error.details)
+        return fatal("caffe.cpp:439", str(error))
+    except KeyboardInterrupt:
+        return 130
+    except (MemoryError, OSError) as error:
+        return fatal("caffe.cpp:439", f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            return fatal("caffe.cpp:439", f"out of memory: {str(error).splitlines()[0]} (try a smaller batch_size)")
+        return fatal("caffe.cpp:439", unexpected(error))
+
+
+def unexpected(error: Exception) -> str:
+    """The sentence for an exception that no check foresaw; its trace goes to stderr where ALLCONV_TRACEBACK is set."""
+    if os.environ.get("ALLCONV_TRACEBACK"):
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return (
+        f"Unexpected {type(error).__name__} in {place}: {error} (a mistake of caffe-torch, please report it; "
+        "ALLCONV_TRACEBACK=1 shows where it comes from)"
+    )
+
+
+def fatal(source: str, message: str) -> int:
+    glog.fatal(source, "; ".join(line.strip() for line in message.splitlines() if line.strip()))
+    return 1
+
+
+# devices
+def get_gpus(text: str) -> list[int]:
+    """Device numbers from ``-gpu``. Raises CaffeError where PyTorch has no such device."""
+    if not text:
+        return []
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text == "all":
+        check(count > 0, f"-gpu all: {NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
+        return list(range(count))
+    try:
+        gpus = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise CaffeError(f"-gpu {text}: expected a device ID, or all") from None
+    return gpus
+
+
+def check_gpus(gpus: Sequence[int]) -> None:
+    """Raises CaffeError unless PyTorch can use them."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for gpu in gpus:
+        if count == 0:
+            raise CaffeError(
+                f"-gpu {gpu}: {NO_GPU} (PyTorch {torch.__version__} finds no CUDA device; without -gpu the CPU is used)"
+            )
+        check(
+            0 <= gpu < count,
+            f"-gpu {gpu}: invalid device ordinal: PyTorch finds {count} CUDA device(s), 0 to {count - 1}",
+        )
+
+
+def set_device(gpus: Sequence[int]) -> torch.device:
+    """Caffe::SetDevice and set_mode: the first of `gpus`, or the CPU."""
+    import torch
+
+    if not gpus:
+        return torch.device("cpu")
+    check_gpus(gpus)
+    check(
+        len(gpus) == 1,
+        f"Multi-GPU execution not available - found -gpu {','.join(map(str, gpus))}, expected one device ID",
+    )
+    torch.cuda.set_device(gpus[0])
+    return torch.device("cuda", gpus[0])
+
+
+def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1) -> Context:
+    """What the nets of one action share."""
+    import torch
+
+    from allconv_caffe.caffe_torch.compute import caffe_sums
+    from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
+    from allconv_caffe.caffe_torch.layer import Context
+
+    if flags.threads:
+        torch.set_num_threads(flags.threads)
+    if flags.precision == "tf32" and device.type != "cuda":
+        glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
+    elif flags.precision != "float32":
+        glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
+    if flags.seed_exact and (sums := caffe_sums.find()) is not None:  # where there are none, it says so itself
+        glog.info("caffe_torch.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {sums.order.name}")
+    return Context(
+        phase=phase,
+        device=device,
+        rng=CaffeGenerator(seed) if flags.seed_exact else TorchGenerator(seed),
+        compute_dtype=torch.bfloat16 if flags.precision == "bf16" else torch.float32,
+        conv_mode="direct" if flags.executor == "plain" or flags.seed_exact else "auto",
+        tf32=flags.precision == "tf32",
+    )
+
+
+# actions
+def device_query(flags: Flags) -> int:
+    """Shows what PyTorch says of the GPUs named."""
+    glog.info("caffe.cpp:138", f"Querying GPUs {flags.gpu}")
+    gpus = get_gpus(flags.gpu)
+    check_gpus(gpus)
+    for gpu in gpus:
+        import torch
+
+        prop = torch.cuda.get_device_properties(gpu)
+        for source, word, value in (
+            ("common.cpp:178", "Device id:", gpu),
+            ("common.cpp:179", "Major revision number:", prop.major),
+            ("common.cpp:180", "Minor revision number:", prop.minor),
+            ("common.cpp:181", "Name:", prop.name),
+            ("common.cpp:182", "Total global memory:", prop.total_memory),
+            ("common.cpp:198", "Number of multiprocessors:", prop.multi_processor_count),
+        ):
+            glog.info(source, f"{word:<30} {value}")
+    return 0
+
+
+def train(flags: Flags) -> int:
+    """Trains or finetunes a model."""
+    check(flags.solver != "", "Need a solver definition to train.")
+    check(
+        not flags.snapshot or not flags.weights,
+        "Give a snapshot to resume training or weights to finetune but not both.",
+    )
+    from allconv_caffe.caffe_torch.snapshot import complete_prefix
+    from allconv_caffe.caffe_torch.solver import create_solver
+    from allconv_caffe.caffe_torch.tools.signals import SignalHandler
+    from allconv_caffe.caffe_torch.upgrade import upgrade_solver
+    from allconv_caffe.proto import TRAIN, ProtoError, SolverParameter, read_solver
+
+    try:
+        param = read_solver(flags.solver)
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    upgrade_solver(param, flags.solver)
+    complete_prefix(param, flags.solver)
+    handler = SignalHandler(flags.sigint_effect, flags.sighup_effect)
+    param.train_state.level = flags.level
+    param.train_state.stage.extend(flags.stage.split(","))
+
+    gpus = get_gpus(flags.gpu)
+    if not gpus and param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU:
+        import torch
+
+        if torch.cuda.is_available():
+            gpus = [param.device_id if param.HasField("device_id") else 0]
+        else:
+            glog.warning(
+                "caffe.cpp:185",
+                f"{flags.solver} says solver_mode: GPU, but PyTorch {torch.__version__} finds no CUDA device",
+            )
+    if gpus:
+        glog.info("caffe.cpp:204", f"Using GPUs {', '.join(map(str, gpus))}")
+    device = set_device(gpus)
+    if gpus:
+        import torch
+
+        glog.info("caffe.cpp:209", f"GPU {gpus[0]}: {torch.cuda.get_device_name(gpus[0])}")
+        param.device_id = gpus[0]
+    else:
+        glog.info("caffe.cpp:197", "Use CPU.")
+
+    if flags.snapshot or flags.weights:
+        param.ClearField("weights")
+    if flags.weights:
+        param.weights.append(flags.weights)
+    context = make_context(flags, device, TRAIN, param.random_seed)
+    with handler:
+        solver = create_solver(
+            param, context=context, where=flags.solver, action=handler.action, executor=flags.executor
+        )
+        if flags.snapshot:
+            glog.info("caffe.cpp:235", f"Resuming from {flags.snapshot}")
+            solver.restore(flags.snapshot)
+        glog.info("caffe.cpp:239", "Starting Optimization")
+        solver.solve()
+    glog.info("caffe.cpp:250", "Optimization Done.")
+    return 0
+
+
+def test(flags: Flags) -> int:
+    """Scores a model: every output element of every batch, then the means."""
+    import numpy as np
+
+    check(flags.model != "", "Need a model definition to score.")
+    check(flags.weights != "", "Need model weights to score.")
+    from allconv_caffe.caffe_torch.net import load_net
+    from allconv_caffe.caffe_torch.solver import loss_suffix
+    from allconv_caffe.proto import TEST
+
+    gpus = get_gpus(flags.gpu)
+    if gpus:
+        import torch
+
+        glog.info("caffe.cpp:266", f"Use GPU with device ID {gpus[0]}")
+        device = set_device(gpus[:1])
+        glog.info("caffe.cpp:270", f"GPU device name: {torch.cuda.get_device_name(gpus[0])}")
+    else:
+        glog.info("caffe.cpp:275", "Use CPU.")
+        device = set_device([])
+    net = load_net(flags.model, make_context(flags, device, TEST), level=flags.level, stages=flags.stage.split(","))
+    net.copy_trained_layers_from(flags.weights)
+    glog.info("caffe.cpp:281", f"Running for {flags.iterations} iterations.")
+    scores: dict[tuple[int, int], np.float32] = {}
+    loss = np.float32(0)
+    for i in range(flags.iterations):
+        loss += np.float32(net.forward().item())
+        for blob_id in net.output_ids:
+            values = net.blob_list[blob_id].data.reshape(-1).tolist()
+            for k, score in enumerate(values):
+                scores[blob_id, k] = scores.get((blob_id, k), np.float32(0)) + np.float32(score)
+                glog.info("caffe.cpp:304", f"Batch {i}, {net.blob_names[blob_id]} = {glog.number(score)}")
+    n = flags.iterations
+    glog.info("caffe.cpp:309", f"Loss: {glog.number(glog.divided(float(loss), n))}")
+    for (blob_id, _), total in scores.items():
+        name, mean = net.blob_names[blob_id], glog.divided(float(total), n)
+        weight = net.blob_loss_weights[blob_id]
+        suffix = loss_suffix(weight, mean, "")
+        glog.info("caffe.cpp:321", f"{name} = {glog.number(mean)}{suffix}")
+    return 0
+
+
+class Stopwatch:
+    """Milliseconds of work on `device`, waiting for it to finish at both ends.
+
+    On a CPU, whole ones of `unit` seconds: Caffe reads them as integers, of milliseconds or of microseconds.
+    Source: benchmark.cpp.
+    """
+
+    def __init__(self, device: torch.device, unit: float = 1e-6) -> None:
+        self.device = device
+        self.unit = unit
+        self.total = 0.0
+        self.start()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+        return clock.perf_counter()
+
+    def start(self) -> None:
+        self._began = self._now()
+
+    def stop(self) -> float:
+        """Adds what passed since `start` to `total`, and returns it."""
+        passed = self._now() - self._began
+        if self.device.type == "cpu":
+            passed = math.floor(passed / self.unit) * self.unit
+        passed *= 1000
+        self.total += passed
+        return passed
+
+
+def time(flags: Flags) -> int:
+    """Measures a model layer by layer."""
+    check(flags.model != "", "Need a model definition to time.")
+    check(flags.phase in ("", "TRAIN", "TEST"), 'phase must be "TRAIN" or "TEST"')
+    from allconv_caffe.caffe_torch.net import load_net
+    from allconv_caffe.proto import TEST, TRAIN
+
+    gpus = get_gpus(flags.gpu)
+    if gpus:
+        glog.info("caffe.cpp:339", f"Use GPU with device ID {gpus[0]}")
+        device = set_device(gpus[:1])
+    else:
+        glog.info("caffe.cpp:343", "Use CPU.")
+        device = set_device([])
+    context = make_context(flags, device, TEST if flags.phase == "TEST" else TRAIN)
+    net = load_net(flags.model, context, level=flags.level, stages=flags.stage.split(","))
+    n = glog.number
+
+    def mean(watch: Stopwatch) -> str:
+        return n(glog.divided(watch.total, flags.iterations))
+
+    glog.info("caffe.cpp:351", "Performing Forward")
+    glog.info("caffe.cpp:356", f"Initial loss: {n(net.forward().item())}")
+    glog.info("caffe.cpp:357", "Performing Backward")
+    net.backward()
+    glog.info("caffe.cpp:365", "*** Benchmark begins ***")
+    glog.info("caffe.cpp:366", f"Testing for {flags.iterations} iterations.")
+    count = len(net.layers)
+    total, iteration = Stopwatch(device, 1e-3), Stopwatch(device, 1e-3)
+    whole_forward, whole_backward = Stopwatch(device), Stopwatch(device)
+    forward = [Stopwatch(device) for _ in range(count)]
+    backward = [Stopwatch(device) for _ in range(count)]
+    total.start()
+    for j in range(flags.iterations):
+        iteration.start()
+        whole_forward.start()
+        for i in range(count):
+            forward[i].start()
+            net.forward_layer(i)
+            forward[i].stop()
+        whole_forward.stop()
+        whole_backward.start()
+        for i in reversed(range(count)):
+            backward[i].start()
+            net.backward_layer(i)  # whether needed or not
+            backward[i].stop()
+        whole_backward.stop()
+        glog.info("caffe.cpp:394", f"Iteration: {j + 1} forward-backward time: {n(iteration.stop())} ms.")
+    glog.info("caffe.cpp:397", "Average time per layer: ")
+    for name, there, back in zip(net.layer_names, forward, backward, strict=True):
+        glog.info("caffe.cpp:400", f"{name:>10}\tforward: {mean(there)} ms.")
+        glog.info("caffe.cpp:403", f"{name:>10}\tbackward: {mean(back)} ms.")
+    total.stop()
+    glog.info("caffe.cpp:408", f"Average Forward pass: {mean(whole_forward)} ms.")
+    glog.info("caffe.cpp:410", f"Average Backward pass: {mean(whole_backward)} ms.")
+    glog.info("caffe.cpp:412", f"Average Forward-Backward: {mean(total)} ms.")
+    glog.info("caffe.cpp:414", f"Total Time: {n(total.total)} ms.")
+    glog.info("caffe.cpp:415", "*** Benchmark ends ***")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[Flags], int]] = {
+    "device_query": device_query,
+    "test": test,
+    "time": time,
+    "train": train,
+}

@@ -1,0 +1,507 @@
+"""Tables and templates become prototxt: solver, train_val and deploy of an experiment.
+
+``render`` is pure: experiment and options in, three texts out. ``write`` puts them into a folder with the snapshot
+folder that the solver names; ``check`` renders everything again and compares bytes. All arithmetic happens here or in
+``experiments``; the templates in ``prototxt_templates`` decide layout alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from allconv_caffe.paper import experiments
+from allconv_caffe.paper.architectures import (
+    LARGEST_INT,
+    LARGEST_RATE,
+    Architecture,
+    NetOptions,
+    TableError,
+    _number,
+    _one_of,
+    _whole,
+    build,
+)
+from allconv_caffe.paper.experiments import Dataset, Experiment
+
+FILES: tuple[str, ...] = ("solver.prototxt", "train_val.prototxt", "deploy.prototxt")
+
+RELU_LAYERS: dict[str, str] = {"plain": "", "deconv": "DeconvReLU", "guided": "GuidedReLU"}
+"""What `--relu` names: the layer of ``allconv_caffe.python_layers`` in the place of each ReLU; plain: Caffe's own."""
+
+SNAPSHOT_FOLDER_FILES: dict[str, str] = {
+    ".gitignore": "# what training writes here stays out of the repository\n*\n!.gitignore\n!.gitkeep\n",
+    ".gitkeep": "",
+}
+"""What makes the snapshot folder exist in a fresh clone, and keeps its snapshots out of the repository."""
+
+
+class RenderError(TableError):
+    """An option, a template or a folder does not serve for rendering."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions(NetOptions):
+    """What may be varied when an experiment is rendered. None: as published, or as assumed where the paper is silent.
+
+    epochs: total; the whole schedule is stretched in proportion. drop_epochs: other drops, in epochs out of ``epochs``.
+    lr: base_lr. n_train, n_test, train_lmdb, test_lmdb, channels, image_size (height and width of a Datum in pixels),
+    crop_size, mirror, scale, mean_value, mean_file (a path): another data set. test_batch_size: must divide n_test. display,
+    test_interval, snapshot: iterations. net_path, snapshot_prefix: as written into the solver; the default is
+    relative to the project's root.
+    """
+
+    epochs: float | None = None
+    drop_epochs: tuple[float, ...] | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    clip_gradients: float | None = None
+    batch_size: int | None = None
+    test_batch_size: int | None = None
+    random_seed: int | None = None
+    solver_mode: str = "GPU"
+    device_id: int | None = None
+    display: int | None = None
+    test_interval: int | None = None
+    snapshot: int | None = None
+    train_lmdb: str | None = None
+    test_lmdb: str | None = None
+    n_train: int | None = None
+    n_test: int | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    crop_size: int | None = None
+    mirror: bool | None = None
+    scale: float | None = None
+    mean_value: tuple[float, ...] | None = None
+    mean_file: str | None = None
+    net_path: str | None = None
+    snapshot_prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("solver_mode", self.solver_mode, ("GPU", "CPU"))
+        for name in ("epochs", "lr", "clip_gradients", "scale"):
+            _number(name, getattr(self, name), "a number above 0", lambda v: 0 < v < float("inf"))
+        for name in ("momentum",):
+            _number(name, getattr(self, name), "a number of at least 0 and below 1", lambda v: 0 <= v <= LARGEST_RATE)
+        _number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: 0 <= v < float("inf"))
+        for name in (
+            "batch_size",
+            "test_batch_size",
+            "display",
+            "test_interval",
+            "snapshot",
+            "n_train",
+            "n_test",
+            "channels",
+            "image_size",
+            "crop_size",
+        ):
+            _whole(name, getattr(self, name), 1)
+        _whole("random_seed", self.random_seed, 0, 2**32 - 1)
+        _whole("device_id", self.device_id, 0)
+        if self.mirror not in (None, True, False):
+            raise RenderError("option mirror", self.mirror, "true or false", ("true", "false"))
+        for value in self.mean_value or ():
+            _number("mean_value", value, "numbers", lambda v: True)
+        for drop in self.drop_epochs or ():
+            _number("drop_epochs", drop, "numbers above 0", lambda v: 0 < v < float("inf"))
+        if self.mean_file is not None and self.mean_value:
+            raise RenderError("option mean_file", self.mean_file, "none beside mean_value: Caffe takes one of them")
+        for name in ("train_lmdb", "test_lmdb", "mean_file", "net_path", "snapshot_prefix"):
+            value = getattr(self, name)
+            if value is not None and (not value or any(sign in value for sign in '"\\\n')):
+                raise RenderError(f"option {name}", value, "a path without quotes, backslashes or line ends")
+
+
+def option_flags(options: NetOptions) -> list[str]:
+    """The options that differ from the defaults, as flags of ``allconv render``: ``["--epochs", "15"]``."""
+    flags: list[str] = []
+    for entry in dataclasses.fields(options):
+        value = getattr(options, entry.name)
+        if value == entry.default and isinstance(value, bool) == isinstance(entry.default, bool):
+            continue
+        if isinstance(value, tuple):
+            text = ",".join(number(part) for part in value)
+        elif isinstance(value, bool):
+            text = str(value).lower()
+        else:
+            text = number(value) if isinstance(value, float) else str(value)
+        flags += ["--" + entry.name.replace("_", "-"), text]
+    return flags
+
+
+def options_from(entries: Mapping[str, Any], where: str = "options") -> RenderOptions:
+    """Make ``RenderOptions`` of names and values, e.g. a table of a TOML file.
+
+    Raises:
+        TableError: an unknown name, or a value that does not serve; ``where`` begins the message.
+    """
+    known = {entry.name: entry for entry in dataclasses.fields(RenderOptions)}
+    for key in entries:
+        if key not in known:
+            raise RenderError(f"{where}: {key}", key, "the name of an option", known)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
+    try:
+        return RenderOptions(**values)
+    except TableError as error:
+        raise RenderError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
+
+
+def option_from_text(name: str, text: str) -> Any:
+    """The value of an option as typed on a command line: whole numbers, numbers, true or false, lists with commas.
+
+    Raises:
+        TableError: an unknown option, or a text that its type cannot be read from.
+    """
+    known = {entry.name: str(entry.type) for entry in dataclasses.fields(RenderOptions)}
+    if name not in known:
+        raise RenderError(f"option {name}", name, "the name of an option", known)
+    kind = known[name].removesuffix(" | None")
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind.startswith("tuple"):
+            return tuple(float(part) for part in text.split(","))
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (KeyError, ValueError):
+        words = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+        raise RenderError(f"option {name}", text, words.get(kind, "numbers with commas between")) from None
+
+
+def number(value: float) -> str:
+    """The shortest decimal of at most 9 digits: 0.05, 1, 3e-05."""
+    return f"{value:.9g}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
+    """The experiment's data set with what the options change about it."""
+    dataset = experiment.dataset
+    channels, height, width = dataset.shape
+    size, input_size = options.image_size, dataset.input_size
+    if options.channels is not None:
+        channels = options.channels
+    if size is not None:
+        height = width = size
+        input_size = options.crop_size or size
+    if options.crop_size is not None:
+        input_size = options.crop_size
+    if input_size > min(height, width):
+        raise RenderError("option crop_size", input_size, f"at most the image size, {min(height, width)}")
+    changes: dict[str, Any] = {
+        "classes": options.num_output,
+        "n_train": options.n_train,
+        "n_test": options.n_test,
+        "train_lmdb": options.train_lmdb,
+        "test_lmdb": options.test_lmdb,
+        "mirror": options.mirror,
+        "scale": options.scale,
+        "mean_value": options.mean_value,
+    }
+    given = {key: value for key, value in changes.items() if value is not None}
+    if options.mean_value is not None and len(options.mean_value) not in (1, channels):
+        raise RenderError(
+            "option mean_value", options.mean_value, f"one number, or one for each of {channels} channels"
+        )
+    return replace(dataset, shape=(channels, height, width), input_size=input_size, **given)
+
+
+def resolve_network(experiment: Experiment, options: RenderOptions) -> Architecture:
+    """The experiment's network for the data set that the options leave it with."""
+    dataset = resolve_dataset(experiment, options)
+    network = experiment.network(options.stride_on)
+    size = dataset.input_size
+    return replace(network, classes=dataset.classes, input_shape=(dataset.shape[0], size, size))
+
+
+def resolve_plan(experiment: Experiment, options: RenderOptions) -> experiments.Plan:
+    """The experiment's schedule in iterations."""
+    dataset = resolve_dataset(experiment, options)
+    schedule = experiment.schedule
+    if options.drop_epochs is not None:
+        if schedule.lr_policy != "multistep":
+            raise RenderError("option drop_epochs", options.drop_epochs, f"none: lr_policy is {schedule.lr_policy}")
+        total = options.epochs or schedule.epochs
+        if any(drop >= total for drop in options.drop_epochs) or list(options.drop_epochs) != sorted(
+            options.drop_epochs
+        ):
+            raise RenderError("option drop_epochs", options.drop_epochs, f"rising epochs below {total:g}")
+        schedule = replace(schedule, epochs=total, drop_epochs=options.drop_epochs)
+    plan = experiments.plan(
+        schedule,
+        dataset.n_train,
+        dataset.n_test,
+        options.batch_size or schedule.batch_size,
+        options.epochs,
+        options.test_batch_size,
+    )
+    for entry in ("max_iter", "test_iter", "test_interval"):
+        if (count := getattr(plan, entry)) > LARGEST_INT:
+            raise RenderError(f"{experiment.name}: {entry}", count, f"at most {LARGEST_INT}, which Caffe's int holds")
+    return replace(
+        plan,
+        display=options.display or plan.display,
+        test_interval=options.test_interval or plan.test_interval,
+        snapshot=options.snapshot or plan.snapshot,
+    )
+
+
+def _loader() -> jinja2.BaseLoader:
+    """The templates: those of the installed package, or of the tree that this file stands in."""
+    beside = Path(__file__).resolve().parents[2] / "prototxt_templates"
+    folder = beside if beside.is_dir() else resources.files("prototxt_templates")
+
+    def load(name: str) -> str | None:
+        entry = folder / name
+        return entry.read_text(encoding="utf-8") if entry.is_file() else None
+
+    return jinja2.FunctionLoader(load)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=_loader(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int, mean_file: str | None) -> dict[str, Any]:
+    transform: list[dict[str, str]] = []
+    if dataset.scale != 1:
+        transform.append({"field": "scale", "value": number(dataset.scale)})
+    if dataset.mirror and phase == "TRAIN":  # Caffe mirrors in TEST too wherever it stands
+        transform.append({"field": "mirror", "value": "true"})
+    if dataset.crop_size:
+        transform.append({"field": "crop_size", "value": str(dataset.crop_size)})
+    if mean_file is None:
+        transform += [{"field": "mean_value", "value": number(value)} for value in dataset.mean_value]
+    else:
+        transform.append({"field": "mean_file", "value": f'"{mean_file}"'})
+    return {"phase": phase, "source": source, "batch_size": batch_size, "transform": transform}
+
+
+def render(
+    experiment: str | Experiment,
+    options: RenderOptions | None = None,
+    command: str | None = None,
+    relu: str | None = None,
+) -> dict[str, str]:
+    """The three files of an experiment.
+
+    Args:
+        experiment: its name in ``EXPERIMENTS``, or an ``Experiment`` of one's own.
+        command: what the first line names as the command that rendered it; by default ``allconv render`` with its
+        flags.
+        relu: of ``RELU_LAYERS``: the deploy net alone, for visualising: ``force_backward: true``, so that gradients
+        reach the image in pycaffe, and the rule's Python layer in the place of each ReLU. None: the nets as trained.
+    Returns:
+        ``{"solver.prototxt": text, "train_val.prototxt": text, "deploy.prototxt": text}``; with `relu` the last alone.
+    Raises:
+        TableError: an unknown experiment, an option or a table that does not serve; a leaky ReLU with a rule.
+    """
+    if isinstance(experiment, str):
+        experiment = experiments.experiment(experiment)
+    options = options or RenderOptions()
+    _one_of("relu", relu, (None, *RELU_LAYERS))
+    dataset = resolve_dataset(experiment, options)
+    network = resolve_network(experiment, options)
+    plan = resolve_plan(experiment, options)
+    schedule = experiment.schedule
+    batch_size = options.batch_size or schedule.batch_size
+    resolved = build(network, options)
+    scores = resolved[-1]
+    if scores.shape[1:] != (1, 1):
+        found = f"{scores.shape[1]}x{scores.shape[2]} scores per class"
+        raise RenderError(f"{network.name}: last layer", found, "1x1 (end the table with global averaging)")
+
+    leaky = next((layer for layer in resolved if layer.type == "ReLU" and layer.negative_slope), None)
+    if relu not in (None, "plain") and leaky is not None:
+        expected = f"0 with --relu {relu}: the rule has no other meaning (--negative-slope 0 takes plain ReLUs)"
+        raise RenderError(f"{network.name}: layer '{leaky.name}'", f"negative_slope {leaky.negative_slope:g}", expected)
+
+    filler = options.filler or network.filler
+    net = {
+        "name": network.name,
+        "force_backward": relu is not None,
+        "data": [
+            _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size, options.mean_file),
+            _data_layer(dataset, "TEST", dataset.test_lmdb, plan.test_batch_size, options.mean_file),
+        ],
+        "layers": [
+            {
+                **dataclasses.asdict(layer),
+                "python_layer": RELU_LAYERS[relu] if relu and layer.type == "ReLU" else "",
+                "dropout_ratio": number(layer.dropout_ratio),
+                "negative_slope": number(layer.negative_slope) if layer.negative_slope else "",
+            }
+            for layer in resolved
+        ],
+        "scores": scores.top,
+        "input_shape": (1, *network.input_shape),
+        "filler": filler,
+        "filler_std": number(options.filler_std),
+        "bias_lr_mult": number(options.bias_lr_mult),
+        "bias_decay_mult": number(options.bias_decay_mult),
+    }
+    epoch_iters = number(dataset.n_train / batch_size)
+    drops = options.drop_epochs or experiments.scaled_epochs(schedule, options.epochs)[1]
+    solver = {
+        "net": options.net_path or f"solvers/{experiment.name}/train_val.prototxt",
+        "test_note": f"{plan.test_iter} x {plan.test_batch_size} = {dataset.n_test} test images, once each, every epoch"
+        if options.test_interval is None
+        else f"{plan.test_iter} x {plan.test_batch_size} = {dataset.n_test} test images, once each",
+        "test_iter": plan.test_iter,
+        "test_interval": plan.test_interval,
+        "base_lr": number(options.lr or schedule.base_lr),
+        "display": plan.display,
+        "length_note": f"{plan.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations",
+        "max_iter": plan.max_iter,
+        "lr_policy": schedule.lr_policy,
+        "gamma": number(plan.gamma),
+        "momentum": number(schedule.momentum if options.momentum is None else options.momentum),
+        "weight_decay": number(schedule.weight_decay if options.weight_decay is None else options.weight_decay),
+        "stepsize": plan.stepsize,
+        "stepvalue": plan.stepvalue,
+        "drop_note": f"epochs {', '.join(f'{float(drop):.6g}' for drop in drops)}",
+        "clip_gradients": number(options.clip_gradients) if options.clip_gradients else "",
+        "snapshot": plan.snapshot,
+        "snapshot_prefix": options.snapshot_prefix or f"solvers/{experiment.name}/snapshots/{experiment.name}",
+        "mode": options.solver_mode,
+        "device_id": options.device_id,
+        "random_seed": options.random_seed,
+        "type": schedule.type,
+    }
+    if command is None:
+        flags = [*option_flags(options), *(["--relu", relu] if relu else [])]
+        command = " ".join(["allconv render", experiment.name, *map(shlex.quote, flags)])
+    header = f"{experiment.name}: {experiment.source}. Rendered by: {command}"
+    environment = _environment()
+    context = {"header": header, "net": net, "solver": solver}
+    return {name: environment.get_template(f"{name}.j2").render(context) for name in (FILES[-1:] if relu else FILES)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _posix(path: Path, root: Path) -> str:
+    """The path as a solver names it: relative to the root if it lies below it."""
+    path, root = path.resolve(), root.resolve()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def write(
+    experiment: str | Experiment,
+    directory: str | Path | None = None,
+    options: RenderOptions | None = None,
+    root: str | Path = ".",
+    command: str | None = None,
+    relu: str | None = None,
+) -> list[Path]:
+    """Render an experiment into a folder and make the snapshot folder that its solver names.
+
+    Args:
+        directory: by default ``root/solvers/<experiment>``. The solver names its files there, relative to ``root``
+            when the folder lies below it, unless the options name others.
+        relu: see ``render``; the deploy net alone, by default in ``root/build/<experiment>-<relu>``.
+    Returns:
+        The paths of the three files, or of the one.
+    Raises:
+        TableError: see ``render``; or the folder cannot be written.
+    """
+    if isinstance(experiment, str):
+        experiment = experiments.experiment(experiment)
+    options = options or RenderOptions()
+    root = Path(root)
+    usual = root / "build" / f"{experiment.name}-{relu}" if relu else root / "solvers" / experiment.name
+    folder = usual if directory is None else Path(directory)
+    default = folder.resolve() == usual.resolve()
+    if command is None:
+        extra = [] if default else ["--output", str(directory)]
+        flags = map(shlex.quote, [*option_flags(options), *(["--relu", relu] if relu else []), *extra])
+        command = " ".join(["allconv render", experiment.name, *flags])
+    if not default and not relu:
+        options = replace(
+            options,
+            net_path=options.net_path or _posix(folder / "train_val.prototxt", root),
+            snapshot_prefix=options.snapshot_prefix or _posix(folder / "snapshots" / experiment.name, root),
+        )
+    texts = render(experiment, options, command, relu)
+    snapshots = folder / "snapshots"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not relu:
+            snapshots.mkdir(exist_ok=True)
+            for name, text in SNAPSHOT_FOLDER_FILES.items():
+                (snapshots / name).write_text(text, encoding="utf-8")
+        for name, text in texts.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(partial, folder / name)
+    except OSError as error:
+        raise RenderError(str(folder), error.strerror or str(error), "a folder that can be written") from None
+    return [folder / name for name in texts]
+
+
+def write_all(root: str | Path = ".", names: Iterable[str] | None = None) -> list[Path]:
+    """Render every experiment, or those named, into ``root/solvers``."""
+    chosen = list(names) if names is not None else list(experiments.EXPERIMENTS)
+    return [path for name in chosen for path in write(name, root=root)]
+
+
+def check(root: str | Path = ".", names: Iterable[str] | None = None) -> list[str]:
+    """Render again and compare bytes with what lies in ``root/solvers``.
+
+    Returns:
+        One line per difference: a file that is missing or differs (with the first differing line), a missing snapshot
+        folder, a folder that belongs to no experiment. Empty: all is as rendered.
+    """
+    root = Path(root)
+    chosen = list(names) if names is not None else list(experiments.EXPERIMENTS)
+    found: list[str] = []
+    for name in chosen:
+        folder = Path("solvers") / name
+        for file, text in render(name).items():
+            path = root / folder / file
+            if not path.is_file():
+                found.append(f"{(folder / file).as_posix()}: missing; run: allconv render {name}")
+            elif path.read_bytes() != text.encode("utf-8"):
+                line, is_now, should = _first_difference(path.read_text(encoding="utf-8", errors="replace"), text)
+                found.append(
+                    f"{(folder / file).as_posix()}:{line}: found {is_now!r}, expected {should!r}; "
+                    f"run: allconv render {name}"
+                )
+        for file in SNAPSHOT_FOLDER_FILES:
+            if not (root / folder / "snapshots" / file).is_file():
+                found.append(f"{(folder / 'snapshots' / file).as_posix()}: missing; run: allconv render {name}")
+    if names is None and (root / "solvers").is_dir():
+        for path in sorted((root / "solvers").iterdir()):
+            if path.is_dir() and path.name not in experiments.EXPERIMENTS:
+                found.append(f"solvers/{path.name}: belongs to no experiment; remove it")
+    return found
+
+
+def _first_difference(found: str, expected: str) -> tuple[int, str, str]:
+    first, second = found.splitlines(), expected.splitlines()
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index + 1, one, other
+    index = min(len(first), len(second))
+    one, other = (lines[index] if index < len(lines) else "end of file" for lines in (first, second))
+    return index + 1, one, other

@@ -1,0 +1,194 @@
+"""Which engine runs a training, and how it is called: always through Caffe's command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+ENGINES: tuple[str, ...] = ("auto", "caffe", "torch")
+PRECISIONS: tuple[str, ...] = ("float32", "tf32", "bf16")
+RNGS: tuple[str, ...] = ("torch", "caffe")
+
+
+class DriverError(ValueError):
+    """A training cannot begin or go on; the text says where, what was found, what was expected, and the choices."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine, chosen.
+
+    name: ``caffe`` or ``torch``. command: what stands before ``train``. gpus: device numbers for ``-gpu``, empty on a
+    CPU. version, origin: which Caffe or PyTorch, and where it lies. reason: why this one. flags: its own, after those
+    of ``train``. env: added to the environment.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    gpus: tuple[int, ...]
+    version: str
+    origin: str
+    reason: str
+    flags: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def solver_mode(self) -> str:
+        """What the rendered solver says: GPU or CPU."""
+        return "GPU" if self.gpus else "CPU"
+
+    def describe(self) -> str:
+        """One line for people."""
+        device = f"GPU {','.join(map(str, self.gpus))}" if self.gpus else "CPU"
+        return f"engine {self.name} ({self.version}, {self.origin}) on {device}: {self.reason}"
+
+
+def parse_gpus(text: str | None) -> tuple[int, ...] | None:
+    """``"0,1"`` as numbers; None where nothing was said, () for ``none``.
+
+    Raises:
+        DriverError: anything else; ``all`` too, since the batch is divided among the devices and their number must be
+        known.
+    """
+    if text is None or not text.strip():
+        return None
+    text = text.strip().lower()
+    if text in ("none", "cpu"):
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise DriverError(f"GPU={text}: expected device numbers such as 0 or 0,1, or none for the CPU")
+    numbers = tuple(int(part) for part in text.split(","))
+    if len(set(numbers)) != len(numbers):
+        raise DriverError(f"GPU={text}: expected each device once")
+    return numbers
+
+
+def choose(
+    engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None, rng: str = "torch"
+) -> Engine:
+    """Take an engine as ``engine`` and ``gpus`` say.
+
+    ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is
+    passed on unchecked to a real Caffe that was named; whether it works, that Caffe says. ``rng`` ``caffe``: the built-in
+    engine on the CPU, seed-exact.
+
+    Raises:
+        DriverError: an unknown engine; ``caffe`` where none is found; a precision that BVLC Caffe does not have; a
+            setting that cannot be seed-exact.
+    """
+    if engine not in ENGINES:
+        raise DriverError(f"ENGINE={engine}: expected one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise DriverError(f"PRECISION={precision}: expected one of {', '.join(PRECISIONS)}")
+    if rng not in RNGS:
+        raise DriverError(f"RNG={rng}: expected one of {', '.join(RNGS)}")
+    if rng == "caffe":
+        return _seed_exact(engine, gpus, precision, threads)
+    if engine == "torch":
+        return _torch(gpus, precision, threads, "asked for")
+    caffe = _find_caffe()
+    if engine == "caffe":
+        if caffe is None:
+            raise DriverError(
+                "ENGINE=caffe: found no Caffe; name one with CAFFE=path/to/caffe or CAFFE_ROOT=folder, install the "
+                "CPU build with `make caffe`, or use the built-in engine (ENGINE=torch)"
+            )
+        if precision != "float32":
+            raise DriverError(
+                f"ENGINE=caffe: BVLC Caffe has no precision {precision} (choices: float32; or ENGINE=torch)"
+            )
+        if gpus is None:
+            gpus = (0,) if caffe.has_working_gpu() else ()
+        return _caffe(caffe, gpus, threads, "asked for")
+    if precision != "float32":
+        return _torch(gpus, precision, threads, f"BVLC Caffe has no precision {precision}")
+    if caffe is None:
+        return _torch(gpus, precision, threads, "no real Caffe was found")
+    if gpus == ():
+        return _torch(gpus, precision, threads, "on a CPU it is faster than the real Caffe that was found")
+    if caffe.has_working_gpu():
+        return _caffe(caffe, gpus or (0,), threads, "a real Caffe with a working GPU was found")
+    return _torch(gpus, precision, threads, f"the real Caffe that was found ({caffe.origin}) has no working GPU")
+
+
+def _seed_exact(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None) -> Engine:
+    if engine == "caffe":
+        raise DriverError(
+            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected the built-in engine "
+            "(choices: ENGINE=torch, or no RNG)"
+        )
+    if gpus:
+        raise DriverError(
+            f"RNG=caffe: found GPU={','.join(map(str, gpus))}, expected none (on a GPU, Caffe draws from cuRAND)"
+        )
+    if precision != "float32":
+        raise DriverError(f"RNG=caffe: found PRECISION={precision}, expected float32, the only one that Caffe has")
+    reason = "asked for" if engine == "torch" else "it draws BVLC Caffe's random numbers on a CPU"
+    found = _torch((), precision, threads, reason)
+    return replace(found, flags=(*found.flags, "-seed_exact"))
+
+
+def check_executor(flags: Sequence[str], rng: str) -> None:
+    """Raises DriverError where the flags for the engine ask for compiled code, which draws its own random numbers."""
+    if rng == "caffe" and re.search(r"(^|\s)--?executor[=\s]compiled(\s|$)", " ".join(flags)):
+        raise DriverError(
+            "RNG=caffe: found -executor compiled, expected auto or plain (compiled code draws its own numbers)"
+        )
+
+
+def _find_caffe() -> Any:
+    from allconv_caffe.bvlc import find as bvlc
+
+    try:
+        return bvlc.find_caffe()
+    except bvlc.BvlcError as error:
+        raise DriverError(str(error)) from None
+
+
+def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) -> Engine:
+    env = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    binary = str(caffe.binary)
+    if os.sep in binary:
+        binary = os.path.abspath(binary)
+    return Engine("caffe", (binary,), gpus, f"caffe {caffe.version}", str(caffe.origin), reason, (), env)
+
+
+def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, reason: str) -> Engine:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is None:
+        gpus = (0,) if count else ()
+    named = ",".join(map(str, gpus))
+    if gpus and max(gpus) >= count:
+        choices = ", ".join(["none", *map(str, range(count))])
+        raise DriverError(
+            f"GPU={named}: PyTorch {torch.__version__} finds {count} CUDA devices, expected one of them (choices: {choices}; "
+            "or ENGINE=caffe with a GPU build)"
+        )
+    if len(gpus) > 1:
+        raise DriverError(
+            f"GPU={named}: found {len(gpus)} devices, expected one for the built-in engine (or ENGINE=caffe)"
+        )
+    flags: tuple[str, ...] = ()
+    if precision != "float32":
+        flags += ("-precision", precision)
+    if threads is not None:
+        flags += ("-threads", str(threads))
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return Engine(
+        "torch",
+        (sys.executable, "-m", "allconv_caffe.caffe_torch"),
+        gpus,
+        f"torch {torch.__version__}",
+        "built in",
+        reason,
+        flags,
+        {"PYTHONPATH": path},
+    )

@@ -1,0 +1,280 @@
+"""The main job in a few minutes, without a download: archive -> GCN -> ZCA -> LMDB -> prototxt -> training -> test.
+
+Nothing here is a short cut: the pictures of ``quickstart_data`` are written in CIFAR-10's own archive format, and from
+there on the same functions run as for CIFAR-10: ``data_prep.pipeline.prepare`` and ``driver.run``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allconv_caffe.paper.experiments import CIFAR_SCHEDULE, TABLE_3_ERRORS, Dataset, Experiment, Schedule
+from allconv_caffe.train import quickstart_data
+
+__all__ = ["EXPERIMENT", "QuickstartResult", "experiment", "linear_error_percent", "run", "write_archive"]
+
+N_TRAIN, N_TEST = 4000, 1000
+DISPLAY_NAME = "Quickstart cloth"
+L2_STRENGTHS = (1e-2, 1e-1)
+"""Weight decays tried for the linear classifier; the best on the test images counts, in its favour."""
+
+ARCHITECTURE = "strided_cnn_a"
+"""The lightest of the paper's networks: a sixth of All-CNN-C's work for an image, so that five minutes on two cores hold
+the fifty thousand images that any of the twelve needs to leave the plateau at ln 10 and go on."""
+
+SCHEDULE = Schedule(
+    "multistep",
+    base_lr=0.01,  # the smallest of the paper's four rates: the others can silence the ReLUs of so short a training
+    momentum=CIFAR_SCHEDULE.momentum,
+    weight_decay=CIFAR_SCHEDULE.weight_decay,
+    batch_size=32,  # many small steps
+    epochs=12,
+    drop_epochs=(9, 11),
+)
+OPTIONS: dict[str, Any] = {"filler": "msra", "clip_gradients": 1.0}
+"""What departs from the experiments in `solvers/`: xavier's weights take thousands of steps to leave the plateau, msra's
+fifty; the clipping keeps the first of those steps from silencing the ReLUs for good."""
+
+MOST_ERROR_PERCENT, LEAST_LEAD_POINTS = 20.0, 15.0
+"""What the network must reach: an error below the first, and as many points below the linear classifier's."""
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+def experiment(n_train: int = N_TRAIN, n_test: int = N_TEST, architecture: str = ARCHITECTURE) -> Experiment:
+    """A network of Table 3 with the paper's dropout, momentum and weight decay on `n_train` pictures."""
+    title = TABLE_3_ERRORS[architecture][0]
+    dataset = Dataset(
+        "quickstart", DISPLAY_NAME, 10, n_train, n_test, "data/quickstart/train_lmdb", "data/quickstart/test_lmdb"
+    )
+    return Experiment("quickstart", title, architecture, dataset, SCHEDULE, f"{title} of Table 3, on drawn cloth")
+
+
+EXPERIMENT = experiment()
+"""What `allconv quickstart` runs."""
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """title: of the network. test_error_percent: its; linear_error_percent: of the best linear classifier on the same pixels.
+
+    seconds: by stage. directory: of the run.
+    """
+
+    title: str
+    test_error_percent: float
+    linear_error_percent: float
+    parameters: int
+    seconds: dict[str, float]
+    directory: Path
+
+    @property
+    def learned(self) -> bool:
+        """Whether the network is below 20 % and at least 15 points below the linear classifier."""
+        error = self.test_error_percent
+        return error < MOST_ERROR_PERCENT and self.linear_error_percent - error >= LEAST_LEAD_POINTS
+
+
+def write_archive(path: str | Path, n_train: int, n_test: int, seed: int) -> Path:
+    """Draw the pictures and write them as a tar.gz in the format of cifar-10-python.
+
+    Args:
+        path: the file; equal seeds give equal bytes.
+        n_train, n_test: multiples of ten.
+
+    Raises:
+        PrepError: the file cannot be written.
+    """
+    from data_prep import cifar
+
+    train_x, train_y = quickstart_data.generate(n_train, 2 * seed)
+    test_x, test_y = quickstart_data.generate(n_test, 2 * seed + 1)
+    return cifar.write_python_archive(
+        path, train_x, train_y, test_x, test_y, quickstart_data.CLASSES, data_set_name=DISPLAY_NAME, compresslevel=1
+    )
+
+
+def read_split(lmdb_folder: Path) -> tuple[FloatArray, IntArray]:
+    """All images of an LMDB as Caffe sees them: (N, values) float32 and (N,) labels."""
+    from data_prep import database, datum
+
+    images, labels = [], []
+    for _, value in database.records(lmdb_folder):
+        image, label = datum.decode(value)
+        images.append(image.reshape(-1).astype(np.float32))
+        labels.append(label)
+    return np.stack(images), np.array(labels, np.int64)
+
+
+def linear_error_percent(
+    train: tuple[FloatArray, IntArray], test: tuple[FloatArray, IntArray], strengths: tuple[float, ...] = L2_STRENGTHS
+) -> float:
+    """Test error of multinomial logistic regression, fitted by L-BFGS; the best of several strengths of weight decay.
+
+    The loss is the mean cross entropy plus strength / 2 times the sum of the squared weights (the biases are free).
+
+    Args:
+        train, test: (N, values) float32 and (N,) labels in [0, classes).
+
+    Returns:
+        Percent of the test images, the smallest over `strengths`.
+    """
+    import torch
+
+    x, y = torch.from_numpy(train[0]), torch.from_numpy(train[1])
+    test_x, test_y = torch.from_numpy(test[0]), torch.from_numpy(test[1])
+    classes = int(max(y.max(), test_y.max())) + 1
+
+    def error(strength: float) -> float:
+        weight = torch.zeros(x.shape[1], classes, requires_grad=True)
+        bias = torch.zeros(classes, requires_grad=True)
+        optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(x @ weight + bias, y) + strength / 2 * weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        with torch.no_grad():
+            wrong = (test_x @ weight + bias).argmax(1) != test_y
+        return 100.0 * float(wrong.double().mean())
+
+    return min(map(error, strengths))
+
+
+def run(
+    root: str | Path = ".",
+    *,
+    seed: int = 1,
+    engine: str = "torch",
+    gpu: str | None = None,
+    epochs: float | None = None,
+    n_train: int = N_TRAIN,
+    n_test: int = N_TEST,
+    architecture: str = ARCHITECTURE,
+    say: Callable[[str], None] = print,
+) -> QuickstartResult | None:
+    """Do the main job under `root`, as far as it is missing.
+
+    Args:
+        root: gets ``data/quickstart*`` and ``runs/quickstart/``.
+        seed: of the pictures, the weights and dropout.
+        engine, gpu, epochs: as in ``driver.RunSettings``.
+        n_train, n_test: pictures; multiples of ten.
+        say: takes each line for people.
+
+    Returns:
+        None where training was interrupted or is dead; the driver has said so then.
+
+    Raises:
+        PrepError, TableError, DriverError: as the functions it calls.
+    """
+    from allconv_caffe.train import run as driver
+    from data_prep import pipeline, verify
+    from data_prep.manifest import Manifest
+
+    root = Path(root)
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        seconds[stage], clock = time.perf_counter() - clock, time.perf_counter()
+
+    chosen = experiment(n_train, n_test, architecture)
+    folder = root / "data" / "quickstart"
+    archive = folder.with_name("quickstart-python.tar.gz")
+    say(f"1/5 draw {n_train} + {n_test} pictures of {len(quickstart_data.CLASSES)} kinds into {archive}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_archive(archive, n_train, n_test, seed)
+    lap("draw")
+
+    say(f"2/5 prepare {folder}: GCN, ZCA, LMDB")
+    if not (pipeline.is_prepared(folder) and _made_from(Manifest.load(folder), archive)):
+        pipeline.prepare(archive, folder, dataset="cifar10", seed=seed, force=True)
+    grid = folder.with_name("quickstart.png")
+    report = verify.verify(folder, grid)
+    if not report.ok:
+        raise driver.DriverError(f"{folder}: {'; '.join(report.problems)}")
+    lap("prepare")
+
+    say("3/5 fit a linear classifier to the same whitened pixels")
+    linear = linear_error_percent(read_split(folder / "train_lmdb"), read_split(folder / "test_lmdb"))
+    lap("linear classifier")
+
+    say(f"4/5 render the prototxt, train and test {chosen.title}")
+    settings = driver.RunSettings(
+        engine=engine,
+        gpu=gpu,
+        epochs=epochs,
+        seed=seed,
+        data=folder,
+        root=root,
+        options=OPTIONS,
+        download=False,
+        command="make quickstart",
+    )
+    outcome = driver.run(chosen, settings, say)
+    lap("render, train, test")
+    if outcome.status != "done":
+        return None
+
+    error = float(outcome.result["test_error_percent"])
+    result = QuickstartResult(
+        chosen.title, error, linear, int(outcome.result["parameters"]), seconds, outcome.directory
+    )
+    say("5/5 done")
+    say("")
+    say(table(result))
+    say("")
+    for what, path in (
+        ("archive in CIFAR's format", archive),
+        ("whitened LMDBs, manifest", folder),
+        ("pictures, seen and whitened", grid),
+        ("prototxt, log, CSV, result.json", outcome.directory),
+        ("curves", outcome.directory / "curves.png"),
+        ("weights", outcome.directory / "snapshots"),
+    ):
+        say(f"{what:<33}{path}")
+    if not result.learned:
+        say(
+            f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
+            f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
+        )
+    say("next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>, make test, make help")
+    return result
+
+
+def _made_from(manifest: Any, archive: Path) -> bool:
+    from data_prep.archive import file_checksums
+
+    return manifest.preprocessing == "gcn-zca" and manifest.source.get("sha256") == file_checksums(archive).sha256
+
+
+def table(result: QuickstartResult) -> str:
+    """The outcome as Markdown: the network, the linear classifier and chance; then the seconds."""
+    rows = [
+        f"| {result.title} | {result.parameters:,} | {result.test_error_percent:.1f} |",
+        f"| linear classifier, same pixels | {10 * (3 * 32 * 32 + 1):,} | {result.linear_error_percent:.1f} |",
+        "| guessing | 0 | 90.0 |",
+    ]
+    spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
+    return "\n".join(
+        [
+            f"| {DISPLAY_NAME} | parameters | test error % |",
+            "|---|---:|---:|",
+            *rows,
+            "",
+            f"{spent}; {sum(result.seconds.values()):.0f} s in all",
+        ]
+    )

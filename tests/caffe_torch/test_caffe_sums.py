@@ -1,0 +1,276 @@
+"""Sums in Caffe's order, where no Caffe is: the order read off numbers that cancel, and everything against float64."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import caffe_sums, conv_kernels
+from allconv_caffe.caffe_torch.compute.caffe_sums import HASWELL, SKYLAKEX, CaffeSums, Kernels, Shape, kernels
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.proto import TRAIN, NetParameter, parse_text
+
+ZEN4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: avx2 fma avx512vl avx512_bf16\n"
+SKYLAKE_SERVER = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2 avx512f avx512vl\n"
+BROADWELL = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2\n"
+SAPPHIRE_RAPIDS = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2 avx512vl avx512_bf16\n"
+
+
+@pytest.fixture
+def sums() -> CaffeSums:
+    found = caffe_sums.find()
+    if found is None:
+        pytest.skip(f"no sums in Caffe's order here: {caffe_sums.why_not()}")
+    return found
+
+
+@pytest.fixture
+def uncached() -> Iterator[None]:
+    """What the machine offers is looked at anew, before and after."""
+    caffe_sums._load.cache_clear()
+    caffe_sums.find.cache_clear()
+    yield
+    caffe_sums._load.cache_clear()
+    caffe_sums.find.cache_clear()
+
+
+def test_the_kernels_of_a_processor() -> None:
+    """AMD's Zen and Intel's AVX2 take Haswell's, Intel's AVX-512 SkylakeX's; OPENBLAS_CORETYPE decides before them."""
+    assert kernels("", "x86_64", ZEN4) is HASWELL and kernels("", "x86_64", BROADWELL) is HASWELL
+    assert kernels("", "x86_64", SKYLAKE_SERVER) is SKYLAKEX
+    assert kernels("SKYLAKEX", "x86_64", ZEN4) is SKYLAKEX and kernels("Zen", "x86_64", SKYLAKE_SERVER) is HASWELL
+
+
+@pytest.mark.parametrize(
+    ("core_type", "machine", "cpuinfo", "sentence"),
+    [
+        ("", "aarch64", "", "OpenBLAS's order on aarch64 is not known (known: x86_64)"),
+        ("", "x86_64", "flags : sse2", "OpenBLAS's order on a processor without AVX2 and FMA is not known"),
+        ("Atom", "x86_64", ZEN4, "OPENBLAS_CORETYPE=Atom: its order is not known (known: Haswell, SkylakeX, Zen)"),
+        (
+            "",
+            "x86_64",
+            SAPPHIRE_RAPIDS,
+            "which kernels OpenBLAS takes on this processor (GenuineIntel, family 6) is not "
+            "known (OPENBLAS_CORETYPE=Haswell or SkylakeX tells it, and us)",
+        ),
+    ],
+)
+def test_what_is_not_known_is_said(core_type: str, machine: str, cpuinfo: str, sentence: str) -> None:
+    """Other processors and kernels get a sentence that names them and what is known."""
+    assert kernels(core_type, machine, cpuinfo) == sentence
+
+
+def lost(sums: CaffeSums, order: Kernels, m: int, n: int, k: int, first: int, last: int) -> np.ndarray:
+    """(m, n): how many of k ones vanish beside 2^30, which `first` brings in and `last` takes out again.
+
+    2^30 + 1 is 2^30, so the ones that meet it while it is in the accumulator are lost. Of k - 2 ones the others remain.
+    """
+    a = torch.ones(m, k)
+    a[:, first], a[:, last] = 2.0**30, -(2.0**30)
+    found = CaffeSums(sums.library, order).matmul(a, torch.ones(k, n)).numpy()
+    return np.asarray(k - 2 - found)
+
+
+def test_products_are_summed_in_blocks(sums: CaffeSums) -> None:
+    """Haswell: 320 while 640 remain, then halves to a multiple of 8. SkylakeX: 448, 896, 16."""
+    # 864 = 320 + 272 + 272: within a block, all between first and last are lost
+    assert (lost(sums, HASWELL, 1, 1, 864, 0, 319) == 318).all()
+    assert (lost(sums, HASWELL, 1, 1, 864, 320, 591) == 270).all()
+    # first and last in two blocks, which are summed apart: each loses its own 319 and 271 ones, the third keeps its 272
+    assert (lost(sums, HASWELL, 1, 1, 864, 0, 320) == 319 + 271).all()
+    # 864 = 432 + 432, for 864 < 896
+    assert (lost(sums, SKYLAKEX, 1, 1, 864, 0, 431) == 430).all()
+    assert (lost(sums, SKYLAKEX, 1, 1, 864, 432, 863) == 430).all()
+
+
+def test_where_haswells_kernels_have_two_accumulators(sums: CaffeSums) -> None:
+    """Two where nothing is lost between an even and an odd product; the pattern of 22 rows and 40 + 1 columns."""
+    apart = lost(sums, HASWELL, 22, 41, 16, 0, 2) == 0  # product 1 is not lost to 0 and 2
+    expected = np.zeros((22, 41), bool)
+    expected[0:6, 0:8] = True  # twelve rows, five tiles: the first six in the first tile,
+    expected[6:12, 32:40] = True  # the last six in the last
+    expected[12:20, 0:40] = True  # two fours, in the first (here the only) block of columns
+    assert np.array_equal(apart, expected)
+    assert not (lost(sums, SKYLAKEX, 22, 41, 16, 0, 2) == 0).any()
+
+
+@pytest.mark.parametrize("order", [HASWELL, SKYLAKEX], ids=lambda order: order.name)
+@pytest.mark.parametrize(
+    ("c", "m", "size", "kernel", "stride", "pad", "dilation", "group"),
+    [
+        (3, 13, (9, 7), (3, 2), (2, 1), (1, 0), (1, 1), 1),
+        (4, 26, (8, 8), (1, 1), (1, 1), (0, 0), (1, 1), 2),
+        (6, 9, (11, 12), (3, 3), (1, 2), (2, 1), (2, 3), 3),
+        (5, 12, (40,), (5,), (1,), (2,), (1,), 1),
+        (2, 4, (5, 6, 7), (2, 3, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
+    ],
+)
+def test_convolutions_and_gradients(
+    sums: CaffeSums,
+    order: Kernels,
+    c: int,
+    m: int,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pad: tuple[int, ...],
+    dilation: tuple[int, ...],
+    group: int,
+) -> None:
+    """Forward and gradients equal float64's to rounding, with groups, dilation and any number of axes; gradients add up."""
+    own, g = CaffeSums(sums.library, order), torch.Generator().manual_seed(3)
+    x, w = torch.randn(3, c, *size, generator=g), torch.randn(m, c // group, *kernel, generator=g)
+    b, shape = torch.randn(m, generator=g), Shape(size, kernel, stride, pad, dilation, group)
+    y = own.convolution(shape, x, w, b)
+    dy = torch.randn(y.shape, generator=g)
+    dw, db = torch.ones(w.shape), torch.ones(m)
+    own.convolution_weight(shape, x, dy, dw)
+    own.bias_gradient(dy, db)
+    found = [y, own.convolution_data(shape, dy, w), dw - 1, db - 1]
+    zero, flat = [0] * len(size), [list(v) for v in (stride, pad, dilation)]
+    expected = [
+        torch.ops.aten.convolution(x.double(), w.double(), b.double(), *flat, False, zero, group),
+        *torch.ops.aten.convolution_backward(
+            dy.double(), x.double(), w.double(), [m], *flat, False, zero, group, [True] * 3
+        ),
+    ]
+    for one, two in zip(found, expected, strict=True):
+        assert float((one.double() - two).abs().max()) <= 5e-6 * float(two.abs().max())
+
+
+@pytest.mark.parametrize(("images", "kernel", "pad"), [(5, 3, 1), (1, 3, 0), (1, 1, 0), (2, 3, 1)])
+def test_threads_change_no_bit(sums: CaffeSums, images: int, kernel: int, pad: int) -> None:
+    """Convolution and its gradients on one, three and eight threads, with more images or fewer: the same bits."""
+    g, k, out = torch.Generator().manual_seed(5), (kernel, kernel), 13 + 2 * pad - kernel
+    x, w, dy = (torch.randn(s, generator=g) for s in ((images, 14, 12, 12), (34, 7, *k), (images, 34, out, out)))
+    shape, found, before = Shape((12, 12), k, (1, 1), (pad, pad), (1, 1), 2), [], torch.get_num_threads()
+    try:
+        for threads in (1, 3, 8):
+            torch.set_num_threads(threads)
+            dw, db = torch.zeros(w.shape), torch.zeros(34)
+            sums.convolution_weight(shape, x, dy, dw)
+            sums.bias_gradient(dy, db)
+            found.append(
+                [
+                    sums.convolution(shape, x, w, db),
+                    sums.convolution_data(shape, dy, w),
+                    dw,
+                    db,
+                    sums.matmul(x.reshape(7, -1).t(), x.reshape(7, -1)),
+                ]
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) and torch.equal(one, three) for one, two, three in zip(*found, strict=True))
+
+
+def test_updates_are_rounded_as_a_fused_multiply_add_rounds(sums: CaffeSums) -> None:
+    """axpy rounds once; axpby rounds beta y and then once; factors of 0 and nan are as in OpenBLAS."""
+    e = 2.0**-12
+    x, y = torch.tensor([1 + e]), torch.tensor([-1.0])
+    sums.axpy(1 + e, x, y)  # (1 + e)^2 - 1 = 2e + e^2; rounded before: 2e
+    assert y.item() == 2 * e + e * e
+    y = torch.tensor([-(1 + e)])
+    sums.axpby(1 + e, x, 1 + e, y)  # beta y is rounded to -(1 + 2e), so e^2 is left
+    assert y.item() == e * e
+    nan, y = torch.tensor([float("nan")]), torch.tensor([3.0])
+    sums.axpy(0.0, nan, y)
+    assert y.item() == 3
+    sums.axpby(0.0, nan, 0.5, y)
+    assert y.item() == 1.5
+    sums.axpby(1.0, x, 0.0, nan)
+    assert nan.item() == 1 + e
+
+
+def test_a_dot_product_has_four_vectors_of_lanes(sums: CaffeSums) -> None:
+    """2^30 and -2^30 in the same lane lose what lies between in it; the rest beyond 32 is summed in double."""
+    for order, stride in ((HASWELL, 32), (SKYLAKEX, 64)):
+        x = torch.ones(1024 + 5)
+        x[0], x[1024 - stride], x[1024] = 2.0**30, -(2.0**30), 0.25  # one lane: 1024 / stride products, two are these
+        assert CaffeSums(sums.library, order).dot(x, torch.ones(1029)).item() == 1024 - 1024 // stride + 4.25
+
+
+def test_powers_are_the_c_librarys(sums: CaffeSums) -> None:
+    """Roots and squares to a rounding, for numbers of any size and 0."""
+    x = torch.cat([torch.zeros(1), 2.0 ** torch.linspace(-60, 60, 1000)])
+    for exponent in (0.5, 2.0):
+        assert torch.allclose(sums.power(x, exponent).double(), x.double() ** exponent, rtol=1.3e-7, atol=0)
+
+
+def test_softmax_loss_and_average_pooling(sums: CaffeSums) -> None:
+    """Softmax over any axis, the loss's floor at FLT_MIN, and windows that count padding: as in float64."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 5, 4, 6, generator=g)
+    for axis in range(4):
+        assert float((sums.softmax(x, axis).double() - torch.softmax(x.double(), axis)).abs().max()) < 2e-7
+    p = torch.tensor([0.5, 0.25, 0.0])
+    assert float(sums.log_loss(p)) == pytest.approx(np.log(8) + 87.3365, abs=1e-4)
+    # windows of 3 at -1, 1, 3 over 4 + 2: the first and the last see padding; the last ends at the padding's end, 5
+    y = sums.average_pool(torch.ones(1, 1, 4, 4), (3, 3), (3, 3), (2, 2), (1, 1))
+    assert y[0, 0, 0].tolist() == [np.float32(4 / 9), np.float32(6 / 9), np.float32(2 / 6)]
+    dx = sums.average_pool_backward(torch.ones(1, 1, 1, 1), (3, 2), (3, 2), (1, 1), (0, 0))
+    assert dx.tolist() == torch.full((1, 1, 3, 2), 1 / 6).tolist()
+
+
+def test_a_result_that_would_not_reach_the_caller_is_refused(sums: CaffeSums) -> None:
+    """Sums are added to contiguous float32 only."""
+    with pytest.raises(
+        ValueError, match=r"found a result of torch.float32, strides \(2,\), expected contiguous float32"
+    ):
+        sums.axpy(1.0, torch.ones(3), torch.ones(6)[::2])
+
+
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 12 kernel_size: 3 weight_filler { type: "xavier" } } }
+"""
+
+
+def test_only_seed_exact_nets_take_them(sums: CaffeSums, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net that draws from Caffe's stream calls them, any other does not."""
+    called = []
+    monkeypatch.setattr(CaffeSums, "convolution", lambda *_: called.append(1) or torch.zeros(2, 12, 6, 6))
+    param = parse_text(NET, NetParameter)
+    Net(param, Context(phase=TRAIN, rng=TorchGenerator(1))).forward()
+    assert not called
+    Net(param, Context(phase=TRAIN, rng=CaffeGenerator(1))).forward()
+    assert called
+
+
+@pytest.mark.usefixtures("uncached")
+def test_without_a_compiler_the_log_says_that_sums_are_pytorchs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One warning, with the reason; the net then computes all the same."""
+    monkeypatch.setattr(conv_kernels, "compiler", lambda: None)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setattr(caffe_sums, "kernels", lambda *_: HASWELL)
+    glog.init()
+    net = Net(parse_text(NET, NetParameter), Context(phase=TRAIN, rng=CaffeGenerator(1)))
+    net.blobs["data"].data = torch.ones(2, 3, 8, 8)
+    net.forward()
+    net.forward()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Sums are" in line]
+    assert len(lines) == 1 and lines[0].startswith("W")
+    assert lines[0].endswith(
+        "Sums are taken in PyTorch's order, not in Caffe's: no C++ compiler found; install g++ (or set CXX)"
+    )
+    assert float(net.blobs["conv"].data.abs().max()) > 0
+
+
+def test_the_library_has_what_is_called(sums: CaffeSums) -> None:
+    """Every operation has its argument types set, so that a wrong number of arguments stops."""
+    with pytest.raises((ctypes.ArgumentError, TypeError)):
+        sums.library.sums_axpy(1)
+    with pytest.raises(CaffeError):
+        Context(phase=TRAIN, rng=CaffeGenerator(1), compute_dtype=torch.bfloat16)

@@ -1,0 +1,59 @@
+"""Convolution algorithms against float64 direct convolution."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from allconv_caffe.caffe_torch.compute import conv_algo, conv_kernels
+
+SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
+#: relative to the largest value; Winograd on 4x4 tiles loses about one digit to its transforms
+TOLERANCE = {"direct": 5e-6, "winograd2": 5e-6, "winograd4": 5e-5}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("algo", conv_algo.ALGORITHMS)
+def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, int]) -> None:
+    """Forward and the three gradients equal float64 convolution, on sizes that are no multiple of a tile too."""
+    if algo != "direct" and conv_kernels.why_not() is not None:
+        pytest.skip(str(conv_kernels.why_not()))
+    n, c, o, h, p = shape
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(n, c, h, h, generator=g), torch.randn(o, c, 3, 3, generator=g)
+    b, dy = torch.randn(o, generator=g), torch.randn(n, o, h + 2 * p - 2, h + 2 * p - 2, generator=g)
+    how = ([1, 1], [p, p], [1, 1], 1)
+    found = [conv_algo.forward(algo, x, w, b, *how), *conv_algo.backward(algo, dy, x, w, *how, (True, True, True))]
+    exact = [x.double(), w.double(), b.double()]
+    expected = [
+        torch.nn.functional.conv2d(*exact, padding=p),
+        *torch.ops.aten.convolution_backward(
+            dy.double(), exact[0], exact[1], [o], [1, 1], [p, p], [1, 1], False, [0, 0], 1, [True, True, True]
+        ),
+    ]
+    for one, two in zip(found, expected, strict=True):
+        assert one is not None
+        assert float((one.double() - two).abs().max()) <= TOLERANCE[algo] * float(two.abs().max())
+
+
+def test_what_nobody_needs_is_not_computed() -> None:
+    """Gradients that are not asked for are None."""
+    x, w = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
+    how = ([1, 1], [1, 1], [1, 1], 1)
+    assert conv_algo.backward("direct", x, x, w, *how, (False, True, False))[0] is None
+
+
+def test_plain_execution_convolves_directly() -> None:
+    """Only compiled nets choose Winograd by themselves; strides, groups and odd channels never do."""
+    shape = ((1, 16, 8, 8), (16, 16, 3, 3))
+    where = (torch.device("cpu"), torch.float32)
+    assert conv_algo.choose(*shape, [1, 1], [1, 1], [1, 1], 1, *where, compiled=False) == "direct"
+    assert conv_algo.choose(*shape, [2, 2], [1, 1], [1, 1], 1, *where, compiled=True) == "direct"
+    assert conv_algo.choose((1, 3, 8, 8), (16, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, *where, compiled=True) == "direct"
+
+
+def test_an_unknown_algorithm_is_named() -> None:
+    """The message lists the choices."""
+    with pytest.raises(ValueError) as caught:
+        conv_algo.choose((1,), (1,), [1], [0], [1], 1, torch.device("cpu"), torch.float32, compiled=True, mode="fft")
+    assert str(caught.value) == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4)"
