@@ -22,7 +22,7 @@ from allconv_caffe.train import quickstart
 from allconv_caffe.train import run as driver
 from data_prep import cifar, download, pipeline, verify
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def invoke(*words: str) -> Result:

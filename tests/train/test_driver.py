@@ -29,7 +29,7 @@ from allconv_caffe.train import run as driver
 from allconv_caffe.train.run import DriverError, RunSettings
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 STAND_IN = r'''
 """Trains nothing: 40 iterations of a fraction of a second that look like Caffe's. BEHAVIOUR is a JSON file by seed."""
