@@ -69,7 +69,7 @@ def twin(net: VizNet, device: str) -> nn.Sequential:
             param = layer.convolution_param
             weight, bias = (torch.from_numpy(array) for array in params[layer.name])
             stride, pad = (
-                list(values)[0] if values else default for values, default in ((param.stride, 1), (param.pad, 0))
+                next(iter(values)) if values else default for values, default in ((param.stride, 1), (param.pad, 0))
             )
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], param.kernel_size[0], stride, pad)
             conv.weight.data, conv.bias.data = weight, bias  # type: ignore[union-attr]

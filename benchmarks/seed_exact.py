@@ -579,12 +579,12 @@ def write_csv(out: Path, step: dict[str, Any], one: dict[str, Any], two: dict[st
 
 def draw(path: Path, title: str, one: dict[str, Any], two: dict[str, Any], ours: dict[str, Any]) -> None:
     """Left: the three curves, one over the other. Right: how far each departs from Caffe with one thread."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for run, label, style in (
         (one, "Caffe, one BLAS thread", "k-"),
         (two, "Caffe, two BLAS threads", "C0--"),
@@ -604,7 +604,7 @@ def draw(path: Path, title: str, one: dict[str, Any], two: dict[str, Any], ours:
     left.legend()
     right.legend()
     figure.savefig(path, dpi=90)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

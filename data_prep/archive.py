@@ -101,12 +101,12 @@ def members(
         raise PrepError(path, "nothing", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
     if not path.is_file():
         raise PrepError(path, "a pipe, socket or device", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
-    with _damage(path):
+    with _Damage(path):
         is_zip = zipfile.is_zipfile(path)
         yield from (_zip_members if is_zip else _tar_members)(path, wanted, folder, progress)
 
 
-class _damage:
+class _Damage:
     """What the decompressors say about a damaged file, as a PrepError."""
 
     def __init__(self, path: Path) -> None:

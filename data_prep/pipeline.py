@@ -18,8 +18,7 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import archive, database, datum, source
-from data_prep import whitening as whitening_
+from data_prep import archive, database, datum, source, whitening as whitening_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
 from data_prep.manifest import NAME, SPLITS, Manifest

@@ -10,8 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep import archive, database, datum
-from data_prep import manifest as manifest_
+from data_prep import archive, database, datum, manifest as manifest_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest

@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-from allconv_caffe.caffe_torch.compute import caffe_sums  # noqa: E402
+from allconv_caffe.caffe_torch.compute import caffe_sums
 
 if isinstance(
     caffe_sums.order_here(), str

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe.bvlc import find as bvlc
-from allconv_caffe.bvlc import install as bvlc_install
+from allconv_caffe.bvlc import find as bvlc, install as bvlc_install
 from allconv_caffe.bvlc.find import BvlcError, find_caffe, is_own_engine
 from allconv_caffe.bvlc.install import InstallError, Mirror, machine_mirror, mirrors
 

@@ -14,8 +14,7 @@ import pytest
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
-from allconv_caffe.caffe_torch.tools import gflags
+from allconv_caffe.caffe_torch.tools import caffe as caffe_torch, gflags
 from allconv_caffe.caffe_torch.tools.signals import SignalHandler
 from allconv_caffe.proto import Datum, NetParameter, read_binary
 

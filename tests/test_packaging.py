@@ -64,9 +64,9 @@ def test_torch_is_pinned_without_a_build_suffix() -> None:
 
 def test_make_help_lists_every_target_and_every_experiment() -> None:
     """`make help` shows each target of the Makefile, and each network on each CIFAR data set, with a word on it."""
-    shown = dict(re.findall(r"^  (\S+) +(\S.*)$", make("help"), re.M))
+    shown = dict(re.findall(r"^  (\S+) +(\S.*)$", make("help"), re.MULTILINE))
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", text, re.M)
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", text, re.MULTILINE)
     assert phony
     targets = {word for word in phony[1].split() if re.fullmatch("[a-z][a-z0-9-]*", word)}
     assert shown.keys() == targets | set(CIFAR_TARGETS)

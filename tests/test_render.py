@@ -81,14 +81,42 @@ def test_first_line(name: str) -> None:
 def _orders() -> dict[str, list[str]]:
     """The fields of caffe.proto in the order in which it writes them."""
     return {
-        "solver": (
-            "net test_iter test_interval base_lr display max_iter lr_policy gamma momentum weight_decay stepsize stepvalue "
-            "clip_gradients snapshot snapshot_prefix solver_mode device_id random_seed type"
-        ).split(),
-        "layer": (
-            "name type bottom top param include transform_param convolution_param data_param dropout_param input_param "
-            "pooling_param relu_param"
-        ).split(),
+        "solver": [
+            "net",
+            "test_iter",
+            "test_interval",
+            "base_lr",
+            "display",
+            "max_iter",
+            "lr_policy",
+            "gamma",
+            "momentum",
+            "weight_decay",
+            "stepsize",
+            "stepvalue",
+            "clip_gradients",
+            "snapshot",
+            "snapshot_prefix",
+            "solver_mode",
+            "device_id",
+            "random_seed",
+            "type",
+        ],
+        "layer": [
+            "name",
+            "type",
+            "bottom",
+            "top",
+            "param",
+            "include",
+            "transform_param",
+            "convolution_param",
+            "data_param",
+            "dropout_param",
+            "input_param",
+            "pooling_param",
+            "relu_param",
+        ],
     }
 
 
@@ -97,11 +125,11 @@ def test_fields_in_the_order_of_caffe_proto() -> None:
     options = RenderOptions(clip_gradients=1, device_id=0, random_seed=1)
     for name in ("cifar10-model-c", "imagenet-allcnn", "cifar10-large-allcnn"):
         texts = render(name, options)
-        keys = re.findall(r"^(\w+):", texts["solver.prototxt"], re.M)
+        keys = re.findall(r"^(\w+):", texts["solver.prototxt"], re.MULTILINE)
         order = _orders()["solver"]
         assert keys == sorted(keys, key=order.index) and len(keys) > 12
         for block in texts["train_val.prototxt"].split("layer {\n")[1:]:
-            keys = re.findall(r"^  (\w+)[: ]", block, re.M)
+            keys = re.findall(r"^  (\w+)[: ]", block, re.MULTILINE)
             assert keys == sorted(keys, key=_orders()["layer"].index)
 
 

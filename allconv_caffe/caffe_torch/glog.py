@@ -92,7 +92,7 @@ def init(
 
 def close() -> None:
     """Closes the log files; the next line opens new ones."""
-    global _files
+    global _files  # noqa: PLW0603 (glog has one set of files for a process)
     with _lock:
         for file in _files or []:
             if file is not None:

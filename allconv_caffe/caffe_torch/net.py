@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
-from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers every layer type)
+from allconv_caffe.caffe_torch import (
+    glog,
+    layers as _layers,  # noqa: F401  (registers every layer type)
+)
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.insert_splits import insert_splits

@@ -8,6 +8,7 @@ Source: the ``Reshape`` of each layer in Caffe; net.cpp, ``FilterNet`` and ``Sta
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -249,9 +250,9 @@ def _peek(layer: _Layer) -> tuple[int, int, int] | None:
         raise SummaryError(f"{layer.where}: source", f"{path}: {error}", "an LMDB of Datum") from None
     if datum.encoded:
         import cv2
-        import numpy
+        import numpy as np
 
-        image = cv2.imdecode(numpy.frombuffer(datum.data, numpy.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None:
             raise SummaryError(f"{layer.where}: source", f"{path}: an image that cannot be decoded", "an LMDB of Datum")
         return (image.shape[2] if image.ndim == 3 else 1), image.shape[0], image.shape[1]
@@ -578,7 +579,7 @@ def _slice(layer: _Layer) -> _Result:
     if not points and shape[axis] % count:
         raise SummaryError(f"{layer.where}: top", f"{count} tops", f"a divisor of {shape[axis]}")
     edges = [0, *points, shape[axis]] if points else [shape[axis] // count * i for i in range(count + 1)]
-    tops = [(*shape[:axis], b - a, *shape[axis + 1 :]) for a, b in zip(edges, edges[1:], strict=False)]
+    tops = [(*shape[:axis], b - a, *shape[axis + 1 :]) for a, b in itertools.pairwise(edges)]
     return _Result(tops, fields=[layer.fields[0] if axis < 2 else None] * count)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from allconv_caffe.visualize.sources import ImageSource
 
 _PATH = click.Path(path_type=Path)
-MODELS = {number: "cifar10-allcnn-c-jpeg" for number in range(2, 6)} | {6: "cifar10-model-c-jpeg"}
+MODELS = dict.fromkeys(range(2, 6), "cifar10-allcnn-c-jpeg") | {6: "cifar10-model-c-jpeg"}
 """What a figure is made from unless a net is named."""
 EXPERIMENTS = {"cifar10-allcnn-c-jpeg": "cifar10-allcnn-c", "cifar10-model-c-jpeg": "cifar10-model-c"}
 DATA = Path("data/cifar10-jpeg")

@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allconv_caffe.cli import figures as cli_figures
-from allconv_caffe.cli import tables as cli_tables
-from allconv_caffe.cli import viz as cli_viz
-from allconv_caffe.cli import zoo as cli_zoo
+from allconv_caffe.cli import figures as cli_figures, tables as cli_tables, viz as cli_viz, zoo as cli_zoo
 
 if TYPE_CHECKING:
     from allconv_caffe.paper.render import RenderOptions

@@ -181,7 +181,7 @@ def _derived(base: Architecture, word: str, step: str, layers: Sequence[Row]) ->
     source = base.source
     if base.family == "cifar" and not base.steps:
         source = f"Table 2, {word}-{stem}" if stem == "C" else f"{base.source}; built like Table 2"
-    return replace(base, name=f"{word}-{stem}", source=source, layers=tuple(layers), steps=base.steps + (step,))
+    return replace(base, name=f"{word}-{stem}", source=source, layers=tuple(layers), steps=(*base.steps, step))
 
 
 def _where(base: Architecture, index: int) -> str:
@@ -679,7 +679,7 @@ def _ratios(base: Architecture, options: NetOptions) -> dict[int | str, float]:
 
     Source: section 3.2.1, footnote 4; the rates of Tables 5 and 6 stand in their rows.
     """
-    ratio: dict[int | str, float] = {index: 0.0 for index in range(len(base.layers))}
+    ratio: dict[int | str, float] = dict.fromkeys(range(len(base.layers)), 0.0)
     ratio["input"] = 0.0
     if options.dropout == "none":
         return ratio

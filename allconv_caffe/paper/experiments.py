@@ -527,51 +527,51 @@ def document() -> str:
     return "\n".join(lines) + "\n"
 
 
-_TABLE_OF_YOUR_OWN = """## A table of your own
-
-`allconv derive TABLE.toml --output FOLDER` writes solver, train_val and deploy for a network of your own; `caffe train`
-takes them as they are. `allconv derive all_cnn_c --width-multiplier 0.5 --output FOLDER` changes a network of the paper;
-`--widths`, `--kernel-sizes`, `--depth` and `--transform` too. A table:
-
-```toml
-name = "tiny"              # letters, digits, ".", "_", "-"
-transform = "all_conv"     # none, strided, conv_pool, all_conv
-input_shape = [3, 32, 32]  # channels, height, width; the default
-classes = 10               # the default: the data set's
-input_dropout = 0.2        # the default: 0
-pool_dropout = 0.5         # after each pool, or the layer that replaces it; the default: 0
-# also: source, negative_slope, filler
-
-[[layer]]
-type = "conv"              # conv, max_pool, average_pool, global_pool
-num_output = 32            # or "classes"
-kernel_size = 3            # also: stride, pad (pixels or "same"), relu, dropout
-
-[[layer]]
-type = "max_pool"          # or average_pool; also: pad
-kernel_size = 3
-stride = 2
-
-[[layer]]
-type = "conv"
-num_output = "classes"
-kernel_size = 1
-
-[[layer]]
-type = "global_pool"
-
-[options]                  # options of `allconv render`, with "_" for "-"
-train_lmdb = "data/mine/train_lmdb"
-test_lmdb = "data/mine/test_lmdb"
-n_train = 1500
-n_test = 500
-```
-
-Instead of `[[layer]]` entries a table may say `base = "model_c"` (or another of the paper's networks); `[change]` with
-`widths`, `width_multiplier`, `kernel_sizes` or `depth` acts on either, before the transformation. A Python table is a
-file that sets `ARCHITECTURE` with the constructors of `allconv_caffe.paper.architectures`; it is executed.""".split(
-    "\n"
-)
+_TABLE_OF_YOUR_OWN = [
+    "## A table of your own",
+    "",
+    "`allconv derive TABLE.toml --output FOLDER` writes solver, train_val and deploy for a network of your own; `caffe train`",
+    "takes them as they are. `allconv derive all_cnn_c --width-multiplier 0.5 --output FOLDER` changes a network of the paper;",
+    "`--widths`, `--kernel-sizes`, `--depth` and `--transform` too. A table:",
+    "",
+    "```toml",
+    'name = "tiny"              # letters, digits, ".", "_", "-"',
+    'transform = "all_conv"     # none, strided, conv_pool, all_conv',
+    "input_shape = [3, 32, 32]  # channels, height, width; the default",
+    "classes = 10               # the default: the data set's",
+    "input_dropout = 0.2        # the default: 0",
+    "pool_dropout = 0.5         # after each pool, or the layer that replaces it; the default: 0",
+    "# also: source, negative_slope, filler",
+    "",
+    "[[layer]]",
+    'type = "conv"              # conv, max_pool, average_pool, global_pool',
+    'num_output = 32            # or "classes"',
+    'kernel_size = 3            # also: stride, pad (pixels or "same"), relu, dropout',
+    "",
+    "[[layer]]",
+    'type = "max_pool"          # or average_pool; also: pad',
+    "kernel_size = 3",
+    "stride = 2",
+    "",
+    "[[layer]]",
+    'type = "conv"',
+    'num_output = "classes"',
+    "kernel_size = 1",
+    "",
+    "[[layer]]",
+    'type = "global_pool"',
+    "",
+    '[options]                  # options of `allconv render`, with "_" for "-"',
+    'train_lmdb = "data/mine/train_lmdb"',
+    'test_lmdb = "data/mine/test_lmdb"',
+    "n_train = 1500",
+    "n_test = 500",
+    "```",
+    "",
+    'Instead of `[[layer]]` entries a table may say `base = "model_c"` (or another of the paper\'s networks); `[change]` with',
+    "`widths`, `width_multiplier`, `kernel_sizes` or `depth` acts on either, before the transformation. A Python table is a",
+    "file that sets `ARCHITECTURE` with the constructors of `allconv_caffe.paper.architectures`; it is executed.",
+]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ __all__ = [
     "write_stored",
     "write_text",
 ]
-__all__ += sorted(_NAMES)
+__all__ += sorted(_NAMES)  # noqa: PLE0605 (the messages of the schema, known when it is built)
 
 
 def __getattr__(name: str) -> Any:

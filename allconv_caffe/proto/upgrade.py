@@ -267,7 +267,7 @@ def _upgrade_v0_net(param: NetParameter, say: Say) -> bool:
 
 def _without_padding(param: NetParameter) -> list[Any]:
     """V0's layers; a "padding" layer becomes the `pad` of the convolutions and poolings that read it."""
-    source: dict[str, Any] = {name: None for name in param.input}
+    source: dict[str, Any] = dict.fromkeys(param.input)
     kept: list[Any] = []
     for connection in param.layers:
         kind = connection.layer.type

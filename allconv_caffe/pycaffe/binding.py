@@ -1,8 +1,6 @@
 """What real pycaffe keeps in its compiled module of this name. Source: _caffe.cpp."""
 
-from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob
-from allconv_caffe.caffe_torch.pyblob import PyBlobVec as BlobVec
-from allconv_caffe.caffe_torch.pyblob import PyLayer as Layer
+from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob, PyBlobVec as BlobVec, PyLayer as Layer
 from allconv_caffe.pycaffe.common import (
     NCCL,
     Timer,
@@ -42,8 +40,8 @@ __all__ = [
     "Blob",
     "BlobVec",
     "Layer",
-    "Net",
     "NesterovSolver",
+    "Net",
     "RMSPropSolver",
     "SGDSolver",
     "Solver",

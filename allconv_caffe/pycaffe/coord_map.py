@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from allconv_caffe.pycaffe.net_spec import Function, Top
-from allconv_caffe.pycaffe.net_spec import layers as L
+from allconv_caffe.pycaffe.net_spec import Function, Top, layers as L
 
 PASS_THROUGH_LAYERS = [
     "AbsVal",

@@ -52,7 +52,7 @@ def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
     return bytes(vector.SerializeToString())
 
 
-def blobprotovector_str_to_arraylist(str: bytes) -> list[np.ndarray]:  # noqa: A002 (pycaffe's name)
+def blobprotovector_str_to_arraylist(str: bytes) -> list[np.ndarray]:
     """The arrays of a serialised BlobProtoVector."""
     vector = caffe_pb2.BlobProtoVector()
     vector.ParseFromString(str)

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from allconv_caffe.caffe_torch import glog, snapshot
-from allconv_caffe.caffe_torch import net as engine
+from allconv_caffe.caffe_torch import glog, net as engine, snapshot
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Layer as EngineLayer
 from allconv_caffe.caffe_torch.layers.data_memory import MemoryDataLayer

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.caffe_torch import snapshot
-from allconv_caffe.caffe_torch import solver as engine
+from allconv_caffe.caffe_torch import snapshot, solver as engine
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.upgrade import upgrade_solver
 from allconv_caffe.proto import TRAIN, read_solver

@@ -7,8 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from allconv_caffe.report import page, tables
-from allconv_caffe.report import trends as trends_
+from allconv_caffe.report import page, tables, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
 DEFAULT_FOLDERS: tuple[Path, ...] = (Path("runs"), Path("results"))

@@ -13,7 +13,7 @@ from allconv_caffe.report.tables import true_parameters
 
 PAGE = Path("docs/experiments.md")
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
-_FENCE = re.compile(r"^(```|~~~).*?^\1", re.M | re.S)
+_FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 
 
@@ -68,7 +68,7 @@ def broken_links(root: Path) -> list[str]:
 def _anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub names them."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    headings = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
@@ -191,8 +191,8 @@ class LogParser:
 def _seconds_of(date: str, time: str) -> float:
     year, day = (int(date[:4]), date[4:]) if len(date) == 8 else (2000, date)
     clock, _, fraction = time.partition(".")
-    stamp = datetime.strptime(f"{year:04d}{day} {clock}", "%Y%m%d %H:%M:%S")
-    return (stamp - datetime(1970, 1, 1)).total_seconds() + float(f"0.{fraction or 0}")
+    stamp = datetime.strptime(f"{year:04d}{day} {clock}", "%Y%m%d %H:%M:%S").replace(tzinfo=timezone.utc)
+    return (stamp - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds() + float(f"0.{fraction or 0}")
 
 
 def complete_lines(text: str) -> Iterator[str]:

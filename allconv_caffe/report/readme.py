@@ -113,7 +113,7 @@ def filled(root: Path) -> str:
     text = (root / README).read_text(encoding="utf-8")
     for name, block in (("results", results_block(root)), ("models", models_block(root))):
         marks = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
-        pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.S)
+        pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"{README}: found no table of {name}, expected one between {marks[0]} and {marks[1]}")
         text = pattern.sub(lambda _, block=block, marks=marks: f"{marks[0]}\n\n{block}\n{marks[1]}", text)  # type: ignore[misc]

@@ -30,9 +30,7 @@ from allconv_caffe.paper.render import RenderOptions
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow, complete_lines, parse_log
-from allconv_caffe.train import data as driver_data
-from allconv_caffe.train import engine as driver_engine
-from allconv_caffe.train import record as driver_files
+from allconv_caffe.train import data as driver_data, engine as driver_engine, record as driver_files
 from allconv_caffe.train.data import PreparedData
 from allconv_caffe.train.engine import DriverError, Engine
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration

@@ -247,7 +247,7 @@ def histogram_svg(counts: np.ndarray, width: int = 260, height: int = 64) -> str
         for i in range(used[0], used[-1] + 1):
             low, high = EDGES[i - 1], EDGES[i] if i < len(EDGES) else np.inf
             bars.append(("on", int(counts[i]), f"{low:.3g} to {high:.3g}"))
-    top = max(max(count for _, count, _ in bars), 1)
+    top = max(1, *(count for _, count, _ in bars))
     step = width / max(len(bars), 12)
     parts = [
         f'<svg class="histogram" viewBox="0 0 {width} {height + 12}" width="{width}" height="{height + 12}" role="img" '

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers the layer types)
 from allconv_caffe.caffe_torch.blob import Blob

@@ -74,7 +74,7 @@ def build(
     return layer, blobs, top
 
 
-@pytest.mark.parametrize("type_, param, bottoms, tops", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(("type_", "param", "bottoms", "tops"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
 def test_backward_is_the_slope_of_forward(
     type_: str, param: str, bottoms: list[tuple[int, ...] | torch.Tensor], tops: int
 ) -> None:

@@ -18,8 +18,7 @@ from click.testing import CliRunner, Result
 from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import experiments, render
-from allconv_caffe.train import quickstart
-from allconv_caffe.train import run as driver
+from allconv_caffe.train import quickstart, run as driver
 from data_prep import cifar, download, pipeline, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +98,7 @@ def test_every_example_works(
 def test_render_writes_what_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options of `render` reach the prototxt: epochs, rate, filler."""
     monkeypatch.chdir(tmp_path)
-    words = "--epochs 35 --lr 0.01 --filler msra --batch-size 100 --output short".split()
+    words = ["--epochs", "35", "--lr", "0.01", "--filler", "msra", "--batch-size", "100", "--output", "short"]
     result = invoke("render", "cifar10-allcnn-c", *words)
     assert result.exit_code == 0, result.output
     solver = (tmp_path / "short" / "solver.prototxt").read_text()
@@ -237,7 +236,7 @@ def test_prep_prepares_and_verify_agrees(tmp_path: Path, monkeypatch: pytest.Mon
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (20, 3, 32, 32), np.uint8), np.arange(20) % 10
     cifar.write_python_archive("tiny.tar.gz", images, labels, images[:10], labels[:10], list("abcdefghij"))
-    words = "prep cifar10 --source tiny.tar.gz --output set --preprocessing gcn --quiet".split()
+    words = ["prep", "cifar10", "--source", "tiny.tar.gz", "--output", "set", "--preprocessing", "gcn", "--quiet"]
     first, second = invoke(*words), invoke(*words)
     assert first.exit_code == second.exit_code == 0, first.output
     assert "20 training and 10 test images" in first.output

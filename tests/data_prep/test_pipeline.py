@@ -197,7 +197,7 @@ def test_a_failure_at_any_point_leaves_nothing_and_a_second_run_finishes(
         patch.setattr(*place, fail)
         with pytest.raises(BaseException) as caught:
             prepare(tree, out, preprocessing="gcn")
-    assert isinstance(caught.value, type(error)) or isinstance(caught.value, PrepError)
+    assert isinstance(caught.value, (type(error), PrepError))
     if isinstance(error, OSError) and stage in ("write", "rename"):
         assert "found a full disk; expected room for the data set" in str(caught.value)
     assert sorted(p.name for p in tree.parent.iterdir()) == ["tree"]

@@ -147,7 +147,7 @@ def difference(mine: np.ndarray, real: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), FLOOR))
 
 
-FATAL = re.compile(r"^F\d{4}.*? [\w./]+:\d+\] (.*)$", re.M)
+FATAL = re.compile(r"^F\d{4}.*? [\w./]+:\d+\] (.*)$", re.MULTILINE)
 
 
 IN_THREAD = re.compile(

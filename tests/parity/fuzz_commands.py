@@ -371,7 +371,9 @@ def swap(folders: dict[str, Path], pattern: str) -> None:
 
 
 ONE_SIDE = re.compile(r"compiled\.py:1\]|caffe_torch\.py:1\]|^WARNING: |^\[libprotobuf ERROR")
-DIAGNOSIS = re.compile(r"^(HDF5-DIAG| +#\d{3}: | +m(aj|in)or: |, name = ').*\n", re.M)  # HDF5's own words on stderr
+DIAGNOSIS = re.compile(
+    r"^(HDF5-DIAG| +#\d{3}: | +m(aj|in)or: |, name = ').*\n", re.MULTILINE
+)  # HDF5's own words on stderr
 TIMES = re.compile(r"Initial loss: \S+|[\d.e+-]+ ms\.|\([-\w.+]+ iter/s, [-\w.+]+s/")
 
 

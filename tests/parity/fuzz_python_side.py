@@ -151,7 +151,7 @@ def detector(caffe, rng, rs, out):
 
 
 def graph_text(graph):
-    return "\n".join([graph.text] + sorted(graph.added))
+    return "\n".join([graph.text, *sorted(graph.added)])
 
 
 def spec(caffe, rng, rs, out):

@@ -89,7 +89,7 @@ def run_net(caffe, job, jitter=0.0):
         ["layers"]
         + [f"{name} {layer.type}" for name, layer in ((n, net.layers[i]) for i, n in enumerate(net._layer_names))],
         ["weights"] + [f"{name} {weight:g}" for name, weight in net.blob_loss_weights.items()],
-        ["inputs"] + list(net.inputs) + ["outputs"] + list(net.outputs),
+        ["inputs", *list(net.inputs), "outputs", *list(net.outputs)],
         ["tops"] + [f"{name} {list(tops)}" for name, tops in net.top_names.items()],
         ["bottoms"] + [f"{name} {list(bottoms)}" for name, bottoms in net.bottom_names.items()],
     ]

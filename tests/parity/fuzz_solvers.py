@@ -94,7 +94,7 @@ def solver(rng: random.Random) -> str:
     words = [f'type: "{type_}" base_lr: {rate} lr_policy: "{policy}" solver_mode: CPU']
     for name in POLICIES[policy]:
         if name == "stepvalue":
-            words += [f"stepvalue: {v}" for v in sorted(rng.sample(range(0, 12), rng.randint(0, 3)))]
+            words += [f"stepvalue: {v}" for v in sorted(rng.sample(range(12), rng.randint(0, 3)))]
         else:
             words.append(
                 f"{name}: "
@@ -106,7 +106,7 @@ def solver(rng: random.Random) -> str:
                     }[name]
                 )
             )
-    if rng.random() < 0.7 and type_ not in ("AdaGrad", "RMSProp") or rng.random() < 0.03:
+    if (rng.random() < 0.7 and type_ not in ("AdaGrad", "RMSProp")) or rng.random() < 0.03:
         words.append(f"momentum: {rng.choice([0.9, 0.5])}")
     for chance, text in (
         (0.5, f"weight_decay: {rng.choice([0.01, 0.1])}"),

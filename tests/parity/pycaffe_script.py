@@ -9,8 +9,7 @@ import sys
 
 import caffe
 import numpy as np
-from caffe import layers as L
-from caffe import params as P
+from caffe import layers as L, params as P
 from caffe.coord_map import coord_map_from_to, crop
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
@@ -123,28 +122,28 @@ for call, name in (
 # running
 out = net.forward(data=data[:3], other=other[:3])
 put("outputs", sorted(out))
-put("forward", {k: v for k, v in out.items()})
+put("forward", dict(out.items()))
 put("live", float(out["prob"][0, 0]) == float(net.blobs["prob"].data[0, 0]))
 out["prob"][...] = 0.25
 put("written through", net.blobs["prob"].data)
 put("forward ints", net.forward(data=np.arange(180).reshape(3, 2, 6, 5), other=np.ones((3, 4), int))["prob"])
 put("forward doubles", net.forward(data=data[:3].astype(float) / 3, other=other[:3].astype(float))["prob"])
-put("end", {k: v for k, v in net.forward(data=data[:3], other=other[:3], end="pool").items()})
-put("start end", {k: v for k, v in net.forward(start="pool", end="ip", blobs=["norm", "ip"]).items()})
+put("end", dict(net.forward(data=data[:3], other=other[:3], end="pool").items()))
+put("start end", dict(net.forward(start="pool", end="ip", blobs=["norm", "ip"]).items()))
 put("_forward", net._forward(0, len(net.layers) - 1))
 for count in (1, 2, 3, 4, 6, 7):
     put(
         f"forward_all {count}",
-        {k: v for k, v in net.forward_all(blobs=["ip", "pool"], data=data[:count], other=other[:count]).items()},
+        dict(net.forward_all(blobs=["ip", "pool"], data=data[:count], other=other[:count]).items()),
     )
 trainable = caffe.Net(write("forced.prototxt", "force_backward: true\n" + CONV), caffe.TRAIN)
 trainable.forward(data=data[:3], other=other[:3])
 put("train", [trainable.blobs[name].data for name in trainable.blobs])
 put("statistics", [b.data for b in trainable.params["norm"]])
 top = {"Flat": np.ones(trainable.blobs["Flat"].data.shape), "prob": rs.randn(3, 4)}
-put("backward", {k: v for k, v in trainable.backward(diffs=["norm", "ip"], **top).items()})
-put("backward end", {k: v for k, v in trainable.backward(end="pool").items()})
-put("backward start end", {k: v for k, v in trainable.backward(start="ip", end="ip", diffs=["sum"]).items()})
+put("backward", dict(trainable.backward(diffs=["norm", "ip"], **top).items()))
+put("backward end", dict(trainable.backward(end="pool").items()))
+put("backward start end", dict(trainable.backward(start="ip", end="ip", diffs=["sum"]).items()))
 put("diffs", {name: [b.diff for b in vec] for name, vec in trainable.params.items()})
 trainable.clear_param_diffs()
 put("cleared", {name: [b.diff for b in vec] for name, vec in trainable.params.items()})

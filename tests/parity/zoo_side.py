@@ -47,7 +47,7 @@ def arrays(net):
     out.update(("diff " + name, blob.diff) for name, blob in net.blobs.items())
     for name, blobs in net.params.items():
         out.update((f"diff {name} {i}", blob.diff) for i, blob in enumerate(blobs))
-    return dict((key.replace("/", "|"), value) for key, value in out.items())
+    return {key.replace("/", "|"): value for key, value in out.items()}
 
 
 def main(*folders):

@@ -7,8 +7,7 @@ import struct
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from allconv_caffe.proto import (
     TEST,

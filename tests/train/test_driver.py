@@ -22,10 +22,7 @@ from allconv_caffe.paper import experiments
 from allconv_caffe.paper.architectures import TableError
 from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
-from allconv_caffe.train import data as driver_data
-from allconv_caffe.train import engine as driver_engine
-from allconv_caffe.train import record as driver_files
-from allconv_caffe.train import run as driver
+from allconv_caffe.train import data as driver_data, engine as driver_engine, record as driver_files, run as driver
 from allconv_caffe.train.run import DriverError, RunSettings
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration
 

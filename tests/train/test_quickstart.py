@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allconv_caffe.train import quickstart, quickstart_data
-from allconv_caffe.train import run as driver
+from allconv_caffe.train import quickstart, quickstart_data, run as driver
 from allconv_caffe.train.quickstart_data import CLASSES, PERIODS, SIDE, draw, generate
 from data_prep import source
 

@@ -5,7 +5,7 @@ Each holds in both forms of the rule: native in the engine's ReLU, and Python la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ Opener = Callable[..., VizNet]
 
 
 @pytest.fixture(params=["native", "Python layers"])
-def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest) -> Opener:
     """Opens a net's text with either form of the rule, its weights drawn with one seed."""
 
     def open_it(text: str, relus: bool = True) -> VizNet:
@@ -112,7 +112,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
         )
         return net
 
-    yield open_it
+    return open_it
 
 
 def noise(size: int, n: int = 2, seed: int = 0) -> np.ndarray:

@@ -162,7 +162,7 @@ def test_figure_two_shows_patterns_in_either_space(world: Path) -> None:
 
 def test_figure_three_shows_the_strongest_patches(world: Path) -> None:
     """Rows of filters: maps are guided reconstructions cut to the boxes; a dead filter's row says so; the scan is kept."""
-    words = "figure 3 --k 4 --channels 1,3 --blobs conv3 --quiet --output three.png".split()
+    words = ["figure", "3", "--k", "4", "--channels", "1,3", "--blobs", "conv3", "--quiet", "--output", "three.png"]
     assert invoke(*words).exit_code == 0
     facts, arrays, net = facts_of(Path("three.png")), np.load("three.npz"), small()
     source = images_of(net)
@@ -217,7 +217,7 @@ def test_figures_four_and_five_hold_the_papers_contrast(world: Path, number: int
         scores = np.stack(
             [net.forward(image[None], ("global_pool",))["global_pool"].ravel() for _, _, image in source.items()]
         )
-        truth = [source.label(key) for key in source.keys()]  # type: ignore[attr-defined]
+        truth = [source.label(key) for key in source]  # type: ignore[attr-defined]
         right = sum(int(row.argmax()) == label for row, label in zip(scores, truth, strict=True))
         expected = {"percent": pytest.approx(100 * right / 12), "images": 12, "blob": "global_pool"}
         assert facts["variants"][v]["top1"] == expected
@@ -227,7 +227,19 @@ def test_figures_four_and_five_hold_the_papers_contrast(world: Path, number: int
 
 def test_one_unit_can_be_asked_of_every_image(world: Path) -> None:
     """--unit explains it everywhere: the deconvnet's pictures are one picture. --same-unit keeps the channel."""
-    words = "compare --model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --surgery --accuracy 0 --quiet --output c.png".split()
+    words = [
+        "compare",
+        "--model",
+        "cifar10-allcnn-c-jpeg",
+        "--data",
+        "data/cifar10-jpeg",
+        "--surgery",
+        "--accuracy",
+        "0",
+        "--quiet",
+        "--output",
+        "c.png",
+    ]
     assert invoke(*words, "--unit", "conv9:2:3:3").exit_code == 0
     arrays = np.load("c.npz")
     assert (arrays["0.deconvnet"] == arrays["0.deconvnet"][0]).all() and arrays["0.deconvnet"].any()
@@ -288,7 +300,7 @@ def test_a_dead_unit_is_grey_and_named(world: Path) -> None:
 
 def test_surgery_writes_a_net_that_the_weights_fit(world: Path) -> None:
     """`surgery` prints the null test's differences and both accuracies, and writes the net; noise serves without images."""
-    words = "surgery --model cifar10-allcnn-c-jpeg --output out/pooled.prototxt --quiet".split()
+    words = ["surgery", "--model", "cifar10-allcnn-c-jpeg", "--output", "out/pooled.prototxt", "--quiet"]
     result = invoke(*words)
     assert result.exit_code == 0 and result.output.splitlines()[-1] == "out/pooled.prototxt"
     assert result.output.startswith("null test on 4 images of noise: global_pool differs by ")

@@ -166,7 +166,7 @@ def test_dead_channels_and_histograms(net: VizNet, source: ImageSource, pixels: 
     for channel in range(4):
         expected = [
             int(((largest[:, channel] > low) & (largest[:, channel] <= high)).sum())
-            for low, high in zip(EDGES, EDGES[1:], strict=False)
+            for low, high in itertools.pairwise(EDGES)
         ]
         assert channels.histogram[channel, 1:-1].tolist() == expected
 

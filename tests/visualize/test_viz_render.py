@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from allconv_caffe.cli.main import main
-from allconv_caffe.paper import experiments
-from allconv_caffe.paper import render as rendering
+from allconv_caffe.paper import experiments, render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, to_text
 from allconv_caffe.visualize.nets import rules
 from allconv_caffe.visualize.nets.engines import open_net

@@ -559,7 +559,7 @@ def kernels(core_type: str, machine: str, cpuinfo: str) -> Kernels | str:
 
 
 def _field(cpuinfo: str, name: str) -> str | None:
-    found = re.search(rf"^{name}\s*:\s*(.*)$", cpuinfo, re.M)
+    found = re.search(rf"^{name}\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
     return found.group(1).strip() if found else None
 
 

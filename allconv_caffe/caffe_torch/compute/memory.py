@@ -22,4 +22,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     wanted = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)]
-    return all([mallopt(option, value) == 1 for option, value in wanted])
+    done = [mallopt(option, value) == 1 for option, value in wanted]  # each is asked for, whatever became of the others
+    return all(done)

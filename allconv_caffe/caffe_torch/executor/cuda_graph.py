@@ -44,9 +44,9 @@ class Replayed:
             self._plain_left -= 1
             return self.function(buffers, inputs, scalars)
         same = self._recorded is not None and self._recorded[0] is buffers and self._recorded[1] is scalars
-        if not (same and all(a.shape == b.shape for a, b in zip(self._inputs, inputs, strict=True))):
-            if not self._record(buffers, inputs, scalars):
-                return self.function(buffers, inputs, scalars)
+        same = same and all(a.shape == b.shape for a, b in zip(self._inputs, inputs, strict=True))
+        if not same and not self._record(buffers, inputs, scalars):
+            return self.function(buffers, inputs, scalars)
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
         assert self._graph is not None

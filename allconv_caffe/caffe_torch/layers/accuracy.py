@@ -47,7 +47,7 @@ class AccuracyLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = float32(bottom[0].data)
         classes = x.shape[self.axis]
-        shape = x.shape[: self.axis] + (1,) + x.shape[self.axis + 1 :]
+        shape = (*x.shape[: self.axis], 1, *x.shape[self.axis + 1 :])
         label = bottom[1].data.reshape(shape).to(torch.int64)
         ignored = torch.zeros_like(label, dtype=torch.bool) if self.ignore_label is None else label == self.ignore_label
         check_labels(label, classes, ignored)

@@ -151,7 +151,7 @@ class PoolingLayer(Layer):
 
     def maxima(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The maximum of every window and its flat index in the image; -FLT_MAX and -1 where nothing compares."""
-        n, c, h, w = x.shape
+        w = x.shape[3]
         left, right, above, below = self.margins(x)
         clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
         padded = F.pad(clean, (left, right, above, below), value=-float("inf"))

@@ -88,7 +88,7 @@ class SoftmaxWithLossLayer(LossLayer):
 
     def labels(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Labels as integers, shaped to broadcast over the class axis; and which are ignored (None: none can be)."""
-        shape = bottom[0].shape[: self.axis] + (1,) + bottom[0].shape[self.axis + 1 :]
+        shape = (*bottom[0].shape[: self.axis], 1, *bottom[0].shape[self.axis + 1 :])
         label = bottom[1].data.reshape(shape).to(torch.int64)
         return label, None if self.ignore_label is None else label == self.ignore_label
 

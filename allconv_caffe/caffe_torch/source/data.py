@@ -9,6 +9,7 @@ Differs: a truncated or odd-sized Datum is an error; Caffe trains on whatever li
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import importlib
@@ -563,10 +564,8 @@ def _end(thread: threading.Thread, stop: threading.Event, ready: queue.Queue[_Ba
     """Waits for the thread: one that is inside PyTorch when the interpreter ends would abort the process."""
     stop.set()
     while thread.is_alive() and thread is not threading.current_thread():
-        try:
+        with contextlib.suppress(queue.Empty):
             ready.get_nowait()
-        except queue.Empty:
-            pass
         thread.join(0.01)
 
 
@@ -585,6 +584,7 @@ def _prefetch(
                 return ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
+        return None
 
     try:
         records = reader.records(position)

@@ -232,7 +232,7 @@ class PycaffeNet(VizNet):
         self._rule_layers = [layer for layer in net.layers if layer.type == "Python" and hasattr(layer, "rule")]
         self.blob_names = _blob_names(param, net.blobs)
         self.input = _input_blob(param, where)
-        n, c, h, w = net.blobs[self.input].shape
+        c, h, w = net.blobs[self.input].shape[1:]
         self.input_shape = (int(c), int(h), int(w))
         self._shapes = {name: tuple(int(d) for d in blob.shape)[1:] for name, blob in net.blobs.items()}
         self.weights_sha256 = weights_sha256 or hash_arrays(self.params())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -39,7 +40,7 @@ class RemoteNet(VizNet):
         path = [_ROOT, *(part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part)]
         environment["PYTHONPATH"] = os.pathsep.join(path)
         environment.setdefault("GLOG_minloglevel", "2")
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the net)
         try:
             self._process = subprocess.Popen(
                 [command, "-m", "allconv_caffe.visualize.nets.worker"],
@@ -98,10 +99,8 @@ class RemoteNet(VizNet):
         process = self._process
         for pipe in (process.stdin, process.stdout):
             if pipe is not None and not pipe.closed:
-                try:
+                with contextlib.suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:

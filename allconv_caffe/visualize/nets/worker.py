@@ -18,8 +18,7 @@ def send(file: BinaryIO, message: Dict[str, Any], arrays: Sequence[np.ndarray] =
     arrays = [np.ascontiguousarray(array) for array in arrays]
     head = dict(message, arrays=[[array.dtype.str, list(array.shape)] for array in arrays])
     file.write(json.dumps(head).encode() + b"\n")
-    for array in arrays:
-        file.write(array.tobytes())
+    file.writelines(array.tobytes() for array in arrays)
     file.flush()
 
 
