@@ -140,7 +140,7 @@ def _torch(advice: list[str]) -> dict[str, Any]:
     try:
         import torch
 
-        from allconv_caffe.caffe_torch.executor.compiled import compiler
+        from allconv_caffe.caffe_torch.compute.compiler import compiler
     except ImportError as error:
         advice.append(f"the built-in engine needs PyTorch: run `make setup` ({error})")
         return {"found": False, "problem": str(error)}

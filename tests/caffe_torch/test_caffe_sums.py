@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.compute import caffe_sums, conv_kernels
+from allconv_caffe.caffe_torch.compute import caffe_sums, compiler
 from allconv_caffe.caffe_torch.compute.caffe_sums import HASWELL, SKYLAKEX, CaffeSums, Kernels, Shape, kernels
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -252,7 +252,7 @@ def test_without_a_compiler_the_log_says_that_sums_are_pytorchs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One warning, with the reason; the net then computes all the same."""
-    monkeypatch.setattr(conv_kernels, "compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compiler", lambda: None)
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setattr(caffe_sums, "kernels", lambda *_: HASWELL)
     glog.init()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.compute import conv_algo, conv_kernels
+from allconv_caffe.caffe_torch.compute import conv_algo, winograd
 
 SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
 #: relative to the largest value; Winograd on 4x4 tiles loses about one digit to its transforms
@@ -16,8 +16,8 @@ TOLERANCE = {"direct": 5e-6, "winograd2": 5e-6, "winograd4": 5e-5}
 @pytest.mark.parametrize("algo", conv_algo.ALGORITHMS)
 def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, int]) -> None:
     """Forward and the three gradients equal float64 convolution, on sizes that are no multiple of a tile too."""
-    if algo != "direct" and conv_kernels.why_not() is not None:
-        pytest.skip(str(conv_kernels.why_not()))
+    if algo != "direct" and winograd.why_not() is not None:
+        pytest.skip(str(winograd.why_not()))
     n, c, o, h, p = shape
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(n, c, h, h, generator=g), torch.randn(o, c, 3, 3, generator=g)

@@ -2,7 +2,7 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications; see `conv_kernels`.
+2.25 and 4 times fewer multiplications; see `winograd.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.caffe_torch.compute import conv_kernels
+from allconv_caffe.caffe_torch.compute import winograd
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
@@ -29,8 +29,8 @@ def fits_winograd(
         and tuple(dilation) == (1, 1)
         and group == 1
         and pad[0] == pad[1] <= 2
-        and w_shape[0] % conv_kernels.PANEL == 0
-        and w_shape[1] % conv_kernels.PANEL == 0
+        and w_shape[0] % winograd.PANEL == 0
+        and w_shape[1] % winograd.PANEL == 0
     )
 
 
@@ -58,7 +58,7 @@ def choose(
     fits = fits_winograd(w_shape, stride, pad, dilation, group)
     if mode == "auto":
         possible = compiled and fits and device.type == "cpu" and dtype == torch.float32
-        return "winograd4" if possible and conv_kernels.why_not() is None else "direct"
+        return "winograd4" if possible and winograd.why_not() is None else "direct"
     if mode not in ALGORITHMS:
         raise ValueError(f"unknown convolution algorithm '{mode}' (known: auto, {', '.join(ALGORITHMS)})")
     return mode if fits else "direct"
@@ -77,7 +77,7 @@ def forward(
     """y = x * w + b, (N, C, spatial...) and (K, C / group, kernel...) to (N, K, spatial...)."""
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
-        return torch.ops.allconv_caffe.winograd(x, transformed(w, m), b, m, pad[0])
+        return torch.ops.allconv_caffe.winograd(x, winograd.transformed(w, m), b, m, pad[0])
     if len(stride) > MAX_AXES:
         y = sum(
             forward(algo, part, w[:, :, k], None, stride[1:], pad[1:], dilation[1:], group)
@@ -106,11 +106,11 @@ def backward(
         m, dx, dw = WINOGRAD[algo], None, None
         if need[0]:  # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
             turned = w.flip(2, 3).transpose(0, 1)
-            dx = torch.ops.allconv_caffe.winograd(dy, transformed(turned, m), None, m, 2 - pad[0])
+            dx = torch.ops.allconv_caffe.winograd(dy, winograd.transformed(turned, m), None, m, 2 - pad[0])
         if need[1]:
             a = m + 2
             du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, pad[0])
-            g = filter_transform(m, w)
+            g = winograd.filter_transform(m, w)
             dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
         return dx, dw, dy.sum((0, 2, 3)) if need[2] else None
     if len(stride) > MAX_AXES:
@@ -226,30 +226,3 @@ def _backward_deep(
         torch.stack([dw for dw in dws if dw is not None], 2) if need[1] else None,
         dy.sum([0, *range(2, dy.dim())]) if need[2] else None,
     )
-
-
-def transformed(w: torch.Tensor, m: int) -> torch.Tensor:
-    """G w G^T in the kernels' layout: (O, C, 3, 3) to ((m + 2)^2, O / 16, C, 16)."""
-    o, c = w.shape[:2]
-    a, panel = m + 2, conv_kernels.PANEL
-    g = filter_transform(m, w)
-    u = torch.einsum("ir,js,ocrs->ijoc", g, g, w)
-    return u.reshape(a * a, o // panel, panel, c).transpose(2, 3).contiguous()
-
-
-def filter_transform(m: int, like: torch.Tensor) -> torch.Tensor:
-    """G, (m + 2, 3): rows (1, t, t^2) / prod over the other points s of (t - s), for t in 0, +-p, +-q; then (0, 0, 1).
-
-    For m = 2 the first row's sign stands in the kernels' data transform.
-    """
-    points = [0.0] + [s * t for t in conv_kernels.POINTS[m] for s in (1.0, -1.0)]
-    rows = []
-    for t in points:
-        scale = 1.0
-        for s in points:
-            if s != t:
-                scale *= t - s
-        rows.append([1 / scale, t / scale, t * t / scale])
-    if m == 2:
-        rows[0] = [1.0, 0.0, 0.0]
-    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=like.dtype, device=like.device)

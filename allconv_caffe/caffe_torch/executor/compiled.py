@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, Memory
-from allconv_caffe.caffe_torch.compute.conv_kernels import NO_COMPILER, compiler
+from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed

@@ -1,0 +1,503 @@
+// Sums in the order in which Caffe and its BLAS take them. ../caffe_sums.py says which order that is, and calls this.
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+#include <immintrin.h>
+#include <omp.h>
+
+typedef int64_t I;
+typedef __m256 v8;
+
+struct Order {
+    I q, unit, p;
+};
+
+// the length of the block that begins where `left` remain
+static inline I block(I left, I size, I unit) {
+    if (left >= 2 * size) return size;
+    return left > size ? (left / 2 + unit - 1) / unit * unit : left;
+}
+
+struct Buffer {  // grows, is never returned: one layer after the other needs the same
+    float* p = nullptr;
+    size_t n = 0;
+    ~Buffer() { free(p); }
+    float* get(size_t want) {
+        if (want > n) {
+            free(p);
+            n = want;
+            p = (float*)aligned_alloc(4096, (n * 4 + 4095) / 4096 * 4096);
+        }
+        return p;
+    }
+};
+static thread_local Buffer local_a, local_b, local_c;
+
+// rows: panels of six for every whole twelve, then of four for every whole four, then what is left
+struct Panel {
+    I row, rows;
+    int kind;  // 0, 1: the first, the second six of twelve; 2: one four; 3: one of two; 4: rest
+};
+static std::vector<Panel> panels(const Order& o, I m) {
+    std::vector<Panel> found;
+    I row = 0;
+    if (!o.p) {
+        for (; row < m; row += 6) found.push_back({row, std::min<I>(6, m - row), 4});
+        return found;
+    }
+    for (; row + 12 <= m; row += 12) {
+        found.push_back({row, 6, 0});
+        found.push_back({row + 6, 6, 1});
+    }
+    const int kind = m - row >= 8 ? 3 : 2;
+    for (; row + 4 <= m; row += 4) found.push_back({row, 4, kind});
+    if (row < m) found.push_back({row, m - row, 4});
+    return found;
+}
+
+// by tile of eight columns, which kinds of panels have two accumulators there: one bit each
+static std::vector<unsigned char> splits(const Order& o, I n) {
+    std::vector<unsigned char> found((n + 7) / 8, 0);
+    if (!o.p) return found;
+    for (I at = 0; at < n;) {
+        const I size = block(n - at, o.p, o.unit), tiles = size / 8, first = at / 8;
+        for (I t = 0; t < tiles; ++t) found[first + t] |= at ? 4 : 12;
+        if (tiles > 1) {
+            found[first] |= 1;
+            found[first + tiles - 1] |= tiles % 2 ? 2 : 1;
+        }
+        at += size;
+    }
+    return found;
+}
+
+// A (m x k) at any strides to panels, one behind the other, each k x rows
+static void pack_a(const std::vector<Panel>& rows, I k, const float* a, I ai, I ak, float* to) {
+    for (const Panel& p : rows) {
+        const float* from = a + p.row * ai;
+        for (I x = 0; x < k; ++x)
+            for (I i = 0; i < p.rows; ++i) *to++ = from[i * ai + x * ak];
+    }
+}
+
+// every loop over accumulators is unrolled, or the compiler keeps them in memory
+#define EACH(i, n) _Pragma("GCC unroll 6") for (int i = 0; i < n; ++i)
+
+template <int R, int W>
+static inline void one(I k, const float* a, const float* b, I bs, v8 (&c)[W][R]) {
+    EACH(w, W) EACH(i, R) c[w][i] = _mm256_setzero_ps();
+    for (I x = 0; x < k; ++x, a += R, b += 8) {
+        v8 q[W];
+        EACH(w, W) q[w] = _mm256_load_ps(b + w * bs);
+        EACH(i, R) {
+            const v8 f = _mm256_broadcast_ss(a + i);
+            EACH(w, W) c[w][i] = _mm256_fmadd_ps(f, q[w], c[w][i]);
+        }
+    }
+}
+
+template <int R>
+static inline void two(I k, const float* a, const float* b, v8 (&c)[1][R]) {
+    v8 d[R];
+    EACH(i, R) c[0][i] = d[i] = _mm256_setzero_ps();
+    I x = 0;
+    for (; x < k / 8 * 8; x += 2, a += 2 * R, b += 16) {
+        const v8 even = _mm256_load_ps(b), odd = _mm256_load_ps(b + 8);
+        EACH(i, R) {
+            c[0][i] = _mm256_fmadd_ps(_mm256_broadcast_ss(a + i), even, c[0][i]);
+            d[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(a + R + i), odd, d[i]);
+        }
+    }
+    for (; x < k; ++x, a += R, b += 8) {
+        const v8 q = _mm256_load_ps(b);
+        EACH(i, R) c[0][i] = _mm256_fmadd_ps(_mm256_broadcast_ss(a + i), q, c[0][i]);
+    }
+    EACH(i, R) c[0][i] = _mm256_add_ps(c[0][i], d[i]);
+}
+
+static inline void put(v8 value, float* at, I columns, bool add) {
+    if (columns >= 8) {
+        _mm256_storeu_ps(at, _mm256_add_ps(add ? _mm256_loadu_ps(at) : _mm256_setzero_ps(), value));
+        return;
+    }
+    float each[8];
+    _mm256_storeu_ps(each, value);
+    for (I j = 0; j < columns; ++j) at[j] = (add ? at[j] : 0.f) + each[j];
+}
+
+template <int R>
+static inline void tile(I k, const float* a, const float* b, I bs, int width, bool split, float* to, I ldc, I columns,
+                        bool add) {
+    if (width == 2) {
+        v8 c[2][R];
+        one<R, 2>(k, a, b, bs, c);
+        EACH(w, 2) EACH(i, R) put(c[w][i], to + w * 8 + i * ldc, columns - w * 8, add);
+        return;
+    }
+    v8 c[1][R];
+    if (split) two<R>(k, a, b, c);
+    else one<R, 1>(k, a, b, bs, c);
+    EACH(i, R) put(c[0][i], to + i * ldc, columns, add);
+}
+
+// C (m x n) (+)= A B, in the tiles [from, to) of eight columns; b holds these tiles, k x 8 each, zeros beyond n.
+static void gemm(const Order& o, const std::vector<Panel>& rows, const std::vector<unsigned char>& split, I n, I k,
+                 const float* a, const float* b, I from, I to, float* c, I ldc, bool add) {
+    const I bs = k * 8;
+    for (I at = 0; at < k;) {
+        const I size = block(k - at, o.q, o.unit);
+        for (I t = from; t < to;) {
+            const int pair = t + 1 < to && !((split[t] | split[t + 1]) & 3) ? 2 : 1;
+            const float* q = b + (t - from) * bs + at * 8;
+            const I columns = n - t * 8;
+            for (const Panel& p : rows) {
+                const float* f = a + p.row * k + at * p.rows;
+                float* y = c + p.row * ldc + t * 8;
+                for (int w = 0; w < pair; ++w) {
+                    const bool apart = p.kind < 4 && split[t + w] >> p.kind & 1;
+                    const int width = apart || p.kind == 2 || p.kind == 3 ? 1 : pair;
+                    const float* qw = q + w * bs;
+                    float* yw = y + w * 8;
+                    const I left = columns - w * 8;
+                    switch (p.rows) {
+                        case 1: tile<1>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                        case 2: tile<2>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                        case 3: tile<3>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                        case 4: tile<4>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                        case 5: tile<5>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                        case 6: tile<6>(size, f, qw, bs, width, apart, yw, ldc, left, add); break;
+                    }
+                    if (width == 2) break;
+                }
+            }
+            t += pair;
+        }
+        add = true;
+        at += size;
+    }
+}
+
+// eight columns of B (k x n) at any strides
+static void pack_b(I n, I k, const float* b, I bk, I bj, I from, I to, float* out) {
+    for (I t = from; t < to; ++t) {
+        const I left = std::min<I>(8, n - t * 8);
+        const float* q = b + t * 8 * bj;
+        for (I x = 0; x < k; ++x, out += 8, q += bk) {
+            if (left == 8 && bj == 1) _mm256_store_ps(out, _mm256_loadu_ps(q));
+            else
+                for (I j = 0; j < 8; ++j) out[j] = j < left ? q[j * bj] : 0.f;
+        }
+    }
+}
+
+// the same of im2col: B (k x s), element (x, j) is image[row[x] + column[j]]
+static void pack_col(I n, I k, const float* image, const I* row, const I* column, I from, I to, float* out) {
+    for (I t = from; t < to; ++t) {
+        const I left = std::min<I>(8, n - t * 8);
+        const I* at = column + t * 8;
+        const bool whole = left == 8 && at[7] - at[0] == 7;
+        for (I x = 0; x < k; ++x, out += 8) {
+            const float* q = image + row[x];
+            if (whole) _mm256_store_ps(out, _mm256_loadu_ps(q + at[0]));
+            else
+                for (I j = 0; j < 8; ++j) out[j] = j < left ? q[at[j]] : 0.f;
+        }
+    }
+}
+
+// into how many pieces to cut the tiles of each of `jobs` images, so that every thread has work
+static I pieces(I jobs, I tiles, I threads) { return std::max<I>(1, std::min(tiles, (threads + jobs - 1) / jobs)); }
+
+static void share(I count, I* from, I* to) {
+    const I each = (count + omp_get_num_threads() - 1) / omp_get_num_threads();
+    *from = std::min(count, each * omp_get_thread_num());
+    *to = std::min(count, *from + each);
+}
+
+// a sum of n values, n a multiple of four, in eight lanes (the odd four first), or in four
+static float lanes(const float* x, I n, I width) {
+    float s[8] = {0};
+    I i = 0;
+    if (width == 8 && n & 4)
+        for (; i < 4; ++i) s[i] += x[i];
+    for (; i < n; i += width)
+        for (I j = 0; j < width; ++j) s[j] += x[i + j];
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}
+
+static void sum_row(const float* x, I n, I width, float* y) {
+    const I whole = n / 4 * 4, rest = n - whole;
+    for (I at = 0; at < whole; at += 4096) *y += lanes(x + at, std::min<I>(4096, whole - at), width);
+    x += whole;
+    if (rest == 1) *y += x[0];
+    if (rest == 2) *y += x[0] + x[1];
+    if (rest == 3) *y += x[0] + x[1] + x[2];
+}
+
+static void col2im(I first, I last, I s, const I* row, const I* column, const float* col, float* image) {
+    for (I e = first; e < last; ++e) {
+        float* at = image + row[e];
+        for (I j = 0; j < s; ++j) at[column[j]] += col[e * s + j];
+    }
+}
+
+extern "C" {
+
+void sums_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, const float* b, I bk, I bj, float* c, I add,
+               I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, m);
+    const auto split = splits(o, n);
+    float* packed = local_a.get(m * k + 8);
+    pack_a(rows, k, a, ai, ak, packed);
+#pragma omp parallel num_threads((int)threads)
+    {
+        I from, to;
+        share((n + 7) / 8, &from, &to);
+        float* mine = local_b.get((to - from) * k * 8 + 8);
+        pack_b(n, k, b, bk, bj, from, to, mine);
+        gemm(o, rows, split, n, k, packed, mine, from, to, c, n, add != 0);
+    }
+}
+
+// y (images x groups x m x s) = w (groups x m x k) col(x)
+// x_image, x_group: floats from one image, one group to the next
+void sums_conv(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group, const I* row,
+               const I* column, const float* w, const float* bias, float* y, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, m);
+    const auto split = splits(o, s);
+    const I tiles = (s + 7) / 8;
+    float* packed = local_a.get(groups * m * k + 8);
+    for (I g = 0; g < groups; ++g) pack_a(rows, k, w + g * m * k, k, 1, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
+#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* col = local_b.get((to - from) * k * 8 + 8);
+        pack_col(s, k, x + n * x_image + g * x_group, row, column, from, to, col);
+        float* out = y + i * m * s;
+        gemm(o, rows, split, s, k, packed + g * m * k, col, from, to, out, s, false);
+        if (bias)
+            for (I c = 0; c < m; ++c)
+                for (I j = from * 8; j < std::min(s, to * 8); ++j) out[c * s + j] += bias[g * m + c];
+    }
+}
+
+// dw (groups x m x k) += dy (images x groups x m x s) col(x)^T, image after image
+void sums_conv_weight(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group,
+                      const I* row, const I* column, const float* dy, float* dw, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, m);
+    const auto split = splits(o, k);
+#pragma omp parallel num_threads((int)threads)
+    {
+        I from, to;
+        share((k + 7) / 8, &from, &to);
+        float* packed = local_a.get(m * s + 8);
+        float* col = local_b.get((to - from) * s * 8 + 8);
+        if (from < to)
+            for (I i = 0; i < images * groups; ++i) {
+                const I n = i / groups, g = i % groups;
+                pack_a(rows, s, dy + i * m * s, s, 1, packed);
+                pack_col(k, s, x + n * x_image + g * x_group, column, row, from, to, col);
+                gemm(o, rows, split, k, s, packed, col, from, to, dw + g * m * k, k, true);
+            }
+    }
+}
+
+// dx += col2im(w^T dy), dx holds zeros and x_channels for each group; `plain`: col is dx itself, and is assigned
+void sums_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float* dx, I x_image, I x_group, const I* row,
+                    const I* column, const float* w, const float* dy, I x_channels, I plain, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, k);
+    const auto split = splits(o, s);
+    const I tiles = (s + 7) / 8;
+    float* packed = local_a.get(groups * m * k + 8);
+    for (I g = 0; g < groups; ++g) pack_a(rows, m, w + g * m * k, 1, k, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
+    float* shared = !plain && cut > 1 ? local_c.get(images * groups * k * s + 8) : nullptr;  // few images: all at once
+#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* above = local_b.get((to - from) * m * 8 + 8);
+        pack_b(s, m, dy + i * m * s, s, 1, from, to, above);
+        float* image = dx + n * x_image + g * x_group;
+        float* col = plain ? image : shared ? shared + i * k * s : local_c.get(k * s + 8);
+        gemm(o, rows, split, s, m, packed + g * m * k, above, from, to, col, s, false);
+        if (!plain && !shared) col2im(0, k, s, row, column, col, image);
+    }
+    if (shared) {  // each channel's rows, k / x_channels of them, stay with one thread
+        const I channels = images * groups * x_channels, each = k / x_channels;
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+        for (I c = 0; c < channels; ++c) {
+            const I i = c / x_channels, first = c % x_channels * each;
+            float* image = dx + i / groups * x_image + i % groups * x_group;
+            col2im(first, first + each, s, row, column, shared + i * k * s, image);
+        }
+    }
+}
+
+// y[c] += the sum of each row, image after image: x (images x m x s)
+void sums_bias(I images, I m, I s, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I c = 0; c < m; ++c) {
+        const I rest = m % 4, width = rest >= 2 && c >= m - rest && c < m - rest + 2 ? 4 : 8;
+        for (I n = 0; n < images; ++n) sum_row(x + (n * m + c) * s, s, width, y + c);
+    }
+}
+
+// the sum of x y in four vectors of 8 or 16 lanes
+void sums_dot(I width, I n, const float* x, const float* y, float* result) {
+    float s[4][16] = {{0}}, total[8];
+    I i = 0;
+    for (; i + 4 * width <= n; i += 4 * width)
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x[i + v * width + j], y[i + v * width + j], s[v][j]);
+    if (width == 16) {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
+        if (i + 32 <= n) {
+            for (I v = 0; v < 4; ++v)
+                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x[i + v * 8 + j], y[i + v * 8 + j], s[v][j]);
+            i += 32;
+        }
+        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
+        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
+    } else {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
+        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
+    }
+    double rest = 0;
+    for (; i < n; ++i) rest += x[i] * y[i];
+    *result = (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
+}
+
+// y = x ^ exponent: of 2 or 0.5 not always what a product or a square root is rounded to
+void sums_power(I n, const float* x, float exponent, float* y, I threads) {
+    volatile float to = exponent;
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) y[i] = powf(x[i], to);
+}
+
+void sums_axpy(I n, float alpha, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) y[i] = __builtin_fmaf(alpha, x[i], y[i]);
+}
+
+void sums_axpby(I n, float alpha, const float* x, float beta, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) {
+        const float scaled = beta * y[i];
+        y[i] = __builtin_fmaf(alpha, x[i], scaled);
+    }
+}
+
+// y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
+void sums_columns(I k, I n, const float* x, float* y) {
+    const I whole = n / 4 * 4, rest = n - whole;
+    for (I begin = 0; begin < whole; begin += 4096) {
+        const I size = std::min<I>(4096, whole - begin), apart = (size & 4) + (size & 8);
+        for (I j = begin; j < begin + size; ++j) {
+            const float* at = x + j;
+            for (I i = 0; i < k;) {
+                const I group = k - i >= 8 ? 8 : k - i >= 4 ? 4 : 1;
+                float sum = at[i * n];
+                if (group == 1) y[j] += sum;
+                else if (j - begin < apart) {
+                    float odd = at[(i + 1) * n];
+                    for (I e = 2; e < group; e += 2) {
+                        sum += at[(i + e) * n];
+                        odd += at[(i + e + 1) * n];
+                    }
+                    y[j] += sum + odd;
+                } else {
+                    for (I e = 1; e < group; ++e) sum += at[(i + e) * n];
+                    y[j] += sum;
+                }
+                i += group;
+            }
+        }
+    }
+    const I width = n == 1 ? 4 : 2;
+    for (I j = whole; j < n; ++j) {
+        float total = 0;
+        I i = 0;
+        if (n == rest)  // a matrix of less than four columns: in groups of four, or of two
+            for (; i < k / 4 * 4; i += width) {
+                float sum = x[i * n + j];
+                for (I e = 1; e < width; ++e) sum += x[(i + e) * n + j];
+                total += sum;
+            }
+        for (; i < k; ++i) total += x[i * n + j];
+        y[j] += total;
+    }
+}
+
+// y = exp(x - max) / sum over the middle axis; x (outer x channels x inner)
+void sums_softmax(I outer, I channels, I inner, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I o = 0; o < outer; ++o) {
+        float* scale = local_a.get(inner + 8);
+        const float* from = x + o * channels * inner;
+        float* to = y + o * channels * inner;
+        for (I j = 0; j < inner; ++j) scale[j] = from[j];
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) scale[j] = std::max(scale[j], from[c * inner + j]);
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) to[c * inner + j] = expf(from[c * inner + j] - scale[j]);
+        for (I j = 0; j < inner; ++j) scale[j] = 0;
+        sums_columns(channels, inner, to, scale);
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) to[c * inner + j] /= scale[j];
+    }
+}
+
+// the sum of -log(max(p, FLT_MIN)), from 0 on, one after the other
+void sums_log_loss(I n, const float* p, float* loss) {
+    float total = 0;
+    for (I i = 0; i < n; ++i) total -= logf(std::max(p[i], FLT_MIN));
+    *loss = total;
+}
+
+// what of the image a window covers, and its length with padding
+struct Span {
+    I from, to, size;
+};
+static Span span(I out, I kernel, I stride, I pad, I size) {
+    const I from = out * stride - pad, to = std::min(from + kernel, size + pad);
+    return {std::max<I>(from, 0), std::min(to, size), to - from};
+}
+
+// AVE pooling: x (planes x h x w) to y (planes x oh x ow), or back: dx += dy / size, dx holds zeros
+void sums_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, float* x, float* y, I back,
+                  I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I n = 0; n < planes; ++n)
+        for (I i = 0; i < oh; ++i)
+            for (I j = 0; j < ow; ++j) {
+                const Span a = span(i, kh, sh, ph, h), b = span(j, kw, sw, pw, w);
+                float* image = x + n * h * w;
+                float* at = y + (n * oh + i) * ow + j;
+                const float size = (float)(a.size * b.size);
+                if (back) {
+                    for (I r = a.from; r < a.to; ++r)
+                        for (I s = b.from; s < b.to; ++s) image[r * w + s] += *at / size;
+                } else {
+                    float sum = 0;
+                    for (I r = a.from; r < a.to; ++r)
+                        for (I s = b.from; s < b.to; ++s) sum += image[r * w + s];
+                    *at = sum / size;
+                }
+            }
+}
+
+}  // extern "C"

@@ -1,0 +1,284 @@
+// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32: tiles of
+// the image are transformed, multiplied and transformed back in blocks that stay in the cache. ../winograd.py calls it.
+//
+// From the compiler's command line: P4, Q4, the interpolation points of m = 4; BLOCK, CHUNK, tiles to a block of the forward
+// pass and of the filters' gradient.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <algorithm>
+#include <omp.h>
+
+typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int64_t I;
+
+// every loop over registers is unrolled, or the compiler keeps them in memory
+#define EACH(i, n) _Pragma("GCC unroll 6") for (int i = 0; i < n; ++i)
+
+static inline v8 ld(const float* p) { return *(const v8*)p; }
+static inline void st(float* p, v8 v) { *(v8*)p = v; }
+
+struct Buffer {  // grows, is never returned: one iteration after the other needs the same
+    float* p = nullptr;
+    size_t n = 0;
+    float* get(size_t want) {
+        if (want > n) {
+            free(p);
+            n = want;
+            p = (float*)aligned_alloc(4096, (n * 4 + 4095) / 4096 * 4096);
+        }
+        return p;
+    }
+};
+static thread_local Buffer local_v, local_m, local_zero;
+static Buffer shared_v, shared_m;
+
+static const float* zeros(I n) {
+    size_t had = local_zero.n;
+    float* z = local_zero.get(n);
+    if (local_zero.n != had) memset(z, 0, local_zero.n * 4);
+    return z;
+}
+
+// C[i][0..16) (+)= sum_k A[i * ai + k * ak] * B[k * 16 + 0..16)
+template <int MR>
+static inline void micro(I K, const float* A, I ai, I ak, const float* B, float* C, I ldc, bool add) {
+    v8 c0[MR], c1[MR];
+    EACH(i, MR) {
+        if (add) {
+            c0[i] = ld(C + i * ldc);
+            c1[i] = ld(C + i * ldc + 8);
+        } else {
+            c0[i] = v8{};
+            c1[i] = v8{};
+        }
+    }
+    for (I k = 0; k < K; ++k, A += ak, B += 16) {
+        v8 b0 = ld(B), b1 = ld(B + 8);
+        EACH(i, MR) {
+            float a = A[i * ai];
+            c0[i] += a * b0;
+            c1[i] += a * b1;
+        }
+    }
+    EACH(i, MR) {
+        st(C + i * ldc, c0[i]);
+        st(C + i * ldc + 8, c1[i]);
+    }
+}
+
+static inline void rows(I M, I K, const float* A, I ai, I ak, const float* B, float* C, I ldc, bool add) {
+    I i = 0;
+    for (; i + 6 <= M; i += 6) micro<6>(K, A + i * ai, ai, ak, B, C + i * ldc, ldc, add);
+    A += i * ai;
+    C += i * ldc;
+    switch (M - i) {
+        case 5: micro<5>(K, A, ai, ak, B, C, ldc, add); break;
+        case 4: micro<4>(K, A, ai, ak, B, C, ldc, add); break;
+        case 3: micro<3>(K, A, ai, ak, B, C, ldc, add); break;
+        case 2: micro<2>(K, A, ai, ak, B, C, ldc, add); break;
+        case 1: micro<1>(K, A, ai, ak, B, C, ldc, add); break;
+    }
+}
+
+// the transforms along one side of a tile: B^T d of the image, A^T x of the products, A y of the gradient
+template <int m>
+struct F;
+
+template <>
+struct F<2> {
+    static inline void bt(const v8* d, v8* o) {
+        o[0] = d[0] - d[2];
+        o[1] = d[2] + d[1];
+        o[2] = d[2] - d[1];
+        o[3] = d[3] - d[1];
+    }
+    static inline void at(const v8* x, v8* o) {
+        o[0] = x[0] + (x[1] + x[2]);
+        o[1] = (x[1] - x[2]) + x[3];
+    }
+    static inline void a(const v8* y, v8* o) {
+        o[0] = y[0];
+        o[1] = y[0] + y[1];
+        o[2] = y[0] - y[1];
+        o[3] = y[1];
+    }
+};
+
+template <>
+struct F<4> {
+    static constexpr float p = P4, q = Q4, pp = p * p, qq = q * q;
+    static inline void bt(const v8* d, v8* o) {
+        v8 a = d[4] - qq * d[2], b = p * (d[3] - qq * d[1]), c = d[4] - pp * d[2], e = q * (d[3] - pp * d[1]);
+        o[0] = (pp * qq) * d[0] - (pp + qq) * d[2] + d[4];
+        o[1] = a + b;
+        o[2] = a - b;
+        o[3] = c + e;
+        o[4] = c - e;
+        o[5] = (pp * qq) * d[1] - (pp + qq) * d[3] + d[5];
+    }
+    static inline void at(const v8* x, v8* o) {
+        v8 s = x[1] + x[2], d = x[1] - x[2], t = x[3] + x[4], e = x[3] - x[4];
+        o[0] = x[0] + (s + t);
+        o[1] = p * d + q * e;
+        o[2] = pp * s + qq * t;
+        o[3] = (pp * p) * d + (qq * q) * e + x[5];
+    }
+    static inline void a(const v8* y, v8* o) {
+        v8 s = y[0] + pp * y[2], d = p * y[1] + (pp * p) * y[3], t = y[0] + qq * y[2], e = q * y[1] + (qq * q) * y[3];
+        o[0] = y[0];
+        o[1] = s + d;
+        o[2] = s - d;
+        o[3] = t + e;
+        o[4] = t - e;
+        o[5] = y[3];
+    }
+};
+
+struct Shape {
+    I n, h, w, c, oh, ow, co, pad, th, tw;
+};
+
+// Where each of the size x size pixels of a tile lies, starting at (y, x); outside the image: zeros.
+template <int size>
+static inline void tile(const float* image, I h, I w, I c, I y, I x, const float* zero, const float** at) {
+    for (int i = 0; i < size; ++i)
+        for (int j = 0; j < size; ++j) {
+            I r = y + i, s = x + j;
+            at[i * size + j] = (r >= 0 && r < h && s >= 0 && s < w) ? image + (r * w + s) * c : zero;
+        }
+}
+
+template <int m>
+static inline void to_v(const float** at, I c, float* v, I stride) {  // v[k * stride + channel] = B^T d B
+    constexpr int a = m + 2;
+    for (I ch = 0; ch < c; ch += 8) {
+        v8 t[a][a];
+        EACH(j, a) {
+            v8 d[a], o[a];
+            EACH(i, a) d[i] = ld(at[i * a + j] + ch);
+            F<m>::bt(d, o);
+            EACH(i, a) t[i][j] = o[i];
+        }
+        EACH(i, a) {
+            v8 o[a];
+            F<m>::bt(t[i], o);
+            EACH(j, a) st(v + (i * a + j) * stride + ch, o[j]);
+        }
+    }
+}
+
+template <int m>
+static void forward(const float* x, const float* u, const float* bias, float* y, Shape s) {
+    constexpr int a = m + 2;
+    const I tiles = s.n * s.th * s.tw, block = BLOCK, panels = s.co / 16;
+    const I vs = block * s.c + 16, ms = block * s.co + 16;  // 16: streams a multiple of 4 KiB apart evict each other
+#pragma omp parallel
+    {
+        float* v = local_v.get(a * a * vs);
+        float* g = local_m.get(a * a * ms);
+        const float* zero = zeros(std::max(s.c, s.co));
+#pragma omp for schedule(dynamic, 1)
+        for (I b = 0; b < (tiles + block - 1) / block; ++b) {
+            const I first = b * block, count = std::min(block, tiles - first);
+            for (I t = 0; t < count; ++t) {
+                I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
+                const float* at[a * a];
+                tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
+                to_v<m>(at, s.c, v + t * s.c, vs);
+            }
+            for (int k = 0; k < a * a; ++k)
+                for (I p = 0; p < panels; ++p)
+                    rows(count, s.c, v + k * vs, s.c, 1, u + (k * panels + p) * s.c * 16, g + k * ms + p * 16, s.co,
+                         false);
+            for (I t = 0; t < count; ++t) {
+                I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
+                float* to = y + ((n * s.oh + ty * m) * s.ow + tx * m) * s.co;
+                const I nr = std::min<I>(m, s.oh - ty * m), nc = std::min<I>(m, s.ow - tx * m);
+                for (I ch = 0; ch < s.co; ch += 8) {
+                    v8 z[m][a];
+                    EACH(j, a) {
+                        v8 d[a], o[m];
+                        EACH(i, a) d[i] = ld(g + (i * a + j) * ms + t * s.co + ch);
+                        F<m>::at(d, o);
+                        EACH(i, m) z[i][j] = o[i];
+                    }
+                    v8 add = bias ? ld(bias + ch) : v8{};
+                    EACH(i, m) {
+                        v8 o[m];
+                        F<m>::at(z[i], o);
+                        if (i < nr)
+                            for (int j = 0; j < m; ++j)
+                                if (j < nc) st(to + (i * s.ow + j) * s.co + ch, o[j] + add);
+                    }
+                }
+            }
+        }
+    }
+}
+
+template <int m>
+static void weight(const float* x, const float* dy, float* du, Shape s) {  // du: [a * a][c][co]
+    constexpr int a = m + 2;
+    const I tiles = s.n * s.th * s.tw, chunk = CHUNK, panels = s.co / 16;
+    const I vs = chunk * s.c + 16, ms = chunk * s.co + 16, part = 48, parts = (s.c + part - 1) / part;
+    float* v = shared_v.get(a * a * vs);
+    float* g = shared_m.get(a * a * ms);
+#pragma omp parallel
+    {
+        const float* zero = zeros(std::max(s.c, s.co));
+        for (I first = 0; first < tiles; first += chunk) {
+            const I count = std::min(chunk, tiles - first);
+#pragma omp for schedule(static)
+            for (I t = 0; t < count; ++t) {
+                I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
+                const float* at[a * a];
+                tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
+                to_v<m>(at, s.c, v + t * s.c, vs);
+                tile<m>(dy + n * s.oh * s.ow * s.co, s.oh, s.ow, s.co, ty * m, tx * m, zero, at);
+                for (I ch = 0; ch < s.co; ch += 8) {
+                    v8 z[a][m];
+                    EACH(j, m) {
+                        v8 d[m], o[a];
+                        EACH(i, m) d[i] = ld(at[i * m + j] + ch);
+                        F<m>::a(d, o);
+                        EACH(i, a) z[i][j] = o[i];
+                    }
+                    float* to = g + (ch / 16 * chunk + t) * 16 + ch % 16;
+                    EACH(i, a) {
+                        v8 o[a];
+                        F<m>::a(z[i], o);
+                        EACH(j, a) st(to + (i * a + j) * ms, o[j]);
+                    }
+                }
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (I item = 0; item < a * a * parts; ++item) {
+                const I k = item / parts, from = item % parts * part;
+                for (I p = 0; p < panels; ++p)
+                    rows(std::min(part, s.c - from), count, v + k * vs + from, 1, s.c, g + k * ms + p * chunk * 16,
+                         du + (k * s.c + from) * s.co + p * 16, s.co, first > 0);
+            }
+        }
+    }
+}
+
+static Shape shape(I n, I h, I w, I c, I co, I pad, I m) {
+    const I oh = h + 2 * pad - 2, ow = w + 2 * pad - 2;
+    return {n, h, w, c, oh, ow, co, pad, (oh + m - 1) / m, (ow + m - 1) / m};
+}
+
+extern "C" void winograd_forward(I m, const float* x, const float* u, const float* bias, float* y, I n, I h, I w, I c,
+                                 I co, I pad, I threads) {
+    omp_set_num_threads((int)threads);
+    if (m == 2) forward<2>(x, u, bias, y, shape(n, h, w, c, co, pad, m));
+    else forward<4>(x, u, bias, y, shape(n, h, w, c, co, pad, m));
+}
+
+extern "C" void winograd_weight(I m, const float* x, const float* dy, float* du, I n, I h, I w, I c, I co, I pad,
+                                I threads) {
+    omp_set_num_threads((int)threads);
+    if (m == 2) weight<2>(x, dy, du, shape(n, h, w, c, co, pad, m));
+    else weight<4>(x, dy, du, shape(n, h, w, c, co, pad, m));
+}

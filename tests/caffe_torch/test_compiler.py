@@ -1,0 +1,65 @@
+"""C++ compiled on this machine: once for one source, and a complaint that helps where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allconv_caffe.caffe_torch.compute import compiler
+
+pytestmark = pytest.mark.skipif(not compiler.compiler(), reason="no C++ compiler on this machine")
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of kernels with one in it, `seven`, and an empty cache."""
+    (tmp_path / "seven.cpp").write_text('extern "C" int seven() { return SEVEN; }\n')
+    monkeypatch.setattr(compiler, "KERNELS", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_one_source_with_the_same_flags_is_compiled_once(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other flags and another text make another library; what was compiled before is only loaded."""
+    assert compiler.load("seven", ["-DSEVEN=7"]).seven() == 7
+    assert compiler.load("seven", ["-DSEVEN=14/2"]).seven() == 7
+    cache = kernels / "cache" / "allconv-caffe"
+    assert len(list(cache.iterdir())) == 2
+    run = subprocess.run
+
+    def asked_only(command: list[str], **how: Any) -> Any:
+        assert "-shared" not in command, "compiled again"
+        return run(command, **how)
+
+    monkeypatch.setattr(subprocess, "run", asked_only)
+    assert compiler.load("seven", ["-DSEVEN=7"]).seven() == 7
+    (kernels / "seven.cpp").write_text('extern "C" int seven() { return SEVEN + 0; }\n')
+    with pytest.raises(AssertionError, match="compiled again"):
+        compiler.load("seven", ["-DSEVEN=7"])
+
+
+def test_the_compilers_first_complaint_is_told(kernels: Path) -> None:
+    """With the file and the line; and nothing stays in the cache."""
+    with pytest.raises(compiler.BuildError, match=r"seven\.cpp:1:\d+: .*SEVEN"):
+        compiler.load("seven", [])
+    assert not list((kernels / "cache" / "allconv-caffe").iterdir())
+
+
+def test_without_a_compiler_the_reason_says_what_to_install(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CXX decides before what is in the PATH."""
+    assert compiler.compiler() == shutil.which("g++") or compiler.compiler() == shutil.which("clang++")
+    monkeypatch.setenv("CXX", str(kernels / "none"))
+    with pytest.raises(compiler.BuildError) as caught:
+        compiler.load("seven", ["-DSEVEN=7"])
+    assert str(caught.value) == "no C++ compiler found; install g++ (or set CXX)"
+
+
+def test_the_kernels_lie_beside_their_callers() -> None:
+    """Each file of C++ is compiled by somebody: its name stands in a `load` of the folder above."""
+    callers = "".join(path.read_text(encoding="utf-8") for path in compiler.KERNELS.parent.glob("*.py"))
+    names = {path.stem for path in compiler.KERNELS.glob("*.cpp")}
+    assert names == {"caffe_math", "winograd"} and all(f'load("{name}"' in callers for name in names)
