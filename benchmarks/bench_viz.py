@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from allconv_caffe.proto import Datum
 from allconv_caffe.visualize.mining import mine
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.sources import open_images
 from allconv_caffe.visualize.unit import Unit, argmax_units

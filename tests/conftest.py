@@ -100,7 +100,7 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from allconv_caffe.paper import derive
     from allconv_caffe.proto import NetParameter, read_net, write_binary
     from allconv_caffe.visualize.mining import mine
-    from allconv_caffe.visualize.nets.engines import open_net
+    from allconv_caffe.visualize.nets.open import open_net
     from allconv_caffe.visualize.sources import open_images
     from allconv_caffe.visualize.whitening import load_whitening
     from data_prep import cifar, pipeline

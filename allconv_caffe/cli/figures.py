@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from allconv_caffe.visualize.display import Drawing
     from allconv_caffe.visualize.figures import Look, Variant
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
 _PATH = click.Path(path_type=Path)

@@ -25,7 +25,7 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
     from allconv_caffe.visualize.whitening import InputSpace
 
@@ -133,7 +133,7 @@ class Inputs:
         Args:
             param: another NetParameter than the file's, for the same weights (after surgery).
         """
-        from allconv_caffe.visualize.nets.engines import open_net
+        from allconv_caffe.visualize.nets.open import open_net
 
         path, weights, _ = self.files
         net = open_net(

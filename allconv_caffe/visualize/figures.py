@@ -7,7 +7,7 @@
     5  comparison      the same from the scores before the softmax
     6  comparison      the same from the scores of a net with max-pooling of its own
 
-Every map comes from an engine (`engines.VizNet`), the toy's too. Paper: section 4 and its appendix.
+Every map comes from an engine (`nets.base.VizNet`), the toy's too. Paper: section 4 and its appendix.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.crops import crop
 from allconv_caffe.visualize.display import Drawing, Grid, normalised, provenance, sheet
-from allconv_caffe.visualize.nets.engines import open_net
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import FORMULAS, RULES, rule_name
 from allconv_caffe.visualize.patches import cut, top_patches_rules
 from allconv_caffe.visualize.patterns import interior_unit, patterns
@@ -35,7 +35,7 @@ from allconv_caffe.visualize.whitening import InputSpace
 
 if TYPE_CHECKING:
     from allconv_caffe.visualize.mining import TopK
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
 TIES = "the first maximum of a window in row order; convolution, ReLU, pooling"
@@ -118,7 +118,7 @@ class Look:
 
 
 def open_text(text: str, **how: Any) -> VizNet:
-    """TOY_NET or CORNERS_NET by the engine that `engines.open_net` is told of; `where` is the net's own name."""
+    """TOY_NET or CORNERS_NET by the engine that `open_net` is told of; `where` is the net's own name."""
     net = open_net(parse_text(text, NetParameter), **how)
     net.where = net.param.name
     return net

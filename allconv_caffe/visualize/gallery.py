@@ -30,7 +30,7 @@ from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.whitening import InputSpace, check_space
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
 PathLike = Union[str, "os.PathLike[str]"]

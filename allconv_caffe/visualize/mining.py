@@ -23,7 +23,7 @@ from allconv_caffe.visualize.nets.rules import is_relu
 from allconv_caffe.visualize.unit import Unit, check_blob
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
 PathLike = Union[str, "os.PathLike[str]"]

@@ -16,7 +16,7 @@ from allconv_caffe.visualize.unit import Unit
 
 if TYPE_CHECKING:
     from allconv_caffe.visualize.mining import TopK
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
     from allconv_caffe.visualize.whitening import InputSpace
 

@@ -24,7 +24,7 @@ from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.unit import Unit, check_blob, check_unit
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 
 def interior_unit(net: VizNet, blob: str) -> Tuple[int, int, Box]:

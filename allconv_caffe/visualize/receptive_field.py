@@ -15,7 +15,7 @@ from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.unit import Unit
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 Interval = Tuple[int, int]  # both ends included
 POINTWISE = {

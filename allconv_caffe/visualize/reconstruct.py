@@ -12,7 +12,7 @@ from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.unit import Unit, check_unit
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 
 @dataclass

@@ -33,7 +33,7 @@ from allconv_caffe.visualize.unit import Unit, check_blob
 from allconv_caffe.visualize.whitening import InputSpace
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 PathLike = Union[str, "os.PathLike[str]"]
 MEASURES = ("cosine", "spearman", "ssim")

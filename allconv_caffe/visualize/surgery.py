@@ -21,7 +21,7 @@ from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, 
 from allconv_caffe.visualize.nets.errors import VizError
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 PathLike = Union[str, "os.PathLike[str]"]
 METHODS = ("max", "top-left")

@@ -10,7 +10,7 @@ import numpy as np
 from allconv_caffe.visualize.nets.errors import VizError
 
 if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.engines import VizNet
+    from allconv_caffe.visualize.nets.base import VizNet
 
 
 @dataclass(frozen=True, order=True)

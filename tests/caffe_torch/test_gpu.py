@@ -22,7 +22,7 @@ from allconv_caffe.caffe_torch.solver import Solver, create_solver
 from allconv_caffe.caffe_torch.source import data
 from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 from allconv_caffe.proto import TRAIN, Datum, NetParameter, SolverParameter, parse_text
-from allconv_caffe.visualize.nets.engines import open_net
+from allconv_caffe.visualize.nets.open import open_net
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

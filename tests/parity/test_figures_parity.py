@@ -16,7 +16,9 @@ from click.testing import CliRunner
 
 from allconv_caffe.bvlc import find as bvlc
 from allconv_caffe.cli import main as cli
-from allconv_caffe.visualize.nets.engines import open_net
+from allconv_caffe.visualize import figures
+from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.rules import RULES
 
 pytestmark = pytest.mark.caffe
 
@@ -102,32 +104,35 @@ INSIDE = """
 import importlib, pathlib, sys
 import numpy as np
 import caffe
-from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.visualize.nets.engines import open_net
-for path in sorted(pathlib.Path(sys.argv[1], "allconv_caffe", "visualize").glob("*.py")):
-    if path.stem not in ("__init__", "native", "phases", "worker"):
-        importlib.import_module("allconv_caffe.visualize." + path.stem)
-from allconv_caffe.visualize import display, figures
-net = open_net(parse_text(figures.CORNERS_NET, NetParameter), engine="caffe")
+for path in sorted(pathlib.Path(sys.argv[1], "allconv_caffe", "visualize", "nets").glob("*.py")):
+    if path.stem not in ("__init__", "native", "phases"):
+        importlib.import_module("allconv_caffe.visualize.nets." + path.stem)
+from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.rules import RULES
+net = open_net("corners.prototxt", "corners.caffemodel", engine="caffe")
 assert type(net).__name__ == "PycaffeNet"
-image = figures.corners(net)
-drawing = figures.comparison([figures.Variant("corners", net)], np.repeat(image, 2, axis=0), ["a", "b"], "conv2", figures.Look())
-np.savez(sys.argv[2], picture=drawing.picture, **drawing.arrays)
+data = net.forward(np.load("image.npy"), ("conv2",))["conv2"]
+np.savez("maps.npz", data=data, **{rule: net.backward("conv2", (data == data.max()).astype("f"), rule) for rule in RULES})
 """
 
 
-def test_figures_are_drawn_inside_the_interpreter_of_pycaffe(tmp_path: Path) -> None:
-    """Every module but torch's loads beside a real pycaffe (Python 3.9, numpy 1.19), and a figure is drawn there."""
+def test_a_net_runs_inside_the_interpreter_of_pycaffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of visualize/nets but torch's loads beside a real pycaffe (Python 3.9, numpy 1.19), and gives our engine's maps."""
+    monkeypatch.chdir(tmp_path)
     caffe = bvlc.find_caffe(ROOT)
     assert caffe is not None and caffe.python is not None
+    Path("corners.prototxt").write_text(figures.CORNERS_NET)
+    net = open_net("corners.prototxt")
+    image = figures.corners(net)
+    figure_nets.write_weights(net, Path("corners.caffemodel"))
+    np.save("image.npy", image)
+    data = net.forward(image, ("conv2",))["conv2"]
+    ours = {"data": data, **{rule: net.backward("conv2", (data == data.max()).astype("f"), rule) for rule in RULES}}
     environment = {**caffe.environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [str(caffe.python), "-c", INSIDE, str(ROOT), str(tmp_path / "drawn.npz")],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [str(caffe.python), "-c", INSIDE, str(ROOT)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = np.load(tmp_path / "drawn.npz")
-    assert found["0.guided"].any() and (found["0.guided"][0] == found["0.guided"][1]).all()
-    assert found["picture"].ndim == 3 and (found["picture"] == 255).mean() > 0.3
+    assert all(values.any() for values in ours.values())
+    with np.load("maps.npz") as file:
+        agree(ours, {name: file[name] for name in file.files})

@@ -18,7 +18,8 @@ from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.visualize.mining import TopK
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.surgery import strides_to_pools

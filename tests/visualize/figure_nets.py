@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from allconv_caffe.proto import NetParameter, write_binary
-from allconv_caffe.visualize.nets.engines import VizNet
+from allconv_caffe.visualize.nets.base import VizNet
 
 
 def caffenet(width: float = 1.0, classes: int = 1000) -> str:

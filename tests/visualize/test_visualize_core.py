@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import relu_names, rewrite
 from allconv_caffe.visualize.patterns import patterns
 from allconv_caffe.visualize.receptive_field import receptive_field

@@ -20,7 +20,8 @@ from torch import nn
 
 from allconv_caffe.paper.render import RenderOptions, render
 from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import Unit, argmax_units
 

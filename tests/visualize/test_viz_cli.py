@@ -260,7 +260,7 @@ def test_a_finished_scan_is_not_begun_again(world: Path, monkeypatch: pytest.Mon
     """The same command with its file there runs no image through the net and says the same."""
     words = f"viz mine {MODEL} --blobs conv6 --output out.npz --quiet"
     first = succeed(words)
-    monkeypatch.setattr("allconv_caffe.visualize.nets.engines.VizNet.forward", None)
+    monkeypatch.setattr("allconv_caffe.visualize.nets.base.VizNet.forward", None)
     assert succeed(words) == first
 
 

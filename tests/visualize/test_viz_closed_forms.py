@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from allconv_caffe import pycaffe as drop_in
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.crops import crop
-from allconv_caffe.visualize.nets.engines import PycaffeNet, VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.pycaffe_net import PycaffeNet
 from allconv_caffe.visualize.nets.rules import RULES, plain
 from allconv_caffe.visualize.patterns import interior_unit, patterns
 from allconv_caffe.visualize.receptive_field import receptive_field, table

@@ -25,8 +25,9 @@ from allconv_caffe.visualize import figures, surgery
 from allconv_caffe.visualize.crops import crop
 from allconv_caffe.visualize.figures import Look, Variant
 from allconv_caffe.visualize.mining import TopK
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.receptive_field import Box
 from allconv_caffe.visualize.reconstruct import reconstruct

@@ -18,8 +18,9 @@ import pytest
 from allconv_caffe.proto import NetParameter, read_net, to_text
 from allconv_caffe.visualize.gallery import gallery, histogram_svg, sprite
 from allconv_caffe.visualize.mining import EDGES, TopK, mine
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.patches import cut, top_patches
 from allconv_caffe.visualize.sources import ImageSource, open_images
 from allconv_caffe.visualize.whitening import load_whitening

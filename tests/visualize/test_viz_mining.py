@@ -13,8 +13,9 @@ import pytest
 from allconv_caffe.proto import Datum, NetParameter, parse_text
 from allconv_caffe.visualize import mining
 from allconv_caffe.visualize.mining import EDGES, TopK, merge, mine
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.patches import top_patches
 from allconv_caffe.visualize.sources import ImageSource, open_images
 

@@ -9,8 +9,8 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.nets import phases
-from allconv_caffe.visualize.nets.engines import open_net
 from allconv_caffe.visualize.nets.native import EngineNet
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
 
 NET = """

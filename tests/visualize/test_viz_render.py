@@ -12,7 +12,7 @@ from allconv_caffe.cli.main import main
 from allconv_caffe.paper import experiments, render as rendering
 from allconv_caffe.proto import NetParameter, parse_text, to_text
 from allconv_caffe.visualize.nets import rules
-from allconv_caffe.visualize.nets.engines import open_net
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import argmax_units
 

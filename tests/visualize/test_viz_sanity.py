@@ -12,8 +12,9 @@ from scipy.stats import spearmanr
 
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize import sanity as module
-from allconv_caffe.visualize.nets.engines import VizNet, open_net
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.sanity import cosine, edges, sanity, similarity, spearman, ssim, zero_centred
 from allconv_caffe.visualize.unit import argmax_units

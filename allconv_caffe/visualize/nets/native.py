@@ -20,18 +20,18 @@ from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 from allconv_caffe.caffe_torch.layers.relu import ReLULayer
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.visualize.nets import engines, phases
+from allconv_caffe.visualize.nets import base, phases
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.graph import Graph, Node
 
 
-class EngineNet(engines.VizNet):
+class EngineNet(base.VizNet):
     """A net of our engine. Gradients of weights are not computed; only the layers on the unit's path run back."""
 
     engine = "torch"
 
     def __init__(
-        self, param: Any, weights: engines.PathLike | None = None, *, where: str = "net", device: str = "cpu"
+        self, param: Any, weights: base.PathLike | None = None, *, where: str = "net", device: str = "cpu"
     ) -> None:
         self.param, self.where = param, where
         try:
@@ -50,7 +50,7 @@ class EngineNet(engines.VizNet):
             for layer in self.net.layers:
                 if layer.blobs:
                     own.setdefault(layer.name, [blob.shape for blob in layer.blobs])
-            engines.check_weights(own, weights)
+            base.check_weights(own, weights)
             try:
                 with _quiet():
                     self.net.copy_trained_layers_from(str(weights))
@@ -73,12 +73,12 @@ class EngineNet(engines.VizNet):
         self._bound = all(layer.traceable or layer.type == "Input" for layer in self.net.layers)
         self._weights: list[tuple[Memory, torch.Tensor]] = []
         self._relus = [layer for layer in self.net.layers if isinstance(layer, ReLULayer)]
-        self.blob_names = engines._blob_names(param, self.net.blobs)
-        self.input = engines._input_blob(param, where)
+        self.blob_names = base.blob_names(param, self.net.blobs)
+        self.input = base.input_blob(param, where)
         _, c, h, w = self.net.blobs[self.input].shape
         self.input_shape = (c, h, w)
         self._shapes = {name: blob.shape[1:] for name, blob in self.net.blobs.items()}
-        self.weights_sha256 = engines.hash_file(weights) if weights is not None else engines.hash_arrays(self.params())
+        self.weights_sha256 = base.hash_file(weights) if weights is not None else base.hash_arrays(self.params())
 
     def blob_shape(self, blob: str) -> tuple[int, ...]:
         return self._shapes[blob]
@@ -104,7 +104,7 @@ class EngineNet(engines.VizNet):
             for blob, array in zip(by_name[name].blobs, arrays, strict=True):
                 blob.data = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
         self._weights = []
-        self.weights_sha256 = engines.hash_arrays(self.params())
+        self.weights_sha256 = base.hash_arrays(self.params())
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from allconv_caffe.proto import to_text
-from allconv_caffe.visualize.nets.engines import PathLike, VizNet
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.graph import Graph, Node
 from allconv_caffe.visualize.nets.worker import receive, send

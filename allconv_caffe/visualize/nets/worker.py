@@ -12,6 +12,10 @@ from typing import Any, BinaryIO, Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from allconv_caffe.proto import NetParameter, parse_text
+from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.pycaffe_net import PycaffeNet
+
 
 def send(file: BinaryIO, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
     """Writes one message."""
@@ -47,10 +51,6 @@ def serve() -> None:
     incoming = sys.stdin.buffer
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a layer prints goes to stderr, not between the messages
-    from allconv_caffe.proto import NetParameter, parse_text
-    from allconv_caffe.visualize.nets.engines import PycaffeNet
-    from allconv_caffe.visualize.nets.errors import VizError
-
     net: Any = None
     while True:
         try:

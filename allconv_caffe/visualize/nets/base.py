@@ -1,31 +1,26 @@
-"""One net, one image blob, three rules: the interface that everything else here is written against.
+"""What every net offers, whichever engine runs it: `VizNet`, and what the engines share to build one.
 
-    net = open_net("deploy.prototxt", "weights.caffemodel", engine="torch")
     scores = net.forward(images, ("global_pool",))["global_pool"]
     maps = net.backward("conv9", seeds, rule="guided")
 
-Engines: ``torch``, ours, the rule a setting of the ReLU layer (`native.EngineNet`); ``caffe``, a real one through
-pycaffe, the rule in Python layers (`PycaffeNet`): in this process where `caffe` can be imported, else in its own
-interpreter (`remote.RemoteNet`). This module loads under Python 3.9 with numpy 1.19 and without torch.
+A net is opened by `open.open_net`. All of this folder but `native` and `phases` loads under Python 3.9 with numpy 1.19
+and without torch: the interpreter of an old pycaffe runs it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from allconv_caffe.proto import NetParameter, ProtoError, read_binary, read_net, to_text
+from allconv_caffe.proto import NetParameter, ProtoError, read_binary, to_text
 from allconv_caffe.visualize.nets import rules
 from allconv_caffe.visualize.nets.errors import VizError
-from allconv_caffe.visualize.nets.graph import Graph, Node
+from allconv_caffe.visualize.nets.graph import Graph
 
-ENGINES = ("torch", "caffe")
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -154,161 +149,6 @@ class VizNet(ABC):
     def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: List[int], idle: List[str]) -> None: ...
 
 
-def open_net(
-    net: Union[PathLike, Any],
-    weights: Optional[PathLike] = None,
-    *,
-    engine: str = "torch",
-    device: str = "cpu",
-    python: Optional[PathLike] = None,
-    require_relu: bool = True,
-) -> VizNet:
-    """The net of a deploy prototxt (a path or a NetParameter) with its weights.
-
-    Args:
-        weights: a .caffemodel or .caffemodel.h5; None keeps what the fillers drew.
-        engine: "torch" or "caffe".
-        device: torch: "cpu", "cuda", "cuda:1"; caffe: "cpu", or "cuda:0" for a GPU build.
-        python: caffe: the interpreter that has pycaffe. None: this one if it has, else what `make caffe` installed
-            or CAFFE_ROOT names.
-        require_relu: False takes a net without any ReLU, for which the rules are all the same.
-
-    Raises: VizError: one line for whatever is wrong with file, net, weights, engine or device.
-    """
-    if engine not in ENGINES:
-        raise VizError("engine", repr(engine), "an engine", ENGINES)
-    where = "net"
-    if isinstance(net, (str, os.PathLike)):
-        where = os.fspath(net)
-        try:
-            param = read_net(net)
-        except ProtoError as error:
-            raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
-    else:
-        param = net
-    param = rules.plain(param, where)
-    if require_relu and not rules.relu_names(param):
-        raise VizError(where, "no ReLU layer", "at least one: without it the three rules are the same")
-    if weights is not None and not os.path.isfile(weights):
-        raise VizError(os.fspath(weights), "no such file", "a .caffemodel")
-    if engine == "torch":
-        from allconv_caffe.visualize.nets.native import EngineNet
-
-        return EngineNet(param, weights, where=where, device=device)
-    caffe = _real_caffe() if python is None else None
-    if caffe is not None:
-        return PycaffeNet.build(caffe, param, weights, where=where, device=device)
-    from allconv_caffe.visualize.nets.remote import RemoteNet
-
-    return RemoteNet(param, weights, where=where, device=device, python=python)
-
-
-def _real_caffe() -> Any:
-    """The `caffe` of this interpreter, if it is a real one."""
-    try:
-        import caffe
-    except ImportError:
-        return None
-    return caffe if hasattr(caffe, "_caffe") else None
-
-
-class PycaffeNet(VizNet):
-    """A net behind the pycaffe API: `caffe.Net` of a real Caffe, or our drop-in's.
-
-    Every ReLU must be a Python layer of `rules.rewrite`, so that its rule can be set; one net serves all three rules.
-    """
-
-    engine = "caffe"
-
-    def __init__(self, net: Any, param: Any, *, where: str = "net", weights_sha256: str = "") -> None:
-        self.net, self.param, self.where = net, param, where
-        names = list(net._layer_names)
-        self.graph = Graph(
-            [
-                Node(name, layer.type, tuple(net.bottom_names[name]), tuple(net.top_names[name]))
-                for name, layer in zip(names, net.layers)
-            ]
-        )
-        self._rule_layers = [layer for layer in net.layers if layer.type == "Python" and hasattr(layer, "rule")]
-        self.blob_names = _blob_names(param, net.blobs)
-        self.input = _input_blob(param, where)
-        c, h, w = net.blobs[self.input].shape[1:]
-        self.input_shape = (int(c), int(h), int(w))
-        self._shapes = {name: tuple(int(d) for d in blob.shape)[1:] for name, blob in net.blobs.items()}
-        self.weights_sha256 = weights_sha256 or hash_arrays(self.params())
-
-    @classmethod
-    def build(
-        cls, caffe: Any, param: Any, weights: Optional[PathLike], *, where: str = "net", device: str = "cpu"
-    ) -> PycaffeNet:
-        """Writes the rewritten prototxt to a temporary file, loads it, checks the weights' shapes, copies them.
-
-        Raises: VizError: weights that do not fit; a device that is none.
-        """
-        rewritten = rules.rewrite(param, "guided", where) if rules.relu_names(param) else rules.prepare(param, where)
-        kind, _, index = device.partition(":")
-        if kind not in ("cpu", "cuda"):
-            raise VizError("device", repr(device), "cpu, cuda or cuda:N")
-        if kind == "cpu":
-            caffe.set_mode_cpu()
-        else:
-            caffe.set_device(int(index or 0))
-            caffe.set_mode_gpu()
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "deploy.prototxt")
-            Path(path).write_text(to_text(rewritten))
-            net = caffe.Net(path, caffe.TEST)
-        if weights is not None:
-            check_weights({name: [tuple(b.shape) for b in blobs] for name, blobs in net.params.items()}, weights)
-            net.copy_from(os.fspath(weights))
-        return cls(net, param, where=where, weights_sha256=hash_file(weights) if weights is not None else "")
-
-    def blob_shape(self, blob: str) -> Tuple[int, ...]:
-        return self._shapes[blob]
-
-    def data(self, blob: str) -> np.ndarray:
-        return np.array(self.net.blobs[blob].data, np.float32)
-
-    def diff(self, blob: str) -> np.ndarray:
-        return np.array(self.net.blobs[blob].diff, np.float32)
-
-    def params(self) -> Dict[str, List[np.ndarray]]:
-        return {name: [np.array(blob.data, np.float32) for blob in blobs] for name, blobs in self.net.params.items()}
-
-    def set_params(self, params: Dict[str, List[np.ndarray]]) -> None:
-        for name, arrays in params.items():
-            for blob, array in zip(self.net.params[name], arrays):
-                blob.data[...] = array
-        self.weights_sha256 = hash_arrays(self.params())
-
-    def _batch_shape(self, blob: str) -> Tuple[int, ...]:
-        return tuple(int(d) for d in self.net.blobs[blob].shape)
-
-    def _forward(self, images: np.ndarray, end: int) -> None:
-        blob = self.net.blobs[self.input]
-        if tuple(blob.shape) != images.shape:
-            blob.reshape(*images.shape)
-        blob.data[...] = images
-        self.net._forward(0, end)
-
-    def _backward(self, blob: str, seeds: np.ndarray, rule: str, order: List[int], idle: List[str]) -> None:
-        blobs = self.net.blobs
-        for name in idle:
-            blobs[name].diff[...] = 0
-        blobs[self.input].diff[...] = 0
-        blobs[blob].diff[...] = seeds
-        before = [layer.rule for layer in self._rule_layers]
-        try:
-            for layer in self._rule_layers:
-                layer.rule = rule
-            for i in order:
-                if self.graph.nodes[i].bottoms:
-                    self.net._backward(i, i)
-        finally:
-            for layer, own in zip(self._rule_layers, before):
-                layer.rule = own
-
-
 def check_weights(shapes: Dict[str, List[Tuple[int, ...]]], weights: PathLike) -> None:
     """A .caffemodel has, for every layer with parameters, blobs of the right shapes.
 
@@ -354,7 +194,8 @@ def _squeeze(shape: Tuple[int, ...]) -> Tuple[int, ...]:
     return shape
 
 
-def _blob_names(param: Any, built: Any) -> Tuple[str, ...]:
+def blob_names(param: Any, built: Any) -> Tuple[str, ...]:
+    """The blobs of the prototxt, in order, that the net has `built`: what a phase or a stage leaves out is not there."""
     names: Dict[str, None] = {}
     for layer in param.layer:
         for top in layer.top:
@@ -363,7 +204,11 @@ def _blob_names(param: Any, built: Any) -> Tuple[str, ...]:
     return tuple(names)
 
 
-def _input_blob(param: Any, where: str) -> str:
+def input_blob(param: Any, where: str) -> str:
+    """The image blob: the first top of an Input layer that has four axes.
+
+    Raises: VizError: there is none.
+    """
     for layer in param.layer:
         if layer.type == "Input":
             shapes = list(layer.input_param.shape)
