@@ -218,7 +218,8 @@ def test_figures_four_and_five_hold_the_papers_contrast(world: Path, number: int
         scores = np.stack(
             [net.forward(image[None], ("global_pool",))["global_pool"].ravel() for _, _, image in source.items()]
         )
-        truth = [source.label(key) for key in source]  # type: ignore[attr-defined]
+        keys = source.keys()
+        truth = [source.label(key) for key in keys]  # type: ignore[attr-defined]
         right = sum(int(row.argmax()) == label for row, label in zip(scores, truth, strict=True))
         expected = {"percent": pytest.approx(100 * right / 12), "images": 12, "blob": "global_pool"}
         assert facts["variants"][v]["top1"] == expected
