@@ -5,13 +5,16 @@ Source: blob.hpp, blob.cpp.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.proto import Numbers, ProtoError, StoredBlob
 
 MAX_AXES = 32  # kMaxBlobAxes
 
@@ -76,14 +79,8 @@ class Blob:
     # shape
     def reshape(self, *shape: int) -> None:
         """Changes the shape. Contents are kept as long as the count does not outgrow the memory, as in Caffe."""
-        check(len(shape) <= MAX_AXES, f"Check failed: shape.size() <= kMaxBlobAxes ({len(shape)} vs. {MAX_AXES})")
-        count = 1
-        for dim in shape:
-            check(dim >= 0, f"Check failed: shape[i] >= 0 ({dim} vs. 0)")
-            count *= dim
-        check(count <= 2**31 - 1, "blob size exceeds INT_MAX")
+        self.count = count = shape_count(shape)
         self.shape = tuple(int(d) for d in shape)
-        self.count = count
         if count > self._data.capacity:
             self._data = Memory(count, self.device)
         if count > self._diff.capacity:
@@ -117,7 +114,7 @@ class Blob:
     @property
     def shape_string(self) -> str:
         """As Caffe logs it: ``32 3 32 32 (98304)``."""
-        return "".join(f"{d} " for d in self.shape) + f"({self.count})"
+        return shape_string(self.shape)
 
     # contents
     @property
@@ -165,9 +162,6 @@ class Blob:
         check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
         self._diff = other._diff
 
-    def shares_data_with(self, other: Blob) -> bool:
-        return self._data is other._data
-
     @property
     def has_data(self) -> bool:
         """Whether data was ever large enough to hold a value: without, Caffe has no memory for it."""
@@ -205,15 +199,9 @@ class Blob:
             own.copy_(value)
 
     # BlobProto
-    def proto_shape(self, proto: Any) -> tuple[int, ...]:
-        return blob_proto_shape(proto)
-
-    def from_proto(self, proto: Any, reshape: bool = True) -> None:
-        """Copies data (and diff, where there is one) from a BlobProto. Raises CaffeError when the shapes disagree."""
-        if reshape:
-            self.reshape(*blob_proto_shape(proto))
-        else:
-            check(self.shape_equals(proto), "shape mismatch (reshape not set)")
+    def from_proto(self, proto: Any) -> None:
+        """Takes shape, data and, where there is one, diff of a BlobProto. Raises CaffeError when the counts disagree."""
+        self.reshape(*blob_proto_shape(proto))
         for field, memory in (("data", self._data), ("diff", self._diff)):
             values = getattr(proto, f"double_{field}") or getattr(proto, field)
             if len(values):
@@ -225,6 +213,21 @@ class Blob:
                 memory.tensor()[: self.count].copy_(torch.from_numpy(array))
             elif field == "data":
                 check(self.count == 0, f"Check failed: count_ == proto.data_size() ({self.count} vs. 0)")
+
+    def from_stored(self, stored: StoredBlob) -> None:
+        """Reads data and, where there is one, diff from a file, of a BlobProto that has this count. Raises CaffeError."""
+        stored_data(self.count, stored)
+        diffs = stored.count("diff")
+        check(diffs in (0, self.count), f"Check failed: count_ == proto.diff_size() ({self.count} vs. {diffs})")
+        for name in ("data", "diff") if diffs else ("data",):
+            tensor = getattr(self, name)
+            try:
+                if tensor.device.type == "cpu" and tensor.is_contiguous():
+                    stored.read(name, tensor.detach().numpy())
+                else:
+                    setattr(self, name, torch.from_numpy(stored.read(name)).reshape(self.shape).to(tensor.device))
+            except ProtoError as error:
+                raise CaffeError(str(error)) from None
 
     def shape_equals(self, proto: Any) -> bool:
         """Whether a BlobProto has this shape; legacy 4-D protos match 1- and 2-axis blobs with leading ones."""
@@ -244,6 +247,37 @@ class Blob:
         proto.data.extend(self.data.detach().reshape(-1).cpu().numpy())
         if write_diff:
             proto.diff.extend(self.diff.detach().reshape(-1).cpu().numpy())
+
+    def numbers(self, write_diff: bool = False) -> Numbers:
+        """What `write_stored` writes of this blob, fetched from its device when its turn comes."""
+        return {name: (self.count, partial(self._fetched, name)) for name in ("data", "diff")[: 1 + write_diff]}
+
+    def _fetched(self, name: str) -> np.ndarray:
+        values: torch.Tensor = getattr(self, name)
+        return values.detach().cpu().numpy()
+
+
+def shape_count(shape: Sequence[int]) -> int:
+    """How many values a shape means. Raises CaffeError for one that no blob can have."""
+    check(len(shape) <= MAX_AXES, f"Check failed: shape.size() <= kMaxBlobAxes ({len(shape)} vs. {MAX_AXES})")
+    count = 1
+    for dim in shape:
+        check(dim >= 0, f"Check failed: shape[i] >= 0 ({dim} vs. 0)")
+        check(not count or dim <= (2**31 - 1) // count, "blob size exceeds INT_MAX")
+        count *= dim
+    return count
+
+
+def shape_string(shape: Sequence[int]) -> str:
+    """A shape and its count as Caffe logs them: ``32 3 32 32 (98304)``."""
+    return "".join(f"{dim} " for dim in shape) + f"({math.prod(shape)})"
+
+
+def stored_data(expected: int, stored: StoredBlob) -> None:
+    """Blob::FromProto's demand; an array of nothing has no memory to copy into. Raises CaffeError."""
+    count = stored.count("data")
+    check(expected > 0, "Check failed: data_ (a blob without values)")
+    check(count == expected, f"Check failed: count_ == proto.data_size() ({expected} vs. {count})")
 
 
 def c_int(number: int) -> int:

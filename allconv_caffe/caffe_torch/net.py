@@ -16,6 +16,7 @@ import torch
 from allconv_caffe.caffe_torch import (
     glog,
     layers as _layers,  # noqa: F401  (registers every layer type)
+    weights,
 )
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
@@ -23,8 +24,8 @@ from allconv_caffe.caffe_torch.insert_splits import insert_splits
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
 from allconv_caffe.caffe_torch.net_filter import filter_net
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
+from allconv_caffe.caffe_torch.weights import LayerBlobs
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
-from allconv_caffe.proto.files import open_file
 
 
 class Net:
@@ -440,7 +441,9 @@ class Net:
     # weights in and out
     def share_trained_layers_with(self, other: Net) -> None:
         """Layers of the same name use `other`'s parameters from now on (aliases, not copies)."""
-        own = self._first_by_name()
+        own: dict[str, Layer] = {}
+        for layer in self.layers:
+            own.setdefault(layer.name, layer)
         for source in other.layers:
             if source.name not in own:
                 glog.info("net.cpp:678", f"Ignoring source layer {source.name}")
@@ -455,39 +458,25 @@ class Net:
                 )
                 to.share_data(fro)
 
-    def copy_trained_layers_from(self, source: str | Path | NetParameter) -> None:
-        """Copies weights by layer name from a .caffemodel, an HDF5 file or a NetParameter.
+    def copy_trained_layers_from(self, path: str | Path) -> None:
+        """Copies weights by layer name from a .caffemodel or its HDF5 form, whichever the file is.
 
         Raises:
             CaffeError: missing or corrupt file, other number of blobs, other shape.
         """
-        if isinstance(source, (str, Path)):
-            from allconv_caffe.caffe_torch import snapshot
+        name = str(path)
+        if weights.is_hdf5(name):
+            self.copy_trained_layers_from_hdf5(name)
+        else:
+            self.copy_trained_layers_from_binary_proto(name)
 
-            path = str(source)
-            (snapshot.load_weights_hdf5 if is_hdf5(path) else snapshot.load_weights)(self, path)
-            return
-        own = self._first_by_name()
-        for layer_param in source.layer:
-            if layer_param.name not in own:
-                glog.info("net.cpp:746", f"Ignoring source layer {layer_param.name}")
-                continue
-            self._copy_layer(layer_param, own[layer_param.name])
+    def copy_trained_layers_from_binary_proto(self, path: str | Path) -> None:
+        """Copies weights by layer name from a .caffemodel. Raises CaffeError, see `weights.load_binary`."""
+        weights.load_binary(self._layer_blobs(), path)
 
-    def _copy_layer(self, layer_param: Any, target: Layer) -> None:
-        name = layer_param.name
-        check(len(target.blobs) == len(layer_param.blobs), f"Incompatible number of blobs for layer {name}")
-        for j, (blob, proto) in enumerate(zip(target.blobs, layer_param.blobs, strict=True)):
-            if not blob.shape_equals(proto):
-                source = Blob((0,))
-                source.shape = blob.proto_shape(proto)
-                source.count = source.count_range(0)
-                raise CaffeError(
-                    f"Cannot copy param {j} weights from layer '{name}'; shape mismatch.  Source param shape is "
-                    f"{source.shape_string}; target param shape is {blob.shape_string}. To learn this layer's "
-                    "parameters from scratch rather than copying from a saved net, rename the layer."
-                )
-            blob.from_proto(proto, reshape=False)
+    def copy_trained_layers_from_hdf5(self, path: str | Path) -> None:
+        """Copies weights by layer name from an HDF5 file. Raises CaffeError, see `weights.load_hdf5`."""
+        weights.load_hdf5(self._layer_blobs(), path)
 
     def to_proto(self, write_diff: bool = False, with_data: bool = True) -> NetParameter:
         """NetParameter with every layer and its blobs, as a snapshot stores it; without data, their shapes alone."""
@@ -500,20 +489,20 @@ class Net:
                 blob.to_proto(proto.blobs.add(), write_diff, with_data)
         return out
 
-    def _first_by_name(self) -> dict[str, Layer]:
-        own: dict[str, Layer] = {}
-        for layer in self.layers:
-            own.setdefault(layer.name, layer)
-        return own
+    def to_binary_proto(self, path: str | Path, write_diff: bool = False) -> None:
+        """Writes the net with its weights as a .caffemodel. Raises ProtoError, see `weights.save_binary`."""
+        outline = self.to_proto(with_data=False)
+        weights.save_binary(outline, (blob for layer in self.layers for blob in layer.blobs), path, write_diff)
 
+    def to_hdf5(self, path: str | Path, write_diff: bool = False) -> None:
+        """Writes the weights as an HDF5 file. Raises CaffeError, see `weights.save_hdf5`."""
+        weights.save_hdf5(self._layer_blobs(), Path(path), write_diff)
 
-def is_hdf5(path: str) -> bool:
-    """Whether a file begins with HDF5's signature."""
-    try:
-        with open_file(path) as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise CaffeError(f"Couldn't open {path} ({getattr(error, 'strerror', None) or error})") from None
+    def _layer_blobs(self) -> list[LayerBlobs]:
+        shared: list[list[bool]] = [[] for _ in self.layers]
+        for (layer_id, _), owner in zip(self.param_layer_indices, self.param_owners, strict=True):
+            shared[layer_id].append(owner >= 0)
+        return [LayerBlobs(layer.name, layer.blobs, own) for layer, own in zip(self.layers, shared, strict=True)]
 
 
 def load_net(path: str | Path, context: Context, *, level: int | None = None, stages: Sequence[str] = ()) -> Net:

@@ -5,7 +5,10 @@ Source: solver.cpp, sgd_solver.cpp and solvers/*.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from allconv_caffe.caffe_torch import glog, snapshot
+from allconv_caffe.caffe_torch import glog, solver_state
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.blas import axpy, scal
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.lr_policy import check_policy, learning_rate
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.upgrade import upgrade_solver
+from allconv_caffe.caffe_torch.solver_state import State
+from allconv_caffe.caffe_torch.upgrade import upgrade_snapshot_prefix, upgrade_solver
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, NetState, ProtoError, SolverParameter, read_net, to_text
+from allconv_caffe.proto.files import shortened
 
 Scalar = float | torch.Tensor
 TRAIN_NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
@@ -92,7 +97,7 @@ class Solver:
         glog.info("solver.cpp:45", "Initializing solver from parameters: \n" + to_text(self.param))
         param = self.param
         check(param.average_loss >= 1, "average_loss should be non-negative.")
-        snapshot.check_write_permissions(param)
+        self._check_snapshot_write_permissions()
         self._init_train_net()
         self._init_test_nets()
         self.history = [
@@ -529,11 +534,66 @@ class Solver:
         return {net.blob_names[i]: m.reshape(-1).tolist() for i, m in zip(net.output_ids, means, strict=True)}
 
     # snapshots
-    def snapshot(self) -> None:
-        snapshot.write(self)
+    def snapshot(self) -> tuple[str, str]:
+        """Writes weights, then state; returns both paths. Raises CaffeError."""
+        check(self.iter < 2**31, f"iteration {self.iter}: a solver state counts to {2**31 - 1}")
+        hdf5 = self.param.snapshot_format == SolverParameter.HDF5
+        model, state = (self.snapshot_filename(self.iter, kind) for kind in (".caffemodel", ".solverstate"))
+        try:
+            if hdf5:
+                glog.info("solver.cpp:474", f"Snapshotting to HDF5 file {model}")
+                self.net.to_hdf5(model, self.param.snapshot_diff)
+            else:
+                glog.info("solver.cpp:464", f"Snapshotting to binary proto file {model}")
+                self.net.to_binary_proto(model, self.param.snapshot_diff)
+            self._snapshot_solver_state(State(self.iter, self.current_step, self.history, model), state, hdf5)
+        except ProtoError as error:
+            raise CaffeError(f"Check failed: proto.SerializeToOstream(&output) ({error.reason})", error.place) from None
+        except (OSError, RuntimeError) as error:
+            detail = getattr(error, "strerror", None) or error
+            raise CaffeError(f"Cannot write the snapshot: {detail}", self.param.snapshot_prefix) from None
+        return model, state
+
+    def _check_snapshot_write_permissions(self) -> None:
+        """Fails before training, not at the first snapshot. Raises CaffeError."""
+        param = self.param
+        if not param.snapshot:
+            return
+        check(param.HasField("snapshot_prefix"), "In solver params, snapshot is specified but snapshot_prefix is not")
+        folder, name = os.path.split(param.snapshot_prefix)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(self.snapshot_filename(param.snapshot, ".solverstate"))  # the name may be too long
+            with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=shortened(name)):
+                pass
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            raise CaffeError(
+                f"Cannot write to snapshot prefix '{param.snapshot_prefix}'.  "
+                "Make sure that the directory exists and is writable."
+            ) from None
+
+    def snapshot_filename(self, iteration: int, extension: str) -> str:
+        """``<prefix>_iter_<n>.caffemodel`` or ``.solverstate``, behind it ``.h5`` where the format is HDF5."""
+        format_ = ".h5" if self.param.snapshot_format == SolverParameter.HDF5 else ""
+        return f"{self.param.snapshot_prefix}_iter_{iteration}{extension}{format_}"
+
+    def _snapshot_solver_state(self, state: State, path: str, hdf5: bool) -> None:
+        if hdf5:
+            glog.info("sgd_solver.cpp:296", f"Snapshotting solver state to HDF5 file {path}")
+            solver_state.save_hdf5(state, Path(path))
+        else:
+            glog.info("sgd_solver.cpp:284", f"Snapshotting solver state to binary proto file {path}")
+            solver_state.save_binary(state, path)
 
     def restore(self, path: str) -> None:
-        snapshot.restore(self, path)
+        """Iteration, step and history of a .solverstate, and the weights that it names.
+
+        Raises:
+            CaffeError: missing or damaged file, wrong number or shape of histories.
+        """
+        load = solver_state.load_hdf5 if path.endswith(".h5") else solver_state.load_binary
+        state = load(path, self.history, self.net.copy_trained_layers_from)
+        self.iter, self.current_step = state.iter, state.current_step
 
 
 def loss_suffix(weight: float, value: float, name: str) -> str:
@@ -682,5 +742,6 @@ def create_solver(param: SolverParameter, *, context: Context | None = None, whe
     upgrade_solver(upgraded, where)
     if upgraded.type not in SOLVERS:
         raise CaffeError(f"Unknown solver type: {upgraded.type} (known types: {', '.join(sorted(SOLVERS))})", where)
-    snapshot.complete_prefix(upgraded, Path(where) if where else None)
+    if where:
+        upgrade_snapshot_prefix(upgraded, where)
     return SOLVERS[upgraded.type](upgraded, context, where=where, **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.proto import NetParameter, ProtoError, SolverParameter, upgrade
@@ -21,6 +23,19 @@ def upgrade_solver(param: SolverParameter, where: str = "") -> SolverParameter:
         return upgrade.upgrade_solver(param, where, _say)
     except ProtoError as error:
         raise CaffeError(error.reason, error.where) from None
+
+
+def upgrade_snapshot_prefix(param: SolverParameter, solver_path: str) -> None:
+    """An absent snapshot_prefix becomes the solver's path without extension; a folder gets the solver's stem."""
+    stem = os.path.splitext(solver_path)[0]
+    if not param.HasField("snapshot_prefix"):
+        param.snapshot_prefix = stem
+        glog.info("upgrade_proto.cpp:1108", f"snapshot_prefix was not specified and is set to {stem}")
+    elif os.path.isdir(param.snapshot_prefix):
+        param.snapshot_prefix = os.path.join(param.snapshot_prefix, os.path.basename(stem))
+        glog.info(
+            "upgrade_proto.cpp:1113", f"snapshot_prefix was a directory and is replaced to {param.snapshot_prefix}"
+        )
 
 
 def _say(level: str, line: int, message: str) -> None:

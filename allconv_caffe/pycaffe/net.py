@@ -11,12 +11,11 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from allconv_caffe.caffe_torch import glog, net as engine, snapshot
+from allconv_caffe.caffe_torch import glog, net as engine
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Layer as EngineLayer
 from allconv_caffe.caffe_torch.layers.data_memory import MemoryDataLayer
@@ -395,15 +394,15 @@ class Net:
     def save(self, filename: Path_) -> None:
         """Writes the net with its weights as a .caffemodel."""
         with as_pycaffe():
-            snapshot.save_weights(self._net, os.fspath(filename))
+            self._net.to_binary_proto(os.fspath(filename))
 
     def save_hdf5(self, filename: Path_) -> None:
         """Writes the weights as an HDF5 file."""
-        snapshot.save_weights_hdf5(self._net, Path(filename))
+        self._net.to_hdf5(os.fspath(filename))
 
     def load_hdf5(self, filename: Path_) -> None:
         """Copies weights by layer name from an HDF5 file."""
-        snapshot.load_weights_hdf5(self._net, Path(filename))
+        self._net.copy_trained_layers_from_hdf5(os.fspath(filename))
 
 
 def _index(i: int, count: int) -> int:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from allconv_caffe.caffe_torch import snapshot, solver as engine
+from allconv_caffe.caffe_torch import solver as engine
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.upgrade import upgrade_solver
+from allconv_caffe.caffe_torch.upgrade import upgrade_snapshot_prefix, upgrade_solver
 from allconv_caffe.proto import TRAIN, read_solver
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
@@ -45,7 +44,7 @@ class Solver:
     def _make(self, param: Any, where: str) -> None:
         if param.random_seed >= 0:
             common.set_random_seed((param.random_seed + common.solver_rank()) % 2**32)
-        snapshot.complete_prefix(param, Path(where))
+        upgrade_snapshot_prefix(param, where)
         self._solver = engine.SOLVERS[param.type](param, common.context(TRAIN), where=where)
         for net in (self._solver.net, *self._solver.test_nets):
             refuse_sharding(net.param)

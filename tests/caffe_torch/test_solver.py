@@ -15,7 +15,6 @@ from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.snapshot import save_weights_hdf5
 from allconv_caffe.caffe_torch.solver import SOLVERS, Solver, create_solver
 from allconv_caffe.proto import NetParameter, SolverParameter, SolverState, parse_text, read_binary
 
@@ -180,7 +179,7 @@ def test_hdf5_weights_need_a_group_for_each_layer(tmp_path: Path, name: str) -> 
     text = f'layer {{ name: "d" type: "Input" top: "d" }} layer {{ name: "{name}" type: "Power" bottom: "d" top: "p" }}'
     net = Net(parse_text(text, NetParameter))
     with pytest.raises(CaffeError, match=r"layer_data_hid >= 0 \(-1 vs. 0\) Error saving weights to .*w\.h5\. "):
-        save_weights_hdf5(net, tmp_path / "w.h5")
+        net.to_hdf5(tmp_path / "w.h5")
     assert not list(tmp_path.iterdir())
 
 

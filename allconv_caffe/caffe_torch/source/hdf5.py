@@ -1,19 +1,24 @@
-"""HDF5 files: opened, and what a data set may hold: floats and integers, of any width.
+"""HDF5 files: opened and written, and what a data set may hold: floats and integers, of any width.
 
 Source: hdf5.cpp.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import torch
 
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.blob import Blob, shape_string
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.proto.files import NotAFile, check_file
+from allconv_caffe.proto.files import NotAFile, check_file, shortened
 
 _NAMES = ("FLOAT", "INTEGER", "TIME", "STRING", "BITFIELD", "OPAQUE", "COMPOUND", "REFERENCE", "ENUM", "VLEN", "ARRAY")
 TYPE_CLASSES = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}
@@ -130,3 +135,103 @@ def reason(error: Exception) -> str:
         return " ".join(error.strerror.split())
     known = error.args and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     return " ".join(str(error.args[0] if known else error).split()) or type(error).__name__
+
+
+# whole files
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], sentence: str) -> Iterator[h5py.File]:
+    """An HDF5 file opened for reading. What HDF5 says of a damaged one becomes a CaffeError with the path, and, where
+    it cannot even be opened, Caffe's `sentence`."""
+    opened = False
+    try:
+        with open_hdf5(path) as file:
+            opened = True
+            yield file
+    except DAMAGE as error:
+        detail = reason(error)
+        raise CaffeError(
+            f"{path}: damaged HDF5 file: {detail}" if opened else f"{sentence} {path} ({detail})"
+        ) from None
+
+
+def write(path: Path, fill: Callable[[h5py.File], None], what: str) -> None:
+    """The file `path` as `fill` makes it, whole or not at all. Raises CaffeError: "Couldn't open ... to save `what`"."""
+    temporary = path.parent / f".{shortened(path.name)}.{os.getpid()}.tmp"
+    try:
+        with contextlib.closing(Sink(temporary)) as sink:
+            with h5py.File(sink, "w") as file:
+                fill(file)
+            sink.check()
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CaffeError(f"Couldn't open {path} to save {what}. ({reason(error)})") from None
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
+
+
+# what lies in them
+def member(group: h5py.Group, name: str, kind: type[Any], sentence: str) -> Any:
+    """group[name], if it is of that kind. Raises CaffeError with Caffe's `sentence`."""
+    try:
+        found = group.get(name) if name in group else None
+    except DAMAGE as error:
+        raise CaffeError(f"{sentence} ({reason(error)})") from None
+    if not isinstance(found, kind):
+        said = "nothing" if found is None else type(found).__name__.lower()
+        raise CaffeError(f"{sentence}: found {said} called '{name}', expected a {kind.__name__.lower()}")
+    return found
+
+
+def load_nd_dataset(group: h5py.Group, name: str, blob: Blob, where: str) -> None:
+    """blob's data = the data set of that name and of the blob's shape. Raises CaffeError."""
+    if name not in group:
+        raise CaffeError(f"Failed to find HDF5 dataset {name}", where)
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise CaffeError(f"Failed to get dataset ndims for {name}", where)
+    check_class(dataset, f"{where} blob {name}")
+    if tuple(dataset.shape) != blob.shape:
+        raise CaffeError(
+            f"Cannot load blob from hdf5; shape mismatch. Source shape is {shape_string(dataset.shape)} "
+            f"target shape is {blob.shape_string}",
+            f"{where} blob {name}",
+        )
+    tensor = blob.data
+    if tensor.device.type == "cpu" and blob.count:
+        dataset.read_direct(tensor.detach().numpy())
+    else:
+        blob.data = torch.from_numpy(np.asarray(dataset, dtype=np.float32)).to(blob.device)
+
+
+def save_nd_dataset(group: h5py.Group, name: str, values: torch.Tensor) -> None:
+    group.create_dataset(name, data=values.detach().cpu().numpy())
+
+
+def load_string(dataset: h5py.Dataset) -> str:
+    found: Any = dataset[(0,) * dataset.ndim] if dataset.size else b""
+    return found.decode("utf-8", "backslashreplace") if isinstance(found, bytes) else str(found)
+
+
+def save_string(file: h5py.File, name: str, text: str) -> None:
+    """A string that ends with a NUL: Caffe reads on until it meets one."""
+    data = os.fsencode(text) + b"\0"
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(data))
+    kind.set_strpad(h5py.h5t.STR_NULLTERM)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, f"S{len(data)}"), kind)
+
+
+def load_int(file: h5py.File, name: str, path: str) -> int:
+    """As HDF5 converts to an int: to the nearest one there is."""
+    sentence = f"{path}: Failed to load int dataset with name {name}"
+    dataset = member(file, name, h5py.Dataset, sentence)
+    if dataset.dtype.kind not in "fiub" or not dataset.size:  # what HDF5 calls H5T_FLOAT, H5T_INTEGER, H5T_ENUM
+        raise CaffeError(f"{sentence} (found {dataset.dtype}, {dataset.size} of them)")
+    number = np.asarray(dataset[(0,) * dataset.ndim]).item()
+    return 0 if number != number else int(max(-(2**31), min(2**31 - 1, number)))
+
+
+def save_int(file: h5py.File, name: str, number: int) -> None:
+    file.create_dataset(name, data=np.array([number], np.int32))

@@ -310,10 +310,9 @@ def train(flags: Flags) -> int:
         not flags.snapshot or not flags.weights,
         "Give a snapshot to resume training or weights to finetune but not both.",
     )
-    from allconv_caffe.caffe_torch.snapshot import complete_prefix
     from allconv_caffe.caffe_torch.solver import create_solver
     from allconv_caffe.caffe_torch.tools.signals import SignalHandler
-    from allconv_caffe.caffe_torch.upgrade import upgrade_solver
+    from allconv_caffe.caffe_torch.upgrade import upgrade_snapshot_prefix, upgrade_solver
     from allconv_caffe.proto import TRAIN, ProtoError, SolverParameter, read_solver
 
     try:
@@ -321,7 +320,7 @@ def train(flags: Flags) -> int:
     except ProtoError as error:
         raise CaffeError(str(error)) from None
     upgrade_solver(param, flags.solver)
-    complete_prefix(param, flags.solver)
+    upgrade_snapshot_prefix(param, flags.solver)
     handler = SignalHandler(flags.sigint_effect, flags.sighup_effect)
     param.train_state.level = flags.level
     param.train_state.stage.extend(flags.stage.split(","))
