@@ -1,28 +1,135 @@
-"""``allconv derive`` and ``allconv summary``: arguments only, for ``cli/main.py`` to add."""
+"""``allconv render``, ``allconv derive`` and ``allconv summary``: arguments only, for ``cli/main.py`` to add."""
 
 from __future__ import annotations
 
-import shlex
-import sys
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe.cli.words import command_line, example, pairs_from_text
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, object]:
-    from allconv_caffe.paper.render import option_from_text
+if TYPE_CHECKING:
+    from allconv_caffe.paper.render import RenderOptions
 
-    values: dict[str, object] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise click.BadParameter(f"{text!r}: expected name=value, e.g. filler=msra")
-        name = name.strip().replace("-", "_")
-        values[name] = option_from_text(name, value.strip())
-    return values
+_OPTION_HELP = {
+    "relu_last": "ReLU on the last 1x1 convolution: true or false",
+    "negative_slope": "slope of the ReLUs below zero",
+    "filler": "weight filler: xavier, gaussian or msra",
+    "filler_std": "standard deviation of the gaussian filler",
+    "bias_lr_mult": "lr_mult of the biases",
+    "bias_decay_mult": "decay_mult of the biases",
+    "stride_on": "where Strided-CNN-B has its stride: 1x1 or 5x5",
+    "conv7_pad": "padding in pixels of the last 3x3 convolution",
+    "dropout": "where dropout stands: paper, all, 1x1 or none",
+    "input_dropout": "dropout rate on the image",
+    "dropout_ratio": "dropout rate inside the network",
+    "num_output": "number of classes",
+    "epochs": "epochs in all; the schedule in proportion",
+    "drop_epochs": "epochs after which the rate drops, with commas between",
+    "lr": "base_lr",
+    "clip_gradients": "largest L2 norm of the whole gradient",
+    "batch_size": "images of one training iteration",
+    "test_batch_size": "images of one test iteration; divides the test set",
+    "solver_mode": "GPU or CPU",
+    "train_lmdb": "LMDB of the training images",
+    "test_lmdb": "LMDB of the test images",
+    "n_train": "number of training images",
+    "n_test": "number of test images",
+    "image_size": "height and width of a Datum in pixels",
+    "crop_size": "pixels the network sees of them",
+    "momentum": "of SGD",
+    "weight_decay": "of SGD",
+    "random_seed": "random_seed of the solver",
+    "device_id": "device_id of the solver",
+    "channels": "channels of a Datum",
+    "scale": "factor on the values, after the mean",
+    "mean_value": "subtracted from each channel, with commas between",
+    "mean_file": "mean image (binaryproto) subtracted, for an LMDB of raw bytes",
+    "mirror": "horizontal flips in training: true or false",
+    "net_path": "net as written into the solver",
+    "snapshot_prefix": "snapshot_prefix as written into the solver",
+    "display": "iterations between two displayed losses",
+    "test_interval": "iterations between two tests",
+    "snapshot": "iterations between two snapshots",
+}
 
 
-@click.command(epilog="\b\nExample:\n  allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c")
+def _render_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each field of RenderOptions, so that a new field needs no line here."""
+    from allconv_caffe.paper.render import RenderOptions
+
+    for entry in reversed(dataclasses.fields(RenderOptions)):
+        flag = "--" + entry.name.replace("_", "-")
+        command = click.option(
+            flag, entry.name, metavar="VALUE", default=None, help=_OPTION_HELP.get(entry.name, entry.name)
+        )(command)
+    return command
+
+
+def _chosen(texts: dict[str, str | None]) -> RenderOptions:
+    from allconv_caffe.paper.render import RenderOptions, option_from_text
+
+    return RenderOptions(**{name: option_from_text(name, text) for name, text in texts.items() if text is not None})
+
+
+@click.command(
+    epilog=example(
+        "allconv render --check",
+        "allconv render cifar10-model-c --lr 0.01 --output build/c",
+        "allconv render cifar10-allcnn-c --relu guided",
+    )
+)
+@click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
+@click.option("--check", is_flag=True, help="write nothing; fail where a file differs from what would be rendered")
+@click.option("--list", "list_", is_flag=True, help="only name the experiments")
+@click.option("--output", type=click.Path(path_type=Path), help="another folder than solvers/EXPERIMENT")
+@click.option(
+    "--relu",
+    metavar="RULE",
+    help="a deploy net to look inside with: guided, deconv (Python layers in place "
+    "of the ReLUs) or plain, with force_backward; into build/EXPERIMENT-RULE",
+)
+@_render_options
+def render(
+    experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, relu: str | None, **texts: str | None
+) -> None:
+    """Tables and templates to solver, train_val and deploy prototxt: all experiments, or those named."""
+    from allconv_caffe.paper import render as rendering
+    from allconv_caffe.paper.experiments import EXPERIMENTS
+
+    given = [name for name, text in texts.items() if text is not None]
+    if list_:
+        for experiment in EXPERIMENTS.values():
+            click.echo(f"{experiment.name:<26}{experiment.source}")
+        return
+    if check:
+        if given or output or relu:
+            raise click.UsageError("--check compares what is committed; it takes no other option")
+        differences = rendering.check(names=experiments or None)
+        for line in differences:
+            click.echo(line, err=True)
+        if differences:
+            raise click.ClickException(f"{len(differences)} differences; `allconv render` writes the files again")
+        click.echo(f"{len(experiments) or len(EXPERIMENTS)} experiments are as rendered")
+        return
+    if not experiments and (given or output or relu):
+        raise click.UsageError("options need the name of an experiment (allconv render --list names them)")
+    if len(experiments) > 1 and output:
+        raise click.UsageError(f"--output takes one experiment, found {len(experiments)}")
+    if given or output or relu:
+        options = _chosen(texts)
+        for name in experiments:
+            for path in rendering.write(name, output, options, relu=relu):
+                click.echo(path)
+        return
+    paths = rendering.write_all(names=experiments or None)
+    click.echo(f"wrote {len(paths)} files of {len(paths) // len(rendering.FILES)} experiments into solvers/")
+
+
+@click.command(epilog=example("allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c"))
 @click.argument("source", metavar="TABLE.toml|TABLE.py|NETWORK")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="folder to write")
 @click.option("--name", help="name of the variant; by default the table's")
@@ -64,15 +171,15 @@ def derive(
         kernel_sizes=sizes[0] if isinstance(sizes, list) else sizes,
         depth=depth,
         dataset=dataset,
-        options=_pairs(pairs),
-        command=" ".join(["allconv", *map(shlex.quote, sys.argv[1:])]),
+        options=pairs_from_text(pairs),
+        command=command_line(),
     )
     for path in derived.files:
         click.echo(path)
     click.echo(f"{derived.experiment.name}: {derived.parameters:,} parameters; caffe train -solver {derived.files[0]}")
 
 
-@click.command(epilog="\b\nExample:\n  allconv summary solvers/cifar10-allcnn-c/deploy.prototxt --format markdown")
+@click.command(epilog=example("allconv summary solvers/cifar10-allcnn-c/deploy.prototxt --format markdown"))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--phase", default="TEST", show_default=True, metavar="PHASE", help="TRAIN or TEST")
 @click.option("--input-shape", metavar="C,H,W", help="shape of the images, where the file does not say it")

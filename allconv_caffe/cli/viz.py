@@ -11,11 +11,10 @@ from allconv_caffe.cli.viz_options import (
     Inputs,
     channels_from_text,
     chosen_channels,
-    command_line,
-    example,
     names_from_text,
     viz_inputs,
 )
+from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
     from allconv_caffe.visualize.mining import TopK

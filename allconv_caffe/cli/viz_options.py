@@ -13,8 +13,6 @@ The options are in Caffe's words; what a user did wrong becomes one line in ``ma
 from __future__ import annotations
 
 import functools
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,16 +58,6 @@ _COMMON = [
     click.option("--seed", type=int, default=0, show_default=True, help="of what is drawn at random"),
     click.option("--quiet", is_flag=True, help="no progress bars"),
 ]
-
-
-def example(*lines: str) -> str:
-    """The end of a help text."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def command_line() -> str:
-    """What was typed, for the JSON beside a picture."""
-    return " ".join(["allconv", *map(shlex.quote, sys.argv[1:])])
 
 
 @dataclass

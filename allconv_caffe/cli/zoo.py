@@ -6,21 +6,19 @@ from pathlib import Path
 
 import click
 
+from allconv_caffe.cli.words import example
+
 _FOLDER = click.option(
     "--folder", type=click.Path(path_type=Path), default=Path("models"), show_default=True, help="where the models lie"
 )
 
 
-def _example(line: str) -> str:
-    return f"\b\nExample:\n  {line}"
-
-
-@click.group(epilog=_example("allconv zoo list"))
+@click.group(epilog=example("allconv zoo list"))
 def zoo() -> None:
     """Trained networks: weights, deploy net, whitening and a card with data, command, error and SHA-1."""
 
 
-@zoo.command("add", epilog=_example("allconv zoo add results/cifar10-allcnn-c --name cifar10-allcnn-c"))
+@zoo.command("add", epilog=example("allconv zoo add results/cifar10-allcnn-c --name cifar10-allcnn-c"))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--name", help="of the model; by default that of the experiment")
 @_FOLDER
@@ -32,7 +30,7 @@ def add(run: Path, name: str | None, folder: Path) -> None:
     click.echo(f"{made.folder}: {made.facts['test_error_percent']:.2f} % test error on {made.facts['dataset']}")
 
 
-@zoo.command("verify", epilog=_example("allconv zoo verify cifar10-allcnn-c --data data/cifar10"))
+@zoo.command("verify", epilog=example("allconv zoo verify cifar10-allcnn-c --data data/cifar10"))
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option("--data", type=click.Path(path_type=Path), help="prepared data set: measure the error again")
 @_FOLDER
@@ -55,7 +53,7 @@ def verify(names: tuple[str, ...], data: Path | None, folder: Path) -> None:
         raise click.ClickException(f"{bad} differences")
 
 
-@zoo.command("list", epilog=_example("allconv zoo list --folder models"))
+@zoo.command("list", epilog=example("allconv zoo list --folder models"))
 @_FOLDER
 def list_(folder: Path) -> None:
     """Name every model with its data and error."""
@@ -68,7 +66,7 @@ def list_(folder: Path) -> None:
         )
 
 
-@zoo.command("unpack", epilog=_example("allconv zoo unpack cifar10-allcnn-c --output build/whitening.npz"))
+@zoo.command("unpack", epilog=example("allconv zoo unpack cifar10-allcnn-c --output build/whitening.npz"))
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="file to write")
 @_FOLDER
