@@ -12,65 +12,23 @@ import click
 from allconv_caffe.cli.words import command_line, example, pairs_from_text
 
 if TYPE_CHECKING:
-    from allconv_caffe.paper.render import RenderOptions
-
-_OPTION_HELP = {
-    "relu_last": "ReLU on the last 1x1 convolution: true or false",
-    "negative_slope": "slope of the ReLUs below zero",
-    "filler": "weight filler: xavier, gaussian or msra",
-    "filler_std": "standard deviation of the gaussian filler",
-    "bias_lr_mult": "lr_mult of the biases",
-    "bias_decay_mult": "decay_mult of the biases",
-    "stride_on": "where Strided-CNN-B has its stride: 1x1 or 5x5",
-    "conv7_pad": "padding in pixels of the last 3x3 convolution",
-    "dropout": "where dropout stands: paper, all, 1x1 or none",
-    "input_dropout": "dropout rate on the image",
-    "dropout_ratio": "dropout rate inside the network",
-    "num_output": "number of classes",
-    "epochs": "epochs in all; the schedule in proportion",
-    "drop_epochs": "epochs after which the rate drops, with commas between",
-    "lr": "base_lr",
-    "clip_gradients": "largest L2 norm of the whole gradient",
-    "batch_size": "images of one training iteration",
-    "test_batch_size": "images of one test iteration; divides the test set",
-    "solver_mode": "GPU or CPU",
-    "train_lmdb": "LMDB of the training images",
-    "test_lmdb": "LMDB of the test images",
-    "n_train": "number of training images",
-    "n_test": "number of test images",
-    "image_size": "height and width of a Datum in pixels",
-    "crop_size": "pixels the network sees of them",
-    "momentum": "of SGD",
-    "weight_decay": "of SGD",
-    "random_seed": "random_seed of the solver",
-    "device_id": "device_id of the solver",
-    "channels": "channels of a Datum",
-    "scale": "factor on the values, after the mean",
-    "mean_value": "subtracted from each channel, with commas between",
-    "mean_file": "mean image (binaryproto) subtracted, for an LMDB of raw bytes",
-    "mirror": "horizontal flips in training: true or false",
-    "net_path": "net as written into the solver",
-    "snapshot_prefix": "snapshot_prefix as written into the solver",
-    "display": "iterations between two displayed losses",
-    "test_interval": "iterations between two tests",
-    "snapshot": "iterations between two snapshots",
-}
+    from allconv_caffe.paper.options import RenderOptions
 
 
 def _render_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One option for each field of RenderOptions, so that a new field needs no line here."""
-    from allconv_caffe.paper.render import RenderOptions
+    from allconv_caffe.paper.options import RenderOptions
+    from allconv_caffe.paper.rules import helps
 
+    words = helps(RenderOptions)
     for entry in reversed(dataclasses.fields(RenderOptions)):
         flag = "--" + entry.name.replace("_", "-")
-        command = click.option(
-            flag, entry.name, metavar="VALUE", default=None, help=_OPTION_HELP.get(entry.name, entry.name)
-        )(command)
+        command = click.option(flag, entry.name, metavar="VALUE", default=None, help=words[entry.name])(command)
     return command
 
 
 def _chosen(texts: dict[str, str | None]) -> RenderOptions:
-    from allconv_caffe.paper.render import RenderOptions, option_from_text
+    from allconv_caffe.paper.options import RenderOptions, option_from_text
 
     return RenderOptions(**{name: option_from_text(name, text) for name, text in texts.items() if text is not None})
 

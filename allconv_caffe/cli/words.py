@@ -17,7 +17,7 @@ def example(*lines: str) -> str:
 
 def pairs_from_text(texts: Sequence[str]) -> dict[str, Any]:
     """``name=value`` words as values of RenderOptions."""
-    from allconv_caffe.paper.render import option_from_text
+    from allconv_caffe.paper.options import option_from_text
 
     values: dict[str, Any] = {}
     for text in texts:

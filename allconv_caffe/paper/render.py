@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,14 @@ from typing import Any
 import jinja2
 
 from allconv_caffe.paper import experiments
-from allconv_caffe.paper.architectures import (
-    LARGEST_INT,
-    LARGEST_RATE,
-    Architecture,
-    NetOptions,
-    TableError,
-    _number,
-    _one_of,
-    _whole,
-    build,
-)
-from allconv_caffe.paper.experiments import Dataset, Experiment
+from allconv_caffe.paper.architectures import Architecture
+from allconv_caffe.paper.datasets import Dataset
+from allconv_caffe.paper.errors import RenderError
+from allconv_caffe.paper.experiments import Experiment
+from allconv_caffe.paper.options import RenderOptions, number, option_flags
+from allconv_caffe.paper.plan import Layer, build
+from allconv_caffe.paper.rules import LARGEST_INT, OneOf
+from allconv_caffe.paper.schedules import Timetable, scaled_epochs, timetable
 
 FILES: tuple[str, ...] = ("solver.prototxt", "train_val.prototxt", "deploy.prototxt")
 
@@ -42,146 +38,6 @@ SNAPSHOT_FOLDER_FILES: dict[str, str] = {
     ".gitkeep": "",
 }
 """What makes the snapshot folder exist in a fresh clone, and keeps its snapshots out of the repository."""
-
-
-class RenderError(TableError):
-    """An option, a template or a folder does not serve for rendering."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderOptions(NetOptions):
-    """What may be varied when an experiment is rendered. None: as published, or as assumed where the paper is silent.
-
-    epochs: total; the whole schedule is stretched in proportion. drop_epochs: other drops, in epochs out of ``epochs``.
-    lr: base_lr. n_train, n_test, train_lmdb, test_lmdb, channels, image_size (height and width of a Datum in pixels),
-    crop_size, mirror, scale, mean_value, mean_file (a path): another data set. test_batch_size: must divide n_test. display,
-    test_interval, snapshot: iterations. net_path, snapshot_prefix: as written into the solver; the default is
-    relative to the project's root.
-    """
-
-    epochs: float | None = None
-    drop_epochs: tuple[float, ...] | None = None
-    lr: float | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    clip_gradients: float | None = None
-    batch_size: int | None = None
-    test_batch_size: int | None = None
-    random_seed: int | None = None
-    solver_mode: str = "GPU"
-    device_id: int | None = None
-    display: int | None = None
-    test_interval: int | None = None
-    snapshot: int | None = None
-    train_lmdb: str | None = None
-    test_lmdb: str | None = None
-    n_train: int | None = None
-    n_test: int | None = None
-    channels: int | None = None
-    image_size: int | None = None
-    crop_size: int | None = None
-    mirror: bool | None = None
-    scale: float | None = None
-    mean_value: tuple[float, ...] | None = None
-    mean_file: str | None = None
-    net_path: str | None = None
-    snapshot_prefix: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _one_of("solver_mode", self.solver_mode, ("GPU", "CPU"))
-        for name in ("epochs", "lr", "clip_gradients", "scale"):
-            _number(name, getattr(self, name), "a number above 0", lambda v: 0 < v < float("inf"))
-        for name in ("momentum",):
-            _number(name, getattr(self, name), "a number of at least 0 and below 1", lambda v: 0 <= v <= LARGEST_RATE)
-        _number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: 0 <= v < float("inf"))
-        for name in (
-            "batch_size",
-            "test_batch_size",
-            "display",
-            "test_interval",
-            "snapshot",
-            "n_train",
-            "n_test",
-            "channels",
-            "image_size",
-            "crop_size",
-        ):
-            _whole(name, getattr(self, name), 1)
-        _whole("random_seed", self.random_seed, 0, 2**32 - 1)
-        _whole("device_id", self.device_id, 0)
-        if self.mirror not in (None, True, False):
-            raise RenderError("option mirror", self.mirror, "true or false", ("true", "false"))
-        for value in self.mean_value or ():
-            _number("mean_value", value, "numbers", lambda v: True)
-        for drop in self.drop_epochs or ():
-            _number("drop_epochs", drop, "numbers above 0", lambda v: 0 < v < float("inf"))
-        if self.mean_file is not None and self.mean_value:
-            raise RenderError("option mean_file", self.mean_file, "none beside mean_value: Caffe takes one of them")
-        for name in ("train_lmdb", "test_lmdb", "mean_file", "net_path", "snapshot_prefix"):
-            value = getattr(self, name)
-            if value is not None and (not value or any(sign in value for sign in '"\\\n')):
-                raise RenderError(f"option {name}", value, "a path without quotes, backslashes or line ends")
-
-
-def option_flags(options: NetOptions) -> list[str]:
-    """The options that differ from the defaults, as flags of ``allconv render``: ``["--epochs", "15"]``."""
-    flags: list[str] = []
-    for entry in dataclasses.fields(options):
-        value = getattr(options, entry.name)
-        if value == entry.default and isinstance(value, bool) == isinstance(entry.default, bool):
-            continue
-        if isinstance(value, tuple):
-            text = ",".join(number(part) for part in value)
-        elif isinstance(value, bool):
-            text = str(value).lower()
-        else:
-            text = number(value) if isinstance(value, float) else str(value)
-        flags += ["--" + entry.name.replace("_", "-"), text]
-    return flags
-
-
-def options_from(entries: Mapping[str, Any], where: str = "options") -> RenderOptions:
-    """Make ``RenderOptions`` of names and values, e.g. a table of a TOML file.
-
-    Raises:
-        TableError: an unknown name, or a value that does not serve; ``where`` begins the message.
-    """
-    known = {entry.name: entry for entry in dataclasses.fields(RenderOptions)}
-    for key in entries:
-        if key not in known:
-            raise RenderError(f"{where}: {key}", key, "the name of an option", known)
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()}
-    try:
-        return RenderOptions(**values)
-    except TableError as error:
-        raise RenderError(f"{where}: {error.where}", error.found, error.expected, error.choices) from None
-
-
-def option_from_text(name: str, text: str) -> Any:
-    """The value of an option as typed on a command line: whole numbers, numbers, true or false, lists with commas.
-
-    Raises:
-        TableError: an unknown option, or a text that its type cannot be read from.
-    """
-    known = {entry.name: str(entry.type) for entry in dataclasses.fields(RenderOptions)}
-    if name not in known:
-        raise RenderError(f"option {name}", name, "the name of an option", known)
-    kind = known[name].removesuffix(" | None")
-    try:
-        if kind == "bool":
-            return {"true": True, "false": False}[text.lower()]
-        if kind.startswith("tuple"):
-            return tuple(float(part) for part in text.split(","))
-        return {"int": int, "float": float, "str": str}[kind](text)
-    except (KeyError, ValueError):
-        words = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-        raise RenderError(f"option {name}", text, words.get(kind, "numbers with commas between")) from None
-
-
-def number(value: float) -> str:
-    """The shortest decimal of at most 9 digits: 0.05, 1, 3e-05."""
-    return f"{value:.9g}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,7 +83,7 @@ def resolve_network(experiment: Experiment, options: RenderOptions) -> Architect
     return replace(network, classes=dataset.classes, input_shape=(dataset.shape[0], size, size))
 
 
-def resolve_plan(experiment: Experiment, options: RenderOptions) -> experiments.Plan:
+def resolve_timetable(experiment: Experiment, options: RenderOptions) -> Timetable:
     """The experiment's schedule in iterations."""
     dataset = resolve_dataset(experiment, options)
     schedule = experiment.schedule
@@ -240,7 +96,7 @@ def resolve_plan(experiment: Experiment, options: RenderOptions) -> experiments.
         ):
             raise RenderError("option drop_epochs", options.drop_epochs, f"rising epochs below {total:g}")
         schedule = replace(schedule, epochs=total, drop_epochs=options.drop_epochs)
-    plan = experiments.plan(
+    table = timetable(
         schedule,
         dataset.n_train,
         dataset.n_test,
@@ -249,13 +105,13 @@ def resolve_plan(experiment: Experiment, options: RenderOptions) -> experiments.
         options.test_batch_size,
     )
     for entry in ("max_iter", "test_iter", "test_interval"):
-        if (count := getattr(plan, entry)) > LARGEST_INT:
+        if (count := getattr(table, entry)) > LARGEST_INT:
             raise RenderError(f"{experiment.name}: {entry}", count, f"at most {LARGEST_INT}, which Caffe's int holds")
     return replace(
-        plan,
-        display=options.display or plan.display,
-        test_interval=options.test_interval or plan.test_interval,
-        snapshot=options.snapshot or plan.snapshot,
+        table,
+        display=options.display or table.display,
+        test_interval=options.test_interval or table.test_interval,
+        snapshot=options.snapshot or table.snapshot,
     )
 
 
@@ -319,30 +175,33 @@ def render(
     if isinstance(experiment, str):
         experiment = experiments.experiment(experiment)
     options = options or RenderOptions()
-    _one_of("relu", relu, (None, *RELU_LAYERS))
+    if relu is not None:
+        OneOf(tuple(RELU_LAYERS)).check("option relu", relu)
+    if command is None:
+        flags = [*option_flags(options), *(["--relu", relu] if relu else [])]
+        command = " ".join(["allconv render", experiment.name, *map(shlex.quote, flags)])
+    context = {
+        "header": f"{experiment.name}: {experiment.source}. Rendered by: {command}",
+        "net": _net(experiment, options, relu),
+        "solver": _solver(experiment, options),
+    }
+    environment = _environment()
+    return {name: environment.get_template(f"{name}.j2").render(context) for name in (FILES[-1:] if relu else FILES)}
+
+
+def _net(experiment: Experiment, options: RenderOptions, relu: str | None) -> dict[str, Any]:
+    """What the templates of the two nets print."""
     dataset = resolve_dataset(experiment, options)
     network = resolve_network(experiment, options)
-    plan = resolve_plan(experiment, options)
-    schedule = experiment.schedule
-    batch_size = options.batch_size or schedule.batch_size
-    resolved = build(network, options)
-    scores = resolved[-1]
-    if scores.shape[1:] != (1, 1):
-        found = f"{scores.shape[1]}x{scores.shape[2]} scores per class"
-        raise RenderError(f"{network.name}: last layer", found, "1x1 (end the table with global averaging)")
-
-    leaky = next((layer for layer in resolved if layer.type == "ReLU" and layer.negative_slope), None)
-    if relu not in (None, "plain") and leaky is not None:
-        expected = f"0 with --relu {relu}: the rule has no other meaning (--negative-slope 0 takes plain ReLUs)"
-        raise RenderError(f"{network.name}: layer '{leaky.name}'", f"negative_slope {leaky.negative_slope:g}", expected)
-
-    filler = options.filler or network.filler
-    net = {
+    layers = _resolved(network, options, relu)
+    batch_size = options.batch_size or experiment.schedule.batch_size
+    test_batch_size = resolve_timetable(experiment, options).test_batch_size
+    return {
         "name": network.name,
         "force_backward": relu is not None,
         "data": [
             _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size, options.mean_file),
-            _data_layer(dataset, "TEST", dataset.test_lmdb, plan.test_batch_size, options.mean_file),
+            _data_layer(dataset, "TEST", dataset.test_lmdb, test_batch_size, options.mean_file),
         ],
         "layers": [
             {
@@ -351,50 +210,63 @@ def render(
                 "dropout_ratio": number(layer.dropout_ratio),
                 "negative_slope": number(layer.negative_slope) if layer.negative_slope else "",
             }
-            for layer in resolved
+            for layer in layers
         ],
-        "scores": scores.top,
+        "scores": layers[-1].top,
         "input_shape": (1, *network.input_shape),
-        "filler": filler,
+        "filler": options.filler or network.filler,
         "filler_std": number(options.filler_std),
         "bias_lr_mult": number(options.bias_lr_mult),
         "bias_decay_mult": number(options.bias_decay_mult),
     }
+
+
+def _resolved(network: Architecture, options: RenderOptions, relu: str | None) -> tuple[Layer, ...]:
+    """The network's layers; they end in one score per class, and no leaky ReLU has a rule of ``relu``."""
+    layers = build(network, options)
+    height, width = layers[-1].shape[1:]
+    if (height, width) != (1, 1):
+        expected = "1x1 (end the table with global averaging)"
+        raise RenderError(f"{network.name}: last layer", f"{height}x{width} scores per class", expected)
+    leaky = next((layer for layer in layers if layer.type == "ReLU" and layer.negative_slope), None)
+    if relu not in (None, "plain") and leaky is not None:
+        expected = f"0 with --relu {relu}: the rule has no other meaning (--negative-slope 0 takes plain ReLUs)"
+        raise RenderError(f"{network.name}: layer '{leaky.name}'", f"negative_slope {leaky.negative_slope:g}", expected)
+    return layers
+
+
+def _solver(experiment: Experiment, options: RenderOptions) -> dict[str, Any]:
+    """What the template of the solver prints."""
+    dataset, schedule = resolve_dataset(experiment, options), experiment.schedule
+    table = resolve_timetable(experiment, options)
+    batch_size = options.batch_size or schedule.batch_size
     epoch_iters = number(dataset.n_train / batch_size)
-    drops = options.drop_epochs or experiments.scaled_epochs(schedule, options.epochs)[1]
-    solver = {
+    drops = options.drop_epochs or scaled_epochs(schedule, options.epochs)[1]
+    test_note = f"{table.test_iter} x {table.test_batch_size} = {dataset.n_test} test images, once each"
+    return {
         "net": options.net_path or f"solvers/{experiment.name}/train_val.prototxt",
-        "test_note": f"{plan.test_iter} x {plan.test_batch_size} = {dataset.n_test} test images, once each, every epoch"
-        if options.test_interval is None
-        else f"{plan.test_iter} x {plan.test_batch_size} = {dataset.n_test} test images, once each",
-        "test_iter": plan.test_iter,
-        "test_interval": plan.test_interval,
+        "test_note": test_note + (", every epoch" if options.test_interval is None else ""),
+        "test_iter": table.test_iter,
+        "test_interval": table.test_interval,
         "base_lr": number(options.lr or schedule.base_lr),
-        "display": plan.display,
-        "length_note": f"{plan.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations",
-        "max_iter": plan.max_iter,
+        "display": table.display,
+        "length_note": f"{table.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations",
+        "max_iter": table.max_iter,
         "lr_policy": schedule.lr_policy,
-        "gamma": number(plan.gamma),
+        "gamma": number(table.gamma),
         "momentum": number(schedule.momentum if options.momentum is None else options.momentum),
         "weight_decay": number(schedule.weight_decay if options.weight_decay is None else options.weight_decay),
-        "stepsize": plan.stepsize,
-        "stepvalue": plan.stepvalue,
+        "stepsize": table.stepsize,
+        "stepvalue": table.stepvalue,
         "drop_note": f"epochs {', '.join(f'{float(drop):.6g}' for drop in drops)}",
         "clip_gradients": number(options.clip_gradients) if options.clip_gradients else "",
-        "snapshot": plan.snapshot,
+        "snapshot": table.snapshot,
         "snapshot_prefix": options.snapshot_prefix or f"solvers/{experiment.name}/snapshots/{experiment.name}",
         "mode": options.solver_mode,
         "device_id": options.device_id,
         "random_seed": options.random_seed,
         "type": schedule.type,
     }
-    if command is None:
-        flags = [*option_flags(options), *(["--relu", relu] if relu else [])]
-        command = " ".join(["allconv render", experiment.name, *map(shlex.quote, flags)])
-    header = f"{experiment.name}: {experiment.source}. Rendered by: {command}"
-    environment = _environment()
-    context = {"header": header, "net": net, "solver": solver}
-    return {name: environment.get_template(f"{name}.j2").render(context) for name in (FILES[-1:] if relu else FILES)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

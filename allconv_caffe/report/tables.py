@@ -7,17 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allconv_caffe.paper import architectures
-from allconv_caffe.paper.experiments import (
-    AUGMENTED,
-    CITED,
-    EXPERIMENTS,
-    HUNDRED,
-    LARGE,
-    PLAIN,
-    TABLE_4_PARAMETERS,
-    Experiment,
-)
+from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.paper.plan import parameters
+from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN, TABLE_4_PARAMETERS
 from allconv_caffe.report.collect import Measured, Run, measured, same_dataset
 from allconv_caffe.report.trends import Verdict
 
@@ -58,7 +50,7 @@ class Table:
 
 def true_parameters(experiment: Experiment) -> int:
     """Weights and biases that the table of the paper gives."""
-    return architectures.parameters(experiment.network())
+    return parameters(experiment.network())
 
 
 def on_its_dataset(run: Run) -> bool:

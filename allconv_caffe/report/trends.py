@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from allconv_caffe.paper.experiments import AUGMENTED, CITED, EXPERIMENTS, HUNDRED, LARGE, PLAIN
+from allconv_caffe.paper.experiments import EXPERIMENTS
+from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN
 from allconv_caffe.report.collect import Measured, Run, measured
 
 ON_PAR_POINTS = 0.5

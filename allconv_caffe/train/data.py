@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.paper.experiments import DATASETS, Dataset, Experiment
+from allconv_caffe.paper.datasets import DATASETS, Dataset
+from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.train.engine import DriverError
 
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar(\.(gz|xz|bz2))?|tgz|zip)$")

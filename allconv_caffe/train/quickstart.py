@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from allconv_caffe.paper.experiments import CIFAR_SCHEDULE, TABLE_3_ERRORS, Dataset, Experiment, Schedule
+from allconv_caffe.paper.datasets import Dataset
+from allconv_caffe.paper.experiments import Experiment
+from allconv_caffe.paper.published import TABLE_3_ERRORS
+from allconv_caffe.paper.schedules import CIFAR_SCHEDULE, Schedule
 from allconv_caffe.train import quickstart_data
 
 __all__ = ["EXPERIMENT", "QuickstartResult", "experiment", "linear_error_percent", "run", "write_archive"]
@@ -30,7 +33,7 @@ ARCHITECTURE = "strided_cnn_a"
 the fifty thousand images that any of the twelve needs to leave the plateau at ln 10 and go on."""
 
 SCHEDULE = Schedule(
-    "multistep",
+    lr_policy="multistep",
     base_lr=0.01,  # the smallest of the paper's four rates: the others can silence the ReLUs of so short a training
     momentum=CIFAR_SCHEDULE.momentum,
     weight_decay=CIFAR_SCHEDULE.weight_decay,
@@ -53,9 +56,22 @@ def experiment(n_train: int = N_TRAIN, n_test: int = N_TEST, architecture: str =
     """A network of Table 3 with the paper's dropout, momentum and weight decay on `n_train` pictures."""
     title = TABLE_3_ERRORS[architecture][0]
     dataset = Dataset(
-        "quickstart", DISPLAY_NAME, 10, n_train, n_test, "data/quickstart/train_lmdb", "data/quickstart/test_lmdb"
+        name="quickstart",
+        title=DISPLAY_NAME,
+        classes=10,
+        n_train=n_train,
+        n_test=n_test,
+        train_lmdb="data/quickstart/train_lmdb",
+        test_lmdb="data/quickstart/test_lmdb",
     )
-    return Experiment("quickstart", title, architecture, dataset, SCHEDULE, f"{title} of Table 3, on drawn cloth")
+    return Experiment(
+        name="quickstart",
+        title=title,
+        architecture=architecture,
+        dataset=dataset,
+        schedule=SCHEDULE,
+        source=f"{title} of Table 3, on drawn cloth",
+    )
 
 
 EXPERIMENT = experiment()

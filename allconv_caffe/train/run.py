@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import proto
-from allconv_caffe.paper import architectures, experiments, render
+from allconv_caffe.paper import experiments, render
+from allconv_caffe.paper.assumptions import assumptions
 from allconv_caffe.paper.experiments import Experiment
-from allconv_caffe.paper.render import RenderOptions
+from allconv_caffe.paper.options import RenderOptions, options_from
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow, complete_lines, parse_log
@@ -174,7 +175,7 @@ def _settled(settings: RunSettings) -> RunSettings:
     for name, instead in _SET_BY_THE_DRIVER.items():
         if name in options:
             raise DriverError(f"option {name}: found {options[name]}, expected {instead}")
-    render.options_from({**options, **changes}, "settings")
+    options_from({**options, **changes}, "settings")
     return replace(settings, options=options, **changes)
 
 
@@ -220,7 +221,7 @@ class _Run:
                 f"{len(engine.gpus)} GPUs"
             )
         self.options = self._options(settings.seed, "NET", "PREFIX", "TRAIN", "TEST", "GPU", "MEAN")
-        plan = render.resolve_plan(experiment, self.options)
+        plan = render.resolve_timetable(experiment, self.options)
         self.epochs, self.max_iter = plan.epochs, plan.max_iter
         self.test_iter = plan.test_iter
         self.epoch_iters = data.n_train / self.batch_size
@@ -251,7 +252,7 @@ class _Run:
         for name in ("lr", "epochs", "batch_size"):
             if getattr(settings, name) is not None:
                 values[name] = getattr(settings, name)
-        return render.options_from(values, "settings")
+        return options_from(values, "settings")
 
     def _identity(self) -> str:
         """A digest of everything that decides the outcome: what is rendered, the data, the engine and its precision."""
@@ -431,7 +432,7 @@ class _Run:
             },
             "assumptions": [
                 {"key": entry.key, "value": entry.value, "reason": entry.reason}
-                for entry in architectures.assumptions(self.experiment.network(self.options.stride_on), self.options)
+                for entry in assumptions(self.experiment.network(self.options.stride_on), self.options)
             ],
             "versions": driver_files.versions(),
             "git": driver_files.git_state(Path(__file__).resolve().parent),
@@ -643,7 +644,7 @@ class _Run:
             "options": dict(self.settings.options),
             "assumptions": [
                 f"{entry.key}: {entry.value}"
-                for entry in architectures.assumptions(published.network(self.options.stride_on), self.options)
+                for entry in assumptions(published.network(self.options.stride_on), self.options)
             ],
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from allconv_caffe.paper.experiments import CITED, EXPERIMENTS
+from allconv_caffe.paper.experiments import EXPERIMENTS
+from allconv_caffe.paper.published import CITED
 from allconv_caffe.report import tables, trends
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import ReportError, Run, find_runs, measured

@@ -19,7 +19,7 @@ import pytest
 
 from allconv_caffe import proto
 from allconv_caffe.paper import experiments
-from allconv_caffe.paper.architectures import TableError
+from allconv_caffe.paper.errors import TableError
 from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
 from allconv_caffe.train import data as driver_data, engine as driver_engine, record as driver_files, run as driver

@@ -92,7 +92,7 @@ def test_a_linear_classifier_cannot_do_exclusive_or() -> None:
 def test_the_network_is_the_papers() -> None:
     """The quickstart trains Strided-CNN-A with the paper's dropout, momentum, weight decay and one of its four rates."""
     from allconv_caffe.paper import render
-    from allconv_caffe.paper.experiments import LEARNING_RATES
+    from allconv_caffe.paper.schedules import LEARNING_RATES
 
     texts = render.render(quickstart.EXPERIMENT, render.RenderOptions(**quickstart.OPTIONS))
     published = render.render("cifar10-strided-cnn-a")["train_val.prototxt"]

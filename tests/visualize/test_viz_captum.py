@@ -18,7 +18,8 @@ from captum.attr import (
 )
 from torch import nn
 
-from allconv_caffe.paper.render import RenderOptions, render
+from allconv_caffe.paper.options import RenderOptions
+from allconv_caffe.paper.render import render
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.open import open_net

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from allconv_caffe.paper import experiments as e
-from allconv_caffe.paper.architectures import TableError, parameters
+from allconv_caffe.paper.assumptions import ASSUMPTIONS
+from allconv_caffe.paper.errors import TableError
+from allconv_caffe.paper.page import document
+from allconv_caffe.paper.plan import parameters
+from allconv_caffe.paper.published import CITED
+from allconv_caffe.paper.schedules import CIFAR_SCHEDULE, IMAGENET_SCHEDULE, LARGE_SCHEDULE, timetable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_table_3() -> None:
@@ -37,7 +41,7 @@ def test_other_published_errors() -> None:
     assert [name for name, error in published.items() if error is None] == [
         name for name in e.EXPERIMENTS if name.startswith("cifar100-") and name != "cifar100-allcnn-c"
     ]
-    assert len(e.EXPERIMENTS) == 27 and len(e.CITED) == 19
+    assert len(e.EXPERIMENTS) == 27 and len(CITED) == 19
 
 
 def test_networks_have_the_data_sets_classes() -> None:
@@ -48,18 +52,18 @@ def test_networks_have_the_data_sets_classes() -> None:
 
 def test_published_schedule_in_iterations() -> None:
     """350 epochs of 50,000 by 128 are 136,719 iterations, with drops at 78,125, 97,656 and 117,188; by 256 half of that."""
-    plan = e.plan(e.CIFAR_SCHEDULE, 50_000, 10_000, 128)
+    plan = timetable(CIFAR_SCHEDULE, 50_000, 10_000, 128)
     assert (plan.max_iter, plan.stepvalue) == (136_719, (78_125, 97_656, 117_188))
     assert (plan.test_iter, plan.test_batch_size, plan.test_interval) == (100, 100, 391)
     assert (plan.display, plan.snapshot) == (100, 9766)
-    plan = e.plan(e.CIFAR_SCHEDULE, 50_000, 10_000, 256)
+    plan = timetable(CIFAR_SCHEDULE, 50_000, 10_000, 256)
     assert (plan.max_iter, plan.stepvalue) == (68_359, (39_063, 48_828, 58_594))
 
 
 @pytest.mark.parametrize("epochs", [1, 7, 15, 35, 350, 700, 2.5])
 def test_epochs_scale_in_proportion(epochs: float) -> None:
     """EPOCHS=n keeps the drops at 200/350, 250/350 and 300/350 of the run."""
-    plan = e.plan(e.CIFAR_SCHEDULE, 50_000, 10_000, 100, epochs)
+    plan = timetable(CIFAR_SCHEDULE, 50_000, 10_000, 100, epochs)
     assert plan.max_iter == 500 * epochs
     for value, share in zip(plan.stepvalue, (200, 250, 300), strict=True):
         assert abs(value - Fraction(500) * Fraction(epochs) * share / 350) <= Fraction(1, 2)
@@ -67,44 +71,44 @@ def test_epochs_scale_in_proportion(epochs: float) -> None:
 
 def test_imagenet_schedule() -> None:
     """450,000 iterations of 64 with a drop every 200,000; half the images an iteration, twice the iterations."""
-    plan = e.plan(e.IMAGENET_SCHEDULE, 1_281_167, 50_000, 64)
+    plan = timetable(IMAGENET_SCHEDULE, 1_281_167, 50_000, 64)
     assert (plan.max_iter, plan.stepsize, plan.stepvalue) == (450_000, 200_000, ())
     assert plan.test_iter * plan.test_batch_size == 50_000
-    doubled = e.plan(e.IMAGENET_SCHEDULE, 1_281_167, 50_000, 32)
+    doubled = timetable(IMAGENET_SCHEDULE, 1_281_167, 50_000, 32)
     assert (doubled.max_iter, doubled.stepsize) == (900_000, 400_000)
 
 
 def test_exponential_schedule() -> None:
     """Large-All-CNN's rate ends at exp(-4.1) of its beginning, however many epochs it is given."""
     for epochs, batch in ((None, 50), (41, 50), (410, 25)):
-        plan = e.plan(e.LARGE_SCHEDULE, 50_000, 10_000, batch, epochs)
+        plan = timetable(LARGE_SCHEDULE, 50_000, 10_000, batch, epochs)
         assert math.isclose(plan.gamma**plan.max_iter, math.exp(-4.1), rel_tol=1e-9)
 
 
 @pytest.mark.parametrize("n_test", [1, 7, 97, 100, 360, 500, 997, 1797, 10_000, 50_000])
 def test_test_set_is_covered_exactly(n_test: int) -> None:
     """test_iter times the test batch is the test set, for any size of it, with a batch of at most 100."""
-    plan = e.plan(e.CIFAR_SCHEDULE, 1000, n_test, 128)
+    plan = timetable(CIFAR_SCHEDULE, 1000, n_test, 128)
     assert plan.test_iter * plan.test_batch_size == n_test and plan.test_batch_size <= 100
 
 
 def test_small_data_sets() -> None:
     """A data set smaller than a batch still trains, tests and snapshots at least once an iteration."""
-    plan = e.plan(replace(e.CIFAR_SCHEDULE), 10, 10, 128, 1)
+    plan = timetable(CIFAR_SCHEDULE, 10, 10, 128, 1)
     assert min(plan.max_iter, plan.test_interval, plan.display, plan.snapshot, *plan.stepvalue) >= 1
 
 
 def test_errors() -> None:
     """A test batch that does not divide the test set and an unknown experiment are named."""
     with pytest.raises(TableError, match="option test_batch_size: found 64, expected a divisor of 10000 test images"):
-        e.plan(e.CIFAR_SCHEDULE, 50_000, 10_000, 128, test_batch_size=64)
+        timetable(CIFAR_SCHEDULE, 50_000, 10_000, 128, test_batch_size=64)
     with pytest.raises(TableError, match="experiment: found 'cifar10-allcnn', expected the name of an experiment"):
         e.experiment("cifar10-allcnn")
 
 
 def test_page_is_current() -> None:
     """docs/architectures.md is what the tables say, with both counts of Model C and every assumption."""
-    page = e.document()
+    page = document()
     assert (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8") == page
     assert "954,730" in page and "1.3 M" in page
-    assert all(f"| `{entry.key}` | " in page for entry in e.architectures.ASSUMPTIONS)
+    assert all(f"| `{entry.key}` | " in page for entry in ASSUMPTIONS)

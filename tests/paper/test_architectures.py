@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 
 from allconv_caffe.paper import architectures as a
-from allconv_caffe.paper.architectures import Architecture, Conv, NetOptions, Pool, TableError
+from allconv_caffe.paper.architectures import Architecture, Conv, Pool
+from allconv_caffe.paper.assumptions import ASSUMPTIONS, assumptions
+from allconv_caffe.paper.errors import TableError
+from allconv_caffe.paper.options import NetOptions
+from allconv_caffe.paper.plan import build, map_sizes, parameters
 
 # network: parameters 10-way, 100-way, map sizes; computed apart from this code, by hand from Tables 1 and 2
 COUNTS = {
@@ -64,10 +68,10 @@ def test_counts_and_map_sizes(name: str) -> None:
     """Each of the twelve has the parameters and map sizes that Table 1 implies, and 6x6 before the global average."""
     ten, hundred, sizes = COUNTS[name]
     net = a.architecture(name)
-    assert a.parameters(net) == ten
-    assert a.parameters(net, NetOptions(num_output=100)) == hundred
-    assert a.map_sizes(net) == sizes
-    layers = a.build(net)
+    assert parameters(net) == ten
+    assert parameters(net, NetOptions(num_output=100)) == hundred
+    assert map_sizes(net) == sizes
+    layers = build(net)
     assert layers[-1].name == "global_pool" and layers[-1].shape == (10, 1, 1)
     assert layers[-2].shape == (10, 6, 6)
 
@@ -80,9 +84,9 @@ def test_columns_of_table_2(name: str) -> None:
 
 def test_large_all_cnn() -> None:
     """Large-All-CNN has Table 5's layers and a 10-way conv18 without ReLU: 77,455,690 parameters, maps down to 1x1."""
-    assert a.parameters(a.LARGE_ALL_CNN) == 77_455_690
-    assert a.map_sizes(a.LARGE_ALL_CNN) == [125, 124, 62, 61, 60, 30, 29, 28, 14, 13, 12, 6, 5, 4, 2, 1, 1, 1]
-    layers = a.build(a.LARGE_ALL_CNN)
+    assert parameters(a.LARGE_ALL_CNN) == 77_455_690
+    assert map_sizes(a.LARGE_ALL_CNN) == [125, 124, 62, 61, 60, 30, 29, 28, 14, 13, 12, 6, 5, 4, 2, 1, 1, 1]
+    layers = build(a.LARGE_ALL_CNN)
     assert layers[-1].name == "conv18" and layers[-1].type == "Convolution"
     assert {layer.negative_slope for layer in layers if layer.type == "ReLU"} == {0.333}
     drops = [layer.dropout_ratio for layer in layers if layer.type == "Dropout"]
@@ -91,21 +95,21 @@ def test_large_all_cnn() -> None:
 
 def test_imagenet() -> None:
     """The ImageNet network has 9,372,840 parameters, and 6x6 before its global average at 224."""
-    assert a.parameters(a.IMAGENET) == 9_372_840
-    assert a.map_sizes(a.IMAGENET) == [54, 54, 27, 27, 27, 13, 13, 13, 6, 6, 6, 6]
-    assert [(layer.bottom, layer.dropout_ratio) for layer in a.build(a.IMAGENET) if layer.type == "Dropout"] == [
+    assert parameters(a.IMAGENET) == 9_372_840
+    assert map_sizes(a.IMAGENET) == [54, 54, 27, 27, 27, 13, 13, 13, 6, 6, 6, 6]
+    assert [(layer.bottom, layer.dropout_ratio) for layer in build(a.IMAGENET) if layer.type == "Dropout"] == [
         ("conv9", 0.5)
     ]
 
 
 def test_names() -> None:
     """Blobs are called as in the paper."""
-    names = [layer.name for layer in a.build(a.architecture("all_cnn_c"))]
+    names = [layer.name for layer in build(a.architecture("all_cnn_c"))]
     convs = [f"conv{n}" for n in range(1, 10)]
     assert [name for name in names if name.startswith("conv")] == convs
     assert names[0] == "drop0" and names[-1] == "global_pool"
     assert [name for name in names if name.startswith("drop")] == ["drop0", "drop1", "drop2"]
-    relus = [layer for layer in a.build(a.architecture("all_cnn_c")) if layer.type == "ReLU"]
+    relus = [layer for layer in build(a.architecture("all_cnn_c")) if layer.type == "ReLU"]
     assert all(layer.bottom == layer.top == f"conv{n}" for n, layer in enumerate(relus, 1)) and len(relus) == 9
 
 
@@ -134,13 +138,11 @@ def test_stride_on() -> None:
     assert column(a.strided(a.MODEL_B, "5x5"))[:4] == [(5, 96, 2), (1, 96, 1), (5, 192, 2), (1, 192, 1)]
     for base in (a.MODEL_A, a.MODEL_C):
         assert a.strided(base, "5x5") == a.strided(base, "1x1")
-    assert a.parameters(a.strided(a.MODEL_B, "5x5")) == 885_610
+    assert parameters(a.strided(a.MODEL_B, "5x5")) == 885_610
 
 
 def drops(net: Architecture, **options: object) -> dict[str, float]:
-    return {
-        layer.bottom: layer.dropout_ratio for layer in a.build(net, NetOptions(**options)) if layer.type == "Dropout"
-    }
+    return {layer.bottom: layer.dropout_ratio for layer in build(net, NetOptions(**options)) if layer.type == "Dropout"}
 
 
 def test_dropout_places() -> None:
@@ -158,11 +160,11 @@ def test_dropout_places() -> None:
 def test_options() -> None:
     """ReLU on the class layer, the padding of conv7 and the slope follow the options."""
     net = a.architecture("all_cnn_c")
-    assert "relu9" in [layer.name for layer in a.build(net)]
-    assert "relu9" not in [layer.name for layer in a.build(net, NetOptions(relu_last=False))]
-    assert a.map_sizes(net, NetOptions(conv7_pad=1))[-1] == 8
-    assert [layer.name for layer in a.build(a.LARGE_ALL_CNN, NetOptions(relu_last=True))][-1] == "relu18"
-    slopes = {layer.negative_slope for layer in a.build(net, NetOptions(negative_slope=0.1)) if layer.type == "ReLU"}
+    assert "relu9" in [layer.name for layer in build(net)]
+    assert "relu9" not in [layer.name for layer in build(net, NetOptions(relu_last=False))]
+    assert map_sizes(net, NetOptions(conv7_pad=1))[-1] == 8
+    assert [layer.name for layer in build(a.LARGE_ALL_CNN, NetOptions(relu_last=True))][-1] == "relu18"
+    slopes = {layer.negative_slope for layer in build(net, NetOptions(negative_slope=0.1)) if layer.type == "ReLU"}
     assert slopes == {0.1}
 
 
@@ -178,7 +180,7 @@ def test_pooled_size_by_windows(size: int, pad: int) -> None:
     net = Architecture(
         "own", "test", (a.max_pool(kernel, stride, pad), a.conv(a.CLASSES, 1)), input_shape=(1, size, size)
     )
-    assert a.map_sizes(net)[0] == len(starts)
+    assert map_sizes(net)[0] == len(starts)
 
 
 WRONG = [
@@ -196,16 +198,16 @@ def test_wrong_rows_are_named(entries: dict[str, object], message: str) -> None:
     row = replace(a.conv(8, kernel_size=3), **entries)
     net = Architecture("own", "test", (row, a.conv(a.CLASSES, kernel_size=1)))
     with pytest.raises(TableError) as caught:
-        a.build(net)
+        build(net)
     assert str(caught.value) == message
 
 
 def test_other_wrong_tables() -> None:
     """So are tables without a class layer, maps that are too small, pools without a convolution, unknown names."""
     with pytest.raises(TableError, match="own: last convolution: num_output: found 8, expected 'classes'"):
-        a.build(Architecture("own", "test", (a.conv(8, kernel_size=3),)))
+        build(Architecture("own", "test", (a.conv(8, kernel_size=3),)))
     with pytest.raises(TableError, match=r"layer 1 \(9x9 conv. classes\): found 'a map of 4 pixels with padding 0'"):
-        a.build(Architecture("own", "test", (a.conv(a.CLASSES, 9, pad=0),), input_shape=(3, 4, 4)))
+        build(Architecture("own", "test", (a.conv(a.CLASSES, 9, pad=0),), input_shape=(3, 4, 4)))
     with pytest.raises(TableError, match="layer 1 .*no convolution directly before it"):
         a.strided(Architecture("own", "test", (a.max_pool(2, 2), a.conv(a.CLASSES, 1))))
     with pytest.raises(TableError, match="All-CNN-C: transform all_conv: found 'no pool'"):
@@ -221,11 +223,11 @@ def test_other_wrong_tables() -> None:
 
 def test_assumptions() -> None:
     """Every open point has a reason, concerns a table, and reports the value that the options give it."""
-    keys = [entry.key for entry in a.ASSUMPTIONS]
+    keys = [entry.key for entry in ASSUMPTIONS]
     assert len(keys) == len(set(keys))
-    assert all(entry.reason and entry.value and entry.options and entry.families for entry in a.ASSUMPTIONS)
-    found = {entry.key: entry.value for entry in a.assumptions(a.MODEL_C, NetOptions(filler="msra", relu_last=False))}
+    assert all(entry.reason and entry.value and entry.choices and entry.families for entry in ASSUMPTIONS)
+    found = {entry.key: entry.value for entry in assumptions(a.MODEL_C, NetOptions(filler="msra", relu_last=False))}
     assert found["filler"] == "msra" and found["relu_last"] == "false" and found["conv7_pad"] == "0"
     assert "stride_on" not in found and "large_filler" not in found
-    assert "stride_on" in {entry.key for entry in a.assumptions(a.strided(a.MODEL_B))}
-    assert {"large_negative_slope", "large_class_layer"} <= {entry.key for entry in a.assumptions(a.LARGE_ALL_CNN)}
+    assert "stride_on" in {entry.key for entry in assumptions(a.strided(a.MODEL_B))}
+    assert {"large_negative_slope", "large_class_layer"} <= {entry.key for entry in assumptions(a.LARGE_ALL_CNN)}

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from allconv_caffe.paper import derive as d
-from allconv_caffe.paper.architectures import MODEL_C, Conv, Pool, TableError, map_sizes
+from allconv_caffe.paper.architectures import MODEL_C, Conv, Pool
+from allconv_caffe.paper.changes import with_depth
+from allconv_caffe.paper.errors import TableError
+from allconv_caffe.paper.plan import map_sizes
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text
 
 TINY = """
@@ -68,7 +71,7 @@ def test_python_table(tmp_path: Path) -> None:
     """A Python table sets ARCHITECTURE, with our constructors or as a table of the same form as TOML."""
     text = (
         "from allconv_caffe.paper.architectures import *\n"
-        "from allconv_caffe.paper.render import RenderOptions\n"
+        "from allconv_caffe.paper.options import RenderOptions\n"
         "ARCHITECTURE = Architecture('my net', 'mine', (conv(8, kernel_size=3), max_pool(2, 2), conv(CLASSES, 1),"
         " global_pool()), classes=7)\n"
         "OPTIONS = RenderOptions(lr=0.01)\n"
@@ -103,7 +106,7 @@ def test_paper_network_with_changes(tmp_path: Path) -> None:
 def test_unchanged_network_is_the_papers(tmp_path: Path) -> None:
     """Without changes the derived net has the layers of the committed one; on CIFAR-100 it has 100 outputs."""
     d.derive("all_cnn_c", tmp_path / "same", root=tmp_path)
-    committed = Path(__file__).resolve().parents[1] / "solvers/cifar10-allcnn-c/deploy.prototxt"
+    committed = Path(__file__).resolve().parents[2] / "solvers/cifar10-allcnn-c/deploy.prototxt"
     same = (tmp_path / "same/deploy.prototxt").read_text().splitlines()
     assert same[2:] == committed.read_text().splitlines()[2:]
     hundred = d.derive("all_cnn_c", tmp_path / "hundred", dataset="cifar100", root=tmp_path)
@@ -127,10 +130,10 @@ def test_table_on_a_base(tmp_path: Path) -> None:
 
 def test_depth() -> None:
     """depth repeats the last convolution of each block or cuts the block, and leaves pools and top alone."""
-    deeper = d.with_depth(MODEL_C, 4)
+    deeper = with_depth(MODEL_C, 4)
     assert [type(row) for row in deeper.layers[:5]] == [Conv] * 4 + [Pool]
-    assert d.with_depth(MODEL_C, 2) == MODEL_C
-    assert len(d.with_depth(MODEL_C, 1).layers) == len(MODEL_C.layers) - 2
+    assert with_depth(MODEL_C, 2) == MODEL_C
+    assert len(with_depth(MODEL_C, 1).layers) == len(MODEL_C.layers) - 2
 
 
 LAYERS = '[[layer]]\ntype = "conv"\nnum_output = "classes"\nkernel_size = 1\n[[layer]]\ntype = "global_pool"\n'
@@ -246,7 +249,7 @@ def test_numbers_from_text() -> None:
 
 def test_table_of_the_page(tmp_path: Path) -> None:
     """The table that docs/architectures.md shows is one that derive takes."""
-    page = (Path(__file__).resolve().parents[1] / "docs/architectures.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs/architectures.md").read_text(encoding="utf-8")
     text = page.split("```toml\n")[1].split("```")[0]
     derived = d.derive(write_table(tmp_path, text), tmp_path / "out", root=tmp_path)
     assert derived.parameters == 896 + 9248 + 330

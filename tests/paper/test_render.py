@@ -11,12 +11,14 @@ import jinja2
 import pytest
 
 from allconv_caffe.paper import render as r
-from allconv_caffe.paper.architectures import TableError
+from allconv_caffe.paper.errors import RenderError, TableError
 from allconv_caffe.paper.experiments import EXPERIMENTS
-from allconv_caffe.paper.render import RenderOptions, render
+from allconv_caffe.paper.options import RenderOptions, option_flags, option_from_text, options_from
+from allconv_caffe.paper.render import render
+from allconv_caffe.paper.rules import Numbers, OneOf, helps, rules
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ALL = list(EXPERIMENTS)
 
 
@@ -225,11 +227,11 @@ def test_write_elsewhere(tmp_path: Path) -> None:
 def test_flags_lead_back() -> None:
     """The flags in the first line, read again, give the same options."""
     options = RenderOptions(epochs=2.5, relu_last=False, mean_value=(1, 2, 3), filler="msra", n_train=10, lr=3e-5)
-    flags = r.option_flags(options)
+    flags = option_flags(options)
     names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
-    read = {name: r.option_from_text(name, text) for name, text in zip(names, flags[1::2], strict=True)}
+    read = {name: option_from_text(name, text) for name, text in zip(names, flags[1::2], strict=True)}
     assert RenderOptions(**read) == options and len(read) == 6
-    assert r.option_flags(RenderOptions()) == []
+    assert option_flags(RenderOptions()) == []
 
 
 def test_templates_refuse_undefined_names() -> None:
@@ -280,24 +282,28 @@ def test_wrong_options_are_named(entries: dict[str, object], message: str) -> No
 
 def test_option_texts() -> None:
     """Options typed on a command line are read by their type, or refused by name."""
-    assert r.option_from_text("batch_size", "64") == 64
-    assert r.option_from_text("relu_last", "False") is False
-    assert r.option_from_text("drop_epochs", "3,4.5") == (3.0, 4.5)
+    assert option_from_text("batch_size", "64") == 64
+    assert option_from_text("relu_last", "False") is False
+    assert option_from_text("drop_epochs", "3,4.5") == (3.0, 4.5)
     with pytest.raises(TableError, match="option batch_size: found 'many', expected a whole number"):
-        r.option_from_text("batch_size", "many")
+        option_from_text("batch_size", "many")
     with pytest.raises(TableError, match="option nope: found 'nope', expected the name of an option"):
-        r.option_from_text("nope", "1")
+        option_from_text("nope", "1")
     with pytest.raises(TableError, match="t.toml: nope: found 'nope'"):
-        r.options_from({"nope": 1}, "t.toml")
+        options_from({"nope": 1}, "t.toml")
     with pytest.raises(TableError, match="t.toml: option lr: found 'x', expected a number above 0"):
-        r.options_from({"lr": "x"}, "t.toml")
+        options_from({"lr": "x"}, "t.toml")
 
 
-def test_every_option_is_read_from_text() -> None:
-    """Each option of rendering has a type that the command line can read."""
-    samples = {"bool": "true", "int": "3", "float": "0.5", "str": "x", "tuple[float, ...]": "1,2"}
+def test_every_option_has_a_rule_and_a_help() -> None:
+    """Each option of rendering has a rule that reads it from text and takes its default, and words for the command line."""
+    samples = {"true or false": "true", "a whole number": "3", "a number": "0.5", "numbers with commas between": "1,2"}
     for entry in fields(RenderOptions):
-        r.option_from_text(entry.name, samples[str(entry.type).removesuffix(" | None")])
+        rule = rules(RenderOptions)[entry.name]
+        assert helps(RenderOptions)[entry.name]
+        word = rule.known()[0] if isinstance(rule, OneOf) else samples.get(rule.kind, "x")
+        RenderOptions(**{entry.name: option_from_text(entry.name, word)})
+        assert rule.fault("\n") if not isinstance(rule, Numbers) else rule.each.fault("\n"), entry.name
 
 
 def test_scores_must_be_one_by_one() -> None:
@@ -316,7 +322,7 @@ def test_a_mean_file_stands_in_both_data_layers() -> None:
     text = render("imagenet-allcnn", options)["train_val.prototxt"]
     assert text.count('mean_file: "data/raw/mean.binaryproto"') == 2 and text.count("scale: 0.5") == 2
     assert "mean_value" not in text
-    with pytest.raises(r.RenderError) as caught:
+    with pytest.raises(RenderError) as caught:
         RenderOptions(mean_file="m", mean_value=(1.0,))
     assert str(caught.value) == (
         "option mean_file: found 'm', expected none beside mean_value: Caffe takes one of them"

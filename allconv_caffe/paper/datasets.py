@@ -1,0 +1,138 @@
+"""The prepared data sets: two LMDBs of Datum each, how Caffe reads them, and the recipe that they are made by.
+
+Source: sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a data set is prepared, and from what: enough for a driver to do it.
+
+    A recipe of CIFAR is an argument list of ``data_prep.pipeline.prepare``: dataset, labels, preprocessing, pad.
+    """
+
+    dataset: str  # the kind of source: cifar10, cifar100 or ilsvrc12
+    variable: str  # the setting that names a local copy: CIFAR10=path
+    archives: tuple[str, ...]  # file names of the official archives; any of them serves, unless ``all_archives``
+    all_archives: bool = False  # every archive is needed
+    download: bool = False  # their publisher lets anybody fetch them
+    preprocessing: str = "gcn-zca"  # gcn-zca, gcn, or raw: bytes as they are
+    labels: str = "fine"  # of CIFAR-100: fine or coarse
+    pad: int = 0  # pixels of zeros around each image, after the whitening
+    warp: tuple[int, int] | None = None  # (height, width) in pixels that each image is resized to, aspect or not
+    mean_image: bool = False  # the mean of the training images is written beside them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One prepared data set: two LMDBs of Datum, and how Caffe reads them."""
+
+    name: str  # a word: of the folder that it lies in, and of options
+    title: str  # what tables call it
+    classes: int
+    n_train: int  # images
+    n_test: int  # images
+    train_lmdb: str  # path relative to the project's root
+    test_lmdb: str  # likewise
+    shape: tuple[int, int, int] = (3, 32, 32)  # (C, H, W) of one Datum
+    input_size: int = 32  # pixels fed to the network; below H, Caffe crops: at random in training, centrally in test
+    mirror: bool = False  # horizontal flips, in training only
+    scale: float = 1.0  # transform_param, for LMDBs of bytes; a whitened one needs neither this
+    mean_value: tuple[float, ...] = ()  # nor this
+    recipe: Recipe | None = None  # None: whoever made the set knows
+
+    @property
+    def crop_size(self) -> int:
+        """The crop_size to write; 0 where the Datum already has the size of the input."""
+        return self.input_size if self.shape[1:] != (self.input_size, self.input_size) else 0
+
+
+CIFAR10_RECIPE = Recipe(
+    dataset="cifar10",
+    variable="CIFAR10",
+    archives=("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
+    download=True,
+)
+CIFAR100_RECIPE = Recipe(
+    dataset="cifar100",
+    variable="CIFAR100",
+    archives=("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
+    download=True,
+)
+ILSVRC12_RECIPE = Recipe(
+    dataset="ilsvrc12",
+    variable="IMAGENET",
+    archives=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    all_archives=True,
+    preprocessing="raw",
+    warp=(256, 256),
+    mean_image=True,
+)
+
+CIFAR10 = Dataset(
+    name="cifar10",
+    title="CIFAR-10",
+    classes=10,
+    n_train=50_000,
+    n_test=10_000,
+    train_lmdb="data/cifar10/train_lmdb",
+    test_lmdb="data/cifar10/test_lmdb",
+    recipe=CIFAR10_RECIPE,
+)
+
+CIFAR100 = Dataset(
+    name="cifar100",
+    title="CIFAR-100",
+    classes=100,
+    n_train=50_000,
+    n_test=10_000,
+    train_lmdb="data/cifar100/train_lmdb",
+    test_lmdb="data/cifar100/test_lmdb",
+    recipe=CIFAR100_RECIPE,
+)
+
+CIFAR10_PAD5 = replace(
+    CIFAR10,
+    name="cifar10-pad5",
+    train_lmdb="data/cifar10-pad5/train_lmdb",
+    test_lmdb="data/cifar10-pad5/test_lmdb",
+    shape=(3, 42, 42),  # "a maximum translation of 5 pixels in each dimension"
+    mirror=True,
+    recipe=replace(CIFAR10_RECIPE, pad=5),
+)
+
+CIFAR10_LARGE = replace(
+    CIFAR10,
+    name="cifar10-large",
+    train_lmdb="data/cifar10-large/train_lmdb",
+    test_lmdb="data/cifar10-large/test_lmdb",
+    shape=(3, 126, 126),
+    input_size=126,
+    mirror=True,
+    scale=1 / 128,
+    mean_value=(128,),
+    recipe=replace(CIFAR10_RECIPE, preprocessing="raw", pad=47),
+)
+
+ILSVRC12 = Dataset(
+    name="imagenet",
+    title="ILSVRC-2012",
+    classes=1000,
+    n_train=1_281_167,
+    n_test=50_000,
+    train_lmdb="data/imagenet/ilsvrc12_train_lmdb",
+    test_lmdb="data/imagenet/ilsvrc12_val_lmdb",
+    shape=(3, 256, 256),
+    input_size=224,
+    mirror=True,
+    mean_value=(104, 117, 123),
+    recipe=ILSVRC12_RECIPE,
+)
+
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (CIFAR10, CIFAR10_PAD5, CIFAR10_LARGE, CIFAR100, ILSVRC12)
+}

@@ -1,0 +1,206 @@
+"""What an architecture resolves to under options: Caffe's layers with names, paddings, dropout, shapes and counts.
+
+Source: net.cpp, conv_layer.cpp and pooling_layer.cpp for the shapes; section 3.2.1 and its footnote 4 for dropout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from allconv_caffe.paper.architectures import CLASSES, Architecture, Conv, GlobalPool, Pool, Row, row_place
+from allconv_caffe.paper.errors import TableError
+from allconv_caffe.paper.options import NetOptions
+from allconv_caffe.paper.rules import Whole, check_fields, rules
+
+Shape = tuple[int, int, int]
+"""(C, H, W) of one blob, without the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One Caffe layer, resolved."""
+
+    name: str
+    type: str  # Caffe's
+    bottom: str  # the blob below
+    top: str  # the blob that it makes; bottom again where it works in place
+    shape: Shape  # of the top
+    parameters: int = 0  # weights and biases
+    num_output: int = 0  # of a Convolution: channels
+    pad: int = 0  # pixels
+    kernel_size: int = 0  # pixels
+    stride: int = 1  # pixels
+    pool: str = ""  # of Pooling: MAX or AVE
+    global_pooling: bool = False  # over the whole map
+    negative_slope: float = 0.0  # of a ReLU
+    dropout_ratio: float = 0.0  # of Dropout
+
+
+def build(base: Architecture, options: NetOptions | None = None, input_size: int | None = None) -> tuple[Layer, ...]:
+    """Resolve names, paddings, dropout and shapes of a network.
+
+    Args:
+        input_size: height and width of the input in pixels, if other than the table's.
+    Returns:
+        The layers from the first above ``data`` to the one whose top are the class scores; the convolutions are
+        conv1..convN.
+    Raises:
+        TableError: an entry of the table cannot be built; it names the row.
+    """
+    options = options or NetOptions()
+    check_table(base)
+    channels, height, width = base.input_shape
+    if input_size is not None:
+        height = width = input_size
+    stack = _Stack(base, options, (channels, height, width))
+    on_input, after = _ratios(base, options)
+    stack.dropout(on_input)
+    for index, row in enumerate(base.layers):
+        if isinstance(row, Conv):
+            stack.conv(row, index)
+        elif isinstance(row, Pool):
+            stack.pool(row, index)
+        else:
+            stack.global_pool()
+        stack.dropout(after[index])
+    return tuple(stack.layers)
+
+
+class _Stack:
+    """Layers laid one on another: what lies there, the name and shape of the blob on top, how many of each kind."""
+
+    def __init__(self, base: Architecture, options: NetOptions, shape: Shape) -> None:
+        self.base, self.options = base, options
+        self.layers: list[Layer] = []
+        self.top, self.shape = "data", shape
+        self._convs = self._pools = self._drops = 0
+        self._last_conv = max(index for index, row in enumerate(base.layers) if isinstance(row, Conv))
+
+    def _lay(self, name: str, type: str, **fields: Any) -> None:
+        """A layer with a top of its own name."""
+        self.layers.append(Layer(name=name, type=type, bottom=self.top, top=name, shape=self.shape, **fields))
+        self.top = name
+
+    def _lay_in_place(self, name: str, type: str, **fields: Any) -> None:
+        self.layers.append(Layer(name=name, type=type, bottom=self.top, top=self.top, shape=self.shape, **fields))
+
+    def conv(self, row: Conv, index: int) -> None:
+        """A convolution, and its ReLU if it has one."""
+        self._convs += 1
+        base, options = self.base, self.options
+        channels, height, width = self.shape
+        num_output = (options.num_output or base.classes) if row.num_output == CLASSES else int(row.num_output)
+        window = {"kernel_size": row.kernel_size, "stride": row.stride, "pad": _pad(row, options)}
+        place = row_place(base, index)
+        height, width = (_map_size(place, size, **window, ceil=False) for size in (height, width))
+        self.shape = (num_output, height, width)
+        count = num_output * channels * row.kernel_size**2 + num_output
+        self._lay(f"conv{self._convs}", "Convolution", num_output=num_output, parameters=count, **window)
+        if row.relu if index != self._last_conv or options.relu_last is None else options.relu_last:
+            slope = base.negative_slope if options.negative_slope is None else options.negative_slope
+            self._lay_in_place(f"relu{self._convs}", "ReLU", negative_slope=slope)
+
+    def pool(self, row: Pool, index: int) -> None:
+        """A pooling layer."""
+        self._pools += 1
+        channels, height, width = self.shape
+        window = {"kernel_size": row.kernel_size, "stride": row.stride, "pad": row.pad}
+        place = row_place(self.base, index)
+        height, width = (_map_size(place, size, **window, ceil=True) for size in (height, width))
+        self.shape = (channels, height, width)
+        self._lay(f"pool{self._pools}", "Pooling", pool=row.method, **window)
+
+    def global_pool(self) -> None:
+        """The average over the map."""
+        self.shape = (self.shape[0], 1, 1)
+        self._lay("global_pool", "Pooling", pool="AVE", global_pooling=True)
+
+    def dropout(self, ratio: float) -> None:
+        """Dropout on what lies on top: drop0 on the image, then drop1 and so on; none where the ratio is 0."""
+        if ratio:
+            self._drops += bool(self.layers)
+            self._lay_in_place(f"drop{self._drops}", "Dropout", dropout_ratio=ratio)
+
+
+def check_table(base: Architecture) -> None:
+    """Raise a ``TableError`` that names the first entry of the table that no network can be built from."""
+    for entry in ("name", "source"):
+        rules(Architecture)[entry].check(f"{base.name!r}: {entry}", getattr(base, entry))
+    check_fields(base, f"{base.name}: ")
+    if not isinstance(base.layers, tuple):
+        raise TableError(f"{base.name}: layers", base.layers, "a tuple of layers")
+    convs = [row for row in base.layers if isinstance(row, Conv)]
+    if not convs:
+        raise TableError(f"{base.name}: layers", len(base.layers), "at least one convolution")
+    for index, row in enumerate(base.layers):
+        _check_row(row, f"{base.name}: layer {index + 1}", last=index == len(base.layers) - 1)
+    if convs[-1].num_output != CLASSES:
+        raise TableError(f"{base.name}: last convolution: num_output", convs[-1].num_output, "'classes'")
+
+
+def _check_row(row: Row, place: str, last: bool) -> None:
+    if not isinstance(row, Row):
+        raise TableError(place, row, "a layer", ("conv", "max_pool", "average_pool", "global_pool"))
+    if isinstance(row, GlobalPool) and not last:
+        raise TableError(place, "global averaging", "it to be the last layer")
+    check_fields(row, f"{place}: ")
+    if isinstance(row, Pool) and (Whole(0).fault(row.pad) or row.pad >= row.kernel_size):
+        raise TableError(f"{place}: pad", row.pad, "a whole number of at least 0, smaller than kernel_size")
+
+
+def _pad(row: Conv, options: NetOptions) -> int:
+    if row.pad == "same":
+        return (row.kernel_size - 1) // 2
+    return options.conv7_pad if row.pad == "conv7" else int(row.pad)
+
+
+def _map_size(place: str, size: int, kernel_size: int, stride: int, pad: int, ceil: bool) -> int:
+    """Caffe's output size: convolution rounds down, pooling up (and drops a window that starts in the padding)."""
+    if size + 2 * pad < kernel_size:
+        raise TableError(place, f"a map of {size} pixels with padding {pad}", f"at least {kernel_size} pixels")
+    span = size + 2 * pad - kernel_size
+    out = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and pad and (out - 1) * stride >= size + pad:
+        out -= 1
+    return out
+
+
+def _ratios(base: Architecture, options: NetOptions) -> tuple[float, list[float]]:
+    """Dropout rate on the input and after each row; 0 where there is none.
+
+    Source: section 3.2.1, footnote 4; the rates of Tables 5 and 6 stand in their rows.
+    """
+    after = [0.0] * len(base.layers)
+    if options.dropout == "none":
+        return 0.0, after
+    on_input = base.input_dropout if options.input_dropout is None else options.input_dropout
+    rate = options.dropout_ratio if options.dropout_ratio is not None else base.pool_dropout
+    extra = rate or 0.5
+    classes = max(index for index, row in enumerate(base.layers) if isinstance(row, Conv))
+    ones = [i for i, row in enumerate(base.layers[:classes]) if isinstance(row, Conv) and row.kernel_size == 1]
+    for index, row in enumerate(base.layers):
+        if isinstance(row, Pool) or (isinstance(row, Conv) and row.replaces_pool):
+            after[index] = rate
+        if isinstance(row, Conv) and row.dropout:
+            after[index] = row.dropout if options.dropout_ratio is None else options.dropout_ratio
+        if options.dropout == "all" and isinstance(row, Conv) and index < classes and not after[index]:
+            followed = index + 1 < len(base.layers) and isinstance(base.layers[index + 1], Pool)
+            after[index] = 0.0 if followed else extra
+        if options.dropout == "1x1" and ones and index == ones[-1]:
+            after[index] = after[index] or extra
+    return on_input, after
+
+
+def parameters(base: Architecture, options: NetOptions | None = None) -> int:
+    """Number of weights and biases."""
+    return sum(layer.parameters for layer in build(base, options))
+
+
+def map_sizes(base: Architecture, options: NetOptions | None = None) -> list[int]:
+    """Height in pixels of the top of each convolution and pool, in order, without the global average."""
+    return [
+        layer.shape[1]
+        for layer in build(base, options)
+        if layer.type in ("Convolution", "Pooling") and not layer.global_pooling
+    ]
