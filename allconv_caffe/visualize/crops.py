@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import numpy as np
 
 from allconv_caffe.visualize.receptive_field import Box
 
 
-def crop(array: np.ndarray, box: Box, fill: Union[float, Sequence[float]] = 0.0) -> np.ndarray:
+def crop(array: np.ndarray, box: Box, fill: float | Sequence[float] = 0.0) -> np.ndarray:
     """The box of `array` on a canvas of the box's own size.
 
     Args:

@@ -12,22 +12,23 @@ positive, so a picture scaled from minimum to maximum would give 0 another grey 
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import tempfile
 import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
+import cv2
 import numpy as np
 
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.sources import ImageSource
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
-    from allconv_caffe.visualize.sources import ImageSource
-
-PathLike = Union[str, "os.PathLike[str]"]
 NORMALISATIONS = ("zero-centred", "shared", "percentile", "positive", "l2-grey")
 PERCENTILE = 99.0
 GREY = 128
@@ -35,7 +36,7 @@ DPI = 100
 FONT = 10.0  # points
 
 
-def zero_centred(map_: np.ndarray, largest: Optional[float] = None) -> np.ndarray:
+def zero_centred(map_: np.ndarray, largest: float | None = None) -> np.ndarray:
     """A signed map (C, H, W) as a picture (H, W, 3) of 0..1: 0 is mid grey, the largest value white or black.
 
     Args:
@@ -91,8 +92,6 @@ def resized(tile: np.ndarray, size: int) -> np.ndarray:
     """(h, w, 3) uint8 with a longer side of about `size`: enlarged by a whole factor, every pixel a square; or shrunk."""
     longer = max(tile.shape[:2])
     if longer > size:
-        import cv2
-
         h, w = (max(round(n * size / longer), 1) for n in tile.shape[:2])
         return np.asarray(cv2.resize(np.ascontiguousarray(tile), (w, h), interpolation=cv2.INTER_AREA), np.uint8)
     factor = max(1, int(size / longer + 0.5))
@@ -111,7 +110,7 @@ class Grid:
         breaks: columns after which a wider gap stands.
     """
 
-    tiles: Sequence[Sequence[Optional[np.ndarray]]]
+    tiles: Sequence[Sequence[np.ndarray | None]]
     title: str = ""
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
@@ -123,7 +122,7 @@ class Grid:
     font: float = FONT
 
 
-Text = Tuple[float, float, str, Dict[str, Any]]
+Text = tuple[float, float, str, dict[str, Any]]
 
 
 @dataclass
@@ -132,8 +131,8 @@ class _Block:
 
     width: int
     height: int
-    pictures: List[Tuple[int, int, np.ndarray]]
-    words: List[Text]
+    pictures: list[tuple[int, int, np.ndarray]]
+    words: list[Text]
 
 
 def sheet(
@@ -148,8 +147,8 @@ def sheet(
         [sum(b.width for b in row) + spacing * (len(row) - 1) for row in blocks]
         + [text_width(title, 1.3 * FONT, True), 240]
     )
-    pictures: List[Tuple[int, int, np.ndarray]] = []
-    words: List[Text] = []
+    pictures: list[tuple[int, int, np.ndarray]] = []
+    words: list[Text] = []
     y = margin
     if title:
         words.append((margin, y, title, {"fontsize": 1.3 * FONT, "fontweight": "bold", "va": "top"}))
@@ -182,7 +181,7 @@ def _lay_out(grid: Grid) -> _Block:
     left = max([text_width(t, font) for text in grid.rows for t in text.split("\n")] + [0])
     left += 8 if left else 0
     top = 0
-    words: List[Text] = []
+    words: list[Text] = []
     if grid.title:
         words.append((left, 0, grid.title, {"fontsize": 1.1 * font, "fontweight": "bold", "va": "top"}))
         top += _line(1.1 * font) + 4
@@ -236,14 +235,14 @@ def _line(font: float) -> int:
     return int(font * DPI / 72 * 1.25)
 
 
-def _wrapped(text: str, width: int, font: float) -> List[str]:
+def _wrapped(text: str, width: int, font: float) -> list[str]:
     """`text` in lines that fit."""
     each = max(text_width(text, font) / max(len(text), 1), 1)
     return textwrap.wrap(text, max(int(width / each), 20)) or [""]
 
 
 def _paint(
-    width: int, height: int, pictures: Sequence[Tuple[int, int, np.ndarray]], words: Sequence[Text]
+    width: int, height: int, pictures: Sequence[tuple[int, int, np.ndarray]], words: Sequence[Text]
 ) -> np.ndarray:
     canvas, draw = canvas_of(width, height)
     for x, y, text, how in words:
@@ -256,7 +255,7 @@ def _paint(
 
 def canvas_of(
     width: int, height: int
-) -> Tuple[Callable[[], np.ndarray], Callable[[float, float, str, Dict[str, Any]], None]]:
+) -> tuple[Callable[[], np.ndarray], Callable[[float, float, str, dict[str, Any]], None]]:
     """A white page: a function that gives its pixels (height, width, 3), and one that writes at pixel (x, y) from top left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -264,7 +263,7 @@ def canvas_of(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     agg = FigureCanvasAgg(figure)
 
-    def write(x: float, y: float, text: str, how: Dict[str, Any]) -> None:
+    def write(x: float, y: float, text: str, how: dict[str, Any]) -> None:
         figure.text(x / width, 1 - y / height, text.replace("$", r"\$"), **how)
 
     def pixels() -> np.ndarray:
@@ -279,8 +278,6 @@ def png(picture: np.ndarray) -> bytes:
 
     Raises: VizError: another shape or type.
     """
-    import cv2
-
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         raise VizError("picture", f"{picture.dtype} of shape {picture.shape}", "uint8 of shape (H, W, 3)")
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -323,11 +320,11 @@ class Drawing:
     """
 
     picture: np.ndarray
-    arrays: Dict[str, np.ndarray]
-    facts: Dict[str, Any] = field(default_factory=dict)
-    tiles: List[Dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any] = field(default_factory=dict)
+    tiles: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, path: PathLike, *, arrays: bool = True) -> List[str]:
+    def save(self, path: PathLike, *, arrays: bool = True) -> list[str]:
         """Writes `path` (a name ending in .png) and beside it .json and, unless `arrays` is False, .npz.
 
         Returns: the paths. Raises: VizError: another ending, a folder that cannot be written.
@@ -341,8 +338,6 @@ class Drawing:
         write(where, png(self.picture))
         write(out[1], _json(facts, self.tiles).encode())
         if arrays:
-            import io
-
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **self.arrays)  # type: ignore[arg-type]
             write(stem + ".npz", buffer.getvalue())
@@ -350,9 +345,9 @@ class Drawing:
         return out
 
 
-def provenance(net: VizNet, source: Optional[ImageSource] = None) -> Dict[str, Any]:
+def provenance(net: VizNet, source: ImageSource | None = None) -> dict[str, Any]:
     """Engine and hashes of net, weights and data."""
-    facts: Dict[str, Any] = {
+    facts: dict[str, Any] = {
         "engine": net.engine,
         "net": net.where,
         "net_sha256": net.net_sha256,
@@ -365,10 +360,8 @@ def provenance(net: VizNet, source: Optional[ImageSource] = None) -> Dict[str, A
     return facts
 
 
-def _json(facts: Dict[str, Any], tiles: Sequence[Dict[str, Any]]) -> str:
+def _json(facts: dict[str, Any], tiles: Sequence[dict[str, Any]]) -> str:
     """Facts by the line, lists of numbers on one; each tile on a line."""
-    import re
-
     text = json.dumps(_plain(facts), indent=1, allow_nan=False)
     number = r"-?[\d.e+-]+"
     text = re.sub(rf"\[\s+({number}(?:,\s+{number})*)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)

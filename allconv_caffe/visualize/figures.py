@@ -13,14 +13,18 @@ Every map comes from an engine (`nets.base.VizNet`), the toy's too. Paper: secti
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.crops import crop
 from allconv_caffe.visualize.display import Drawing, Grid, normalised, provenance, sheet
+from allconv_caffe.visualize.mining import TopK
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import FORMULAS, RULES, rule_name
@@ -29,14 +33,10 @@ from allconv_caffe.visualize.patterns import interior_unit, patterns
 from allconv_caffe.visualize.receptive_field import receptive_field
 from allconv_caffe.visualize.reconstruct import Reconstructions, reconstruct, reconstruct_rules
 from allconv_caffe.visualize.sanity import cosine, scores_blob
+from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.surgery import stride2_layers, switches_below
 from allconv_caffe.visualize.unit import Unit, argmax_units, check_blob
 from allconv_caffe.visualize.whitening import InputSpace
-
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.mining import TopK
-    from allconv_caffe.visualize.nets.base import VizNet
-    from allconv_caffe.visualize.sources import ImageSource
 
 TIES = "the first maximum of a window in row order; convolution, ReLU, pooling"
 CAVEAT = (
@@ -82,7 +82,7 @@ class Look:
     how: str = "zero-centred"
     shown: str = "input"
     space: InputSpace = field(default_factory=InputSpace)
-    size: Optional[int] = None
+    size: int | None = None
     command: str = ""
     classes: Sequence[str] = ()
 
@@ -90,7 +90,7 @@ class Look:
         """Maps with planes R, G, B, in the space they are shown in, as pictures."""
         return normalised(maps, self.how)
 
-    def facts(self, number: Optional[int], title: str) -> Dict[str, Any]:
+    def facts(self, number: int | None, title: str) -> dict[str, Any]:
         space = "pixel" if self.shown == "pixel" else "whitened input" if self.space.whitened else "input"
         return {
             "figure": number,
@@ -124,7 +124,7 @@ def open_text(text: str, **how: Any) -> VizNet:
     return net
 
 
-def toy(net: VizNet) -> Dict[str, np.ndarray]:
+def toy(net: VizNet) -> dict[str, np.ndarray]:
     """Figure 1b: "forward" and each rule on TOY and TOY_GRADIENT, computed by the engine of `net`, a TOY_NET.
 
     >>> toy(open_text(TOY_NET))["guided"].astype(int).tolist()
@@ -183,8 +183,8 @@ def pattern_figure(
     blobs: Sequence[str],
     look: Look,
     *,
-    channels: Optional[Mapping[str, Sequence[int]]] = None,
-    number: Optional[int] = None,
+    channels: Mapping[str, Sequence[int]] | None = None,
+    number: int | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Drawing:
@@ -196,7 +196,7 @@ def pattern_figure(
     Raises: VizError: see `patterns.patterns`.
     """
     panels, arrays, tiles, notes = [], {}, [], []
-    dead: Dict[str, List[int]] = {}
+    dead: dict[str, list[int]] = {}
     for blob in blobs:
         wanted = list((channels or {}).get(blob) or range(check_blob(net, blob)[0]))
         y, x, box = interior_unit(net, blob)
@@ -219,7 +219,7 @@ def pattern_figure(
             )
         )
         zero = np.logical_not(maps.reshape(len(maps), -1).any(axis=1))
-        dead[blob] = [channel for channel, gone in zip(wanted, zero) if gone]
+        dead[blob] = [channel for channel, gone in zip(wanted, zero, strict=True) if gone]
         if dead[blob]:
             notes.append(f"{blob}: dead, drawn grey: {', '.join(map(str, dead[blob]))}.")
         for i, channel in enumerate(wanted):
@@ -253,7 +253,7 @@ def patch_figure(
     *,
     k: int = 10,
     rules: Sequence[str] = ("guided",),
-    number: Optional[int] = None,
+    number: int | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Drawing:
@@ -271,13 +271,13 @@ def patch_figure(
         size = look.size or (42 if max(field_.size) <= 32 else 72)
         dead[blob] = [int(c) for c in np.flatnonzero(topk.channels(blob).dead)]
         labels = [f"{blob}:{c}" + ("\ndead" if c in dead[blob] else "") for c in wanted]
-        grids: List[Grid] = []
+        grids: list[Grid] = []
         found = top_patches_rules(
             net, source, topk, blob, wanted, k=k, rules=rules, batch_size=batch_size, progress=progress
         )
         counts = [len(row) for row in found[rules[0]]]
         switches = switches_below(net.param, blob)
-        shown: List[np.ndarray] = []
+        shown: list[np.ndarray] = []
         for rule in rules:
             flat = [patch for row in found[rule] for patch in row]
             shown, cuts = cut(flat, look.space, look.shown)
@@ -325,8 +325,8 @@ def patch_figure(
     return Drawing(sheet(parts, title, [says]), arrays, facts, tiles)
 
 
-def _rows(pictures: Sequence[np.ndarray], counts: Sequence[int], k: int) -> List[List[Optional[np.ndarray]]]:
-    out: List[List[Optional[np.ndarray]]] = []
+def _rows(pictures: Sequence[np.ndarray], counts: Sequence[int], k: int) -> list[list[np.ndarray | None]]:
+    out: list[list[np.ndarray | None]] = []
     start = 0
     for count in counts:
         out.append([*pictures[start : start + count], *[None] * (k - count)])
@@ -340,7 +340,7 @@ class Variant:
 
     name: str
     net: VizNet
-    top1: Optional[Dict[str, Any]] = None
+    top1: dict[str, Any] | None = None
 
 
 def comparison(
@@ -351,13 +351,13 @@ def comparison(
     look: Look,
     *,
     rules: Sequence[str] = RULES,
-    unit: Optional[Unit] = None,
+    unit: Unit | None = None,
     same_unit: bool = False,
-    labels: Sequence[Optional[int]] = (),
-    seed: Optional[float] = 1.0,
-    number: Optional[int] = None,
+    labels: Sequence[int | None] = (),
+    seed: float | None = 1.0,
+    number: int | None = None,
     title: str = "",
-    source: Optional[ImageSource] = None,
+    source: ImageSource | None = None,
     batch_size: int = 32,
 ) -> Drawing:
     """Figures 4 to 6: a row for each image, the maps of every rule, for each net side by side; whole images.
@@ -378,12 +378,12 @@ def comparison(
         if unit is not None
         else argmax_units(variants[0].net, images, blob, batch_size=batch_size)[0]
     )
-    arrays: Dict[str, np.ndarray] = {}
-    tiles: List[Dict[str, Any]] = []
-    chosen: List[Sequence[Unit]] = []
-    records: List[Dict[str, Any]] = []
-    notes: List[str] = []
-    found: List[Dict[str, Reconstructions]] = []
+    arrays: dict[str, np.ndarray] = {}
+    tiles: list[dict[str, Any]] = []
+    chosen: list[Sequence[Unit]] = []
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    found: list[dict[str, Reconstructions]] = []
     for v, variant in enumerate(variants):
         net = variant.net
         if v == 0 or unit is not None:
@@ -413,7 +413,7 @@ def comparison(
                 "switches": switches,
                 "top1": variant.top1,
                 "units": [str(one) for one in units],
-                "same_unit_as_first": [a == b for a, b in zip(units, first)],
+                "same_unit_as_first": [a == b for a, b in zip(units, first, strict=True)],
                 "one_unit_on_all_images": _across_images(net, images, units[0], rules, seed, batch_size),
             }
         )
@@ -440,7 +440,7 @@ def comparison(
     return Drawing(sheet([grids], title, [line for line in says if line]), arrays, facts, tiles)
 
 
-def _scaled(arrays: Dict[str, np.ndarray], count: int, rules: Sequence[str], look: Look) -> Dict[str, np.ndarray]:
+def _scaled(arrays: dict[str, np.ndarray], count: int, rules: Sequence[str], look: Look) -> dict[str, np.ndarray]:
     """Pictures of every map; with a shared scale, one for all images and nets of a rule: rules differ in size by far."""
     out = {}
     for rule in rules:
@@ -452,12 +452,12 @@ def _scaled(arrays: Dict[str, np.ndarray], count: int, rules: Sequence[str], loo
 
 
 def _across_images(
-    net: VizNet, images: np.ndarray, unit: Unit, rules: Sequence[str], seed: Optional[float], batch_size: int
-) -> Dict[str, Any]:
+    net: VizNet, images: np.ndarray, unit: Unit, rules: Sequence[str], seed: float | None, batch_size: int
+) -> dict[str, Any]:
     """How much the maps of one unit differ between the images: what the absence of switches does to the deconvnet."""
     if len(images) < 2:
         return {}
-    out: Dict[str, Any] = {"unit": str(unit)}
+    out: dict[str, Any] = {"unit": str(unit)}
     pairs = [(i, unit) for i in range(len(images))]
     found = reconstruct_rules(net, images, pairs, rules, seed=1.0 if seed is None else seed, batch_size=batch_size)
     for rule in rules:
@@ -472,7 +472,7 @@ def _across_images(
     return out
 
 
-def _independence(records: Sequence[Dict[str, Any]], rules: Sequence[str], chosen: Sequence[Sequence[Unit]]) -> str:
+def _independence(records: Sequence[dict[str, Any]], rules: Sequence[str], chosen: Sequence[Sequence[Unit]]) -> str:
     if "deconvnet" not in rules or len(chosen[0]) < 2:
         return ""
     words = []
@@ -483,12 +483,12 @@ def _independence(records: Sequence[Dict[str, Any]], rules: Sequence[str], chose
     return f"Deconvnet maps of one unit ({chosen[0][0]}) on all {len(chosen[0])} images{_by_net(words)}."
 
 
-def _by_net(words: Sequence[Tuple[str, str]]) -> str:
+def _by_net(words: Sequence[tuple[str, str]]) -> str:
     """What is said of each net, by its name where there are several."""
     return f": {words[0][1]}" if len(words) == 1 else ", " + "; ".join(f"{name}: {says}" for name, says in words)
 
 
-def _accuracies(records: Sequence[Dict[str, Any]]) -> str:
+def _accuracies(records: Sequence[dict[str, Any]]) -> str:
     words = [
         (r["name"], f"{r['top1']['percent']:.1f} %") for r in records if r["top1"] and r["top1"]["percent"] is not None
     ]
@@ -498,7 +498,7 @@ def _accuracies(records: Sequence[Dict[str, Any]]) -> str:
     return f"Top-1 on {records[0]['top1']['images']:,} images{_by_net(words)}{after}."
 
 
-def _image_label(i: int, keys: Sequence[str], labels: Sequence[Optional[int]], look: Look) -> str:
+def _image_label(i: int, keys: Sequence[str], labels: Sequence[int | None], look: Look) -> str:
     label = labels[i] if i < len(labels) else None
     if label is not None and label < len(look.classes):
         return str(look.classes[label])
@@ -510,7 +510,7 @@ def _class_names(look: Look, net: VizNet, blob: str) -> Sequence[str]:
     return look.classes if len(look.classes) == check_blob(net, blob)[0] else ()
 
 
-def _row_label(unit: Unit, i: int, found: Dict[str, Any], rules: Sequence[str], names: Sequence[str]) -> str:
+def _row_label(unit: Unit, i: int, found: dict[str, Any], rules: Sequence[str], names: Sequence[str]) -> str:
     """Beneath the maps of an image: the unit, its activation; which maps are grey, and why."""
     what = f"{names[unit.channel]} " if names else ""
     place = f"{unit.channel}:{unit.y}:{unit.x}" if unit.y or unit.x else str(unit.channel)
@@ -522,8 +522,8 @@ def _row_label(unit: Unit, i: int, found: Dict[str, Any], rules: Sequence[str], 
 
 
 def _fact(
-    unit: Unit, key: str, found: Any, row: int, rule: str, net: VizNet, array: Tuple[str, int], box: List[int]
-) -> Dict[str, Any]:
+    unit: Unit, key: str, found: Any, row: int, rule: str, net: VizNet, array: tuple[str, int], box: list[int]
+) -> dict[str, Any]:
     """What the JSON says of one map."""
     return {
         "unit": str(unit),
@@ -541,15 +541,15 @@ def _fact(
 
 
 def top1(
-    net: VizNet, source: ImageSource, count: Optional[int] = None, *, batch_size: int = 100, progress: bool = False
-) -> Dict[str, Any]:
+    net: VizNet, source: ImageSource, count: int | None = None, *, batch_size: int = 100, progress: bool = False
+) -> dict[str, Any]:
     """Accuracy of the scores' largest on the first `count` images.
 
     Returns: percent, images, blob; percent None and a reason where the data have no labels, or others.
     """
     blob = scores_blob(net)
     label = getattr(source, "label", None)
-    out: Dict[str, Any] = {"percent": None, "images": 0, "blob": blob}
+    out: dict[str, Any] = {"percent": None, "images": 0, "blob": blob}
     if label is None:
         return dict(out, reason="the data have no labels")
     shape = check_blob(net, blob)
@@ -559,8 +559,6 @@ def top1(
     right = 0
     bar = None
     if progress:
-        from tqdm import tqdm
-
         bar = tqdm(total=total, desc="top-1", unit="image")
     for _, keys, images in source.batches(batch_size, 0, total):
         scores = net.forward(images, (blob,), until=blob)[blob].reshape(len(images), -1)
@@ -575,7 +573,7 @@ def top1(
     return {"percent": 100.0 * right / total, "images": total, "blob": blob}
 
 
-def default_blobs(net: VizNet, number: int) -> List[str]:
+def default_blobs(net: VizNet, number: int) -> list[str]:
     """What a figure shows of a net unless told: 2: the first three convolutions; 3: the last two that stride by 2, or the
     last two but one; 4: the last convolution; 5 and 6: the scores before the softmax.
 
@@ -599,7 +597,7 @@ _COLOURS = {"backprop": "#e8f1fb", "deconvnet": "#fdeeda", "guided": "#e6f4e6", 
 
 
 def _draw_one(
-    parts: Dict[str, np.ndarray], maps: np.ndarray, unit: Unit, rule: str, numbers: Dict[str, np.ndarray]
+    parts: dict[str, np.ndarray], maps: np.ndarray, unit: Unit, rule: str, numbers: dict[str, np.ndarray]
 ) -> np.ndarray:
     """The three parts of figure 1 on one page."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -629,7 +627,7 @@ def _tile(figure: Any, picture: np.ndarray, x: float, y: float, size: float) -> 
         edge.set_linewidth(0.8)
 
 
-def _arrow(axes: Any, start: Tuple[float, float], end: Tuple[float, float]) -> None:
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
     axes.annotate(
         "",
         end,
@@ -638,7 +636,7 @@ def _arrow(axes: Any, start: Tuple[float, float], end: Tuple[float, float]) -> N
     )
 
 
-def _part_a(figure: Any, axes: Any, parts: Dict[str, np.ndarray], maps: np.ndarray, unit: Unit, rule: str) -> None:
+def _part_a(figure: Any, axes: Any, parts: dict[str, np.ndarray], maps: np.ndarray, unit: Unit, rule: str) -> None:
     axes.text(16, 34, "a)", fontsize=15, fontweight="bold")
     others = [int(c) for c in np.argsort(-maps.reshape(len(maps), -1).max(axis=1)) if c != unit.channel][:3]
     shown = [*others[::-1], unit.channel]
@@ -671,7 +669,7 @@ def _part_a(figure: Any, axes: Any, parts: Dict[str, np.ndarray], maps: np.ndarr
     axes.text(46, 390, f"{rule} rule", fontsize=9, color="#444444")
 
 
-def _matrix(axes: Any, values: np.ndarray, x: float, y: float, colour: str, kept: Optional[np.ndarray] = None) -> None:
+def _matrix(axes: Any, values: np.ndarray, x: float, y: float, colour: str, kept: np.ndarray | None = None) -> None:
     side = 32
     for i in range(3):
         for j in range(3):
@@ -694,7 +692,7 @@ def _rectangle(x: float, y: float, side: float, colour: str) -> Any:
     return Rectangle((x, y), side, side, facecolor=colour, edgecolor="#888888", linewidth=0.8)
 
 
-def _part_b(axes: Any, numbers: Dict[str, np.ndarray]) -> None:
+def _part_b(axes: Any, numbers: dict[str, np.ndarray]) -> None:
     axes.text(590, 34, "b)", fontsize=15, fontweight="bold")
     names = {
         "forward": "forward pass",
@@ -712,7 +710,7 @@ def _part_b(axes: Any, numbers: Dict[str, np.ndarray]) -> None:
         _arrow(axes, *(ends if name == "forward" else ends[::-1]))
         axes.text(920, y + 38, "ReLU", fontsize=9, ha="center", color="#444444")
         symbols = ("f", "f '") if name == "forward" else ("R", "R '")
-        for x, symbol in zip((750, 1091), symbols):
+        for x, symbol in zip((750, 1091), symbols, strict=True):
             axes.text(
                 x, y - 2 + 10, symbol, fontsize=10, style="italic", ha="right" if x < 800 else "left", va="center"
             )

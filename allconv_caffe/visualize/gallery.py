@@ -15,25 +15,25 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
+import jinja2
 import numpy as np
+from tqdm import tqdm
 
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.mining import EDGES, Channels, TopK
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import FORMULAS, rule_name
 from allconv_caffe.visualize.patches import Patch, cut, top_patches_rules
 from allconv_caffe.visualize.receptive_field import receptive_field
+from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.whitening import InputSpace, check_space
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
-    from allconv_caffe.visualize.sources import ImageSource
-
-PathLike = Union[str, "os.PathLike[str]"]
 ORDER = ("guided", "deconvnet", "backprop")
 TILE, GAP = 24, 1  # a tile has at least so many pixels in the PNG; the browser enlarges it
 CHUNK = 16  # units whose maps are held at a time
@@ -60,7 +60,7 @@ class Entry:
     active_percent: float
     name: str
     histogram: str
-    patches: List[Dict[str, Any]] = field(default_factory=list)
+    patches: list[dict[str, Any]] = field(default_factory=list)
 
 
 def gallery(
@@ -68,12 +68,12 @@ def gallery(
     source: ImageSource,
     topk: TopK,
     folder: PathLike,
-    blobs: Optional[Sequence[str]] = None,
+    blobs: Sequence[str] | None = None,
     *,
-    channels: Optional[Sequence[int]] = None,
-    k: Optional[int] = None,
+    channels: Sequence[int] | None = None,
+    k: int | None = None,
     rules: Sequence[str] = ORDER,
-    space: Optional[InputSpace] = None,
+    space: InputSpace | None = None,
     shown: str = "input",
     arrays: bool = True,
     title: str = "",
@@ -104,7 +104,7 @@ def gallery(
         raise VizError("k", k, "1 or more")
     space = space or source.space
     names = list(blobs) if blobs is not None else list(topk.blobs)
-    wanted: Dict[str, List[int]] = {}
+    wanted: dict[str, list[int]] = {}
     for blob in names:
         count = len(topk.channels(blob).values)
         wanted[blob] = list(range(count)) if channels is None else list(channels)
@@ -131,8 +131,6 @@ def gallery(
     writer = _Writer(where, title or os.path.basename(net.where) or "net", facts)
     bar = None
     if progress:
-        from tqdm import tqdm
-
         bar = tqdm(total=sum(len(rows) for rows in wanted.values()), desc="gallery", unit="unit")
     layers = []
     try:
@@ -150,7 +148,7 @@ def gallery(
                 "switches": switches_below(net.param, blob),
             }
             os.makedirs(os.path.join(where, slugs[blob]), exist_ok=True)
-            entries: List[Entry] = []
+            entries: list[Entry] = []
             for start in range(0, len(wanted[blob]), CHUNK):
                 part = wanted[blob][start : start + CHUNK]
                 rows = top_patches_rules(net, source, topk, blob, part, k=k, rules=rules, batch_size=batch_size)
@@ -170,9 +168,9 @@ def gallery(
             bar.close()
 
 
-def _slugs(names: Sequence[str]) -> Dict[str, str]:
+def _slugs(names: Sequence[str]) -> dict[str, str]:
     """A folder's name for each blob: letters, digits, dots and dashes, no two the same."""
-    out: Dict[str, str] = {}
+    out: dict[str, str] = {}
     for name in names:
         slug = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "blob"
         while slug.lower() in {other.lower() for other in out.values()}:
@@ -193,11 +191,11 @@ def _entry(channel: int, found: Channels) -> Entry:
 
 
 def _draw(
-    folder: str, entry: Entry, patches: Dict[str, List[Patch]], space: InputSpace, shown: str, arrays: bool
+    folder: str, entry: Entry, patches: dict[str, list[Patch]], space: InputSpace, shown: str, arrays: bool
 ) -> None:
     """The unit's sprite, its numbers and its raw maps; only the numbers where it is dead."""
-    rows: List[List[np.ndarray]] = []
-    maps: Dict[str, List[np.ndarray]] = {}
+    rows: list[list[np.ndarray]] = []
+    maps: dict[str, list[np.ndarray]] = {}
     for rule, found in patches.items():
         pictures, maps[rule] = cut(found, space, shown)
         if not rows:
@@ -273,9 +271,7 @@ def histogram_svg(counts: np.ndarray, width: int = 260, height: int = 64) -> str
 class _Writer:
     """Fills the templates; beside each unit's page its JSON."""
 
-    def __init__(self, folder: str, title: str, facts: Dict[str, Any]) -> None:
-        import jinja2
-
+    def __init__(self, folder: str, title: str, facts: dict[str, Any]) -> None:
         self.folder, self.facts = folder, facts
         here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
         self._environment = jinja2.Environment(
@@ -294,7 +290,7 @@ class _Writer:
         except OSError as error:
             raise VizError(folder, error.strerror or str(error), "a folder that can be written") from None
 
-    def layer(self, layer: Dict[str, Any], entries: Sequence[Entry]) -> None:
+    def layer(self, layer: dict[str, Any], entries: Sequence[Entry]) -> None:
         """The page of a blob, and one for each of its units."""
         self._page(f"{layer['slug']}/index.html", "gallery_layer.html.j2", "../", layer=layer, entries=entries)
         for i, entry in enumerate(entries):
@@ -318,7 +314,7 @@ class _Writer:
                 facts["maximum"] = None
             self._write(path + ".json", json.dumps(facts, indent=1) + "\n")
 
-    def index(self, layers: Sequence[Dict[str, Any]]) -> str:
+    def index(self, layers: Sequence[dict[str, Any]]) -> str:
         """The first page; returns its path."""
         self._page("index.html", "gallery_index.html.j2", "", layers=layers)
         return os.path.join(self.folder, "index.html")

@@ -11,22 +11,21 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from tqdm import tqdm
 
 from allconv_caffe.proto.files import check_regular
 from allconv_caffe.visualize.display import write
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import is_relu
+from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.unit import Unit, check_blob
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
-    from allconv_caffe.visualize.sources import ImageSource
-
-PathLike = Union[str, "os.PathLike[str]"]
 FORMAT = 1
 EDGES = np.concatenate([[0.0], 2.0 ** np.linspace(-10, 10, 61)])
 """Bounds of the histogram of each image's largest activation: bin 0 is at or below 0, the last above 1024."""
@@ -84,14 +83,14 @@ class TopK:
         source: the path, as a hint for the reader.
     """
 
-    blobs: Dict[str, Channels]
+    blobs: dict[str, Channels]
     k: int
     per_image: int
     weights_sha256: str
     net_sha256: str
     source_sha256: str
     n_images: int
-    done: List[Tuple[int, int]] = field(default_factory=list)
+    done: list[tuple[int, int]] = field(default_factory=list)
     source: str = ""
 
     @property
@@ -103,7 +102,7 @@ class TopK:
         """Whether every image was seen."""
         return self.done == [(0, self.n_images)]
 
-    def units(self, blob: str, channel: int, most: Optional[int] = None) -> List[Tuple[str, Unit, float]]:
+    def units(self, blob: str, channel: int, most: int | None = None) -> list[tuple[str, Unit, float]]:
         """(image key, unit, activation) of a channel's best places, best first; only active ones.
 
         Raises: VizError: a blob that was not mined, a channel out of range.
@@ -179,7 +178,7 @@ class TopK:
         except Exception as error:  # numpy, zipfile, json each have their own words for a damaged file
             raise VizError(where, f"an unreadable file ({error})", "what `mine` wrote") from None
 
-    def check(self, net: VizNet, source: Optional[ImageSource] = None) -> None:
+    def check(self, net: VizNet, source: ImageSource | None = None) -> None:
         """This scan was made with this net, these weights, and these data.
 
         Raises: VizError: it was not.
@@ -190,7 +189,7 @@ class TopK:
             _same("data", self.source_sha256, source.fingerprint)
 
 
-def relu_blobs(net: VizNet) -> List[str]:
+def relu_blobs(net: VizNet) -> list[str]:
     """The blobs that a ReLU writes, in the net's order: those whose values at or below 0 mean a unit that is off.
 
     Raises: VizError: a net without ReLU.
@@ -201,7 +200,7 @@ def relu_blobs(net: VizNet) -> List[str]:
     return list(dict.fromkeys(found))
 
 
-def shard_from_text(text: Optional[str]) -> Tuple[int, int]:
+def shard_from_text(text: str | None) -> tuple[int, int]:
     """``2/4``, the second of four parts, as `mine` takes it: (1, 4). None: the whole.
 
     Raises: VizError: another form.
@@ -222,9 +221,9 @@ def mine(
     k: int = 10,
     per_image: int = 1,
     batch_size: int = 64,
-    limit: Optional[int] = None,
-    shard: Tuple[int, int] = (0, 1),
-    path: Optional[PathLike] = None,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    path: PathLike | None = None,
     save_seconds: float = 60.0,
     progress: bool = True,
 ) -> TopK:
@@ -242,8 +241,6 @@ def mine(
 
     Raises: VizError: unknown blob, a unit after a softmax, an unusable shard, or a file at `path` of another scan.
     """
-    import time
-
     if not blobs:
         raise VizError("blobs", "none", "at least one", net.blob_names)
     shapes = {blob: check_blob(net, blob) for blob in blobs}
@@ -288,8 +285,6 @@ def mine(
     top = max(blobs, key=net.graph.writer)
     bar = None
     if progress:
-        from tqdm import tqdm
-
         bar = tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image")
     saved = time.monotonic()
     try:
@@ -394,7 +389,7 @@ def merge(first: TopK, *others: TopK) -> TopK:
             found = other.blobs[blob]
             best.histogram += found.histogram
             _merge(best, np.arange(len(best.values)), found.values, found.positions, found.keys, found.y, found.x)
-    joined: List[Tuple[int, int]] = []
+    joined: list[tuple[int, int]] = []
     for start, stop in sorted(done):
         if joined and start < joined[-1][1]:
             raise VizError(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from allconv_caffe.visualize.crops import crop, crop_picture
+from allconv_caffe.visualize.mining import TopK
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.receptive_field import Box, receptive_field
 from allconv_caffe.visualize.reconstruct import reconstruct_rules
+from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.unit import Unit
-
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.mining import TopK
-    from allconv_caffe.visualize.nets.base import VizNet
-    from allconv_caffe.visualize.sources import ImageSource
-    from allconv_caffe.visualize.whitening import InputSpace
+from allconv_caffe.visualize.whitening import InputSpace
 
 TOLERANCE = 1e-4  # relative: the same activation on another engine or machine
 
@@ -53,12 +51,12 @@ def top_patches(
     blob: str,
     channels: Sequence[int],
     *,
-    k: Optional[int] = None,
+    k: int | None = None,
     rule: str = "guided",
-    seed: Optional[float] = 1.0,
+    seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
-) -> List[List[Patch]]:
+) -> list[list[Patch]]:
     """The strongest k places of each channel, best first; fewer where fewer were active, none for a dead channel.
 
     Raises: VizError: results of other weights, net or data; an activation that is not the one that was mined.
@@ -76,22 +74,22 @@ def top_patches_rules(
     blob: str,
     channels: Sequence[int],
     *,
-    k: Optional[int] = None,
+    k: int | None = None,
     rules: Sequence[str] = RULES,
-    seed: Optional[float] = 1.0,
+    seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
-) -> Dict[str, List[List[Patch]]]:
+) -> dict[str, list[list[Patch]]]:
     """`top_patches` by several rules, by their names, with one forward pass for all of them."""
     topk.check(net, source)
     rules = list(dict.fromkeys(rule_name(rule) for rule in rules))
     field = receptive_field(net, blob)
-    found: List[Tuple[int, int, str, Unit, float]] = [
+    found: list[tuple[int, int, str, Unit, float]] = [
         (row, rank, key, unit, value)
         for row, channel in enumerate(channels)
         for rank, (key, unit, value) in enumerate(topk.units(blob, channel, k))
     ]
-    out: Dict[str, List[List[Patch]]] = {rule: [[] for _ in channels] for rule in rules}
+    out: dict[str, list[list[Patch]]] = {rule: [[] for _ in channels] for rule in rules}
     if not found:
         return out
     keys = sorted({key for _, _, key, _, _ in found})
@@ -131,7 +129,7 @@ def top_patches_rules(
     return out
 
 
-def cut(patches: Sequence[Patch], space: InputSpace, shown: str = "input") -> Tuple[List[np.ndarray], List[np.ndarray]]:
+def cut(patches: Sequence[Patch], space: InputSpace, shown: str = "input") -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The patches' boxes cut out of image and map.
 
     Args:
@@ -144,6 +142,6 @@ def cut(patches: Sequence[Patch], space: InputSpace, shown: str = "input") -> Tu
     pictures = space.pictures(np.stack([patch.image for patch in patches]))
     maps = space.maps(np.stack([patch.map for patch in patches]), shown)
     return (
-        [crop_picture(picture, patch.box) for picture, patch in zip(pictures, patches)],
-        [crop(map_, patch.box) for map_, patch in zip(maps, patches)],
+        [crop_picture(picture, patch.box) for picture, patch in zip(pictures, patches, strict=True)],
+        [crop(map_, patch.box) for map_, patch in zip(maps, patches, strict=True)],
     )

@@ -12,22 +12,20 @@ Biases never enter. Paper: section 4, figure 2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from allconv_caffe.visualize.crops import crop
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.receptive_field import Box, receptive_field
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.unit import Unit, check_blob, check_unit
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
 
-
-def interior_unit(net: VizNet, blob: str) -> Tuple[int, int, Box]:
+def interior_unit(net: VizNet, blob: str) -> tuple[int, int, Box]:
     """(y, x) of a unit in the middle of the map whose receptive field lies wholly in the image, and its box.
 
     Raises: VizError: no unit of the blob sees less than the padding.
@@ -48,7 +46,7 @@ def interior_unit(net: VizNet, blob: str) -> Tuple[int, int, Box]:
 
 
 def patterns(
-    net: VizNet, blob: str, channels: Optional[Sequence[int]] = None, *, batch_size: int = 32, progress: bool = False
+    net: VizNet, blob: str, channels: Sequence[int] | None = None, *, batch_size: int = 32, progress: bool = False
 ) -> np.ndarray:
     """One pattern per filter: the deconvnet from an interior unit, cut to its receptive field.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from tqdm import tqdm
 
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.unit import Unit, check_unit
-
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
 
 
 @dataclass
@@ -28,12 +27,12 @@ class Reconstructions:
     """
 
     maps: np.ndarray
-    units: List[Unit]
+    units: list[Unit]
     image_indices: np.ndarray
     activations: np.ndarray
     seeds: np.ndarray
     rule: str
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def dead(self) -> np.ndarray:
@@ -52,10 +51,10 @@ class Reconstructions:
 def reconstruct(
     net: VizNet,
     images: np.ndarray,
-    units: Sequence[Union[Unit, Tuple[int, Unit]]],
+    units: Sequence[Unit | tuple[int, Unit]],
     rule: str = "guided",
     *,
-    seed: Optional[float] = 1.0,
+    seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Reconstructions:
@@ -83,13 +82,13 @@ def reconstruct(
 def reconstruct_rules(
     net: VizNet,
     images: np.ndarray,
-    units: Sequence[Union[Unit, Tuple[int, Unit]]],
+    units: Sequence[Unit | tuple[int, Unit]],
     rules: Sequence[str] = RULES,
     *,
-    seed: Optional[float] = 1.0,
+    seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
-) -> Dict[str, Reconstructions]:
+) -> dict[str, Reconstructions]:
     """`reconstruct` by several rules, by their names: one forward pass serves all of them."""
     rules = list(dict.fromkeys(rule_name(rule) for rule in rules))
     images = np.asarray(images)
@@ -116,7 +115,7 @@ def reconstruct_rules(
     return out
 
 
-def _pairs(units: Sequence[Union[Unit, Tuple[int, Unit]]], images: int) -> List[Tuple[int, Unit]]:
+def _pairs(units: Sequence[Unit | tuple[int, Unit]], images: int) -> list[tuple[int, Unit]]:
     alone = [unit for unit in units if isinstance(unit, Unit)]
     if alone and len(alone) == len(units):
         if len(alone) != images and images != 1:
@@ -129,7 +128,7 @@ def _pairs(units: Sequence[Union[Unit, Tuple[int, Unit]]], images: int) -> List[
     return pairs
 
 
-def _batches(pairs: Sequence[Tuple[int, Unit]], batch_size: int, progress: bool) -> Iterator[Tuple[str, List[int]]]:
+def _batches(pairs: Sequence[tuple[int, Unit]], batch_size: int, progress: bool) -> Iterator[tuple[str, list[int]]]:
     if batch_size < 1:
         raise VizError("batch_size", batch_size, "1 or more")
     by_blob: dict = {}
@@ -143,8 +142,6 @@ def _batches(pairs: Sequence[Tuple[int, Unit]], batch_size: int, progress: bool)
     if not progress:
         yield from work
         return
-    from tqdm import tqdm
-
     with tqdm(total=len(pairs), desc="reconstructions", unit="map") as bar:
         for blob, rows in work:
             yield blob, rows

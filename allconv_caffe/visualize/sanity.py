@@ -20,22 +20,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from allconv_caffe.visualize.display import zero_centred
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import Unit, check_blob
 from allconv_caffe.visualize.whitening import InputSpace
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
-
-PathLike = Union[str, "os.PathLike[str]"]
 MEASURES = ("cosine", "spearman", "ssim")
 WINDOW = 7
 
@@ -119,23 +118,23 @@ class Sanity:
     """
 
     blob: str
-    rules: Tuple[str, ...]
-    layers: Tuple[str, ...]
+    rules: tuple[str, ...]
+    layers: tuple[str, ...]
     images: int
     draws: int
     seed: int
-    cascade: Dict[str, np.ndarray]
-    spread: Dict[str, np.ndarray]
-    compared: Dict[str, np.ndarray]
-    two_units: Dict[str, np.ndarray]
-    two_images: Dict[str, np.ndarray]
-    pairs: Tuple[int, int]
-    edge: Dict[str, np.ndarray]
-    examples: Dict[str, np.ndarray]
+    cascade: dict[str, np.ndarray]
+    spread: dict[str, np.ndarray]
+    compared: dict[str, np.ndarray]
+    two_units: dict[str, np.ndarray]
+    two_images: dict[str, np.ndarray]
+    pairs: tuple[int, int]
+    edge: dict[str, np.ndarray]
+    examples: dict[str, np.ndarray]
     example_images: np.ndarray
-    facts: Dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: every number, no maps."""
         return {
             "blob": self.blob,
@@ -166,7 +165,7 @@ class Sanity:
             **self.facts,
         }
 
-    def tables(self) -> Iterator[Tuple[str, List[str], List[List[str]]]]:
+    def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         """(title, head, rows) of each table, cells as text."""
         head = ["random from the top down to"] + [f"{rule} {measure}" for rule in self.rules for measure in MEASURES]
         rows = [["none (trained)"] + ["1.00"] * (len(head) - 1)]
@@ -217,12 +216,14 @@ class Sanity:
             widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
             lines += [title, ""]
             for row in ([groups] if any(groups) else []) + [head, *rows]:
-                cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+                cells = [row[0].ljust(widths[0])] + [
+                    cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+                ]
                 lines.append("  ".join(cells).rstrip())
             lines.append("")
         return "\n".join(lines + self.verdict()) + "\n"
 
-    def verdict(self) -> List[str]:
+    def verdict(self) -> list[str]:
         """What the numbers say, one sentence each; computed, not assumed."""
         out = []
         half = (len(self.layers) - 1) // 2
@@ -267,8 +268,8 @@ class Sanity:
         return out
 
     def save(
-        self, folder: PathLike, space: Optional[InputSpace] = None, shown: str = "input", *, arrays: bool = True
-    ) -> List[str]:
+        self, folder: PathLike, space: InputSpace | None = None, shown: str = "input", *, arrays: bool = True
+    ) -> list[str]:
         """Writes sanity.json (every number), sanity.md, sanity.png and, if `arrays`, sanity.npz (maps of the examples, raw).
 
         Args:
@@ -313,7 +314,7 @@ class Sanity:
         parts: Any = figure.subfigures(2, 1, height_ratios=[curves, 1.05 * rows + 0.6])
         above, below = parts
         names = ["trained", *self.layers]
-        for axes, measure, at in zip(above.subplots(1, 3, sharey=True), MEASURES, range(3)):
+        for axes, measure, at in zip(above.subplots(1, 3, sharey=True), MEASURES, range(3), strict=True):
             for rule in self.rules:
                 axes.plot(names, [1, *self.cascade[rule][:, at]], marker=".", label=rule)
             axes.set_title(measure, fontsize=9)
@@ -335,7 +336,7 @@ class Sanity:
                 maps = space.maps(self.examples[rule][i], shown)
                 line[0].set_ylabel(rule, fontsize=8)
                 tiles = [pictures[i] if j == 0 else None, *maps]
-                for axes, tile, name in zip(line, tiles, ["image", *names]):
+                for axes, tile, name in zip(line, tiles, ["image", *names], strict=True):
                     axes.set_box_aspect(1)
                     axes.set_xticks([])
                     axes.set_yticks([])
@@ -354,11 +355,11 @@ class Sanity:
         figure.savefig(path)
 
 
-def _named(values: np.ndarray) -> Dict[str, Optional[float]]:
-    return {name: _number(value) for name, value in zip(MEASURES, values)}
+def _named(values: np.ndarray) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in zip(MEASURES, values, strict=True)}
 
 
-def _number(value: float) -> Optional[float]:
+def _number(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
@@ -374,13 +375,13 @@ def scores_blob(net: VizNet) -> str:
     return net.blob_names[-1]
 
 
-def layers_below(net: VizNet, blob: str) -> List[str]:
+def layers_below(net: VizNet, blob: str) -> list[str]:
     """Names of the layers with parameters between `blob` and the image, from the top."""
     params = net.params()
     return [net.graph.nodes[i].name for i in net.graph.path(blob)[0] if params.get(net.graph.nodes[i].name)]
 
 
-def randomised(params: Sequence[np.ndarray], rng: np.random.Generator) -> List[np.ndarray]:
+def randomised(params: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """A layer's parameters drawn anew: weights normal, of the trained ones' root mean square; biases in another order."""
     first, *others = params
     std = float(np.sqrt(np.mean(np.square(first, dtype=np.float64))))
@@ -393,14 +394,14 @@ def randomised(params: Sequence[np.ndarray], rng: np.random.Generator) -> List[n
 def sanity(
     net: VizNet,
     images: np.ndarray,
-    blob: Optional[str] = None,
+    blob: str | None = None,
     *,
     rules: Sequence[str] = RULES,
     draws: int = 3,
     seed: int = 0,
     examples: int = 3,
     batch_size: int = 32,
-    space: Optional[InputSpace] = None,
+    space: InputSpace | None = None,
     progress: bool = False,
 ) -> Sanity:
     """Both tests on the strongest unit of `blob` in each image. The net's weights are put back in the end, whatever happens.
@@ -441,18 +442,16 @@ def sanity(
     two_units, unit_pairs = _two_units(net, images, rivals, trained, rules, batch_size)
     two_images, image_pairs = _two_images(net, images, units, active, trained, rules, batch_size)
 
-    found: Dict[str, List[List[np.ndarray]]] = {rule: [[] for _ in layers] for rule in rules}
-    edge: Dict[str, List[List[float]]] = {rule: [[] for _ in range(len(layers) + 1)] for rule in rules}
+    found: dict[str, list[list[np.ndarray]]] = {rule: [[] for _ in layers] for rule in rules}
+    edge: dict[str, list[list[float]]] = {rule: [[] for _ in range(len(layers) + 1)] for rule in rules}
     shown = {rule: np.full((draws, examples, len(layers) + 1, *net.input_shape), np.nan, np.float32) for rule in rules}
     steps_alive = np.zeros((draws, examples), int)
     for rule in rules:
         shown[rule][:, :, 0] = trained[rule][:examples]
-        edge[rule][0] = [spearman(one, line) for one, line in zip(strength(trained[rule]), outline)]
+        edge[rule][0] = [spearman(one, line) for one, line in zip(strength(trained[rule]), outline, strict=True)]
     own, own_hash = net.params(), net.weights_sha256
     bar = None
     if progress:
-        from tqdm import tqdm
-
         bar = tqdm(total=draws * len(layers), desc="randomising", unit="step")
     try:
         for draw in range(draws):
@@ -504,10 +503,10 @@ def sanity(
 
 def _strongest(
     net: VizNet, images: np.ndarray, blob: str, batch_size: int
-) -> Tuple[List[Optional[Unit]], List[Optional[Unit]], np.ndarray]:
+) -> tuple[list[Unit | None], list[Unit | None], np.ndarray]:
     """Each image's strongest unit, the strongest of another channel, None where not active; and (N, C): the largest activations."""
-    first: List[Optional[Unit]] = []
-    second: List[Optional[Unit]] = []
+    first: list[Unit | None] = []
+    second: list[Unit | None] = []
     largest = []
     for start in range(0, len(images), batch_size):
         data = net.forward(images[start : start + batch_size], (blob,), until=blob)[blob]
@@ -515,7 +514,7 @@ def _strongest(
         flat = data.reshape(*data.shape[:2], -1)
         for row in flat:
             order = np.argsort(-row.max(axis=1), kind="stable")[:2]
-            best: List[Optional[Unit]] = []
+            best: list[Unit | None] = []
             for channel in order:
                 place = int(row[channel].argmax())
                 unit = Unit(blob, int(channel), place // width, place % width)
@@ -528,9 +527,9 @@ def _strongest(
 
 def _maps(
     net: VizNet, images: np.ndarray, units: Sequence[Unit], rules: Sequence[str], batch_size: int
-) -> Tuple[Dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Each rule's maps, (K, C, H, W), of one forward pass; and which units are active, (K,) bool: only those have a map."""
-    out: Dict[str, List[np.ndarray]] = {rule: [] for rule in rules}
+    out: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
     active = []
     blob = units[0].blob
     for start in range(0, len(images), batch_size):
@@ -548,18 +547,18 @@ def _maps(
 def _two_units(
     net: VizNet,
     images: np.ndarray,
-    rivals: Sequence[Optional[Unit]],
-    trained: Dict[str, np.ndarray],
+    rivals: Sequence[Unit | None],
+    trained: dict[str, np.ndarray],
     rules: Sequence[str],
     batch_size: int,
-) -> Tuple[Dict[str, List[np.ndarray]], int]:
+) -> tuple[dict[str, list[np.ndarray]], int]:
     rows = [i for i, unit in enumerate(rivals) if unit is not None]
-    out: Dict[str, List[np.ndarray]] = {rule: [] for rule in rules}
+    out: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
     if rows:
         others = [(i, unit) for i, unit in enumerate(rivals) if unit is not None]
         for rule in rules:
             maps = reconstruct(net, images, others, rule, batch_size=batch_size).maps
-            out[rule] = [similarity(trained[rule][i], map_) for i, map_ in zip(rows, maps)]
+            out[rule] = [similarity(trained[rule][i], map_) for i, map_ in zip(rows, maps, strict=True)]
     return out, len(rows)
 
 
@@ -568,10 +567,10 @@ def _two_images(
     images: np.ndarray,
     units: Sequence[Unit],
     active: np.ndarray,
-    trained: Dict[str, np.ndarray],
+    trained: dict[str, np.ndarray],
     rules: Sequence[str],
     batch_size: int,
-) -> Tuple[Dict[str, List[np.ndarray]], int]:
+) -> tuple[dict[str, list[np.ndarray]], int]:
     """Each image's unit, at the same place, in the next image in which its channel is active there."""
     pairs = []
     blob = units[0].blob
@@ -584,9 +583,9 @@ def _two_images(
             if active[j, unit.channel] > 0 and data[place] > 0:
                 pairs.append((i, j, unit))
                 break
-    out: Dict[str, List[np.ndarray]] = {rule: [] for rule in rules}
+    out: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
     if pairs:
         for rule in rules:
             maps = reconstruct(net, images, [(j, unit) for _, j, unit in pairs], rule, batch_size=batch_size).maps
-            out[rule] = [similarity(trained[rule][i], map_) for (i, _, _), map_ in zip(pairs, maps)]
+            out[rule] = [similarity(trained[rule][i], map_) for (i, _, _), map_ in zip(pairs, maps, strict=True)]
     return out, len(pairs)

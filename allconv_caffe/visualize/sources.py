@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
+import cv2
 import numpy as np
 
 from allconv_caffe.proto import Datum
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
+from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.whitening import InputSpace
 
-PathLike = Union[str, "os.PathLike[str]"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 
 
@@ -30,7 +32,7 @@ class ImageSource(ABC):
     """
 
     where: str
-    shape: Tuple[int, int, int]
+    shape: tuple[int, int, int]
     space: InputSpace
     fingerprint: str
 
@@ -38,7 +40,7 @@ class ImageSource(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+    def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str, np.ndarray]]:
         """(position, key, (C, H, W) float32 as the input blob takes it) of images start to stop - 1, in order."""
 
     @abstractmethod
@@ -46,10 +48,10 @@ class ImageSource(ABC):
         """(len(keys), C, H, W) float32. Raises: VizError: a key that the data do not have."""
 
     @abstractmethod
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         """Of all images, in order."""
 
-    def sample(self, count: int, seed: int = 0) -> Tuple[List[str], np.ndarray]:
+    def sample(self, count: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
         """Keys and images of `count` places drawn by `seed`, in the order of the data; of all, if there are no more.
 
         Raises: VizError: a count below 1.
@@ -62,12 +64,12 @@ class ImageSource(ABC):
         return chosen, self.get(chosen)
 
     def batches(
-        self, batch_size: int, start: int = 0, stop: Optional[int] = None
-    ) -> Iterator[Tuple[np.ndarray, List[str], np.ndarray]]:
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
         """(positions (N,), keys, images (N, C, H, W)), the last batch smaller."""
-        positions: List[int] = []
-        keys: List[str] = []
-        images: List[np.ndarray] = []
+        positions: list[int] = []
+        keys: list[str] = []
+        images: list[np.ndarray] = []
         for position, key, image in self.items(start, stop):
             positions.append(position)
             keys.append(key)
@@ -94,7 +96,7 @@ class ImageSource(ABC):
 
 
 def open_images(
-    path: PathLike, shape: Sequence[int], space: Optional[InputSpace] = None, *, resize: Optional[int] = None
+    path: PathLike, shape: Sequence[int], space: InputSpace | None = None, *, resize: int | None = None
 ) -> ImageSource:
     """An LMDB environment (a folder with data.mdb), or a folder of images, searched in depth.
 
@@ -121,7 +123,7 @@ def open_images(
 class LmdbImages(ImageSource):
     """Records in the byte order of their keys, as Caffe's cursor gives them."""
 
-    def __init__(self, path: str, shape: Tuple[int, int, int], space: InputSpace) -> None:
+    def __init__(self, path: str, shape: tuple[int, int, int], space: InputSpace) -> None:
         self.where, self.shape, self.space = path, shape, space
         with self._readable():
             self._file = LmdbFile(path)
@@ -140,14 +142,14 @@ class LmdbImages(ImageSource):
     def __len__(self) -> int:
         return len(self._file)
 
-    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+    def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str, np.ndarray]]:
         stop = len(self) if stop is None else min(stop, len(self))
         with self._readable():
             for position, (key, value) in enumerate(islice(self._file.items(start), max(0, stop - start)), start):
                 name = key.decode("latin1")
                 yield position, name, self._image(value, name)
 
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         with self._readable():
             return [key.decode("latin1") for key in self._file.keys()]  # noqa: SIM118 (a method of our reader, no mapping)
 
@@ -193,10 +195,10 @@ class FolderImages(ImageSource):
     def __init__(
         self,
         path: str,
-        shape: Tuple[int, int, int],
+        shape: tuple[int, int, int],
         space: InputSpace,
-        resize: Optional[int],
-        files: Optional[Sequence[Path]] = None,
+        resize: int | None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         self.where, self.shape, self.space, self.resize = path, shape, space, resize
         if files is None:
@@ -212,11 +214,11 @@ class FolderImages(ImageSource):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def items(self, start: int = 0, stop: Optional[int] = None) -> Iterator[Tuple[int, str, np.ndarray]]:
+    def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str, np.ndarray]]:
         for position, key in enumerate(self._keys[start:stop]):
             yield start + position, key, self._image(key)
 
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         return list(self._keys)
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
@@ -232,7 +234,7 @@ class FolderImages(ImageSource):
         image = _decode(data, where, self.shape[0], self.space.order, self._size)
         return self._fit(image, key, False)
 
-    def _size(self, height: int, width: int) -> Tuple[int, int]:
+    def _size(self, height: int, width: int) -> tuple[int, int]:
         """What an image of this size is scaled to: the shorter side to `resize`, or so that the input just fits in."""
         _, h, w = self.shape
         factor = self.resize / min(height, width) if self.resize else max(h / height, w / width)
@@ -241,8 +243,6 @@ class FolderImages(ImageSource):
 
 def _decode(data: bytes, where: str, channels: int, order: str, size: Any = None) -> np.ndarray:
     """An image file as (C, H, W) float32, planes in `order`; `size` maps its size to the wanted one."""
-    import cv2
-
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     if image is None:

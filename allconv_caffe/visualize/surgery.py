@@ -13,29 +13,30 @@ does not say strides, so it loads unchanged. Paper: section 4; that conv1's stri
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, ProtoError, read_net, to_text
+from allconv_caffe.visualize.display import write
+from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.reconstruct import reconstruct
+from allconv_caffe.visualize.unit import argmax_units
 
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
-
-PathLike = Union[str, "os.PathLike[str]"]
 METHODS = ("max", "top-left")
 ELEMENTWISE = ("ReLU", "Dropout", "Python")
 
 
-def stride2_layers(param: NetParameter) -> List[str]:
+def stride2_layers(param: NetParameter) -> list[str]:
     """Names of the convolutions with stride 2 in both directions: what surgery replaces by default."""
     return [layer.name for layer in param.layer if _stride(layer) == (2, 2)]
 
 
 def strides_to_pools(
     param: NetParameter,
-    layers: Optional[Sequence[str]] = None,
+    layers: Sequence[str] | None = None,
     *,
     method: str = "max",
     switches: bool = False,
@@ -73,7 +74,7 @@ def strides_to_pools(
     return out
 
 
-def operate(path: PathLike, layers: Optional[Sequence[str]] = None, **how: Any) -> NetParameter:
+def operate(path: PathLike, layers: Sequence[str] | None = None, **how: Any) -> NetParameter:
     """`strides_to_pools` for the net of a deploy prototxt.
 
     Raises: VizError: also a file that is no prototxt.
@@ -114,7 +115,7 @@ def _replace(param: NetParameter, name: str, method: str, switches: bool) -> Non
     param.layer.extend(kept.layer)
 
 
-def _end_of_chain(layers: Sequence[Any], start: int) -> Tuple[int, str]:
+def _end_of_chain(layers: Sequence[Any], start: int) -> tuple[int, str]:
     """The last of the element-wise layers that follow a convolution without a branch, and the blob it writes."""
     index, blob = start, layers[start].top[0]
     while True:
@@ -128,7 +129,7 @@ def _end_of_chain(layers: Sequence[Any], start: int) -> Tuple[int, str]:
         index, blob = readers[0], follower.top[0]
 
 
-def _stride(layer: Any) -> Tuple[int, int]:
+def _stride(layer: Any) -> tuple[int, int]:
     if layer.type != "Convolution":
         return (1, 1)
     param = layer.convolution_param
@@ -138,7 +139,7 @@ def _stride(layer: Any) -> Tuple[int, int]:
     return (values[0], values[-1]) if values else (1, 1)
 
 
-def switches_below(param: NetParameter, blob: str) -> List[str]:
+def switches_below(param: NetParameter, blob: str) -> list[str]:
     """Names of the max-pooling layers between the image and `blob`: whose switches its reconstructions use."""
     live, names = {blob}, []
     for layer in reversed(param.layer):
@@ -154,14 +155,12 @@ def save(param: NetParameter, path: PathLike, comment: str) -> None:
 
     Raises: VizError: a folder that cannot be written.
     """
-    from allconv_caffe.visualize.display import write
-
     write(path, f"# {comment}\n{to_text(param)}".encode())
 
 
 def null_test(
     net: VizNet, other: VizNet, images: np.ndarray, blob: str, *, rule: str = "guided", batch_size: int = 32
-) -> Tuple[float, float]:
+) -> tuple[float, float]:
     """How far `other`, the net after surgery by method "top-left", is from `net`: both 0 but for rounding.
 
     Args:
@@ -169,9 +168,6 @@ def null_test(
 
     Returns: the largest difference of the values and of the maps, each relative to the largest value of `net`'s.
     """
-    from allconv_caffe.visualize.reconstruct import reconstruct
-    from allconv_caffe.visualize.unit import argmax_units
-
     units, _ = argmax_units(net, images, blob, batch_size=batch_size)
     pairs = list(enumerate(units))
     found = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 import numpy as np
 
+from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
-
-if TYPE_CHECKING:
-    from allconv_caffe.visualize.nets.base import VizNet
 
 
 @dataclass(frozen=True, order=True)
@@ -39,7 +37,7 @@ class Unit:
                 pass
         raise VizError("unit", repr(text), "BLOB:CHANNEL or BLOB:CHANNEL:Y:X")
 
-    def index(self, shape: Sequence[int]) -> Tuple[int, ...]:
+    def index(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Where the unit lies in one image's part of the blob, whose shape without the batch axis is `shape`."""
         return (self.channel, self.y, self.x)[: len(shape)]
 
@@ -50,12 +48,12 @@ def check_unit(net: VizNet, unit: Unit) -> None:
     Raises: VizError: unknown blob (with the choices), channel or position out of range, a unit after a softmax.
     """
     shape = check_blob(net, unit.blob)
-    for word, value, size in zip(("channel", "y", "x"), (unit.channel, unit.y, unit.x), (*shape, 1, 1)):
+    for word, value, size in zip(("channel", "y", "x"), (unit.channel, unit.y, unit.x), (*shape, 1, 1), strict=False):
         if not 0 <= value < size:
             raise VizError(f"unit {unit}", f"{word} {value}", f"0 to {size - 1}" if size > 1 else "0")
 
 
-def check_blob(net: VizNet, blob: str) -> Tuple[int, ...]:
+def check_blob(net: VizNet, blob: str) -> tuple[int, ...]:
     """The shape of one image's part of `blob`: (C, H, W) or (C,).
 
     Raises: VizError: unknown blob, a blob that is no array of units, or one after a softmax.
@@ -75,8 +73,8 @@ def check_blob(net: VizNet, blob: str) -> Tuple[int, ...]:
 
 
 def argmax_units(
-    net: VizNet, images: np.ndarray, blob: str, *, channel: Optional[int] = None, batch_size: int = 32
-) -> Tuple[Sequence[Unit], np.ndarray]:
+    net: VizNet, images: np.ndarray, blob: str, *, channel: int | None = None, batch_size: int = 32
+) -> tuple[Sequence[Unit], np.ndarray]:
     """The most active unit of `blob` for each image: figures 4 to 6.
 
     Args:
@@ -96,7 +94,7 @@ def argmax_units(
         if channel is not None:
             data = data[:, channel : channel + 1]
         flat = data.reshape(len(data), -1)
-        for row, place in zip(flat, flat.argmax(axis=1)):
+        for row, place in zip(flat, flat.argmax(axis=1), strict=True):
             c, *yx = np.unravel_index(int(place), data.shape[1:])
             units.append(Unit(blob, int(c) + (channel or 0), *(int(v) for v in yx)))
             values.append(row[place])

@@ -8,15 +8,16 @@ scales). Pictures of images are un-whitened, so patches look as the eye knows th
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import numpy as np
 
+from allconv_caffe.proto import BlobProto, ProtoError, read_binary
 from allconv_caffe.proto.files import check_regular
+from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
-
-PathLike = Union[str, "os.PathLike[str]"]
 
 
 def check_space(text: str) -> None:
@@ -39,9 +40,9 @@ class InputSpace:
     """
 
     order: str = "BGR"
-    mean: Optional[np.ndarray] = None
+    mean: np.ndarray | None = None
     scale: float = 1.0
-    whitening: Optional[Dict[str, Any]] = None
+    whitening: dict[str, Any] | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class InputSpace:
             x = x - self._mean_for(x.shape)
         return x * np.float32(self.scale)
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """For the JSON beside a picture."""
         return {
             "channel_order": self.order,
@@ -194,7 +195,7 @@ def load_whitening(path: PathLike) -> InputSpace:
                 name: file[name].item()
                 for name in ("method", "gcn_scale", "gcn_min_divisor", "typical_mean", "typical_norm")
             }
-            shape: Tuple[int, ...] = tuple(int(n) for n in file["shape"])
+            shape: tuple[int, ...] = tuple(int(n) for n in file["shape"])
             if scalars["method"] == "gcn-zca" and "zca" not in arrays:
                 raise ValueError("no array zca")
     except FileNotFoundError:
@@ -221,8 +222,6 @@ def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSp
 
     Raises: VizError: missing, or no BlobProto.
     """
-    from allconv_caffe.proto import BlobProto, ProtoError, read_binary
-
     where = os.fspath(path)
     try:
         blob = read_binary(where, BlobProto)
