@@ -18,7 +18,7 @@ def engine(config):
     from allconv_caffe.caffe_torch import glog
     from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
     from allconv_caffe.caffe_torch.layer import Context
-    from allconv_caffe.caffe_torch.solver import create_solver
+    from allconv_caffe.caffe_torch.solver_factory import create_solver
     from allconv_caffe.proto import SolverParameter, parse_text
 
     glog.info = lambda *_, **__: None

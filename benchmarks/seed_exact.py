@@ -47,7 +47,8 @@ from allconv_caffe.caffe_torch.compute import caffe_sums  # noqa: E402
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator  # noqa: E402
 from allconv_caffe.caffe_torch.errors import CaffeError  # noqa: E402
 from allconv_caffe.caffe_torch.layer import Context  # noqa: E402
-from allconv_caffe.caffe_torch.solver import Solver, create_solver  # noqa: E402
+from allconv_caffe.caffe_torch.solver import Solver  # noqa: E402
+from allconv_caffe.caffe_torch.solver_factory import create_solver  # noqa: E402
 from allconv_caffe.proto import (  # noqa: E402
     TRAIN,
     DataParameter,

@@ -6,7 +6,7 @@ import os
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.proto import NetParameter, ProtoError, SolverParameter, upgrade
+from allconv_caffe.proto import NetParameter, ProtoError, SolverParameter, read_solver, upgrade
 
 
 def upgrade_net(param: NetParameter, where: str = "") -> NetParameter:
@@ -23,6 +23,17 @@ def upgrade_solver(param: SolverParameter, where: str = "") -> SolverParameter:
         return upgrade.upgrade_solver(param, where, _say)
     except ProtoError as error:
         raise CaffeError(error.reason, error.where) from None
+
+
+def read_solver_params(path: str) -> SolverParameter:
+    """ReadSolverParamsFromTextFileOrDie: the file brought to today's form, with its snapshot_prefix. Raises CaffeError."""
+    try:
+        param = read_solver(path)
+    except ProtoError as error:
+        raise CaffeError(str(error)) from None
+    upgrade_solver(param, path)
+    upgrade_snapshot_prefix(param, path)
+    return param
 
 
 def upgrade_snapshot_prefix(param: SolverParameter, solver_path: str) -> None:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from allconv_caffe.caffe_torch import solver as engine
-from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.upgrade import upgrade_snapshot_prefix, upgrade_solver
-from allconv_caffe.proto import TRAIN, read_solver
+from allconv_caffe.caffe_torch.solver_factory import create_solver
+from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver as EngineSolver
+from allconv_caffe.caffe_torch.upgrade import read_solver_params
+from allconv_caffe.proto import TRAIN
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
 from allconv_caffe.pycaffe.net import Net, Path_, refuse_sharding
@@ -36,20 +36,14 @@ class Solver:
     def __init__(self, param_file: Path_) -> None:
         where = os.fspath(param_file)
         with as_pycaffe():
-            param = read_solver(where)
-            upgrade_solver(param, where)
+            param = read_solver_params(where)
             param.type = self._type
-            self._make(param, where)
+            self._adopt(_create(param, where))
 
-    def _make(self, param: Any, where: str) -> None:
-        if param.random_seed >= 0:
-            common.set_random_seed((param.random_seed + common.solver_rank()) % 2**32)
-        upgrade_snapshot_prefix(param, where)
-        self._solver = engine.SOLVERS[param.type](param, common.context(TRAIN), where=where)
-        for net in (self._solver.net, *self._solver.test_nets):
-            refuse_sharding(net.param)
-        self.net = Net.wrap(self._solver.net)
-        self.test_nets = [Net.wrap(net) for net in self._solver.test_nets]
+    def _adopt(self, solver: EngineSolver) -> None:
+        self._solver = solver
+        self.net = Net.wrap(solver.net)
+        self.test_nets = [Net.wrap(net) for net in solver.test_nets]
 
     @property
     def iter(self) -> int:
@@ -136,10 +130,16 @@ def get_solver(filename: Path_) -> SGDSolver:
     """The solver of the `type` that the prototxt names (default SGD). Raises: CaffeError."""
     where = os.fspath(filename)
     with as_pycaffe():
-        param = read_solver(where)
-        upgrade_solver(param, where)
-        if param.type not in _CLASSES:
-            raise CaffeError(f"Unknown solver type: {param.type} (known types: {', '.join(sorted(_CLASSES))})", where)
-        own = _CLASSES[param.type].__new__(_CLASSES[param.type])
-        own._make(param, where)
+        made = _create(read_solver_params(where), where)
+    own = _CLASSES[made.type].__new__(_CLASSES[made.type])
+    own._adopt(made)
     return own
+
+
+def _create(param: Any, where: str) -> EngineSolver:
+    if param.random_seed >= 0:
+        common.set_random_seed((param.random_seed + common.solver_rank()) % 2**32)
+    solver = create_solver(param, context=common.context(TRAIN), where=where)
+    for net in (solver.net, *solver.test_nets):
+        refuse_sharding(net.param)
+    return solver

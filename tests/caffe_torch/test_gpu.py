@@ -15,10 +15,11 @@ import torch
 
 import allconv_caffe.pycaffe as pycaffe
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
-from allconv_caffe.caffe_torch.executor.compiled import CompiledSolver
+from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.solver import Solver, create_solver
+from allconv_caffe.caffe_torch.solver import Solver
+from allconv_caffe.caffe_torch.solver_factory import create_solver
 from allconv_caffe.caffe_torch.source import data
 from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 from allconv_caffe.proto import TRAIN, Datum, NetParameter, SolverParameter, parse_text
@@ -86,8 +87,8 @@ def weights(solver: Solver) -> list[torch.Tensor]:
 
 
 def replays(solver: Solver) -> int:
-    compiled = solver._compiled
-    assert isinstance(compiled, CompiledSolver)
+    compiled = solver.executor
+    assert isinstance(compiled, CompiledExecutor)
     return compiled._train._function.replays  # type: ignore[union-attr]
 
 

@@ -13,7 +13,8 @@ from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.solver import Solver, create_solver
+from allconv_caffe.caffe_torch.solver import Solver
+from allconv_caffe.caffe_torch.solver_factory import create_solver
 from allconv_caffe.proto import TRAIN, NetParameter, SolverParameter, parse_text
 
 HYPER = 'base_lr: 0.01 lr_policy: "fixed" max_iter: 3 momentum: 0.5 snapshot_after_train: false\n'

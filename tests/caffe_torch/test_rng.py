@@ -14,9 +14,10 @@ import torch
 from allconv_caffe.caffe_torch.compute import ziggurat
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import load_net
-from allconv_caffe.caffe_torch.solver import create_solver
+from allconv_caffe.caffe_torch.solver_factory import MIN_ITERS_TO_COMPILE, create_solver
 from allconv_caffe.proto import TRAIN, SolverParameter, parse_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rng"
@@ -103,4 +104,6 @@ def test_auto_means_plain_in_seed_exact_mode() -> None:
         'base_lr: 1 lr_policy: "fixed"',
         SolverParameter,
     )
-    assert create_solver(param, context=Context(rng=CaffeGenerator(1)), executor="auto").executor == "plain"
+    solver = create_solver(param, context=Context(rng=CaffeGenerator(1)), executor="auto")
+    solver.step(MIN_ITERS_TO_COMPILE)
+    assert isinstance(solver.executor, PlainExecutor)

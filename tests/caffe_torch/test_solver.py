@@ -15,7 +15,8 @@ from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.solver import SOLVERS, Solver, create_solver
+from allconv_caffe.caffe_torch.solver import Solver
+from allconv_caffe.caffe_torch.solver_factory import SOLVERS, create_solver
 from allconv_caffe.proto import NetParameter, SolverParameter, SolverState, parse_text, read_binary
 
 NET = """net_param {

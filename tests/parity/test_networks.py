@@ -12,7 +12,7 @@ import torch
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net, load_net
-from allconv_caffe.caffe_torch.solver import create_solver
+from allconv_caffe.caffe_torch.solver_factory import create_solver
 from allconv_caffe.proto import NetParameter, SolverParameter, parse_text, read_binary, write_binary
 
 ROOT = Path(__file__).parents[2]

@@ -179,7 +179,7 @@ class Graph:
         )
 
 
-class CompiledSolver:
+class CompiledExecutor:
     """One solver's iteration, final forward and tests, compiled."""
 
     def __init__(self, solver: Solver) -> None:
@@ -212,13 +212,13 @@ class CompiledSolver:
         assert total is not None
         return total / solver.param.iter_size, outputs
 
-    def forward_only(self) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         if self._forward is None:
             net = self.solver.net
             self._forward = Graph(net, net.params, lambda scalars: _forward(net))
         return self._forward()[0]
 
-    def test_forward(self, k: int) -> tuple[torch.Tensor, Tensors]:
+    def test(self, k: int) -> tuple[torch.Tensor, Tensors]:
         net = self.solver.test_nets[k]
         if k not in self._tests:
             self._tests[k] = Graph(net, net.params, lambda scalars: _forward(net))

@@ -310,17 +310,12 @@ def train(flags: Flags) -> int:
         not flags.snapshot or not flags.weights,
         "Give a snapshot to resume training or weights to finetune but not both.",
     )
-    from allconv_caffe.caffe_torch.solver import create_solver
+    from allconv_caffe.caffe_torch.solver_factory import create_solver
     from allconv_caffe.caffe_torch.tools.signals import SignalHandler
-    from allconv_caffe.caffe_torch.upgrade import upgrade_snapshot_prefix, upgrade_solver
-    from allconv_caffe.proto import TRAIN, ProtoError, SolverParameter, read_solver
+    from allconv_caffe.caffe_torch.upgrade import read_solver_params
+    from allconv_caffe.proto import TRAIN, SolverParameter
 
-    try:
-        param = read_solver(flags.solver)
-    except ProtoError as error:
-        raise CaffeError(str(error)) from None
-    upgrade_solver(param, flags.solver)
-    upgrade_snapshot_prefix(param, flags.solver)
+    param = read_solver_params(flags.solver)
     handler = SignalHandler(flags.sigint_effect, flags.sighup_effect)
     param.train_state.level = flags.level
     param.train_state.stage.extend(flags.stage.split(","))

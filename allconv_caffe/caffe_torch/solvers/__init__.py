@@ -1,0 +1,1 @@
+"""One solver type per file, as in Caffe's src/caffe/solvers."""
