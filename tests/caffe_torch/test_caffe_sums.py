@@ -13,6 +13,7 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute import caffe_sums, compiler
 from allconv_caffe.caffe_torch.compute.caffe_sums import HASWELL, SKYLAKEX, CaffeSums, Kernels, Shape, kernels
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
+from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
@@ -21,7 +22,12 @@ from allconv_caffe.proto import TRAIN, NetParameter, parse_text
 ZEN4 = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: avx2 fma avx512vl avx512_bf16\n"
 SKYLAKE_SERVER = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2 avx512f avx512vl\n"
 BROADWELL = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2\n"
+Numbers = tuple[int, ...]
 SAPPHIRE_RAPIDS = "vendor_id : GenuineIntel\ncpu family : 6\nflags : fma avx2 avx512vl avx512_bf16\n"
+
+
+def window(kernel: Numbers, stride: Numbers, pad: Numbers, dilation: Numbers, group: int = 1) -> Window:
+    return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=group)
 
 
 @pytest.fixture
@@ -105,13 +111,13 @@ def test_where_haswells_kernels_have_two_accumulators(sums: CaffeSums) -> None:
 
 @pytest.mark.parametrize("order", [HASWELL, SKYLAKEX], ids=lambda order: order.name)
 @pytest.mark.parametrize(
-    ("c", "m", "size", "kernel", "stride", "pad", "dilation", "group"),
+    ("c", "m", "size", "window"),
     [
-        (3, 13, (9, 7), (3, 2), (2, 1), (1, 0), (1, 1), 1),
-        (4, 26, (8, 8), (1, 1), (1, 1), (0, 0), (1, 1), 2),
-        (6, 9, (11, 12), (3, 3), (1, 2), (2, 1), (2, 3), 3),
-        (5, 12, (40,), (5,), (1,), (2,), (1,), 1),
-        (2, 4, (5, 6, 7), (2, 3, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
+        (3, 13, (9, 7), window((3, 2), (2, 1), (1, 0), (1, 1))),
+        (4, 26, (8, 8), window((1, 1), (1, 1), (0, 0), (1, 1), group=2)),
+        (6, 9, (11, 12), window((3, 3), (1, 2), (2, 1), (2, 3), group=3)),
+        (5, 12, (40,), window((5,), (1,), (2,), (1,))),
+        (2, 4, (5, 6, 7), window((2, 3, 1), (1, 2, 1), (1, 1, 0), (1, 1, 2), group=2)),
     ],
 )
 def test_convolutions_and_gradients(
@@ -120,23 +126,21 @@ def test_convolutions_and_gradients(
     c: int,
     m: int,
     size: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    pad: tuple[int, ...],
-    dilation: tuple[int, ...],
-    group: int,
+    window: Window,
 ) -> None:
     """Forward and gradients equal float64's to rounding, with groups, dilation and any number of axes; gradients add up."""
     own, g = CaffeSums(sums.library, order), torch.Generator().manual_seed(3)
-    x, w = torch.randn(3, c, *size, generator=g), torch.randn(m, c // group, *kernel, generator=g)
-    b, shape = torch.randn(m, generator=g), Shape(size, kernel, stride, pad, dilation, group)
+    x = torch.randn(3, c, *size, generator=g)
+    w = torch.randn(m, c // window.group, *window.kernel, generator=g)
+    b, shape = torch.randn(m, generator=g), Shape(window, size)
     y = own.convolution(shape, x, w, b)
     dy = torch.randn(y.shape, generator=g)
     dw, db = torch.ones(w.shape), torch.ones(m)
     own.convolution_weight(shape, x, dy, dw)
     own.bias_gradient(dy, db)
     found = [y, own.convolution_data(shape, dy, w), dw - 1, db - 1]
-    zero, flat = [0] * len(size), [list(v) for v in (stride, pad, dilation)]
+    zero, group = [0] * len(size), window.group
+    flat = [list(window.stride), list(window.pad), list(window.dilation)]
     expected = [
         torch.ops.aten.convolution(x.double(), w.double(), b.double(), *flat, False, zero, group),
         *torch.ops.aten.convolution_backward(
@@ -152,7 +156,7 @@ def test_threads_change_no_bit(sums: CaffeSums, images: int, kernel: int, pad: i
     """Convolution and its gradients on one, three and eight threads, with more images or fewer: the same bits."""
     g, k, out = torch.Generator().manual_seed(5), (kernel, kernel), 13 + 2 * pad - kernel
     x, w, dy = (torch.randn(s, generator=g) for s in ((images, 14, 12, 12), (34, 7, *k), (images, 34, out, out)))
-    shape, found, before = Shape((12, 12), k, (1, 1), (pad, pad), (1, 1), 2), [], torch.get_num_threads()
+    shape, found, before = Shape(window(k, (1, 1), (pad, pad), (1, 1), group=2), (12, 12)), [], torch.get_num_threads()
     try:
         for threads in (1, 3, 8):
             torch.set_num_threads(threads)
@@ -215,9 +219,9 @@ def test_softmax_loss_and_average_pooling(sums: CaffeSums) -> None:
     p = torch.tensor([0.5, 0.25, 0.0])
     assert float(sums.log_loss(p)) == pytest.approx(np.log(8) + 87.3365, abs=1e-4)
     # windows of 3 at -1, 1, 3 over 4 + 2: the first and the last see padding; the last ends at the padding's end, 5
-    y = sums.average_pool(torch.ones(1, 1, 4, 4), (3, 3), (3, 3), (2, 2), (1, 1))
+    y = sums.average_pool(torch.ones(1, 1, 4, 4), window((3, 3), (2, 2), (1, 1), (1, 1)), (3, 3))
     assert y[0, 0, 0].tolist() == [np.float32(4 / 9), np.float32(6 / 9), np.float32(2 / 6)]
-    dx = sums.average_pool_backward(torch.ones(1, 1, 1, 1), (3, 2), (3, 2), (1, 1), (0, 0))
+    dx = sums.average_pool_backward(torch.ones(1, 1, 1, 1), window((3, 2), (1, 1), (0, 0), (1, 1)), (3, 2))
     assert dx.tolist() == torch.full((1, 1, 3, 2), 1 / 6).tolist()
 
 

@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from allconv_caffe.caffe_torch.compute import conv_algo, winograd
+from allconv_caffe.caffe_torch.compute.window import Window
 
 SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
 #: relative to the largest value; Winograd on 4x4 tiles loses about one digit to its transforms
 TOLERANCE = {"direct": 5e-6, "winograd2": 5e-6, "winograd4": 5e-5}
+
+
+def square(*, pad: int = 0, stride: int = 1, dilation: int = 1, group: int = 1) -> Window:
+    """A window of 3x3."""
+    return Window(kernel=(3, 3), stride=(stride,) * 2, pad=(pad,) * 2, dilation=(dilation,) * 2, group=group)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -22,8 +28,11 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(n, c, h, h, generator=g), torch.randn(o, c, 3, 3, generator=g)
     b, dy = torch.randn(o, generator=g), torch.randn(n, o, h + 2 * p - 2, h + 2 * p - 2, generator=g)
-    how = ([1, 1], [p, p], [1, 1], 1)
-    found = [conv_algo.forward(algo, x, w, b, *how), *conv_algo.backward(algo, dy, x, w, *how, (True, True, True))]
+    window = square(pad=p)
+    found = [
+        conv_algo.forward(algo, x, w, b, window),
+        *conv_algo.backward(algo, dy, x, w, window, (True, True, True)),
+    ]
     exact = [x.double(), w.double(), b.double()]
     expected = [
         torch.nn.functional.conv2d(*exact, padding=p),
@@ -39,21 +48,23 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
 def test_what_nobody_needs_is_not_computed() -> None:
     """Gradients that are not asked for are None."""
     x, w = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
-    how = ([1, 1], [1, 1], [1, 1], 1)
-    assert conv_algo.backward("direct", x, x, w, *how, (False, True, False))[0] is None
+    assert conv_algo.backward("direct", x, x, w, square(pad=1), (False, True, False))[0] is None
 
 
 def test_plain_execution_convolves_directly() -> None:
     """Only compiled nets choose Winograd by themselves; strides, groups and odd channels never do."""
-    shape = ((1, 16, 8, 8), (16, 16, 3, 3))
-    where = (torch.device("cpu"), torch.float32)
-    assert conv_algo.choose(*shape, [1, 1], [1, 1], [1, 1], 1, *where, compiled=False) == "direct"
-    assert conv_algo.choose(*shape, [2, 2], [1, 1], [1, 1], 1, *where, compiled=True) == "direct"
-    assert conv_algo.choose((1, 3, 8, 8), (16, 3, 3, 3), [1, 1], [1, 1], [1, 1], 1, *where, compiled=True) == "direct"
+    x, w = torch.empty(1, 16, 8, 8), torch.empty(16, 16, 3, 3)
+    assert conv_algo.choose(x, w, square(pad=1), compiled=False) == "direct"
+    if winograd.why_not() is None:
+        assert conv_algo.choose(x, w, square(pad=1), compiled=True) == "winograd4"
+    for other in (square(pad=1, stride=2), square(pad=1, dilation=2), square(pad=1, group=2), square(pad=3)):
+        assert conv_algo.choose(x, w, other, compiled=True) == "direct"
+    assert conv_algo.choose(x[:, :3], w[:, :3], square(pad=1), compiled=True) == "direct"
+    assert conv_algo.choose(x.double(), w.double(), square(pad=1), compiled=True) == "direct"
 
 
 def test_an_unknown_algorithm_is_named() -> None:
     """The message lists the choices."""
     with pytest.raises(ValueError) as caught:
-        conv_algo.choose((1,), (1,), [1], [0], [1], 1, torch.device("cpu"), torch.float32, compiled=True, mode="fft")
+        conv_algo.choose(torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
     assert str(caught.value) == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4)"

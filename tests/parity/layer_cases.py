@@ -249,6 +249,17 @@ add(
     backward=False,
 )
 refused("Pooling", "pooling_param { kernel_size: 2 pad: 2 }", "Check failed: pad_h_ < kernel_h_ (2 vs. 2)")
+refused(
+    "Pooling",
+    "pooling_param { kernel_size: 2 pad: 1 pad_h: 1 pad_w: 1 }",
+    "pad is pad OR pad_h and pad_w are required.",
+)
+refused(
+    "Pooling",
+    "pooling_param { kernel_size: 2 stride_h: 2 }",
+    "Stride is stride OR stride_h and stride_w are required.",
+)
+refused("Im2col", "convolution_param { }", "(kernel_size specified 0 times; 2 spatial dims);")
 refused("Pooling", "pooling_param { }", "Filter size is kernel_size OR kernel_h and kernel_w; not both")
 refused(
     "Pooling",

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 import re
@@ -36,6 +37,7 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute import compiler
+from allconv_caffe.caffe_torch.compute.window import Window
 
 
 @dataclass(frozen=True)
@@ -158,35 +160,22 @@ class CaffeSums:
         self._call("log_loss", p.numel(), p, loss)
         return loss
 
-    def average_pool(
-        self, x: torch.Tensor, out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]
-    ) -> torch.Tensor:
+    def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
         """AVE pooling of x (N, C, H, W) to (N, C, *out). Source: pooling_layer.cpp."""
         x, y = x.contiguous(), torch.empty(*x.shape[:2], *out)
-        self._call(
-            "average", x.shape[:2].numel(), *x.shape[2:], *out, *kernel, *stride, *pad, x, y, 0, torch.get_num_threads()
-        )
+        self._call("average", *self._pool(x, window, y), x, y, 0, torch.get_num_threads())
         return y
 
-    def average_pool_backward(
-        self, dy: torch.Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]
-    ) -> torch.Tensor:
+    def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
         """The gradient (N, C, *size) of what `average_pool` made of it. Source: pooling_layer.cpp."""
         dy, dx = dy.contiguous(), torch.zeros(*dy.shape[:2], *size)
-        self._call(
-            "average",
-            dy.shape[:2].numel(),
-            *size,
-            *dy.shape[2:],
-            *kernel,
-            *stride,
-            *pad,
-            dx,
-            dy,
-            1,
-            torch.get_num_threads(),
-        )
+        self._call("average", *self._pool(dx, window, dy), dx, dy, 1, torch.get_num_threads())
         return dx
+
+    @staticmethod
+    def _pool(x: torch.Tensor, window: Window, y: torch.Tensor) -> tuple[int, ...]:
+        """planes, and of the bottom, the top and the window height and width."""
+        return x.shape[:2].numel(), *x.shape[2:], *y.shape[2:], *window.kernel, *window.stride, *window.pad
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The sum of x y, of one size; 0 axes. Source: caffe_cpu_dot."""
@@ -249,7 +238,7 @@ class CaffeSums:
 
     def convolution_data(self, shape: Shape, dy: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """What dy (N, M, out...) sends back through w: (N, C, in...). Source: backward_cpu_gemm, col2im.cpp."""
-        n, channels = dy.shape[0], w.shape[1] * shape.group
+        n, channels = dy.shape[0], w.shape[1] * shape.window.group
         dx = torch.zeros(n, channels, *shape.padded)
         if dy.numel():
             self._call(
@@ -263,13 +252,13 @@ class CaffeSums:
                 int(shape.plain),
                 torch.get_num_threads(),
             )
-        for axis, (p, size) in enumerate(zip(shape.pad, shape.size, strict=True), 2):
+        for axis, (p, size) in enumerate(zip(shape.window.pad, shape.size, strict=True), 2):
             dx = dx.narrow(axis, p, size)
         return dx
 
     @staticmethod
     def _sizes(shape: Shape, images: int, w: torch.Tensor) -> tuple[int, ...]:
-        return images, shape.group, w.shape[0] // shape.group, shape.column.numel(), w.shape[1:].numel()
+        return images, shape.window.group, w.shape[0] // shape.window.group, shape.column.numel(), w.shape[1:].numel()
 
     @staticmethod
     def _image(
@@ -277,36 +266,21 @@ class CaffeSums:
     ) -> tuple[torch.Tensor, int, int, torch.Tensor, torch.Tensor]:
         """x, padded; floats from image to image and from group to group; and where im2col's rows and columns lie."""
         if pad:
-            x = torch.nn.functional.pad(x, [p for q in reversed(shape.pad) for p in (q, q)]).contiguous()
+            x = torch.nn.functional.pad(x, [p for q in reversed(shape.window.pad) for p in (q, q)]).contiguous()
         image = x.shape[1:].numel()
-        return x, image, image // shape.group, shape.row(x.shape[1] // shape.group), shape.column
+        return x, image, image // shape.window.group, shape.row(x.shape[1] // shape.window.group), shape.column
 
 
 class Shape:
-    """A convolution's geometry over images of `size`: where in a padded image im2col finds what.
+    """Where in a padded image of `size` im2col finds what, for this window."""
 
-    Args:
-        size, kernel, stride, pad, dilation: one number per spatial axis.
-        group: of channels that are convolved apart.
-    """
-
-    def __init__(
-        self,
-        size: Sequence[int],
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        pad: Sequence[int],
-        dilation: Sequence[int],
-        group: int,
-    ) -> None:
-        self.size, self.kernel, self.pad, self.group = tuple(size), tuple(kernel), tuple(pad), group
-        self.plain = all(k == 1 and s == 1 and p == 0 for k, s, p in zip(kernel, stride, pad, strict=True))
-        self.padded = [n + 2 * p for n, p in zip(size, pad, strict=True)]
-        self.out = [
-            (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(self.padded, kernel, stride, dilation, strict=True)
-        ]
-        self.column = self._places(self.out, stride)
-        self._row = self._places(kernel, dilation)
+    def __init__(self, window: Window, size: Sequence[int]) -> None:
+        self.window, self.size = window, tuple(size)
+        ones, zeros = (1,) * window.num_axes, (0,) * window.num_axes
+        self.plain = (window.kernel, window.stride, window.pad) == (ones, ones, zeros)
+        self.padded, self.out = window.padded_size(size), window.output_size(size)
+        self.column = self._places(self.out, window.stride)
+        self._row = self._places(window.kernel, window.dilation)
 
     def _places(self, counts: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """The offset in a padded plane of each point of a grid, row-major."""
@@ -317,10 +291,7 @@ class Shape:
 
     def row(self, channels: int) -> torch.Tensor:
         """The offset of each row of im2col: channel by channel, the places of the kernel."""
-        plane = 1
-        for size in self.padded:
-            plane *= size
-        return (torch.arange(channels)[:, None] * plane + self._row).reshape(-1)
+        return (torch.arange(channels)[:, None] * math.prod(self.padded) + self._row).reshape(-1)
 
 
 def _plain(x: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ import functools
 import torch
 
 from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
+from allconv_caffe.caffe_torch.compute.window import Window
 
 PANEL = 16  # output channels that the innermost loop holds in registers
 
@@ -42,6 +43,16 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 def why_not() -> str | None:
     """What keeps this machine from the kernels, in words; None where nothing does. Compiles them on the first call."""
     return _load()[1]
+
+
+def fits(w: torch.Tensor, window: Window) -> bool:
+    """3x3, stride 1, equal padding of at most 2, and channels in whole panels both ways."""
+    return (
+        (window.kernel, window.stride, window.dilation, window.group) == ((3, 3), (1, 1), (1, 1), 1)
+        and window.pad[0] == window.pad[1] <= 2
+        and w.shape[0] % PANEL == 0
+        and w.shape[1] % PANEL == 0
+    )
 
 
 def _library() -> ctypes.CDLL:

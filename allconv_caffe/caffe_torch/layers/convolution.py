@@ -10,6 +10,7 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob, c_int
 from allconv_caffe.caffe_torch.compute import conv_algo
 from allconv_caffe.caffe_torch.compute.caffe_sums import Shape
+from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32
@@ -36,6 +37,19 @@ def spatial(param: Any, word: str, axes: int, default: int) -> list[int]:
     return [getattr(param, f"{word}_h"), getattr(param, f"{word}_w")]
 
 
+def read_window(param: Any, axes: int) -> Window:
+    """The window of a convolution_param over `axes` spatial axes. Raises CaffeError where it has no values or no step."""
+    kernel = tuple(c_int(k) for k in spatial(param, "kernel", axes, 0))
+    for k in kernel:
+        check(k > 0, "Filter dimensions must be nonzero.")
+    stride = tuple(c_int(s) for s in spatial(param, "stride", axes, 1))
+    for s in stride:
+        check(s > 0, "Stride dimensions must be nonzero.")
+    pad = tuple(c_int(p) for p in spatial(param, "pad", axes, 0))
+    dilation = tuple(c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation"))
+    return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=c_int(param.group))
+
+
 @register("Convolution")
 class ConvolutionLayer(Layer):
     """top = bottom * W + b, out = floor((h + 2p - (d (k - 1) + 1)) / s) + 1 along each spatial axis.
@@ -55,24 +69,17 @@ class ConvolutionLayer(Layer):
         self.axis = bottom[0].canonical_axis(param.axis)
         axes = bottom[0].num_axes - self.axis - 1
         check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
-        self.kernel = [c_int(k) for k in spatial(param, "kernel", axes, 0)]
-        for k in self.kernel:
-            check(k > 0, "Filter dimensions must be nonzero.")
-        self.stride = [c_int(s) for s in spatial(param, "stride", axes, 1)]
-        for s in self.stride:
-            check(s > 0, "Stride dimensions must be nonzero.")
-        self.pad = [c_int(p) for p in spatial(param, "pad", axes, 0)]
-        self.dilation = [c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation")]
-        for d in self.dilation:
+        self.window = read_window(param, axes)
+        for d in self.window.dilation:
             check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
-        self.group = c_int(param.group)
         self.num_output = c_int(param.num_output)
         self.channels = bottom[0].shape[self.axis]
         check(self.num_output > 0, f"Check failed: num_output_ > 0 ({self.num_output} vs. 0)")
-        check(self.group != 0, f"Check failed: group_ > 0 ({self.group} vs. 0)")  # Caffe divides by it
-        rest = self.channels % abs(self.group)
+        group = self.window.group
+        check(group != 0, f"Check failed: group_ > 0 ({group} vs. 0)")  # Caffe divides by it
+        rest = self.channels % abs(group)
         check(rest == 0, f"Check failed: channels_ % group_ == 0 ({rest} vs. 0)")
-        check(self.num_output % self.group == 0, "Number of output should be multiples of group.")
+        check(self.num_output % group == 0, "Number of output should be multiples of group.")
         self.bias_term: bool = param.bias_term
         shape = self.weight_shape()
         if self.blobs:
@@ -87,22 +94,21 @@ class ConvolutionLayer(Layer):
             add_filled(self, (self.num_output,), param.bias_filler)
 
     def weight_shape(self) -> list[int]:
-        return [self.num_output, self.channels // self.group, *self.kernel]
+        return [self.num_output, self.channels // self.window.group, *self.window.kernel]
 
-    def output_size(self, i: int, size: int) -> int:
-        extent = self.dilation[i] * (self.kernel[i] - 1) + 1
-        return (size + 2 * self.pad[i] - extent) // self.stride[i] + 1
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        return self.window.output_size(size)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
-        check(len(shape) == self.axis + 1 + len(self.kernel), "bottom num_axes may not change.")
+        check(len(shape) == self.axis + 1 + self.window.num_axes, "bottom num_axes may not change.")
         check(shape[self.axis] == self.channels, "Input size incompatible with convolution kernel.")
         for i, blob in enumerate(bottom[1:], 1):
             check(
                 blob.shape == shape,
                 f"shape mismatch - bottom[0]: {bottom[0].shape_string} vs. bottom[{i}]: {blob.shape_string}",
             )
-        out = [self.output_size(i, size) for i, size in enumerate(shape[self.axis + 1 :])]
+        out = self.output_size(shape[self.axis + 1 :])
         for blob in top:
             blob.reshape(*shape[: self.axis], self.num_output, *out)
 
@@ -114,8 +120,7 @@ class ConvolutionLayer(Layer):
             if sums is not None:
                 to.data = sums.convolution(self.geometry(x), x, w, b).reshape(to.shape)
                 continue
-            algo = self.algorithm(x, w)
-            y = conv_algo.forward(algo, x, w, b, self.stride, self.pad, self.dilation, self.group)
+            y = conv_algo.forward(self.algorithm(x, w), x, w, b, self.window)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -135,18 +140,8 @@ class ConvolutionLayer(Layer):
                 if propagate_down[i]:
                     fro.diff = sums.convolution_data(self.geometry(x), dy, w).reshape(fro.shape)
                 continue
-            algo = self.algorithm(x, w)
-            dx, dw, db = conv_algo.backward(
-                algo,
-                dy,
-                x,
-                w,
-                self.stride,
-                self.pad,
-                self.dilation,
-                self.group,
-                (bool(propagate_down[i]), want_w, want_b),
-            )
+            need = (bool(propagate_down[i]), want_w, want_b)
+            dx, dw, db = conv_algo.backward(self.algorithm(x, w), dy, x, w, self.window, need)
             if dw is not None and want_w:
                 self.blobs[0].accumulate_diff(float32(dw))
             if db is not None and want_b:
@@ -167,21 +162,8 @@ class ConvolutionLayer(Layer):
         """Where im2col finds what in images such as `image` (N, C, spatial...)."""
         size = tuple(image.shape[2:])
         if self._geometry is None or self._geometry.size != size:
-            self._geometry = Shape(size, self.kernel, self.stride, self.pad, self.dilation, self.group)
+            self._geometry = Shape(self.window, size)
         return self._geometry
 
     def algorithm(self, x: torch.Tensor, w: torch.Tensor) -> str:
-        if len(self.kernel) != 2:
-            return "direct"
-        return conv_algo.choose(
-            tuple(x.shape),
-            tuple(w.shape),
-            self.stride,
-            self.pad,
-            self.dilation,
-            self.group,
-            x.device,
-            x.dtype,
-            compiled=Blob.tracing,
-            mode=self.ctx.conv_mode,
-        )
+        return conv_algo.choose(x, w, self.window, compiled=Blob.tracing, mode=self.ctx.conv_mode)

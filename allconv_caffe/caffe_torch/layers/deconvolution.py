@@ -21,11 +21,10 @@ class DeconvolutionLayer(ConvolutionLayer):
     """
 
     def weight_shape(self) -> list[int]:
-        return [self.channels, self.num_output // self.group, *self.kernel]
+        return [self.channels, self.num_output // self.window.group, *self.window.kernel]
 
-    def output_size(self, i: int, size: int) -> int:
-        extent = self.dilation[i] * (self.kernel[i] - 1) + 1
-        return self.stride[i] * (size - 1) + extent - 2 * self.pad[i]
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        return self.window.input_size(size)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
@@ -33,9 +32,9 @@ class DeconvolutionLayer(ConvolutionLayer):
         for fro, to in zip(bottom, top, strict=True):
             if sums is not None:
                 y = sums.convolution_data(self.geometry(self.images(to.data)), self.images(fro.data), w)
-                to.data = (y if b is None else y + b.reshape(-1, *[1] * len(self.kernel))).reshape(to.shape)
+                to.data = (y if b is None else y + b.reshape(-1, *[1] * self.window.num_axes)).reshape(to.shape)
                 continue
-            y = conv_algo.transposed(self.images(fro.data), w, b, self.stride, self.pad, self.dilation, self.group)
+            y = conv_algo.transposed(self.images(fro.data), w, b, self.window)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -55,15 +54,9 @@ class DeconvolutionLayer(ConvolutionLayer):
                 if want_x:
                     fro.diff = sums.convolution(self.geometry(dy), dy, w, None).reshape(fro.shape)
                 continue
+            need = (bool(want_x), want_w, want_b)
             dx, dw, db = conv_algo.transposed_backward(
-                self.images(to.diff),
-                self.images(fro.data),
-                w,
-                self.stride,
-                self.pad,
-                self.dilation,
-                self.group,
-                (bool(want_x), want_w, want_b),
+                self.images(to.diff), self.images(fro.data), w, self.window, need
             )
             if dw is not None and want_w:
                 self.blobs[0].accumulate_diff(float32(dw))

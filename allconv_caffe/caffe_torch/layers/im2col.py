@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.convolution import per_axis, spatial
+from allconv_caffe.caffe_torch.layers.convolution import read_window
 
 
 @register("Im2col")
@@ -33,28 +34,16 @@ class Im2colLayer(Layer):
             "kernel_size must be specified once, or once per spatial dimension (kernel_size specified 0 times; "
             f"{axes} spatial dims);",
         )
-        self.kernel = spatial(param, "kernel", axes, 0)
-        for k in self.kernel:
-            check(k > 0, "Filter dimensions must be nonzero.")
-        self.stride = spatial(param, "stride", axes, 1)
-        for s in self.stride:
-            check(s > 0, "Stride dimensions must be nonzero.")
-        self.pad = spatial(param, "pad", axes, 0)
-        self.dilation = per_axis(list(param.dilation), axes, 1, "dilation")
+        self.window = read_window(param, axes)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
-        check(len(shape) == self.axis + 1 + len(self.kernel), "bottom num_axes may not change.")
-        channels, self.out = shape[self.axis], []
-        for size, k, s, p, d in zip(
-            shape[self.axis + 1 :], self.kernel, self.stride, self.pad, self.dilation, strict=True
-        ):
-            channels *= k
-            self.out.append((size + 2 * p - (d * (k - 1) + 1)) // s + 1)
-        top[0].reshape(*shape[: self.axis], channels, *self.out)
+        check(len(shape) == self.axis + 1 + self.window.num_axes, "bottom num_axes may not change.")
+        self.out = self.window.output_size(shape[self.axis + 1 :])
+        top[0].reshape(*shape[: self.axis], shape[self.axis] * math.prod(self.window.kernel), *self.out)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        margins = [p for pad in reversed(self.pad) for p in (pad, pad)]
+        margins = [p for pad in reversed(self.window.pad) for p in (pad, pad)]
         padded = torch.constant_pad_nd(bottom[0].data, margins)
         patches = [padded[place] for place in self.places()]
         top[0].data = torch.stack(patches, self.axis + 1).reshape(top[0].shape)
@@ -62,19 +51,19 @@ class Im2colLayer(Layer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         shape, first = bottom[0].shape, self.axis + 1
         patches = top[0].diff.reshape(*shape[:first], -1, *self.out)
-        padded = [size + 2 * p for size, p in zip(shape[first:], self.pad, strict=True)]
+        padded = self.window.padded_size(shape[first:])
         total = torch.zeros(*shape[:first], *padded, dtype=patches.dtype, device=patches.device)
         for patch, place in zip(patches.unbind(first), self.places(), strict=True):
             total[place] += patch
-        for i, (size, p) in enumerate(zip(shape[first:], self.pad, strict=True)):
+        for i, (size, p) in enumerate(zip(shape[first:], self.window.pad, strict=True)):
             total = total.narrow(first + i, p, size)
         bottom[0].diff = total
 
     def places(self) -> Iterator[tuple[slice, ...]]:
         """For each kernel place in row order, what lies under it in the padded image."""
         leading = (slice(None),) * (self.axis + 1)
-        for place in itertools.product(*(range(k) for k in self.kernel)):
+        for place in itertools.product(*(range(k) for k in self.window.kernel)):
             yield leading + tuple(
                 slice(k * d, k * d + (out - 1) * s + 1, s)
-                for k, d, s, out in zip(place, self.dilation, self.stride, self.out, strict=True)
+                for k, d, s, out in zip(place, self.window.dilation, self.window.stride, self.out, strict=True)
             )

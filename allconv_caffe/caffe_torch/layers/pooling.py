@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import lowest
@@ -41,51 +43,48 @@ class PoolingLayer(Layer):
         else:
             check(size != (h and w), "Filter size is kernel_size OR kernel_h and kernel_w; not both")
             check(size or (h and w), "For non-square filters both kernel_h and kernel_w are required.")
-        for word in ("pad", "stride"):
-            one, ph, pw = (param.HasField(f) for f in (word, f"{word}_h", f"{word}_w"))
-            check(
-                (not one and ph and pw) or (not ph and not pw),
-                f"{word} is {word} OR {word}_h and {word}_w are required.",
-            )
+        for what, word in (("pad", "pad"), ("Stride", "stride")):
+            one, h, w = (param.HasField(f) for f in (word, f"{word}_h", f"{word}_w"))
+            check((not one and h and w) or not (h or w), f"{what} is {word} OR {word}_h and {word}_w are required.")
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
         if self.global_pooling:
-            self.kernel = bottom[0].shape[2:]
+            kernel = bottom[0].shape[2:]
         else:
-            self.kernel = (param.kernel_size, param.kernel_size) if size else (param.kernel_h, param.kernel_w)
-        self.kernel = tuple(c_int(k) for k in self.kernel)
-        for k in self.kernel:
+            kernel = self.pair("kernel_size", "kernel_size") if size else self.pair("kernel_h", "kernel_w")
+        for k in kernel:
             check(k > 0, "Filter dimensions cannot be zero.")
-        self.pad = (param.pad_h, param.pad_w) if param.HasField("pad_h") else (param.pad, param.pad)
-        self.stride = (param.stride_h, param.stride_w) if param.HasField("stride_h") else (param.stride, param.stride)
-        self.pad = (c_int(self.pad[0]), c_int(self.pad[1]))
-        self.stride = (c_int(self.stride[0]), c_int(self.stride[1]))
-        for axis, stride in zip("hw", self.stride, strict=True):
-            check(stride != 0, f"Check failed: stride_{axis}_ > 0 ({stride} vs. 0)")  # Caffe divides by it
+        pad = self.pair("pad_h", "pad_w") if param.HasField("pad_h") else self.pair("pad", "pad")
+        stride = self.pair("stride_h", "stride_w") if param.HasField("stride_h") else self.pair("stride", "stride")
+        for axis, s in zip("hw", stride, strict=True):
+            check(s != 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
-            check(
-                self.pad == (0, 0) and self.stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1"
-            )
-        if self.pad != (0, 0):
+            check(pad == (0, 0) and stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
+        if pad != (0, 0):
             check(
                 self.method in (PoolingParameter.AVE, PoolingParameter.MAX),
                 "Padding implemented only for average and max pooling.",
             )
-            for axis, p, k in zip("hw", self.pad, self.kernel, strict=True):
+            for axis, p, k in zip("hw", pad, kernel, strict=True):
                 check(p < k, f"Check failed: pad_{axis}_ < kernel_{axis}_ ({p} vs. {k})")
+        self.window = Window(kernel=kernel, stride=stride, pad=pad, dilation=(1, 1))
         if self.method == PoolingParameter.STOCHASTIC:
             raise CaffeError("Not Implemented Yet (STOCHASTIC pooling; choices: MAX, AVE)")
+
+    def pair(self, h: str, w: str) -> tuple[int, ...]:
+        """What two fields of the pooling_param say for height and width."""
+        return tuple(c_int(getattr(self.param.pooling_param, word)) for word in (h, w))
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
         n, c, *sizes = bottom[0].shape
         if self.global_pooling:
-            self.kernel = tuple(sizes)
-        up = self.param.pooling_param.round_mode == PoolingParameter.CEIL
+            self.window = dataclasses.replace(self.window, kernel=tuple(sizes))
+        up, window = self.param.pooling_param.round_mode == PoolingParameter.CEIL, self.window
         out = []
-        for size, k, p, s in zip(sizes, self.kernel, self.pad, self.stride, strict=True):
+        for size, k, p, s in zip(sizes, window.kernel, window.pad, window.stride, strict=True):
             span = size + 2 * p - k
             length = (-(-span // s) if up else span // s) + 1
-            if any(self.pad) and (length - 1) * s >= size + p:
+            if any(window.pad) and (length - 1) * s >= size + p:
                 length -= 1
             out.append(length)
         self.out = tuple(out)
@@ -102,12 +101,12 @@ class PoolingLayer(Layer):
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
         elif sums is not None:
-            top[0].data = sums.average_pool(x, self.out, self.kernel, self.stride, self.pad)
+            top[0].data = sums.average_pool(x, self.window, self.out)
         elif self.global_pooling:
             top[0].data = x.mean((2, 3), keepdim=True)
         else:
             padded = F.pad(x, self.margins(x))
-            totals = F.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
+            totals = F.avg_pool2d(padded, self.window.kernel, self.window.stride, divisor_override=1)
             top[0].data = totals / self.divisors(x)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -124,27 +123,28 @@ class PoolingLayer(Layer):
             )
             bottom[0].diff = flat.reshape(n, c, h, w)
         elif sums is not None:
-            bottom[0].diff = sums.average_pool_backward(dy, (h, w), self.kernel, self.stride, self.pad)
+            bottom[0].diff = sums.average_pool_backward(dy, self.window, (h, w))
         elif self.global_pooling:
             bottom[0].diff = (dy / (h * w)).expand(n, c, h, w)
         else:
             left, right, above, below = self.margins(dy.new_empty(0), (h, w))
             like = torch.empty(n, c, h + above + below, w + left + right, dtype=dy.dtype, device=dy.device)
             dx = torch.ops.aten.avg_pool2d_backward(
-                dy / self.divisors(dy), like, self.kernel, self.stride, [0, 0], False, True, 1
+                dy / self.divisors(dy), like, self.window.kernel, self.window.stride, [0, 0], False, True, 1
             )
             bottom[0].diff = F.pad(dx, (-left, -right, -above, -below))
 
     def margins(self, x: torch.Tensor, sizes: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
         """left, right, above, below: what makes the image exactly as long as the windows reach."""
         h, w = sizes or (x.shape[2], x.shape[3])
-        (ph, pw), (kh, kw), (sh, sw), (oh, ow) = self.pad, self.kernel, self.stride, self.out
+        window = self.window
+        (ph, pw), (kh, kw), (sh, sw), (oh, ow) = window.pad, window.kernel, window.stride, self.out
         return pw, (ow - 1) * sw + kw - pw - w, ph, (oh - 1) * sh + kh - ph - h
 
     def divisors(self, x: torch.Tensor) -> torch.Tensor:
         """(1, 1, OH, OW): the size of each window, clipped to image plus padding."""
-        lengths = []
-        for k, p, s, out, size in zip(self.kernel, self.pad, self.stride, self.out, self._sizes, strict=True):
+        window, lengths = self.window, []
+        for k, p, s, out, size in zip(window.kernel, window.pad, window.stride, self.out, self._sizes, strict=True):
             start = torch.arange(out, device=x.device) * s - p
             lengths.append(torch.minimum(start + k, torch.full_like(start, size + p)) - start)
         return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(x.dtype)
@@ -155,7 +155,7 @@ class PoolingLayer(Layer):
         left, right, above, below = self.margins(x)
         clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
         padded = F.pad(clean, (left, right, above, below), value=-float("inf"))
-        values, index = F.max_pool2d(padded, self.kernel, self.stride, return_indices=True)
+        values, index = F.max_pool2d(padded, self.window.kernel, self.window.stride, return_indices=True)
         wide = w + left + right
         row, column = index // wide - above, index % wide - left
         flat = row * w + column

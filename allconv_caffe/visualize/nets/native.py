@@ -159,7 +159,11 @@ class EngineNet(base.VizNet):
                         and phases.fits(layer, self.device)
                     ):
                         bottom[0].diff = phases.image_gradient(
-                            top[0].diff, layer.weights()[0], layer.stride[0], layer.pad, bottom[0].shape[2:]
+                            top[0].diff,
+                            layer.weights()[0],
+                            layer.window.stride[0],
+                            layer.window.pad,
+                            bottom[0].shape[2:],
                         )
                     elif bottom:
                         layer.backward(top, need, bottom)

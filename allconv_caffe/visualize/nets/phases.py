@@ -24,14 +24,14 @@ CHANNELS = 4  # with more, or without stride, oneDNN is as fast
 
 def fits(layer: Layer, device: torch.device) -> bool:
     """Whether `image_gradient` computes the layer's bottom diff, and faster."""
+    if type(layer) is not ConvolutionLayer or device.type != "cpu" or layer.channels > CHANNELS:
+        return False
+    window = layer.window
     return (
-        type(layer) is ConvolutionLayer
-        and device.type == "cpu"
-        and len(layer.stride) == 2
-        and layer.stride[0] == layer.stride[1] > 1
-        and layer.dilation == [1, 1]
-        and layer.group == 1
-        and layer.channels <= CHANNELS
+        window.num_axes == 2
+        and window.stride[0] == window.stride[1] > 1
+        and window.dilation == (1, 1)
+        and window.group == 1
     )
 
 
