@@ -24,11 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = {"proto"}
 MAY_IMPORT: dict[str, set[str]] = {
     "proto": set(),
-    "python_layers": set(),
+    "augment": set(),
+    "python_layers": {"proto", "augment"},
     "bvlc": set(),
     "data_prep": {"proto"},
     # the runtime
-    "caffe_torch": RUNTIME,
+    "caffe_torch": {*RUNTIME, "augment"},
     "pycaffe": {*RUNTIME, "caffe_torch"},
     # the laboratory
     "paper": set(),
@@ -160,8 +161,8 @@ def test_torch_stays_in_the_engine() -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if _room(name) == "python_layers"))
 def test_python_layers_run_in_both_engines(name: str) -> None:
-    """Custom Python layers import numpy, OpenCV and caffe, and nothing else that is not Python's own."""
-    assert {module.split(".")[0] for module in IMPORTS[name]} <= {"numpy", "cv2", "caffe", *sys.stdlib_module_names}
+    """Custom Python layers import numpy, caffe and what the table lets them, and nothing else that is not Python's own."""
+    assert {module.split(".")[0] for module in IMPORTS[name]} <= {"numpy", "caffe", *PACKAGES, *sys.stdlib_module_names}
 
 
 def test_the_package_itself_is_empty() -> None:

@@ -182,8 +182,27 @@ def register(*types: str) -> Callable[[type[Layer]], type[Layer]]:
     return add
 
 
+NATIVE: dict[tuple[str, str], type[Layer]] = {}
+
+
+def register_native(module: str, layer: str) -> Callable[[type[Layer]], type[Layer]]:
+    """Class decorator: this engine's own form of the Python layer that ``python_param`` names so. Twice raises."""
+
+    def add(cls: type[Layer]) -> type[Layer]:
+        if (module, layer) in NATIVE:
+            raise ValueError(f"Python layer {module}.{layer} already registered by {NATIVE[module, layer].__name__}.")
+        NATIVE[module, layer] = cls
+        return cls
+
+    return add
+
+
 def create(param: Any, context: Context) -> Layer:
     """The layer that `param.type` names. Raises CaffeError in Caffe's words for an unknown type."""
+    if param.type == "Python":
+        named = param.python_param.module, param.python_param.layer
+        if named in NATIVE:
+            return NATIVE[named](param, context)
     if param.type not in REGISTRY:
         known = ", ".join(sorted(REGISTRY))
         raise CaffeError(f"Unknown layer type: {param.type} (known types: {known})")

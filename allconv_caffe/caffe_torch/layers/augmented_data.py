@@ -1,0 +1,96 @@
+"""This engine's form of the Python layer ``allconv_caffe.python_layers.AugmentedData``.
+
+Source: data_layer.cpp. Paper: section 3.2.3, Table 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe import augment
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.layer import register_native
+from allconv_caffe.caffe_torch.layers.data import SourceLayer
+from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.augmented import AugmentedFeed
+from allconv_caffe.proto import TRAIN, DataParameter
+
+
+@register_native("allconv_caffe.python_layers", "AugmentedData")
+class AugmentedDataLayer(SourceLayer):
+    """top[0] = the next batch_size records of an LMDB of bytes, set into fields; distorted in TRAIN, plain in TEST.
+
+    top[0]: (N, C, size, size); top[1], if there: labels (N,). The data set lies on the device, shared by all layers that
+    read it; fields are made ahead by threads, or on the GPU. What a `param_str` says, and what is drawn for which sample:
+    `allconv_caffe.augment`. Nothing is taken from the net's random stream; without `seed`, the solver's is the seed.
+    Differs from the Python layer: less than a grey level in a pixel; the values come from PyTorch.
+    """
+
+    type = "Python"
+    min_top, max_top = 1, 2
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        try:
+            self.settings = augment.parse(self.param.python_param.param_str, self.phase == TRAIN)
+        except augment.AugmentError as error:
+            raise CaffeError(str(error)) from None
+        settings = self.settings
+        self._position = settings.start
+        self._feed: AugmentedFeed | None = None
+        self.reader = data.Reader(data.open_source(settings.source, DataParameter.LMDB))
+        try:
+            first = self.reader.first()
+            check(
+                first.dtype.kind == "u" and not self.reader.decodes,
+                "found records that are no arrays of bytes, which AugmentedData expects (unencoded, not whitened)",
+            )
+        except CaffeError as error:
+            raise error.within("" if error.where else settings.source) from None
+        top[0].reshape(settings.batch_size, len(first), settings.size, settings.size)
+        if len(top) > 1:
+            top[1].reshape(settings.batch_size)
+        glog.info("augmented_data.py:1", f"output data size: {','.join(str(d) for d in top[0].shape)}")
+
+    @property
+    def data_position(self) -> int:
+        """The sample that the next batch begins with, counted from the start of training; assigning continues there."""
+        return self._position if self._feed is None else self._feed.position
+
+    @data_position.setter
+    def data_position(self, position: int) -> None:
+        check(position >= 0, f"{self.settings.source}: sample {position} (expected 0 or more)")
+        self.close()
+        self._position = position
+
+    def close(self) -> None:
+        """Ends the threads; the next batch begins at `data_position`."""
+        if self._feed is not None:
+            self._position = self._feed.position
+            self._feed.close()
+            self._feed = None
+
+    def next_batch(self) -> list[torch.Tensor]:
+        if self._feed is None:
+            self._feed = self._open_feed()
+        fields, labels = self._feed.next()
+        return [fields, labels][: len(self.param.top)]
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        for blob, value in zip(top, self.next_batch(), strict=True):
+            blob.data = value
+
+    def _open_feed(self) -> AugmentedFeed:
+        settings = self.settings
+        loaded = data.load(self.reader, self.ctx.device)
+        if loaded is None:
+            raise CaffeError(
+                "found records of several shapes, or more than memory holds (ALLCONV_DATA_MEMORY_MB); AugmentedData keeps "
+                "the whole data set in memory",
+                settings.source,
+            )
+        seed = self.ctx.rng.seed if settings.seed is None else settings.seed
+        return AugmentedFeed(settings, loaded, seed, 1, 0, self._position)
