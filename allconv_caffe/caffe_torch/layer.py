@@ -16,7 +16,7 @@ from allconv_caffe.caffe_torch.compute import caffe_sums
 from allconv_caffe.caffe_torch.compute.caffe_sums import CaffeSums
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
-from allconv_caffe.proto import TEST, LayerParameter
+from allconv_caffe.proto import TEST, LayerParameter, NetParameter
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Context:
         conv_mode: "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution).
         tf32: on a GPU, let float32 products round their factors to TF32's ten bits. PyTorch knows this for the whole
             process alone: the last Context made for a GPU decides.
+        inner_net: builds a net that a layer has inside itself; the net gives it to its layers.
 
     Raises:
         CaffeError: a `CaffeGenerator` (seed-exact) with a GPU, or with a precision that Caffe does not have.
@@ -42,6 +43,7 @@ class Context:
     compute_dtype: torch.dtype = torch.float32
     conv_mode: str = "direct"
     tf32: bool = False
+    inner_net: Callable[[NetParameter, Context], object] | None = None
 
     def __post_init__(self) -> None:
         if self.device.type == "cuda":

@@ -142,7 +142,7 @@ class Net:
                 "propagate_down param must be specified either 0 or bottom_size times ",
             )
         glog.info("layer_factory.hpp:77", f"Creating layer {layer_param.name}")
-        layer = create(layer_param, dataclasses.replace(self.ctx, phase=layer_param.phase))
+        layer = create(layer_param, dataclasses.replace(self.ctx, phase=layer_param.phase, inner_net=_inner_net))
         glog.info("net.cpp:86", f"Creating Layer {layer_param.name}")
         self.layers.append(layer)
         self.layer_names.append(layer_param.name)
@@ -503,6 +503,10 @@ class Net:
         for (layer_id, _), owner in zip(self.param_layer_indices, self.param_owners, strict=True):
             shared[layer_id].append(owner >= 0)
         return [LayerBlobs(layer.name, layer.blobs, own) for layer, own in zip(self.layers, shared, strict=True)]
+
+
+def _inner_net(param: NetParameter, context: Context) -> Net:
+    return Net(param, context, inner=True)
 
 
 def load_net(path: str | Path, context: Context, *, level: int | None = None, stages: Sequence[str] = ()) -> Net:

@@ -36,7 +36,9 @@ class LSTMLayer(RecurrentLayer):
     def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
         product_top, gate_input = f"W_hc_h_{t - 1}", f"gate_input_{t}"
         return [
-            product(self, f"transform_{t}", f"h_conted_{t - 1}", product_top, ("W_hc",), 4 * self.d),
+            product(
+                self.param.recurrent_param, f"transform_{t}", f"h_conted_{t - 1}", product_top, ("W_hc",), 4 * self.d
+            ),
             total(gate_input, [product_top, *inputs], gate_input),
             part("LSTMUnit", f"unit_{t}", [f"c_{t - 1}", gate_input, f"cont_{t}"], [f"c_{t}", f"h_{t}"]),
         ]

@@ -7,6 +7,8 @@ Source: recurrent_layer.cpp.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,8 +20,8 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32
-from allconv_caffe.caffe_torch.layers.recurrent_net import log_unrolled_net
-from allconv_caffe.proto import LayerParameter
+from allconv_caffe.caffe_torch.layers.recurrent_net import Ones, add_shapes, conted, part, product
+from allconv_caffe.proto import TRAIN, LayerParameter, NetParameter
 
 
 class RecurrentLayer(Layer):
@@ -115,8 +117,7 @@ class RecurrentLayer(Layer):
             named.append((static, (out, self.s), param.weight_filler))
         self.first_step_param = len(named)
         named += self.step_params()
-        if glog.min_level() == glog.INFO:
-            log_unrolled_net(self, bottom)
+        self.log_unrolled_net(bottom)
         self.blobs.clear()
         for i, (name, shape, filler) in enumerate(named):
             add_filled(self, shape, filler)
@@ -179,6 +180,51 @@ class RecurrentLayer(Layer):
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return bottom_index != 1
+
+    def unrolled_net(self, bottom: Sequence[Blob]) -> NetParameter:
+        """FillUnrolledNet, and what LayerSetUp puts around it: the net that Caffe builds over these bottoms."""
+        given, (weight, bias, static_weight) = ["x", "cont"] + ["x_static"] * self.static, self.input_params
+        steps, out, transformed = range(1, self.steps + 1), self.gate_count * self.d, f"{weight}_x"
+        data = part("Input", "", [], given)
+        add_shapes(data, (blob.shape for blob in bottom[: len(given)]))
+        states = part("Input", "", [], self.state_names[::-1])
+        add_shapes(states, [(1, bottom[0].shape[1], self.d)] * len(self.state_names))
+        layers = [
+            data,
+            states,
+            part("Slice", "cont_slice", ["cont"], [f"cont_{t}" for t in steps], 0),
+            product(self.param.recurrent_param, "x_transform", "x", transformed, (weight, bias), out),
+        ]
+        layers[-1].propagate_down.append(True)
+        if self.static:
+            static = f"{transformed}_static"
+            layers.append(
+                product(self.param.recurrent_param, static, "x_static", f"{static}_preshape", (static_weight,), out, 1)
+            )
+            layers[-1].propagate_down.append(True)
+            layers.append(part("Reshape", f"{static}_reshape", [f"{static}_preshape"], [static]))
+            layers[-1].reshape_param.shape.dim.extend((1, -1, out))
+        layers.append(part("Slice", f"{transformed}_slice", [transformed], [f"{transformed}_{t}" for t in steps], 0))
+        for t in steps:
+            inputs = [f"{transformed}_{t}"] + [f"{transformed}_static"] * self.static
+            layers += [conted(t), *self.step_layers(t, inputs)]
+        layers += self.last_layers()
+        output = self.output_name
+        layers.append(part("Concat", f"{output}_concat", [f"{output}_{t}" for t in steps], [output], 0))
+        if self.name:
+            for made in layers:
+                made.name = f"{self.name}_{made.name}"
+        layers.append(part("Reduction", f"{output}_pseudoloss", [output], [f"{output}_pseudoloss"]))
+        layers[-1].loss_weight.append(1)
+        return NetParameter(layer=layers)
+
+    def log_unrolled_net(self, bottom: Sequence[Blob]) -> None:
+        """Writes what Caffe writes while it builds the net: builds it, without memory and random numbers, and drops it."""
+        if self.ctx.inner_net is None or glog.min_level() > glog.INFO:
+            return
+        context = dataclasses.replace(self.ctx, device=torch.device("meta"), rng=Ones(), phase=TRAIN)
+        with contextlib.suppress(CaffeError):  # the layer says itself what is wrong
+            self.ctx.inner_net(self.unrolled_net(bottom), context)
 
     @staticmethod
     def check_sequences(bottom: Sequence[Blob], steps: int | None = None) -> None:

@@ -40,10 +40,10 @@ class RNNLayer(RecurrentLayer):
     def step_layers(self, t: int, inputs: list[str]) -> list[LayerParameter]:
         before, after, neuron = f"W_hh_h_{t - 1}", f"W_ho_h_{t}", f"h_neuron_input_{t}"
         return [
-            product(self, before, f"h_conted_{t - 1}", before, ("W_hh",), self.d),
+            product(self.param.recurrent_param, before, f"h_conted_{t - 1}", before, ("W_hh",), self.d),
             total(f"h_input_sum_{t}", [before, *inputs], neuron),
             part("TanH", f"h_neuron_{t}", [neuron], [f"h_{t}"]),
-            product(self, after, f"h_{t}", after, ("W_ho", "b_o"), self.d),
+            product(self.param.recurrent_param, after, f"h_{t}", after, ("W_ho", "b_o"), self.d),
             part("TanH", f"o_neuron_{t}", [after], [f"o_{t}"]),
         ]
 
