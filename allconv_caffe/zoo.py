@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import proto
+from allconv_caffe.errors import FoundError, PlacedError
 
 __all__ = ["CARD", "DEFAULT_FOLDER", "ZooError", "add", "cards", "measure", "unpack", "verify"]
 
@@ -51,7 +52,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 """What the entries of a card are."""
 
 
-class ZooError(ValueError):
+class ZooError(FoundError, ValueError):
     """A run cannot become a model, or a model does not hold what its card says; the text says where, what was found and
     what was expected."""
 
@@ -76,11 +77,11 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ZooError(f"{path}: found nothing ({error.strerror}), expected {what}") from None
+        raise ZooError(path, f"nothing ({error.strerror})", what) from None
     except ValueError as error:
-        raise ZooError(f"{path}: found no JSON ({error}), expected {what}") from None
+        raise ZooError(path, f"no JSON ({error})", what) from None
     if not isinstance(found, dict):
-        raise ZooError(f"{path}: found {type(found).__name__}, expected {what}")
+        raise ZooError(path, type(found).__name__, what)
     return found
 
 
@@ -89,7 +90,7 @@ def _weights(run: Path, result: Mapping[str, Any]) -> Path:
     for path in (run / "snapshots" / name, run / name):
         if path.is_file():
             return path
-    raise ZooError(f"{run / 'snapshots' / name}: found nothing, expected the weights of the last iteration")
+    raise ZooError(run / "snapshots" / name, "nothing", "the weights of the last iteration")
 
 
 def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None = None, root: str | Path = ".") -> Card:
@@ -106,7 +107,7 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     run, folder = Path(run), Path(folder)
     result, settings = (_read(run / file, "the record of a run") for file in ("result.json", "settings.json"))
     if result.get("status") != "done" or result.get("test_error_percent") is None:
-        raise ZooError(f"{run}: found a run that is {result.get('status')}, expected one that is done and has an error")
+        raise ZooError(run, f"a run that is {result.get('status')}", "one that is done and has an error")
     for file, found, keys in (
         (
             "result.json",
@@ -116,20 +117,18 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
         ("settings.json", settings, ("data", "engine")),
     ):
         if missing := [key for key in keys if key not in found]:
-            raise ZooError(f"{run / file}: found no {', '.join(missing)}, expected the record of a run")
+            raise ZooError(run / file, f"no {', '.join(missing)}", "the record of a run")
     for key in ("data", "engine"):
         _expect(run / "settings.json", key, settings[key], "an object")
     weights, deploy = _weights(run, result), run / DEPLOY
     if not deploy.is_file():
-        raise ZooError(f"{deploy}: found nothing, expected the net of the run")
+        raise ZooError(deploy, "nothing", "the net of the run")
     name = str(result.get("experiment")) if name is None else name
     if not _NAME.fullmatch(name):
-        raise ZooError(
-            f'name: found {name!r}, expected letters, digits, ".", "_" and "-", beginning with a letter or digit'
-        )
+        raise ZooError("name", repr(name), 'letters, digits, ".", "_" and "-", beginning with a letter or digit')
     out = folder / name
     if out.exists():
-        raise ZooError(f"{out}: found a model of that name, expected none; remove it or give another name")
+        raise ZooError(out, "a model of that name", "none; remove it or give another name")
     partial = folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -148,7 +147,7 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     card = Card(out, facts)
     if problems := verify(out):
         shutil.rmtree(out)
-        raise ZooError(f"{out}: {problems[0]}")
+        raise ZooError.of(PlacedError(out, problems[0]))
     return card
 
 
@@ -157,7 +156,7 @@ def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
     from data_prep.whitening import Whitening
 
     if not source.is_file():
-        raise ZooError(f"{source}: found nothing, expected the whitening of the data set that the run was trained on")
+        raise ZooError(source, "nothing", "the whitening of the data set that the run was trained on")
     Whitening.load(source).save(partial / WHITENING, compact=True)
     mine = _sha1(partial / WHITENING)
     for other in cards(folder):
@@ -280,7 +279,7 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
     for path in sorted(Path(folder).glob(f"*/{CARD}")):
         facts = _read(path, "the card of a model")
         if facts.get("format_version") != FORMAT_VERSION:
-            raise ZooError(f"{path}: found format_version {facts.get('format_version')}, expected {FORMAT_VERSION}")
+            raise ZooError(path, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
         _check_card(path, facts)
         found.append(Card(path.parent, facts))
     return found
@@ -298,7 +297,7 @@ def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
             _expect(path, f"{key}.{part}", entry.get(part), kind)  # type: ignore[union-attr]
         shared = rf"(\.\./{_NAME.pattern}/)?" if key == "whitening" else ""
         if not re.fullmatch(shared + _NAME.pattern, entry["file"]):  # type: ignore[index]
-            raise ZooError(f"{path}: found {key}.file {entry['file']!r}, expected a file of the model")  # type: ignore[index]
+            raise ZooError(path, f"{key}.file {entry['file']!r}", "a file of the model")  # type: ignore[index]
 
 
 def _expect(path: Path, key: str, value: Any, kind: str) -> None:
@@ -311,7 +310,7 @@ def _expect(path: Path, key: str, value: Any, kind: str) -> None:
         "an object": isinstance(value, dict),
     }
     if not good[kind]:
-        raise ZooError(f"{path}: found {key} {json.dumps(value)[:60]}, expected {kind}")
+        raise ZooError(path, f"{key} {json.dumps(value)[:60]}", kind)
 
 
 def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
@@ -324,7 +323,7 @@ def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
         if (entry / CARD).is_file():
             return next(found for found in cards(entry.parent) if found.folder.name == entry.name)
     names = ", ".join(entry.folder.name for entry in cards(folder)) or "none"
-    raise ZooError(f"model {model}: found no {CARD} in {Path(folder) / model}, expected one of: {names}")
+    raise ZooError(f"model {model}", f"no {CARD} in {Path(folder) / model}", f"one of: {names}")
 
 
 def verify(model: str | Path, data: str | Path | None = None, folder: str | Path = DEFAULT_FOLDER) -> list[str]:
@@ -411,14 +410,14 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     found = card(model, folder)
     manifest = Manifest.load(data)
     if manifest.preprocessing != found.facts["preprocessing"] or manifest.preprocessing == "raw":
-        raise ZooError(f"{data}: found preprocessing {manifest.preprocessing}, expected {found.facts['preprocessing']}")
+        raise ZooError(data, f"preprocessing {manifest.preprocessing}", str(found.facts["preprocessing"]))
     with _without_info():
         net = load_net(found.folder / DEPLOY, Context())
         net.copy_trained_layers_from(found.folder / found.facts["weights"]["file"])
     inputs = net.blobs["data"]
     shape = tuple(inputs.shape[1:])
     if tuple(manifest.image_shape) != shape:
-        raise ZooError(f"{data}: found images of shape {tuple(manifest.image_shape)}, expected {shape}")
+        raise ZooError(data, f"images of shape {tuple(manifest.image_shape)}", str(shape))
     wrong = count = 0
     images: list[Any] = []
     labels: list[int] = []

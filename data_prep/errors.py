@@ -9,21 +9,13 @@ from pathlib import Path
 
 import lmdb
 
+from allconv_caffe.errors import FoundError
 
-class PrepError(ValueError):
-    """One line: where, what was found, what was expected.
 
-    Args:
-        where: The file, archive member or option the mistake is in.
-        found: What stands there.
-        expected: What should stand there, or the known choices.
-    """
+class PrepError(FoundError, ValueError):
+    """One line: where (the file, archive member or option the mistake is in), what was found, what was expected."""
 
-    def __init__(self, where: str | Path, found: str, expected: str) -> None:
-        self.where = str(where)
-        self.found = found
-        self.expected = expected
-        super().__init__(f"{self.where}: found {found}; expected {expected}")
+    sentence = "found {found}; expected {expected}"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from allconv_caffe.proto.files import check_regular
+from allconv_caffe.files import check_regular
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 

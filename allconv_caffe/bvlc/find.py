@@ -18,21 +18,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from allconv_caffe.errors import FoundError
+
 _PROBE_SECONDS = 120
-_EXPECTED = "expected a BVLC Caffe binary that answers --version"
+_EXPECTED = "a BVLC Caffe binary that answers --version"
 
 
-class BvlcError(Exception):
+class BvlcError(FoundError):
     """A Caffe that was named but cannot be used.
 
-    Attributes:
-        where: the setting that named it, ``CAFFE=...`` or ``CAFFE_ROOT=...``, or its path.
-        found: what happened.
+    `where` is the setting that named it, ``CAFFE=...`` or ``CAFFE_ROOT=...``, or its path; `found` is what happened.
     """
 
+    sentence = "{found}, expected {expected}"
+
     def __init__(self, where: str, found: str, expected: str = _EXPECTED) -> None:
-        self.where, self.found, self.expected = where, found, expected
-        super().__init__(f"{where}: {found}, {expected}")
+        super().__init__(where, found, expected)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _in_tree(tree: Path) -> BvlcCaffe:
     places = [Path("build/tools/caffe"), Path("build/tools/caffe.bin"), Path("bin/caffe")]
     binary = next((tree / place for place in places if (tree / place).is_file()), None)
     if binary is None:
-        raise BvlcError(where, "found no caffe binary", "expected " + " or ".join(str(place) for place in places))
+        raise BvlcError(where, "found no caffe binary", " or ".join(str(place) for place in places))
     module = (tree / "python").absolute()
     return BvlcCaffe(
         binary.absolute(),

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from allconv_caffe.errors import PlacedError
+
 SUITE = "bullseye"
 PACKAGES = ("caffe", "python3-caffe", "libopenblas0-pthread")  # without the last, the slow reference BLAS is taken
 _DEBIAN_SUITES = {
@@ -45,7 +47,7 @@ _OWN_SOURCE = "name a source tree of Caffe instead: CAFFE_SRC=<folder>"
 TESTS = "python/caffe/test"  # in a source tree: pycaffe's own tests
 
 
-class InstallError(Exception):
+class InstallError(PlacedError):
     """Caffe could not be installed; `str()` is one line: what was found, what was expected, what to do."""
 
 
@@ -123,8 +125,9 @@ def machine_mirror(etc: Path | None = None) -> Mirror:
     )
     if not known:
         raise InstallError(
+            "",
             f"apt's sources under {etc} name no Debian mirror (expected a deb line or stanza with a Debian "
-            f"suite and component main); {_OWN}"
+            f"suite and component main); {_OWN}",
         )
     mirror = known[0]
     if not Path(mirror.signed_by or "-").is_file():  # not said, or a key written into the stanza itself
@@ -158,23 +161,23 @@ def install(prefix: Path, archives: Path | None = None, say: Callable[[str], Non
         return False
     if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
         raise InstallError(
-            f"{prefix}: found something that is no finished installation of Caffe; remove it, or give another --prefix"
+            prefix, "found something that is no finished installation of Caffe; remove it, or give another --prefix"
         )
     for tool in ("apt-get", "apt-config", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise InstallError(f"{tool} not found: `make caffe` needs a Debian-like machine; {_OWN}")
+            raise InstallError("", f"{tool} not found: `make caffe` needs a Debian-like machine; {_OWN}")
     mirror = machine_mirror()
     part = prefix.with_name(prefix.name + ".part")
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(prefix.parent, os.O_RDONLY)
     except OSError as error:
-        raise InstallError(f"{prefix}: {error.strerror}; give another --prefix") from None
+        raise InstallError(prefix, f"{error.strerror}; give another --prefix") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InstallError(f"{prefix}: another installation is running") from None
+            raise InstallError(prefix, "another installation is running") from None
         shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         try:
             debs = _download(part / "apt", mirror, archives, say)
@@ -188,7 +191,7 @@ def install(prefix: Path, archives: Path | None = None, say: Callable[[str], Non
             shutil.rmtree(part / "apt")
             os.replace(part, prefix)
         except OSError as error:
-            raise InstallError(f"{error.filename or prefix}: {error.strerror or error}") from None
+            raise InstallError(error.filename or prefix, str(error.strerror or error)) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
     finally:
@@ -207,10 +210,10 @@ def source(prefix: Path, say: Callable[[str], None] = print) -> bool:
         say(f"Caffe's source is already in {prefix}")
         return False
     if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
-        raise InstallError(f"{prefix}: found something that is no source of Caffe; remove it, or give another --prefix")
+        raise InstallError(prefix, "found something that is no source of Caffe; remove it, or give another --prefix")
     for tool in ("apt-get", "apt-config"):
         if shutil.which(tool) is None:
-            raise InstallError(f"{tool} not found: `make caffe-source` needs a Debian-like machine; {_OWN_SOURCE}")
+            raise InstallError("", f"{tool} not found: `make caffe-source` needs a Debian-like machine; {_OWN_SOURCE}")
     mirror = machine_mirror()
     part = prefix.with_name(prefix.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -221,14 +224,14 @@ def source(prefix: Path, say: Callable[[str], None] = print) -> bool:
         unpacked = part / "tree"
         trees = [folder for folder in (unpacked, *unpacked.iterdir()) if (folder / TESTS).is_dir()]
         if not trees:
-            raise InstallError(f"{archive.name}: found no {TESTS} in it; {_OWN_SOURCE}")
+            raise InstallError(archive.name, f"found no {TESTS} in it; {_OWN_SOURCE}")
         if prefix.exists():
             prefix.rmdir()
         os.replace(trees[0], prefix)
     except tarfile.TarError as error:
-        raise InstallError(f"the downloaded source cannot be unpacked ({error}); try again") from None
+        raise InstallError("", f"the downloaded source cannot be unpacked ({error}); try again") from None
     except OSError as error:
-        raise InstallError(f"{error.filename or prefix}: {error.strerror or error}") from None
+        raise InstallError(error.filename or prefix, str(error.strerror or error)) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     say(f"Caffe's source is in {prefix}, pycaffe's tests in {prefix / TESTS}")
@@ -244,7 +247,7 @@ def _download_source(work: Path, mirror: Mirror, say: Callable[[str], None]) -> 
     found = sorted(work.glob("caffe_*.orig.tar.*"))
     archives = [path for path in found if path.suffix != ".asc"]
     if not archives:
-        raise InstallError(f"apt fetched no caffe_*.orig.tar.*; {reach}")
+        raise InstallError("", f"apt fetched no caffe_*.orig.tar.*; {reach}")
     return archives[0]
 
 
@@ -288,7 +291,7 @@ def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[
     )
     sizes = re.findall(r"^'\S+' (\S+\.deb) (\d+) ", plan, re.MULTILINE)
     if not sizes and not any(store.glob("*.deb")):
-        raise InstallError(f"apt answered no packages to fetch; {reach}")
+        raise InstallError("", f"apt answered no packages to fetch; {reach}")
     say(f"Fetching {len(sizes)} packages, {sum(int(size) for _, size in sizes) / 1e6:.0f} MB ...")
     _call(
         ["apt-get", "install", "-q", "-y", "--download-only", *PACKAGES],
@@ -301,7 +304,7 @@ def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[
     wanted = set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
     debs = [deb for deb in sorted(store.glob("*.deb")) if deb.name.split("_")[0] in wanted]
     if len(debs) < len(wanted):
-        raise InstallError(f"found {len(debs)} downloaded packages, expected {len(wanted)}; {reach}")
+        raise InstallError("", f"found {len(debs)} downloaded packages, expected {len(wanted)}; {reach}")
     return debs
 
 
@@ -314,7 +317,7 @@ def _call(
     if answer.returncode != 0:
         errors = [line for line in (answer.stderr + answer.stdout).splitlines() if line.startswith(("E:", "dpkg"))]
         detail = errors[0] if errors else (answer.stderr.strip().splitlines() or [f"exit {answer.returncode}"])[-1]
-        raise InstallError(f"{failure} ({detail})")
+        raise InstallError("", f"{failure} ({detail})")
     return answer.stdout
 
 
@@ -341,7 +344,7 @@ def _wrap(part: Path) -> str:
     root = part / "root"
     loaders = [path for path in root.glob("lib/*-linux-gnu*/ld-*.so*") if path.is_file()]
     if not loaders:
-        raise InstallError(f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
+        raise InstallError("", f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
     loader = loaders[0].relative_to(root)
     triplet = loader.parts[1]
     folders = [
@@ -353,7 +356,7 @@ def _wrap(part: Path) -> str:
         "usr/lib",
     ]
     if not (root / folders[0] / "libblas.so.3").exists():
-        raise InstallError(f"the unpacked packages hold no {folders[0]}/libblas.so.3 (OpenBLAS); {_OWN}")
+        raise InstallError("", f"the unpacked packages hold no {folders[0]}/libblas.so.3 (OpenBLAS); {_OWN}")
     path = ":".join(f"$root/{folder}" for folder in folders if (root / folder).is_dir())
     (part / "bin").mkdir()
     for name, what, program in (

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+from allconv_caffe.errors import PlacedError
 
-class CaffeError(Exception):
-    """A check of Caffe that failed.
+
+class CaffeError(PlacedError):
+    """A check of Caffe that failed; outer callers prepend their own place with `within`.
 
     Args:
-        message: Caffe's sentence, without file and line.
+        reason: Caffe's sentence, without file and line.
         where: the place in the user's own words, e.g. ``train_val.prototxt: layer 'pool1'``; empty when unknown.
-
-    The text is ``where: message``. Outer callers prepend their own place with `within`.
     """
 
-    details: str = ""  # what a command line prints before the message, ending in a newline
+    details: str = ""  # what a command line prints before the sentence, ending in a newline
 
-    def __init__(self, message: str, where: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = where
-
-    def within(self, place: str) -> CaffeError:
-        """Prepends `place` to where the error happened, and returns the same exception."""
-        if place:
-            self.where = f"{place}: {self.where}" if self.where else place
-        return self
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}" if self.where else self.message
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(where, reason)
 
 
 def check(condition: bool, message: str) -> None:

@@ -24,8 +24,8 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.lr_policy import check_policy
 from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.files import shortened
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, NetState, ProtoError, SolverParameter, read_net, to_text
-from allconv_caffe.proto.files import shortened
 
 Scalar = float | torch.Tensor
 TRAIN_NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from allconv_caffe.errors import FoundError
 from allconv_caffe.proto import BlobShape, Datum, NetParameter, read_net
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 from allconv_caffe.proto.upgrade import upgrade_net
@@ -27,14 +28,10 @@ Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
 
 
-class SummaryError(ValueError):
+class SummaryError(FoundError, ValueError):
     """A net that cannot be summarised: file, layer, what was found, what was expected; the same facts are fields."""
 
-    def __init__(self, where: str, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
-        self.where, self.found, self.expected = where, found, expected
-        self.choices = tuple(choices)
-        known = f" (choices: {', '.join(str(choice) for choice in self.choices)})" if self.choices else ""
-        super().__init__(f"{where}: found {found!r}, expected {expected}{known}")
+    sentence = "found {found!r}, expected {expected}"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from allconv_caffe.caffe_torch.blob import Blob, blob_proto_shape, shape_count, 
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source import hdf5
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
+from allconv_caffe.files import open_file
 from allconv_caffe.proto import NetParameter, ProtoError, StoredBlob, read_stored, unknown_fields, write_stored
-from allconv_caffe.proto.files import open_file
 
 
 class LayerBlobs(NamedTuple):

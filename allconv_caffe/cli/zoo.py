@@ -40,7 +40,7 @@ def verify(names: tuple[str, ...], data: Path | None, folder: Path) -> None:
 
     chosen = names or tuple(entry.folder.name for entry in models.cards(folder))
     if not chosen:
-        raise models.ZooError(f"{folder}: found no model, expected MODEL/card.json (allconv zoo add makes one)")
+        raise models.ZooError(folder, "no model", "MODEL/card.json (allconv zoo add makes one)")
     bad = 0
     for name in chosen:
         problems = models.verify(name, data, folder)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from allconv_caffe.errors import FoundError
 
 
-class TableError(ValueError):
+class TableError(FoundError, ValueError):
     """A table, a layer of a table or an option is wrong.
 
     The text says where, what was found, what was expected and the choices; the same facts are fields.
     """
 
-    def __init__(self, where: str, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
-        self.where, self.found, self.expected = where, found, expected
-        self.choices = tuple(choices)
-        known = f" (choices: {', '.join(str(choice) for choice in self.choices)})" if self.choices else ""
-        super().__init__(f"{where}: found {found!r}, expected {expected}{known}")
-
-    def within(self, place: str) -> tuple[str, Any, str, tuple[Any, ...]]:
-        """The facts with ``place`` before where: what an error of the same sentence, further out, is made of."""
-        return f"{place}: {self.where}", self.found, self.expected, self.choices
+    sentence = "found {found!r}, expected {expected}"
 
 
 class RenderError(TableError):

@@ -132,7 +132,7 @@ def options_from(entries: Mapping[str, Any], where: str = "options") -> RenderOp
     try:
         return RenderOptions(**values)
     except TableError as error:
-        raise RenderError(*error.within(where)) from None
+        raise RenderError.of(error).within(where) from None
 
 
 def option_from_text(name: str, text: str) -> Any:

@@ -193,7 +193,7 @@ def placed(where: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except TableError as error:
-        raise DeriveError(*error.within(where)) from None
+        raise DeriveError.of(error).within(where) from None
 
 
 def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
@@ -225,7 +225,7 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
     try:
         names = runpy.run_path(where)
     except TableError as error:
-        raise DeriveError(*error.within(where)) from None
+        raise DeriveError.of(error).within(where) from None
     except (Exception, SystemExit) as error:
         raise DeriveError(
             where, f"{type(error).__name__}: {error}".rstrip(": "), "Python that runs and sets ARCHITECTURE"

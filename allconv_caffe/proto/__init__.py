@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .build import build
+from . import messages
 from .errors import ProtoError
 from .files import read_binary, read_net, read_solver, read_text, unknown_fields, write_binary, write_text
 from .stored import Numbers, StoredBlob, blobs_of, read_stored, write_stored
 from .text import float_text, parse_text, to_text
 
-_NAMES = build(__name__)
-globals().update(_NAMES)
+globals().update(messages.NAMES)
 
 __all__ = [
     "Numbers",
@@ -36,9 +35,9 @@ __all__ = [
     "write_stored",
     "write_text",
 ]
-__all__ += sorted(_NAMES)  # noqa: PLE0605 (the messages of the schema, known when it is built)
+__all__ += sorted(messages.NAMES)  # noqa: PLE0605 (the messages of the schema, known when it is built)
 
 
 def __getattr__(name: str) -> Any:
     """Only reached for names that exist nowhere; it also tells type checkers that the classes above do."""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r} (messages: see allconv_caffe.proto.schema)")
+    return getattr(messages, name)

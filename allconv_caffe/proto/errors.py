@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Tuple
+from typing import Optional, Sequence
+
+from allconv_caffe.errors import PlacedError
 
 
-class ProtoError(Exception):
+class ProtoError(PlacedError):
     """A prototxt or binary file that cannot be read or written; `str()` is one line that begins with the place.
 
-    Attributes:
+    Attributes, beside those of every PlacedError:
         where: file name, or ``<string>``.
         line, column: both counted from 1; None where the file has no lines.
-        found: what stood there, or None.
-        choices: what would have been accepted, if there are few enough to say.
         place: file name, line and column, as ``net.prototxt:3:5``.
-        reason: the sentence without the place.
     """
 
     def __init__(
@@ -26,10 +25,9 @@ class ProtoError(Exception):
         found: Optional[str] = None,
         choices: Sequence[str] = (),
     ) -> None:
-        self.where, self.reason, self.line, self.column = where, reason, line, column
-        self.found, self.choices = found, tuple(choices)
-        self.place = ":".join(str(part) for part in (where, line, column) if part is not None)
-        super().__init__(f"{self.place}: {reason}" if self.place else reason)
+        self.line, self.column = line, column
+        super().__init__(where, reason, found=found, choices=choices)
 
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self), (self.where, self.reason, self.line, self.column, self.found, self.choices)
+    @property
+    def place(self) -> str:
+        return ":".join(str(part) for part in (self.where, self.line, self.column) if part is not None)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import os
-import stat
-import tempfile
-from typing import IO, Any, Iterable, Iterator, Union
+from typing import IO, Any, Iterable, Iterator
 
 from google.protobuf.message import DecodeError, EncodeError
 
+from allconv_caffe import files
+from allconv_caffe.files import Path
+
 from .errors import ProtoError
+from .messages import NetParameter, SolverParameter
 from .text import decode, parse_text, to_text
 
-Path = Union[str, "os.PathLike[str]"]
 MOST_BYTES = 2**31 - 1  # protobuf's own limit for one message
 
 
@@ -76,15 +74,11 @@ def read_binary(path: Path, cls: Any, allow_unknown: bool = False) -> Any:
 
 def read_net(path: Path) -> Any:
     """The NetParameter in prototxt file `path`, as written: V0 and V1 layers are not upgraded here."""
-    from . import NetParameter
-
     return _read_named(path, NetParameter)
 
 
 def read_solver(path: Path) -> Any:
     """The SolverParameter in prototxt file `path`, as written."""
-    from . import SolverParameter
-
     return _read_named(path, SolverParameter)
 
 
@@ -197,81 +191,15 @@ def open_binary(where: str) -> IO[bytes]:
 
 def _open(where: str, pipes: bool) -> IO[bytes]:
     try:
-        return open_file(where, pipes)
+        return files.open_file(where, pipes)
     except FileNotFoundError:
         raise ProtoError("", f"File not found: {where}", found=where) from None
     except IsADirectoryError:
         raise ProtoError(where, "Found a folder, expected a file", found="folder") from None
-    except NotAFile as error:
+    except files.NotAFile as error:
         raise ProtoError(where, str(error.strerror), found=error.found) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ProtoError(where, f"Cannot read: {getattr(error, 'strerror', None) or error}") from None
-
-
-class NotAFile(OSError):
-    """A device or a pipe, `found`, where a file was expected."""
-
-    def __init__(self, found: str) -> None:
-        super().__init__(errno.EINVAL, f"Found {found}, expected a file")
-        self.found = found.split()[1]
-
-
-def open_file(path: Path, pipes: bool = False) -> IO[bytes]:
-    """`path` opened for reading, without waiting for anybody: /dev/zero has no end, and a pipe that nobody writes to no
-    beginning.
-
-    Args:
-        pipes: read a pipe that somebody writes to, to its end, as ``<(command)`` of a shell makes one.
-    Raises: OSError, NotAFile among them; ValueError: a NUL in the name.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            raise NotAFile("a device")
-        if stat.S_ISFIFO(mode):
-            return io.BytesIO(_drain(handle, pipes))
-        os.set_blocking(handle, True)
-        kept, handle = handle, -1
-        return os.fdopen(kept, "rb")
-    finally:
-        if handle >= 0:
-            os.close(handle)
-
-
-def _drain(handle: int, pipes: bool) -> bytes:
-    """All that comes out of a pipe. Raises: NotAFile."""
-    if not pipes:
-        raise NotAFile("a pipe")
-    try:
-        first = os.read(handle, 1)
-        if not first:
-            raise NotAFile("a pipe that nobody writes to")
-    except BlockingIOError:  # somebody will
-        first = b""
-    os.set_blocking(handle, True)
-    with os.fdopen(os.dup(handle), "rb") as file:
-        return first + file.read()
-
-
-def check_file(path: Path) -> None:
-    """For readers that open a file themselves. Raises: NotAFile, where they would wait for ever."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return  # they have their own words for it
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        raise NotAFile("a device")
-    if stat.S_ISFIFO(mode):
-        raise NotAFile("a pipe")
-
-
-def check_regular(path: Path) -> None:
-    """For readers that seek. Raises: ValueError for what is there and is no file."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("a folder, a device or a pipe")
 
 
 def _read(where: str) -> bytes:
@@ -283,35 +211,8 @@ def _read(where: str) -> bytes:
 
 
 def write_pieces(where: str, pieces: Iterable[Any]) -> None:
-    """Write bytes-like `pieces` one after the other to a temporary file beside `where`, then rename it."""
-    folder, name = os.path.split(os.path.abspath(where))
+    """Write bytes-like `pieces` one after the other, whole or not at all. Raises: ProtoError."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{shortened(name)}.", suffix=".tmp", dir=folder)
+        files.write(where, pieces)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ProtoError(where, f"Cannot write: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide snapshots from everybody else
-        os.replace(temporary, where)
-    except OSError as error:
-        _remove(temporary)
-        raise ProtoError(where, f"Cannot write: {error.strerror}") from None
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def shortened(name: str) -> str:
-    """The beginning of a file's name, so that what is added to it makes no name too long: 255 bytes are the most."""
-    return os.fsencode(name)[:200].decode("utf-8", "ignore")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)

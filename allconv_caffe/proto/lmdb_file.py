@@ -18,7 +18,8 @@ import os
 import struct
 from typing import Iterator, Optional, Tuple
 
-from .files import NotAFile, open_file
+from allconv_caffe.errors import PlacedError
+from allconv_caffe.files import NotAFile, open_file
 
 _PAGE = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
 _OVERFLOW_PAGES = struct.Struct("<12xI")
@@ -39,7 +40,7 @@ VERSION_MISMATCH = -30794, "MDB_VERSION_MISMATCH: Database environment version m
 INVALID = -30793, "MDB_INVALID: File is not an LMDB file"
 
 
-class LmdbError(Exception):
+class LmdbError(PlacedError):
     """What LMDB says of a file: the reason, and in brackets the place."""
 
 
@@ -53,7 +54,7 @@ class LmdbFile:
     @staticmethod
     def status(code: int, reason: str, detail: str = "") -> Exception:
         """The error for a status code of LMDB's, or of the system's where positive."""
-        return LmdbError(reason + (f" ({detail})" if detail else ""))
+        return LmdbError("", reason + (f" ({detail})" if detail else ""))
 
     def __init__(self, folder: str) -> None:
         try:

@@ -13,8 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, SolverParameter, V1LayerParameter
 from allconv_caffe.proto.errors import ProtoError
+from allconv_caffe.proto.messages import (
+    LayerParameter,
+    NetParameter,
+    PoolingParameter,
+    SolverParameter,
+    V1LayerParameter,
+)
 
 Say = Callable[[str, int, str], None]  # level (info, warning, error), line in upgrade_proto.cpp, message
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # by SolverParameter.SolverType number

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from allconv_caffe.proto.files import check_file
+from allconv_caffe.files import check_file
 from allconv_caffe.pycaffe.proto import caffe_pb2
 
 Shape = Sequence[int] | np.ndarray

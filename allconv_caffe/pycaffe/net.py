@@ -21,8 +21,8 @@ from allconv_caffe.caffe_torch.layer import Layer as EngineLayer
 from allconv_caffe.caffe_torch.layers.data_memory import MemoryDataLayer
 from allconv_caffe.caffe_torch.layers.python import PythonLayer
 from allconv_caffe.caffe_torch.pyblob import PyBlob, PyBlobVec, PyLayer
+from allconv_caffe.files import open_file
 from allconv_caffe.proto import NetParameter, parse_text, read_net
-from allconv_caffe.proto.files import open_file
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
 

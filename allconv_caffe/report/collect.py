@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe.errors import FoundError
 from allconv_caffe.report.log import parse_log
 
 _NEEDED = ("experiment", "model", "status", "test_error_percent", "parameters", "dataset", "seed", "epochs", "engine")
@@ -59,7 +60,7 @@ _LAYOUT = ("display", "test_interval", "snapshot", "test_batch_size", "num_outpu
 _NETWORK = ("dropout", "stride_on")
 
 
-class ReportError(ValueError):
+class ReportError(FoundError, ValueError):
     """A record cannot be read; the text says where, what was found and what was expected."""
 
 
@@ -133,7 +134,7 @@ class Run:
                         if row.get(column) and row.get("epoch")
                     ]
             except (OSError, ValueError, csv.Error) as error:
-                raise ReportError(f"{path}: found {error}, expected the points of a run") from None
+                raise ReportError(path, error, "the points of a run") from None
         log_path = self.folder / "log"
         if not log_path.exists():
             return []
@@ -163,15 +164,15 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             try:
                 result = json.loads(path.read_text(encoding="utf-8"))
             except OSError as error:
-                raise ReportError(f"{path}: found {error.strerror}, expected the record of a run") from None
+                raise ReportError(path, error.strerror, "the record of a run") from None
             except ValueError as error:
-                raise ReportError(f"{path}: found no JSON ({error}), expected the record of a run") from None
+                raise ReportError(path, f"no JSON ({error})", "the record of a run") from None
             missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
             if missing:
-                raise ReportError(f"{path}: found no {', '.join(missing)}, expected the record of a run")
+                raise ReportError(path, f"no {', '.join(missing)}", "the record of a run")
             for kind, keys in _KINDS.items():
                 if wrong := next((key for key in keys if key in result and not _is(kind, result[key])), None):
-                    raise ReportError(f"{path}: found {wrong} {json.dumps(result[wrong])[:60]}, expected {kind}")
+                    raise ReportError(path, f"{wrong} {json.dumps(result[wrong])[:60]}", kind)
             found.setdefault(path.resolve(), Run(path.parent, result))
     return list(found.values())
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from allconv_caffe.proto.files import check_regular
+from allconv_caffe.files import check_regular
 from allconv_caffe.visualize.display import write
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError

@@ -18,8 +18,8 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.data import SourceLayer
 from allconv_caffe.caffe_torch.source.hdf5 import Sink, check_class, open_hdf5, reason
+from allconv_caffe.files import check_file, open_file
 from allconv_caffe.proto import LayerParameter
-from allconv_caffe.proto.files import check_file, open_file
 
 
 class CRand:

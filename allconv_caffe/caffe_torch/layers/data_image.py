@@ -19,7 +19,7 @@ from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer
 from allconv_caffe.caffe_torch.source import data
 from allconv_caffe.caffe_torch.source.transformer import Words
-from allconv_caffe.proto.files import open_file
+from allconv_caffe.files import open_file
 
 
 def read_list(path: str) -> list[tuple[str, int]]:

@@ -18,7 +18,7 @@ import torch
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, shape_string
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.proto.files import NotAFile, check_file, shortened
+from allconv_caffe.files import NotAFile, check_file, shortened
 
 _NAMES = ("FLOAT", "INTEGER", "TIME", "STRING", "BITFIELD", "OPAQUE", "COMPOUND", "REFERENCE", "ENUM", "VLEN", "ARRAY")
 TYPE_CLASSES = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}

@@ -124,7 +124,7 @@ class _Parser:
         self.depth += 1
         if self.depth > DEEPEST:
             raise Stop(f"{path}: flagfiles in {DEEPEST} flagfiles")
-        from allconv_caffe.proto.files import open_file
+        from allconv_caffe.files import open_file
 
         try:
             with open_file(path, pipes=True) as file:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from allconv_caffe.errors import FoundError
 
 
-class VizError(ValueError):
+class VizError(FoundError, ValueError):
     """One line: where, what was found, what was expected, the choices. The same facts are attributes."""
-
-    def __init__(self, where: str, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
-        self.where, self.found, self.expected = where, found, expected
-        self.choices = tuple(choices)
-        listed = f" (choices: {', '.join(str(choice) for choice in self.choices)})" if self.choices else ""
-        super().__init__(f"{where}: found {found}, expected {expected}{listed}")

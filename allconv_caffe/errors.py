@@ -1,0 +1,74 @@
+"""The one body of an error: where, what was found, what was expected, the known choices; `str()` is one line of them.
+
+A room's own error is a small subclass, which `except` can tell from the others: of `PlacedError` where the sentence is
+free, of `FoundError` where it is always "found ..., expected ...".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+Error = TypeVar("Error", bound="PlacedError")
+
+
+class PlacedError(Exception):
+    """A mistake and its place: ``where: reason``.
+
+    Attributes:
+        where: file, option, layer, in the user's own words; "" where there is none to name.
+        reason: the sentence without the place.
+        found: what stood there, or None where the sentence alone says it.
+        expected: what should have stood there, or "".
+        choices: what would have been accepted, where that can be listed; else empty.
+    """
+
+    def __init__(
+        self, where: object, reason: str, *, found: Any = None, expected: str = "", choices: Iterable[Any] = ()
+    ) -> None:
+        self.where, self.reason, self.found, self.expected = str(where), reason, found, expected
+        self.choices = tuple(choices)
+        super().__init__(str(self))
+
+    @property
+    def place(self) -> str:
+        """What stands before the sentence."""
+        return self.where
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}" if self.place else self.reason
+
+    def within(self: Error, place: str) -> Error:
+        """Prepends `place` to where the error happened, and returns the same exception."""
+        if place:
+            self.where = f"{place}: {self.where}" if self.where else place
+        return self
+
+    @classmethod
+    def of(cls: type[Error], error: PlacedError) -> Error:
+        """`error` as one of this class: same sentence, same fields."""
+        return _again(cls, dict(error.__dict__))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), dict(self.__dict__))  # so that it comes back from a worker process, fields and all
+
+
+class FoundError(PlacedError):
+    """``where: found F, expected E (choices: A, B)``."""
+
+    sentence: ClassVar[str] = "found {found}, expected {expected}"
+
+    def __init__(self, where: object, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
+        choices = tuple(choices)
+        reason = self.sentence.format(found=found, expected=expected)
+        if choices:
+            reason += f" (choices: {', '.join(map(str, choices))})"
+        super().__init__(where, reason, found=found, expected=expected, choices=choices)
+
+
+def _again(cls: type[Error], fields: dict[str, Any]) -> Error:
+    """An error of class `cls` with these fields, whatever its constructor takes."""
+    error = cls.__new__(cls)
+    error.__dict__.update(fields)
+    error.args = (str(error),)
+    return error
