@@ -39,7 +39,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep bench-viz zoo docs wheel clean \
+	seed-exact bench bench-prep bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(CIFAR_RUNS)
 
 help: ## list every target
@@ -119,6 +119,9 @@ bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in on
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py
+
+bench-augment: setup ## Large-All-CNN's training images/s, beside the limits it must keep
+	$(BIN)/python benchmarks/bench_augment.py
 
 bench-viz: setup ## guided reconstructions/s of the ImageNet net beside captum, and mining images/s, in one run
 	$(BIN)/python benchmarks/bench_viz.py

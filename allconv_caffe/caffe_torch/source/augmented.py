@@ -52,34 +52,25 @@ def distorted(settings: Settings, pixels: torch.Tensor, drawing: Drawing) -> tor
     size = settings.size
     side = settings.patch(height, width) if on_cpu else size
     origin = augment.origins(drawing, size, side)
-    numbers = np.concatenate(
-        [
-            part.reshape(count, -1)
-            for part in (drawing.affine, drawing.window, drawing.colour, origin.astype(np.float32))
-        ],
-        1,
-    )
-    packed = torch.from_numpy(numbers)
+    parts = (drawing.affine, drawing.window, drawing.colour, origin.astype(np.float32))
+    numbers = torch.from_numpy(np.concatenate([part.reshape(count, -1) for part in parts], axis=1))
     if not on_cpu:
-        packed = packed.pin_memory().to(pixels.device, non_blocking=True)
-    affine, window, colour, begin = packed.split([6, 4, 4 * channels, 2], 1)
+        numbers = numbers.pin_memory().to(pixels.device, non_blocking=True)
+    affine, window, colour, begin = numbers.split([6, 4, 4 * channels, 2], 1)
     steps = torch.arange(side, device=pixels.device, dtype=torch.float32)
-    across = (begin[:, :1] + steps)[:, None, :]  # (N, 1, P): the field's X
-    down = (begin[:, 1:] + steps)[:, :, None]  # (N, P, 1): its Y
-    m = affine.reshape(count, 2, 3, 1, 1)
-    x = (m[:, 0, 0] * across + m[:, 0, 1] * down).add_(m[:, 0, 2])
-    y = (m[:, 1, 0] * across + m[:, 1, 1] * down).add_(m[:, 1, 2])
-    v = _bilinear(_values(settings, pixels), x, y)
+    across, down = begin[:, :1] + steps, begin[:, 1:] + steps  # (N, P): the field's X and Y
+    v = _bilinear(settings, pixels, affine.reshape(count, 2, 3), across, down)
+    v, share = v[:, :channels], v[:, channels:]
     if settings.graham:
-        left, top, right, bottom = window.reshape(count, 4, 1, 1).unbind(1)
-        v *= ((across >= left) & (across < right) & (down >= top) & (down < bottom))[:, None]
-        share = (v.abs() > settings.near_grey).any(1, keepdim=True).to(torch.float32)
-        v *= share
-    else:
-        share = (_share(x, width) * _share(y, height))[:, None]
-    a, b, g, h = colour.reshape(count, 4, channels, 1, 1).unbind(1)
-    shift = v.clone() if settings.colour_form == augment.LINEAR else (v * (math.pi / 2)).cos_()
-    v += shift.mul_(b).add_(a).add_(g * across[:, None]).add_(h * down[:, None]).mul_(share)
+        left, top, right, bottom = window[:, :, None].unbind(1)
+        within_x, within_y = (across >= left) & (across < right), (down >= top) & (down < bottom)
+        share = within_y[:, None, :, None] & within_x[:, None, None, :]
+        share = (share & (v.abs() > settings.near_grey).any(1, keepdim=True)).to(torch.float32)
+        v = v * share
+    a, b, g, h = colour.reshape(count, 4, channels, 1).unbind(1)
+    slope = (g * across[:, None] + a)[:, :, None, :] + (h * down[:, None])[:, :, :, None]
+    f = v if settings.colour_form == augment.LINEAR else (v * (math.pi / 2)).cos_()
+    v = torch.addcmul(v, slope.addcmul_(f, b[..., None]), share)
     if settings.graham and settings.colour_form == augment.LINEAR:
         v *= (v.abs() > settings.near_grey).any(1, keepdim=True)
     if side == size:
@@ -90,19 +81,20 @@ def distorted(settings: Settings, pixels: torch.Tensor, drawing: Drawing) -> tor
     return out
 
 
-def _bilinear(values: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(N, C, P, P): `values` (N, C, H, W) at pixels x, y (N, P, P); 0 outside."""
-    height, width = values.shape[2:]
-    grid = x.new_empty((*x.shape, 2))
-    # grid_sample's -1 and 1 are the outer edges of the first and the last pixel
-    grid[..., 0] = (x + 0.5) * (2 / width) - 1
-    grid[..., 1] = (y + 0.5) * (2 / height) - 1
+def _bilinear(
+    settings: Settings, pixels: torch.Tensor, affine: torch.Tensor, across: torch.Tensor, down: torch.Tensor
+) -> torch.Tensor:
+    """(N, C + 1, P, P): (p - background) / divisor where the affine map leads, 0 outside; last, how much of it is image."""
+    count, channels, height, width = pixels.shape
+    values = pixels.new_ones((count, channels + 1, height, width), dtype=torch.float32)
+    values[:, :channels] = _values(settings, pixels)
+    grid = across.new_empty((count, down.shape[1], across.shape[1], 2))
+    for axis, side in enumerate((width, height)):
+        # grid_sample's -1 and 1 are the outer edges of the first and the last pixel
+        to_x, to_y, offset = (affine[:, axis] * (2 / side)).unsqueeze(2).unbind(1)
+        row, column = across * to_x + (offset + (1 / side - 1)), down * to_y
+        torch.add(row[:, None, :], column[:, :, None], out=grid[..., axis])
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _share(at: torch.Tensor, side: int) -> torch.Tensor:
-    """How much of a bilinear sample at `at` comes from pixels 0 to side - 1, along one axis."""
-    return torch.minimum(at + 1, side - at).clamp_(0, 1)
 
 
 class AugmentedFeed:
