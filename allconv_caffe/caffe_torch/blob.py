@@ -280,11 +280,6 @@ def stored_data(expected: int, stored: StoredBlob) -> None:
     check(count == expected, f"Check failed: count_ == proto.data_size() ({expected} vs. {count})")
 
 
-def c_int(number: int) -> int:
-    """A field of type uint32 or int64 as Caffe reads it, into an int: the low 32 bits, signed."""
-    return (number + 2**31) % 2**32 - 2**31
-
-
 def blob_proto_shape(proto: Any) -> tuple[int, ...]:
     """The shape a BlobProto states: its `shape`, or the legacy num, channels, height, width."""
     if any(proto.HasField(f) for f in ("num", "channels", "height", "width")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from allconv_caffe.caffe_torch.blob import c_int
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import NetParameter, parse_text

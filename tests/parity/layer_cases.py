@@ -125,6 +125,9 @@ conv("num_output: 3 kernel_size: 3 pad: 3", bottoms=[(1, 2, 2, 1)])
 conv("num_output: 3 kernel_size: 7 pad: 3 stride: 2", bottoms=[(1, 3, 14, 13)])
 conv("num_output: 3 kernel_size: 3 pad: 1", bottoms=[(2, 2, 4, 4), (2, 2, 4, 4)], tops=2)
 conv("num_output: 4 kernel_size: 3 bias_term: false group: 2", bottoms=[(2, 4, 4, 4)] * 3, tops=3)
+for larger in ("kernel_size: 3 stride: 2", "kernel_size: 3 dilation: 2 stride: 4 pad: 1", "kernel_size: 4 stride: 3"):
+    conv(f"num_output: 3 {larger}", bottoms=[(2, 2, 2, 2)])  # than the image, by less than a stride: still one window
+conv("num_output: 2 kernel_size: 3 kernel_size: 2 stride: 2", bottoms=[(1, 2, 2, 5)], then=[(1, 2, 4, 3)])
 conv("num_output: 3 kernel_size: 3", bottoms=[(2, 2, 8)])
 conv("num_output: 3 kernel_size: 2 stride: 2 pad: 1", bottoms=[(2, 2, 4, 3, 5)])
 conv("num_output: 4 kernel_size: 2 kernel_size: 1 kernel_size: 3 group: 2", bottoms=[(1, 4, 4, 3, 5)])
@@ -158,6 +161,12 @@ refused(
     "convolution_param { num_output: 3 kernel_size: 3 group: 2 }",
     "Number of output should be multiples of group.",
     bottoms=[(2, 4, 5, 5)],
+)
+refused(
+    "Convolution",
+    "convolution_param { num_output: 3 kernel_size: 4 stride: 2 }",
+    "Check failed: data_",
+    bottoms=[(1, 1, 2, 2)],
 )
 refused("Convolution", "convolution_param { num_output: 3 }", "kernel_size must be specified once")
 refused("Convolution", "convolution_param { num_output: 3 kernel_size: 0 }", "Filter dimensions must be nonzero.")

@@ -217,12 +217,15 @@ im2col("kernel_size: 2", bottoms=[(2, 3, 6)])
 im2col("kernel_size: 2 kernel_size: 1 kernel_size: 3 stride: 2 stride: 1 stride: 1 pad: 1", bottoms=[(1, 2, 4, 3, 4)])
 im2col("kernel_size: 2 axis: 2", bottoms=[(2, 2, 3, 4, 5)])
 im2col("kernel_size: 1", bottoms=[(2, 3, 4, 5)])
+im2col("kernel_size: 3 stride: 2", bottoms=[(2, 3, 2, 4)])  # larger than the image, by less than a stride
+im2col("kernel_size: 2 dilation: 3 stride: 4 pad: 1", bottoms=[(2, 1, 1, 1)], then=[(1, 2, 2, 5)])
 add(
     "Im2col",
     "loss_weight: 1 propagate_down: false convolution_param { kernel_size: 2 }",
     bottoms=[(1, 1, 3, 3)],
     **DATA_ONLY,
 )
+refused("Im2col", "convolution_param { kernel_size: 4 stride: 2 }", "Check failed: data_", [(1, 1, 2, 2)])
 refused("Im2col", "convolution_param { kernel_size: 0 }", "Filter dimensions must be nonzero.", [(1, 1, 3, 3)])
 refused(
     "Im2col",

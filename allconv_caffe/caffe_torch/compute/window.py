@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from allconv_caffe.caffe_torch.errors import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,28 @@ class Window:
         return tuple(h + 2 * p for h, p in zip(size, self.pad, strict=True))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """floor((h + 2p - extent) / s) + 1: the places of the window in an image of `size`."""
-        return tuple((h - e) // s + 1 for h, e, s in zip(self.padded_size(size), self.extent, self.stride, strict=True))
+        """(h + 2p - extent) / s + 1: the places of the window in an image of `size`; divided as C does, towards 0.
+
+        So a window that is larger than the padded image by less than its stride has one place. It sees zeros behind.
+        """
+        room = (h - e for h, e in zip(self.padded_size(size), self.extent, strict=True))
+        return tuple(r // s + 1 if r >= 0 else 1 - (-r // s) for r, s in zip(room, self.stride, strict=True))
+
+    def behind(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How far the first window reaches behind the padded image."""
+        return tuple(max(0, e - h) for h, e in zip(self.padded_size(size), self.extent, strict=True))
+
+    def pooled_size(self, size: Sequence[int], up: bool) -> tuple[int, ...]:
+        """(h + 2p - k) / s + 1, rounded up or down: a pooling's places.
+
+        If there is padding along any axis, a last window that would begin behind image and padding is dropped.
+        """
+        out = []
+        for h, k, p, s in zip(size, self.kernel, self.pad, self.stride, strict=True):
+            room = h + 2 * p - k
+            places = (-(-room // s) if up else room // s) + 1
+            out.append(places - 1 if any(self.pad) and (places - 1) * s >= h + p else places)
+        return tuple(out)
 
     def input_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """s (h - 1) + extent - 2p: the image that `size` places of the window just cover, a deconvolution's output."""
@@ -51,3 +74,53 @@ class Window:
             dilation=self.dilation[1:],
             group=self.group,
         )
+
+
+def c_int(number: int) -> int:
+    """A field of type uint32 or int64 as Caffe reads it, into an int: the low 32 bits, signed."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def per_axis(values: Sequence[int], axes: int, default: int, word: str) -> list[int]:
+    """A repeated field spread over the spatial axes: none (but for the kernel), one for all, or one each."""
+    check(
+        len(values) in (1, axes) or (not values and word != "kernel_size"),
+        f"{word} must be specified once, or once per spatial dimension ({word} specified {len(values)} times; "
+        f"{axes} spatial dims).",
+    )
+    return [default] * axes if not values else [values[0]] * axes if len(values) == 1 else list(values)
+
+
+def spatial(param: Any, word: str, axes: int, default: int) -> list[int]:
+    """kernel, pad or stride of a convolution_param: `<word>_h` and `<word>_w`, or the repeated field."""
+    field = f"{word}_size" if word == "kernel" else word
+    h, w = param.HasField(f"{word}_h"), param.HasField(f"{word}_w")
+    if not (h or w):
+        return per_axis(list(getattr(param, field)), axes, default, field)
+    check(axes == 2, f"{word}_h & {word}_w can only be used for 2D convolution.")
+    check(not getattr(param, field), f"Either {field} or {word}_h/w should be specified; not both.")
+    return [getattr(param, f"{word}_h"), getattr(param, f"{word}_w")]
+
+
+def read_window(param: Any, axes: int) -> Window:
+    """The window of a convolution_param over `axes` spatial axes. Raises CaffeError where it has no values or no step."""
+    kernel = tuple(c_int(k) for k in spatial(param, "kernel", axes, 0))
+    for k in kernel:
+        check(k > 0, "Filter dimensions must be nonzero.")
+    stride = tuple(c_int(s) for s in spatial(param, "stride", axes, 1))
+    for s in stride:
+        check(s > 0, "Stride dimensions must be nonzero.")
+    pad = tuple(c_int(p) for p in spatial(param, "pad", axes, 0))
+    dilation = tuple(c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation"))
+    return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=c_int(param.group))
+
+
+def read_pooling(param: Any, size: Sequence[int]) -> Window:
+    """The window of a pooling_param over an image of `size`, which is all that global pooling looks at."""
+
+    def pair(word: str, one: str) -> tuple[int, ...]:
+        words = [f"{word}_h", f"{word}_w"] if param.HasField(f"{word}_h") else [one, one]
+        return tuple(c_int(getattr(param, each)) for each in words)
+
+    kernel = tuple(size) if param.global_pooling else pair("kernel", "kernel_size")
+    return Window(kernel=kernel, stride=pair("stride", "stride"), pad=pair("pad", "pad"), dilation=(1,) * len(kernel))

@@ -7,52 +7,18 @@ from typing import Any
 
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import conv_algo
 from allconv_caffe.caffe_torch.compute.caffe_sums import Shape
-from allconv_caffe.caffe_torch.compute.window import Window
+from allconv_caffe.caffe_torch.compute.window import c_int, read_window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32
 
 
-def per_axis(values: Sequence[int], axes: int, default: int, word: str) -> list[int]:
-    """A repeated field spread over the spatial axes: none (but for the kernel), one for all, or one each."""
-    check(
-        len(values) in (1, axes) or (not values and word != "kernel_size"),
-        f"{word} must be specified once, or once per spatial dimension ({word} specified {len(values)} times; "
-        f"{axes} spatial dims).",
-    )
-    return [default] * axes if not values else [values[0]] * axes if len(values) == 1 else list(values)
-
-
-def spatial(param: Any, word: str, axes: int, default: int) -> list[int]:
-    """kernel, pad or stride of a convolution_param: `<word>_h` and `<word>_w`, or the repeated field."""
-    field = f"{word}_size" if word == "kernel" else word
-    h, w = param.HasField(f"{word}_h"), param.HasField(f"{word}_w")
-    if not (h or w):
-        return per_axis(list(getattr(param, field)), axes, default, field)
-    check(axes == 2, f"{word}_h & {word}_w can only be used for 2D convolution.")
-    check(not getattr(param, field), f"Either {field} or {word}_h/w should be specified; not both.")
-    return [getattr(param, f"{word}_h"), getattr(param, f"{word}_w")]
-
-
-def read_window(param: Any, axes: int) -> Window:
-    """The window of a convolution_param over `axes` spatial axes. Raises CaffeError where it has no values or no step."""
-    kernel = tuple(c_int(k) for k in spatial(param, "kernel", axes, 0))
-    for k in kernel:
-        check(k > 0, "Filter dimensions must be nonzero.")
-    stride = tuple(c_int(s) for s in spatial(param, "stride", axes, 1))
-    for s in stride:
-        check(s > 0, "Stride dimensions must be nonzero.")
-    pad = tuple(c_int(p) for p in spatial(param, "pad", axes, 0))
-    dilation = tuple(c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation"))
-    return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=c_int(param.group))
-
-
 @register("Convolution")
 class ConvolutionLayer(Layer):
-    """top = bottom * W + b, out = floor((h + 2p - (d (k - 1) + 1)) / s) + 1 along each spatial axis.
+    """top = bottom * W + b, out = (h + 2p - (d (k - 1) + 1)) / s + 1, towards 0, along each spatial axis.
 
     bottom[i]: (N, C, spatial...), one or several, all with the same weights; top[i]: (N, num_output, spatial...).
     blobs[0]: W (num_output, C / group, kernel...); blobs[1]: b (num_output), unless `bias_term: false`.
@@ -116,7 +82,8 @@ class ConvolutionLayer(Layer):
         w, b = self.weights()
         sums = self.ctx.caffe_sums
         for fro, to in zip(bottom, top, strict=True):
-            x = self.images(fro.data)
+            check(to.has_data, "Check failed: data_")  # the window is larger than the image
+            x = self.under_windows(self.images(fro.data))
             if sums is not None:
                 to.data = sums.convolution(self.geometry(x), x, w, b).reshape(to.shape)
                 continue
@@ -131,14 +98,15 @@ class ConvolutionLayer(Layer):
         for i, (to, fro) in enumerate(zip(top, bottom, strict=True)):
             if not (want_w or want_b or propagate_down[i]):
                 continue
-            x, dy = self.images(fro.data), self.images(to.diff)
+            x, dy = self.under_windows(self.images(fro.data)), self.images(to.diff)
+            image: tuple[Any, ...] = (..., *[slice(size) for size in fro.shape[self.axis + 1 :]])
             if sums is not None:
                 if want_b:
                     sums.bias_gradient(dy, self.blobs[1].diff)
                 if want_w:
                     sums.convolution_weight(self.geometry(x), x, dy, self.blobs[0].diff)
                 if propagate_down[i]:
-                    fro.diff = sums.convolution_data(self.geometry(x), dy, w).reshape(fro.shape)
+                    fro.diff = sums.convolution_data(self.geometry(x), dy, w)[image].reshape(fro.shape)
                 continue
             need = (bool(propagate_down[i]), want_w, want_b)
             dx, dw, db = conv_algo.backward(self.algorithm(x, w), dy, x, w, self.window, need)
@@ -147,7 +115,7 @@ class ConvolutionLayer(Layer):
             if db is not None and want_b:
                 self.blobs[1].accumulate_diff(float32(db))
             if dx is not None and propagate_down[i]:
-                fro.diff = dx.reshape(fro.shape)
+                fro.diff = dx[image].reshape(fro.shape)
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         dtype = self.ctx.compute_dtype
@@ -157,6 +125,11 @@ class ConvolutionLayer(Layer):
         """(N..., C, spatial...) with the leading axes as one, in compute_dtype."""
         x = x.to(self.ctx.compute_dtype)
         return x if self.axis == 1 else x.reshape(-1, *x.shape[self.axis :])
+
+    def under_windows(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` with zeros behind it as far as windows reach that are larger than the padded image."""
+        behind = self.window.behind(x.shape[2:])
+        return torch.constant_pad_nd(x, [p for more in reversed(behind) for p in (0, more)]) if any(behind) else x
 
     def geometry(self, image: torch.Tensor) -> Shape:
         """Where im2col finds what in images such as `image` (N, C, spatial...)."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 

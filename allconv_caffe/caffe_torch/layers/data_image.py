@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer

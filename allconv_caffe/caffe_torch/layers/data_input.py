@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch import fillers
-from allconv_caffe.caffe_torch.blob import MAX_AXES, Blob, c_int
+from allconv_caffe.caffe_torch.blob import MAX_AXES, Blob
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import SourceLayer

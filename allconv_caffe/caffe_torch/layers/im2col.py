@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import read_window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.convolution import read_window
 
 
 @register("Im2col")
@@ -43,7 +43,8 @@ class Im2colLayer(Layer):
         top[0].reshape(*shape[: self.axis], shape[self.axis] * math.prod(self.window.kernel), *self.out)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        margins = [p for pad in reversed(self.window.pad) for p in (pad, pad)]
+        check(top[0].has_data, "Check failed: data_")  # the window is larger than the image
+        margins = [p for both in reversed(self.margins(bottom[0])) for p in both]
         padded = torch.constant_pad_nd(bottom[0].data, margins)
         patches = [padded[place] for place in self.places()]
         top[0].data = torch.stack(patches, self.axis + 1).reshape(top[0].shape)
@@ -51,13 +52,18 @@ class Im2colLayer(Layer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         shape, first = bottom[0].shape, self.axis + 1
         patches = top[0].diff.reshape(*shape[:first], -1, *self.out)
-        padded = self.window.padded_size(shape[first:])
+        padded = [size + sum(both) for size, both in zip(shape[first:], self.margins(bottom[0]), strict=True)]
         total = torch.zeros(*shape[:first], *padded, dtype=patches.dtype, device=patches.device)
         for patch, place in zip(patches.unbind(first), self.places(), strict=True):
             total[place] += patch
         for i, (size, p) in enumerate(zip(shape[first:], self.window.pad, strict=True)):
             total = total.narrow(first + i, p, size)
         bottom[0].diff = total
+
+    def margins(self, blob: Blob) -> list[tuple[int, int]]:
+        """The zeros before and behind the image along each axis: the padding, and what a larger window sees behind it."""
+        behind = self.window.behind(blob.shape[self.axis + 1 :])
+        return [(p, p + more) for p, more in zip(self.window.pad, behind, strict=True)]
 
     def places(self) -> Iterator[tuple[slice, ...]]:
         """For each kernel place in row order, what lies under it in the padded image."""

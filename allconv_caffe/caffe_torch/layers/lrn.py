@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.blas import axpy, scal
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, float32

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.caffe_torch.blob import Blob, c_int
-from allconv_caffe.caffe_torch.compute.window import Window
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import read_pooling
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import lowest
@@ -47,14 +47,10 @@ class PoolingLayer(Layer):
             one, h, w = (param.HasField(f) for f in (word, f"{word}_h", f"{word}_w"))
             check((not one and h and w) or not (h or w), f"{what} is {word} OR {word}_h and {word}_w are required.")
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
-        if self.global_pooling:
-            kernel = bottom[0].shape[2:]
-        else:
-            kernel = self.pair("kernel_size", "kernel_size") if size else self.pair("kernel_h", "kernel_w")
+        self.window = read_pooling(param, bottom[0].shape[2:])
+        kernel, stride, pad = self.window.kernel, self.window.stride, self.window.pad
         for k in kernel:
             check(k > 0, "Filter dimensions cannot be zero.")
-        pad = self.pair("pad_h", "pad_w") if param.HasField("pad_h") else self.pair("pad", "pad")
-        stride = self.pair("stride_h", "stride_w") if param.HasField("stride_h") else self.pair("stride", "stride")
         for axis, s in zip("hw", stride, strict=True):
             check(s != 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
@@ -66,31 +62,19 @@ class PoolingLayer(Layer):
             )
             for axis, p, k in zip("hw", pad, kernel, strict=True):
                 check(p < k, f"Check failed: pad_{axis}_ < kernel_{axis}_ ({p} vs. {k})")
-        self.window = Window(kernel=kernel, stride=stride, pad=pad, dilation=(1, 1))
         if self.method == PoolingParameter.STOCHASTIC:
             raise CaffeError("Not Implemented Yet (STOCHASTIC pooling; choices: MAX, AVE)")
-
-    def pair(self, h: str, w: str) -> tuple[int, ...]:
-        """What two fields of the pooling_param say for height and width."""
-        return tuple(c_int(getattr(self.param.pooling_param, word)) for word in (h, w))
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
         n, c, *sizes = bottom[0].shape
         if self.global_pooling:
             self.window = dataclasses.replace(self.window, kernel=tuple(sizes))
-        up, window = self.param.pooling_param.round_mode == PoolingParameter.CEIL, self.window
-        out = []
-        for size, k, p, s in zip(sizes, window.kernel, window.pad, window.stride, strict=True):
-            span = size + 2 * p - k
-            length = (-(-span // s) if up else span // s) + 1
-            if any(window.pad) and (length - 1) * s >= size + p:
-                length -= 1
-            out.append(length)
-        self.out = tuple(out)
+        up = self.param.pooling_param.round_mode == PoolingParameter.CEIL
+        self.out = self.window.pooled_size(sizes, up)
         self._sizes = (sizes[0], sizes[1])
         for blob in top:
-            blob.reshape(n, c, *out)
+            blob.reshape(n, c, *self.out)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image

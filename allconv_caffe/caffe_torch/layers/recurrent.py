@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import Blob, c_int
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
