@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +64,23 @@ def _gcn(images: UInt8Array, scale: float, min_divisor: float) -> tuple[FloatArr
     return x, means, norms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Whitening:
-    """A fitted transform: whitens any image of the fitted shape, and takes it back.
+    """A fitted transform: whitens any image of the fitted shape, and takes it back. D = 3 H W.
 
-    shape: (3, H, W), D = 3 H W. mean: (D,) float32 (of GCN'd images; for "raw" of pixels). zca, zca_inverse: (D, D)
-    float32, both symmetric, only for "gcn-zca". eigenvalues: (D,) float64, ascending, of C (bias included).
-    typical_mean, typical_norm: averages over the training images of what GCN removes, so that `unwhiten` can return to
-    grey levels.
+    Attributes:
+        method: of METHODS.
+        shape: (3, H, W).
+        mean: (D,) float32, of GCN'd images; for "raw" of pixels.
+        class_names: by label.
+        gcn_scale: norm of an image after GCN.
+        gcn_min_divisor: an image whose norm / gcn_scale is below it is divided by 1.
+        zca_bias: what was added to the covariance's diagonal.
+        zca: (D, D) float32, symmetric; only for "gcn-zca".
+        zca_inverse: its inverse; a compact file leaves it out (see `inverse`).
+        eigenvalues: (D,) float64, ascending, of the covariance with its bias.
+        typical_mean, typical_norm: averages over the training images of what GCN takes from each, so that `unwhiten` can
+            return to grey levels.
     """
 
     method: str
@@ -86,16 +96,23 @@ class Whitening:
     typical_mean: float = 0.0
     typical_norm: float = 0.0
 
+    @cached_property
+    def inverse(self) -> FloatArray | None:
+        """The inverse of `zca`, computed (seconds for 32x32) when a compact file is first taken back to pixels."""
+        if self.zca is None or self.zca_inverse is not None:
+            return self.zca_inverse
+        return np.linalg.inv(self.zca.astype(np.float64)).astype(np.float32)
+
     def _flat(self, images: npt.NDArray[np.generic], kind: str) -> npt.NDArray[np.generic]:
         if images.shape[1:] != self.shape:
             raise PrepError(kind, f"shape {images.shape}", f"(N, {', '.join(map(str, self.shape))})")
         return images.reshape(len(images), -1)
 
-    def whiten(self, images: UInt8Array) -> FloatArray:
+    def whiten(self, images: UInt8Array | FloatArray) -> FloatArray:
         """What the network's data blob holds for these pixels.
 
         Args:
-            images: (N, 3, H, W) uint8, RGB planes.
+            images: (N, 3, H, W) uint8 or float32, 0..255, RGB planes.
 
         Returns:
             (N, 3, H, W) float32: GCN and ZCA, GCN alone, or (raw) pixels minus the mean image.
@@ -123,7 +140,7 @@ class Whitening:
         the averages over the training images stand in.
 
         Args:
-            x: (N, 3, H, W) float32, whitened images (or gradients, patches of the same scale).
+            x: (N, 3, H, W) float32, whitened images.
 
         Returns:
             (N, 3, H, W) float32, mostly in 0..255, not clipped.
@@ -134,15 +151,32 @@ class Whitening:
         flat = np.asarray(self._flat(x, "images to un-whiten"), np.float32)
         if self.method == "raw":
             return (flat + self.mean).reshape(x.shape)
-        if self.zca_inverse is not None:
-            flat = flat @ self.zca_inverse + self.mean
+        if self.inverse is not None:
+            flat = flat @ self.inverse + self.mean
         return (flat * np.float32(self.typical_norm / self.gcn_scale) + np.float32(self.typical_mean)).reshape(x.shape)
+
+    def pixel_gradient(self, gradient: FloatArray) -> FloatArray:
+        """A gradient at the whitened image as one at the pixels: P^T times it, as out = (x - m) P.
+
+        GCN's factor, one positive number for each image, is left out: to first order it only scales.
+
+        Args:
+            gradient: (N, 3, H, W) float32.
+
+        Returns:
+            (N, 3, H, W) float32.
+
+        Raises:
+            PrepError: another shape than the fitted one.
+        """
+        flat = np.asarray(self._flat(gradient, "gradients"), np.float32)
+        return (flat if self.zca is None else flat @ self.zca.T).reshape(gradient.shape)
 
     def save(self, path: str | Path, *, compact: bool = False) -> None:
         """Write everything as an uncompressed .npz (76 MB for 32x32; equal transforms give equal bytes).
 
         Args:
-            compact: only one triangle of `zca`, compressed (17 MB); `load` mirrors it and inverts again.
+            compact: only one triangle of `zca`, compressed (17 MB); `load` mirrors it.
 
         Raises:
             PrepError: the file cannot be written.
@@ -158,12 +192,12 @@ class Whitening:
             "typical_mean": np.array(self.typical_mean),
             "typical_norm": np.array(self.typical_norm),
         }
-        for name in ("zca", "zca_inverse", "eigenvalues"):
-            if (value := getattr(self, name)) is not None:
-                arrays[name] = value
-        if compact and self.zca is not None:
-            del arrays["zca"], arrays["zca_inverse"]
+        if self.eigenvalues is not None:
+            arrays["eigenvalues"] = self.eigenvalues
+        if self.zca is not None and compact:
             arrays["zca_triangle"] = self.zca[np.triu_indices(len(self.zca))]
+        elif self.zca is not None and self.inverse is not None:
+            arrays |= {"zca": self.zca, "zca_inverse": self.inverse}
         with writing(path), open(path, "wb") as file:
             (np.savez_compressed if compact else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
@@ -179,13 +213,13 @@ class Whitening:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError as error:
-            raise PrepError(path, "nothing", "the whitening.npz of a prepared data set") from error
+            raise PrepError(path, "no such file", "the whitening.npz of a prepared data set") from error
         except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
             raise PrepError(
                 path, f"an unreadable file ({error})", "the whitening.npz of a prepared data set"
             ) from error
         if (triangle := arrays.pop("zca_triangle", None)) is not None:
-            arrays["zca"], arrays["zca_inverse"] = _unfolded(path, triangle)
+            arrays["zca"] = _unfolded(path, triangle)
         try:
             transform = Whitening(
                 method=str(arrays["method"]),
@@ -217,10 +251,10 @@ class Whitening:
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise PrepError(path, f"shape {self.shape}", "(3, height, width)")
         size = math.prod(self.shape)
-        expected: dict[str, tuple[int, ...]] = {"mean": (size,)}
-        if self.method == "gcn-zca":
-            expected |= {"zca": (size, size), "zca_inverse": (size, size)}
-        for name, shape in expected.items():
+        matrices = ["zca"] if self.method == "gcn-zca" else []
+        if self.zca_inverse is not None:
+            matrices.append("zca_inverse")
+        for name, shape in {"mean": (size,), **dict.fromkeys(matrices, (size, size))}.items():
             array = getattr(self, name)
             if array is None or array.dtype != np.float32 or array.shape != shape:
                 found = "no array" if array is None else f"{array.dtype} {array.shape}"
@@ -232,8 +266,8 @@ class Whitening:
             raise PrepError(path, f"constants {numbers}", "numbers, a gcn_scale above 0")
 
 
-def _unfolded(path: str | Path, triangle: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The symmetric matrix of an upper triangle, row by row, and its inverse; both (D, D) float32."""
+def _unfolded(path: str | Path, triangle: FloatArray) -> FloatArray:
+    """The symmetric matrix of an upper triangle, row by row: (D, D) float32."""
     size = (math.isqrt(8 * triangle.size + 1) - 1) // 2
     if size < 1 or size * (size + 1) // 2 != triangle.size:
         raise PrepError(path, f"a triangle of {triangle.size} values", "that of a square matrix")
@@ -241,7 +275,7 @@ def _unfolded(path: str | Path, triangle: FloatArray) -> tuple[FloatArray, Float
     zca[np.triu_indices(size)] = triangle
     lower = np.tril_indices(size, -1)
     zca[lower] = zca.T[lower]
-    return zca, np.linalg.inv(zca.astype(np.float64)).astype(np.float32)
+    return zca
 
 
 @dataclass(frozen=True)
@@ -365,7 +399,8 @@ def fit(
         total = np.zeros(size, np.int64)
         for start in _starts(len(train)):
             total += train[start : start + _CHUNK].reshape(-1, size).sum(axis=0, dtype=np.int64)
-        return Whitening("raw", shape, (total / len(train)).astype(np.float32), class_names)
+        mean = (total / len(train)).astype(np.float32)
+        return Whitening(method="raw", shape=shape, mean=mean, class_names=class_names)
     if method == "gcn":
         means = norms = 0.0
         for start in _starts(len(train)):
@@ -373,12 +408,12 @@ def fit(
             means += float(mean.sum(dtype=np.float64))
             norms += float(norm.sum(dtype=np.float64))
         return Whitening(
-            "gcn",
-            shape,
-            np.zeros(size, np.float32),
-            class_names,
-            gcn_scale,
-            gcn_min_divisor,
+            method="gcn",
+            shape=shape,
+            mean=np.zeros(size, np.float32),
+            class_names=class_names,
+            gcn_scale=gcn_scale,
+            gcn_min_divisor=gcn_min_divisor,
             typical_mean=means / len(train),
             typical_norm=norms / len(train),
         )
@@ -391,16 +426,16 @@ def fit(
     with clock("eigh"):
         eigenvalues, zca, inverse = decompose(stats.covariance, zca_bias)
     return Whitening(
-        "gcn-zca",
-        shape,
-        stats.mean.astype(np.float32),
-        class_names,
-        gcn_scale,
-        gcn_min_divisor,
-        zca_bias,
-        zca,
-        inverse,
-        eigenvalues,
-        stats.typical_mean,
-        stats.typical_norm,
+        method="gcn-zca",
+        shape=shape,
+        mean=stats.mean.astype(np.float32),
+        class_names=class_names,
+        gcn_scale=gcn_scale,
+        gcn_min_divisor=gcn_min_divisor,
+        zca_bias=zca_bias,
+        zca=zca,
+        zca_inverse=inverse,
+        eigenvalues=eigenvalues,
+        typical_mean=stats.typical_mean,
+        typical_norm=stats.typical_norm,
     )

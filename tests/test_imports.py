@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"paper"},
     "train": {"proto", "bvlc", "paper", "report", "data_prep"},
     "visualize/nets": {"proto", "bvlc", "caffe_torch"},
-    "visualize": {"proto", "visualize/nets"},
+    "visualize": {"proto", "visualize/nets", "data_prep"},  # a whitened input is taken back by what whitened it
     "zoo": {"proto", "caffe_torch", "data_prep"},
     "doctor": {"bvlc", "caffe_torch", "data_prep"},
     "cli": {"data_prep", "caffe_torch", "paper", "train", "report", "visualize", "visualize/nets", "zoo", "doctor"},

@@ -170,9 +170,9 @@ def test_the_compact_whitening_whitens_alike(tmp_path: Path) -> None:
     zca = (half @ half.T + 5 * np.eye(12)).astype(np.float32)
     zca = np.triu(zca) + np.triu(zca, 1).T
     full = Whitening(
-        "gcn-zca",
-        (3, 2, 2),
-        rng.normal(size=12).astype(np.float32),
+        method="gcn-zca",
+        shape=(3, 2, 2),
+        mean=rng.normal(size=12).astype(np.float32),
         zca=zca,
         zca_inverse=np.linalg.inv(zca),
         eigenvalues=np.linalg.eigvalsh(zca),

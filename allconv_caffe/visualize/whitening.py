@@ -1,8 +1,7 @@
 """From pixels to the input blob and back: mean, scale, channel order, GCN and ZCA.
 
-The CIFAR networks see whitened data: there a map is a gradient in whitened space. With out = (x - m) P of data_prep, the
-gradient in pixel space is P^T times it (GCN's factor, one positive number per image, left out: to first order it only
-scales). Pictures of images are un-whitened, so patches look as the eye knows them.
+The CIFAR networks see whitened data: there a map is a gradient in whitened space, and `data_prep.whitening.Whitening` takes
+it to pixels. Pictures of images are un-whitened, so patches look as the eye knows them.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from allconv_caffe.files import check_regular
 from allconv_caffe.proto import BlobProto, ProtoError, read_binary
 from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
+from data_prep.errors import PrepError
+from data_prep.whitening import Whitening
 
 
 def check_space(text: str) -> None:
@@ -26,7 +27,7 @@ def check_space(text: str) -> None:
         raise VizError("space", repr(text), "input or pixel")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class InputSpace:
     """How an input blob was made from pixels.
 
@@ -34,15 +35,14 @@ class InputSpace:
         order: of the blob's channels, "RGB" (data_prep) or "BGR" (Caffe's own tools, ImageNet).
         mean: what was subtracted from pixels of 0..255, in `order`: (C, 1, 1) or (C, H, W); None: nothing.
         scale: what the difference was multiplied by.
-        whitening: None, or the arrays of a whitening.npz: method, shape, mean, gcn_scale, gcn_min_divisor, typical_mean,
-            typical_norm and, for gcn-zca, zca and (computed when first needed) zca_inverse.
+        whitening: the transform of a prepared data set, in place of mean and scale; None: pixels.
         source: the file it came from, for the JSON beside a picture.
     """
 
     order: str = "BGR"
     mean: np.ndarray | None = None
     scale: float = 1.0
-    whitening: dict[str, Any] | None = None
+    whitening: Whitening | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class InputSpace:
     @property
     def whitened(self) -> bool:
         """Whether data are GCN'd, with ZCA or without."""
-        return self.whitening is not None and self.whitening["method"] != "raw"
+        return self.whitening is not None and self.whitening.method != "raw"
 
     def rgb(self, arrays: np.ndarray) -> np.ndarray:
         """(..., C, H, W) of the input blob with planes R, G, B; nothing else is changed. One channel stays one."""
@@ -69,7 +69,7 @@ class InputSpace:
         """
         x = np.asarray(images, np.float32)
         if self.whitening is not None:
-            x = self._inner(x, self._unwhiten, 127.5)
+            x = self._inner(x, self.whitening.unwhiten, 127.5)
         else:
             x = x / np.float32(self.scale)
             if self.mean is not None:
@@ -85,10 +85,7 @@ class InputSpace:
         g = np.asarray(maps, np.float32)
         if self.whitening is None:
             return self.rgb(g * np.float32(self.scale))
-        zca = self.whitening.get("zca")
-        if zca is None:
-            return self.rgb(g)
-        return self.rgb(self._inner(g, lambda flat: flat @ zca.T, 0.0))
+        return self.rgb(self._inner(g, self.whitening.pixel_gradient, 0.0))
 
     def maps(self, maps: np.ndarray, space: str = "input") -> np.ndarray:
         """Maps with planes R, G, B: in the space of the input blob ("input", whitened) or of pixels ("pixel")."""
@@ -99,7 +96,7 @@ class InputSpace:
         """Pixels (N, C, H, W), 0..255, planes in `order`, to what the input blob takes."""
         x = np.asarray(pixels, np.float32)
         if self.whitening is not None:
-            return self._inner(x, self._whiten, 0.0)
+            return self._inner(x, self.whitening.whiten, 0.0)
         if self.mean is not None:
             x = x - self._mean_for(x.shape)
         return x * np.float32(self.scale)
@@ -110,7 +107,7 @@ class InputSpace:
             "channel_order": self.order,
             "mean": None if self.mean is None else [float(v) for v in self.mean.mean(axis=(1, 2))],
             "scale": self.scale,
-            "whitening": None if self.whitening is None else str(self.whitening["method"]),
+            "whitening": None if self.whitening is None else self.whitening.method,
             "source": self.source,
         }
 
@@ -122,9 +119,10 @@ class InputSpace:
         one, other = self.whitening, data.whitening
         assert one is not None and other is not None
         for word in ("method", "gcn_scale", "shape"):
-            if one[word] != other[word]:
-                raise VizError(data.source, f"{word} {other[word]}", f"{one[word]}, as in {self.source}")
-        if not np.allclose(one["mean"], other["mean"], atol=0.05 * max(1.0, float(np.abs(one["mean"]).max()))):
+            expected, found = getattr(one, word), getattr(other, word)
+            if found != expected:
+                raise VizError(data.source, f"{word} {found}", f"{expected}, as in {self.source}")
+        if not np.allclose(one.mean, other.mean, atol=0.05 * max(1.0, float(np.abs(one.mean).max()))):
             raise VizError(data.source, "the mean of other images", f"that of {self.source}")
 
     def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
@@ -142,40 +140,18 @@ class InputSpace:
         return self.mean[:, top : top + h, left : left + w]
 
     def _inner(self, x: np.ndarray, function: Any, around: float) -> np.ndarray:
-        """Applies `function` on rows of the fitted shape, the middle of larger images; `around` fills the rest."""
+        """Applies `function` to what has the fitted shape, the middle of larger images; `around` fills the rest."""
         assert self.whitening is not None
-        c, h, w = self.whitening["shape"]
+        c, h, w = self.whitening.shape
         if x.shape[1] != c or x.shape[2] < h or x.shape[3] < w:
             raise VizError(
                 self.source or "whitening", f"fitted to images of {c}x{h}x{w}", "x".join(str(n) for n in x.shape[1:])
             )
         top, left = (x.shape[2] - h) // 2, (x.shape[3] - w) // 2
         out = np.full(x.shape, around, np.float32)
-        rows = np.ascontiguousarray(x[:, :, top : top + h, left : left + w]).reshape(len(x), -1)
-        out[:, :, top : top + h, left : left + w] = function(rows).reshape(len(x), c, h, w)
+        middle = np.ascontiguousarray(x[:, :, top : top + h, left : left + w])
+        out[:, :, top : top + h, left : left + w] = function(middle)
         return out
-
-    def _whiten(self, rows: np.ndarray) -> np.ndarray:
-        w = self.whitening
-        assert w is not None
-        if w["method"] == "raw":
-            return rows - w["mean"]
-        x = rows - rows.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
-        divisor = np.sqrt(np.einsum("ij,ij->i", x, x)) / np.float32(w["gcn_scale"])
-        divisor[divisor < w["gcn_min_divisor"]] = 1
-        x /= divisor[:, None]
-        return x if w.get("zca") is None else (x - w["mean"]) @ w["zca"]
-
-    def _unwhiten(self, rows: np.ndarray) -> np.ndarray:
-        w = self.whitening
-        assert w is not None
-        if w["method"] == "raw":
-            return rows + w["mean"]
-        if w.get("zca") is not None:
-            if w.get("zca_inverse") is None:  # a compact file leaves it out
-                w["zca_inverse"] = np.linalg.inv(w["zca"].astype(np.float64)).astype(np.float32)
-            rows = rows @ w["zca_inverse"] + w["mean"]
-        return rows * np.float32(w["typical_norm"] / w["gcn_scale"]) + np.float32(w["typical_mean"])
 
 
 def load_whitening(path: PathLike) -> InputSpace:
@@ -185,36 +161,9 @@ def load_whitening(path: PathLike) -> InputSpace:
     """
     where = os.fspath(path)
     try:
-        check_regular(where)
-        with np.load(where, allow_pickle=False) as file:
-            names = set(file.files)
-            arrays = {name: file[name] for name in names & {"mean", "zca", "zca_inverse"}}
-            if "zca_triangle" in names:
-                arrays["zca"] = _unfolded(file["zca_triangle"])
-            scalars = {
-                name: file[name].item()
-                for name in ("method", "gcn_scale", "gcn_min_divisor", "typical_mean", "typical_norm")
-            }
-            shape: tuple[int, ...] = tuple(int(n) for n in file["shape"])
-            if scalars["method"] == "gcn-zca" and "zca" not in arrays:
-                raise ValueError("no array zca")
-    except FileNotFoundError:
-        raise VizError(where, "no such file", "the whitening.npz of a prepared data set") from None
-    except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
-        raise VizError(where, f"an unreadable file ({error})", "the whitening.npz of a prepared data set") from None
-    return InputSpace(order="RGB", whitening={**arrays, **scalars, "shape": shape}, source=where)
-
-
-def _unfolded(triangle: np.ndarray) -> np.ndarray:
-    """The symmetric (D, D) matrix of its upper triangle, row by row: what data_prep keeps in a compact file."""
-    size = int((np.sqrt(8 * triangle.size + 1) - 1) // 2)
-    if size * (size + 1) // 2 != triangle.size:
-        raise ValueError(f"a triangle of {triangle.size} values")
-    matrix = np.empty((size, size), np.float32)
-    matrix[np.triu_indices(size)] = triangle
-    lower = np.tril_indices(size, -1)
-    matrix[lower] = matrix.T[lower]
-    return matrix
+        return InputSpace(order="RGB", whitening=Whitening.load(where), source=where)
+    except PrepError as error:
+        raise VizError(error.where, error.found, error.expected) from None
 
 
 def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import hashlib
 import importlib
@@ -150,7 +151,7 @@ def test_figure_two_shows_patterns_in_either_space(world: Path) -> None:
     zca = rng.standard_normal((3072, 3072)).astype(np.float32) / 55
     space = load_whitening(MODEL / "whitening.npz")
     assert space.whitening is not None
-    space.whitening.update(method="gcn-zca", zca=zca)
+    space.whitening = dataclasses.replace(space.whitening, method="gcn-zca", zca=zca)
     drawing = figures.pattern_figure(net, ["conv2"], Look(shown="pixel", space=space), channels={"conv2": [4]})
     (tile,) = drawing.tiles
     unit = Unit.parse(tile["unit"])
