@@ -24,8 +24,6 @@ import lmdb
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from allconv_caffe.bvlc.find import BvlcError, find_caffe
 from allconv_caffe.proto import Datum
 

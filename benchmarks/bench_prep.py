@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from data_prep import cifar, imageset, pipeline
 
 LIMIT_SECONDS, LIMIT_GB = 45.0, 4.0

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -28,8 +27,6 @@ import numpy as np
 import torch
 from captum.attr import GuidedBackprop
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from allconv_caffe.proto import Datum
 from allconv_caffe.visualize.mining import mine

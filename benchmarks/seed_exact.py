@@ -38,7 +38,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("ALLCONV_DATA_MEMORY_MB", "0")  # a few hundred batches: read them, not the whole data set
 
 from allconv_caffe.bvlc import find as bvlc  # noqa: E402

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
+from support.databases import write_lmdb
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -39,10 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GLOG_minloglevel", "GLOG_log_dir", "GLOG_logtostderr"):
         monkeypatch.delenv(name, raising=False)
     rs = np.random.RandomState(0)
-    with lmdb.open("db", map_size=1 << 20) as env, env.begin(write=True) as txn:
-        for i in range(10):
-            datum = Datum(channels=1, height=2, width=2, label=i % 3, float_data=rs.randn(4).tolist())
-            txn.put(b"%03d" % i, datum.SerializeToString())
+    write_lmdb(
+        "db", [Datum(channels=1, height=2, width=2, label=i % 3, float_data=rs.randn(4).tolist()) for i in range(10)]
+    )
     Path("net.prototxt").write_text(NET)
     Path("solver.prototxt").write_text(SOLVER)
     return tmp_path

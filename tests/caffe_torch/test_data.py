@@ -10,12 +10,12 @@ from typing import Any
 
 import cv2
 import h5py
-import lmdb
 import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
 from hypothesis import given, settings, strategies as st
+from support.databases import write_lmdb
 
 from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers the layer types)
 from allconv_caffe.caffe_torch.blob import Blob
@@ -32,14 +32,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     data.forget_loaded()
     yield
     data.forget_loaded()
-
-
-def write(path: Path, datums: list[Any]) -> str:
-    with lmdb.open(str(path), map_size=1 << 26) as env, env.begin(write=True) as txn:
-        for i, datum in enumerate(datums):
-            value = datum if isinstance(datum, bytes) else datum.SerializeToString()
-            txn.put(f"{i:05d}".encode(), value)
-    return str(path)
 
 
 def numbered(count: int, dtype: str = "bytes", shape: tuple[int, int, int] = (1, 2, 2)) -> list[Any]:
@@ -142,7 +134,7 @@ def test_a_cut_datum_is_refused(keep: int) -> None:
 def test_batches_wrap_inside_and_go_on(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five records in batches of three: 012 340 123 401 ..., whether kept in memory or streamed."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
-    layer, tops = build(data_text(write(tmp_path / "db", numbered(5)), 3))
+    layer, tops = build(data_text(write_lmdb(tmp_path / "db", numbered(5)), 3))
     assert labels(layer, 4) == [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4, 0, 1]]
     layer.forward([], tops)
     np.testing.assert_array_equal(tops[0].data[:, 0, 0, 0], [2, 3, 4])
@@ -155,7 +147,7 @@ def test_a_batch_may_be_larger_than_the_data_set(
 ) -> None:
     """Two records in a batch of five: 01010, then 10101; each passing of the end is logged."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
-    layer, _ = build(data_text(write(tmp_path / "db", numbered(2)), 5))
+    layer, _ = build(data_text(write_lmdb(tmp_path / "db", numbered(2)), 5))
     capsys.readouterr()
     assert labels(layer, 2) == [[0, 1, 0, 1, 0], [1, 0, 1, 0, 1]]
     assert capsys.readouterr().err.count("data_layer.cpp:73] Restarting data prefetching from start.\n") == 5
@@ -166,7 +158,7 @@ def test_the_position_can_be_kept_and_set(memory: str, tmp_path: Path, monkeypat
     """`data_position` is the next batch's first record; setting it continues there."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
     layer: Any
-    layer, _ = build(data_text(write(tmp_path / "db", numbered(7)), 3))
+    layer, _ = build(data_text(write_lmdb(tmp_path / "db", numbered(7)), 3))
     assert layer.data_position == 0
     labels(layer, 1)
     assert layer.data_position == 3
@@ -179,7 +171,7 @@ def test_the_position_can_be_kept_and_set(memory: str, tmp_path: Path, monkeypat
 
 def test_a_data_set_is_kept_once(tmp_path: Path) -> None:
     """Two layers on one source read one array, and untransformed batches are views of it."""
-    source = write(tmp_path / "db", numbered(6, "floats"))
+    source = write_lmdb(tmp_path / "db", numbered(6, "floats"))
     first, second = (build(data_text(source, 3))[0] for _ in range(2))
     a, b = first.next_batch()[0], second.next_batch()[0]  # type: ignore[attr-defined]
     assert a.data_ptr() == b.data_ptr()
@@ -188,18 +180,18 @@ def test_a_data_set_is_kept_once(tmp_path: Path) -> None:
 
 def test_a_rewritten_data_set_is_read_again(tmp_path: Path) -> None:
     """What lies in memory is used only as long as the file is the same."""
-    source = write(tmp_path / "db", numbered(4))
+    source = write_lmdb(tmp_path / "db", numbered(4))
     layer, _ = build(data_text(source, 2))
     assert labels(layer, 1) == [[0, 1]]
     del layer
     gc.collect()
-    write(tmp_path / "db", list(reversed(numbered(4))))
+    write_lmdb(tmp_path / "db", list(reversed(numbered(4))))
     assert labels(build(data_text(source, 2))[0], 1) == [[3, 2]]
 
 
 def test_one_top_means_no_labels(tmp_path: Path) -> None:
     """With one top, a batch is the images alone."""
-    layer, tops = build(data_text(write(tmp_path / "db", numbered(4)), 2, tops='top: "data"'))
+    layer, tops = build(data_text(write_lmdb(tmp_path / "db", numbered(4)), 2, tops='top: "data"'))
     layer.forward([], tops)
     np.testing.assert_array_equal(tops[0].data[:, 0, 0, 0], [0, 1])
 
@@ -209,7 +201,7 @@ def test_a_streaming_layer_ends_its_thread(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
     before = set(threading.enumerate())
     layer: Any
-    layer, _ = build(data_text(write(tmp_path / "db", numbered(9)), 2))
+    layer, _ = build(data_text(write_lmdb(tmp_path / "db", numbered(9)), 2))
     layer.next_batch()
     (thread,) = set(threading.enumerate()) - before
     del layer
@@ -220,7 +212,7 @@ def test_a_streaming_layer_ends_its_thread(tmp_path: Path, monkeypatch: pytest.M
 def test_streaming_serves_sizes_that_differ(tmp_path: Path) -> None:
     """Images of different size are cropped one by one; without a crop, one batch must be of one size."""
     datums = numbered(1, shape=(1, 4, 4)) + numbered(1, shape=(1, 5, 6)) + numbered(2, shape=(1, 3, 3))
-    source = write(tmp_path / "db", datums)
+    source = write_lmdb(tmp_path / "db", datums)
     layer, tops = build(data_text(source, 4, "transform_param { crop_size: 3 mirror: true }"))
     layer.forward([], tops)
     assert tops[0].shape == (4, 1, 3, 3)
@@ -243,7 +235,7 @@ def png(shape: tuple[int, ...], value: int = 9) -> bytes:
 
 def test_encoded_records_are_decoded(tmp_path: Path) -> None:
     """An image file in a Datum keeps its channels; force_gray and force_color change their number."""
-    source = write(tmp_path / "db", [Datum(encoded=True, data=png((4, 5, 3)), label=1)])
+    source = write_lmdb(tmp_path / "db", [Datum(encoded=True, data=png((4, 5, 3)), label=1)])
     for force, channels in (("", 3), ("force_gray: true", 1), ("force_color: true", 3)):
         _, tops = build(data_text(source, 1, f"transform_param {{ {force} }}"))
         assert tops[0].shape == (1, channels, 4, 5)
@@ -273,7 +265,7 @@ def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     """No records: Caffe's sentence, the path and the reason."""
-    source = write(tmp_path / "db", [])
+    source = write_lmdb(tmp_path / "db", [])
     assert message(data_text(source, 2)) == (
         f"{source}: Check failed: datum_channels > 0 (0 vs. 0): the data set has no records"
     )
@@ -284,20 +276,20 @@ def test_a_broken_record_is_named(memory: str, tmp_path: Path, monkeypatch: pyte
     """A truncated record stops with its number and key."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
     good = numbered(3)
-    source = write(tmp_path / "db", [good[0], good[1], good[2].SerializeToString()[:-4]])
+    source = write_lmdb(tmp_path / "db", [good[0], good[1], good[2].SerializeToString()[:-4]])
     assert message(data_text(source, 2), 3).startswith(f"{source}: record 2 (key '00002'): ")
     short = Datum(channels=1, height=2, width=2, data=b"abc")
-    source = write(tmp_path / "db2", [short])
+    source = write_lmdb(tmp_path / "db2", [short])
     assert message(data_text(source, 1)) == (
         f"{source}: record 0 (key '00000'): a Datum of 1 x 2 x 2 holds 3 values, expected 4"
     )
-    source = write(tmp_path / "db3", [Datum(encoded=True, data=b"no image")])
+    source = write_lmdb(tmp_path / "db3", [Datum(encoded=True, data=b"no image")])
     assert message(data_text(source, 1)).endswith("record 0 (key '00000'): Could not decode datum ")
 
 
 def test_a_crop_must_fit(tmp_path: Path) -> None:
     """A crop larger than the image stops at set-up."""
-    source = write(tmp_path / "db", numbered(2, shape=(1, 4, 3)))
+    source = write_lmdb(tmp_path / "db", numbered(2, shape=(1, 4, 3)))
     assert message(data_text(source, 2, "transform_param { crop_size: 4 }")) == (
         f"{source}: Check failed: datum_width >= crop_size (3 vs. 4)"
     )
@@ -318,12 +310,14 @@ def test_leveldb_points_to_lmdb(tmp_path: Path) -> None:
 def test_a_bad_memory_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ALLCONV_DATA_MEMORY_MB must be a number."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "much")
-    assert message(data_text(write(tmp_path / "db", numbered(2)), 1), 1).startswith("ALLCONV_DATA_MEMORY_MB=much: ")
+    assert message(data_text(write_lmdb(tmp_path / "db", numbered(2)), 1), 1).startswith(
+        "ALLCONV_DATA_MEMORY_MB=much: "
+    )
 
 
 def test_set_up_takes_caffes_number_of_words(tmp_path: Path) -> None:
     """One word of the main stream, three where crops or mirrors are random: what follows draws as in Caffe."""
-    source = write(tmp_path / "db", numbered(2, shape=(1, 4, 4)))
+    source = write_lmdb(tmp_path / "db", numbered(2, shape=(1, 4, 4)))
     for transform, phase, words in (
         ("", TRAIN, 1),
         ("crop_size: 2", TEST, 1),

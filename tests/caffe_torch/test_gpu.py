@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import h5py
-import lmdb
 import numpy as np
 import pytest
 import torch
+from support.databases import write_lmdb
 
 import allconv_caffe.pycaffe as pycaffe
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
@@ -51,12 +51,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLOG_minloglevel", "2")
     rng = np.random.default_rng(0)
-    with lmdb.open("db", map_size=1 << 24) as env, env.begin(write=True) as txn:
-        for i in range(30):
-            image = rng.normal(i % 3 - 1, 1, 3 * 12 * 12)
-            txn.put(
-                b"%03d" % i, Datum(channels=3, height=12, width=12, label=i % 3, float_data=image).SerializeToString()
-            )
+    images = [rng.normal(i % 3 - 1, 1, 3 * 12 * 12) for i in range(30)]
+    write_lmdb(
+        "db", (Datum(channels=3, height=12, width=12, label=i % 3, float_data=image) for i, image in enumerate(images))
+    )
     write_net()
     data.forget_loaded()
     yield

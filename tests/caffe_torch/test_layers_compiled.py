@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.prototxt import layer
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
@@ -27,11 +28,6 @@ def dummy(name: str, dims: str, filler: str = 'type: "gaussian"') -> str:
         f'layer {{ name: "{name}" type: "DummyData" top: "{name}" '
         f"dummy_data_param {{ shape {{ {shape} }} data_filler {{ {filler} }} }} }}\n"
     )
-
-
-def layer(name: str, type_: str, bottoms: str, param: str = "", tops: str = "") -> str:
-    ends = " ".join([f'bottom: "{b}"' for b in bottoms.split()] + [f'top: "{t}"' for t in (tops or name).split()])
-    return f'layer {{ name: "{name}" type: "{type_}" {ends} {param} }}\n'
 
 
 CLASS = 'type: "uniform" min: 0 max: 3.99'

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
-from typing import Any
 
+import layer_golden as golden
+import layer_harness as harness
+import layer_table as table
 import pytest
 
 from allconv_caffe.caffe_torch.layer import REGISTRY
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
-harness: Any = importlib.import_module("layer_harness")
-golden: Any = importlib.import_module("layer_golden")
-table: Any = importlib.import_module("layer_table")
 CASES = {case.id: case for case in harness.collect()}
 RECORDED = golden.read()
 

@@ -21,8 +21,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 SECONDS = 60  # for one job, on a machine that does ten other things
 EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
 

@@ -6,7 +6,6 @@ bounded and whose every job has a time limit; if it dies, the job it was at is n
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import re
@@ -17,15 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import command_line_files as files
+import command_line_golden as golden
 import cv2
+import hostile_files as hostile
 import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
-golden: Any = importlib.import_module("command_line_golden")
-hostile: Any = importlib.import_module("hostile_files")
-files: Any = importlib.import_module("command_line_files")
 
 Job = dict[str, Any]
 OURS = (sys.executable, "-m", "allconv_caffe.caffe_torch")

@@ -5,27 +5,24 @@ Every expected outcome was seen of the real binary, but for the pipes: it waits 
 
 from __future__ import annotations
 
-import importlib
 import os
 import resource
 import shutil
 import signal
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import command_line_files as files
 import cv2
 import h5py
 import numpy as np
 import pytest
+import test_hostile as hostile
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
-hostile: Any = importlib.import_module("test_hostile")
-files: Any = importlib.import_module("command_line_files")
 folder = hostile.folder  # the fixture: data set, nets, solvers, their snapshots
 
 PIPE, MDB = "Found a pipe, expected a file", "Check failed: mdb_status == 0"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import h5py
-import lmdb
 import numpy as np
+from support.databases import write_lmdb
 
 from allconv_caffe.proto import BlobProto, Datum, NetParameter, SolverState
 
@@ -61,12 +61,6 @@ def datum(
     if not {"data", "float_data"} & set(fields):
         fields["data"] = rs.bytes(abs(channels * height * width) if count is None else count)
     return bytes(Datum(channels=channels, height=height, width=width, **fields).SerializeToString())
-
-
-def write_lmdb(path: Path, values: Iterable[bytes]) -> None:
-    with lmdb.open(str(path), map_size=1 << 22) as env, env.begin(write=True) as txn:
-        for i, value in enumerate(values):
-            txn.put(b"%03d" % i, value)
 
 
 def _lmdbs(folder: Path) -> None:

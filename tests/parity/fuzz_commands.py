@@ -21,7 +21,8 @@ from pathlib import Path
 import fuzz
 import h5py
 import numpy as np
-from fuzz_weights import DATA, LOSS, dense, layer, sharing_net
+from fuzz_weights import DATA, LOSS, dense, sharing_net
+from support.prototxt import layer_of as layer
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.layers import data_hdf5

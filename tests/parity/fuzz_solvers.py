@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from support.prototxt import layer_of as layer
+
 POLICIES = {
     "fixed": (),
     "step": ("gamma", "stepsize"),
@@ -14,10 +16,6 @@ POLICIES = {
     "poly": ("power",),
     "sigmoid": ("gamma", "stepsize"),
 }
-
-
-def layer(name: str, type_: str, ends: str, text: str = "") -> str:
-    return f'layer {{ name: "{name}" type: "{type_}" {ends} {text} }}\n'
 
 
 def learning(rng: random.Random, count: int = 2) -> str:

@@ -6,10 +6,7 @@ import random
 import re
 from typing import Any
 
-
-def layer(name: str, type_: str, ends: str, text: str = "") -> str:
-    return f'layer {{ name: "{name}" type: "{type_}" {ends} {text} }}\n'
-
+from support.prototxt import layer_of as layer
 
 DATA = layer("data", "HDF5Data", 'top: "data" top: "label"', 'hdf5_data_param { source: "list.txt" batch_size: 6 }')
 LOSS = 'bottom: "{0}" bottom: "label" top: "loss_{0}"'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import layer_harness as harness
 import numpy as np
 import pytest
 import torch
@@ -18,8 +17,6 @@ from allconv_caffe.caffe_torch.compute.caffe_sums import CORE_TYPES, CaffeSums
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-harness: Any = importlib.import_module("layer_harness")
 #: types all of whose results are Caffe's, bit for bit
 TYPES = ("Convolution", "Deconvolution", "Dropout", "InnerProduct", "Pooling", "SoftmaxWithLoss")
 CASES = [case for case in harness.collect() if case.type in TYPES]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import command_line_files as files
+import command_line_golden as golden
 import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-golden: Any = importlib.import_module("command_line_golden")
-files: Any = importlib.import_module("command_line_files")
 NET, SOLVER = files.NET, files.SOLVER
 ROOT, CAFFE = golden.ROOT, golden.CAFFE
 pytestmark = [

@@ -92,6 +92,7 @@ def our_batches(layer: str, phase: int) -> Batches:
 
 
 def write_lmdb(folder: Path, datums: list[Any]) -> None:
+    """Written in another order than that of the keys."""
     with lmdb.open(str(folder / "db"), map_size=1 << 26) as env, env.begin(write=True) as txn:
         for i, datum in enumerate(datums):
             txn.put(f"{(i * 7) % len(datums):05d}".encode(), datum.SerializeToString())

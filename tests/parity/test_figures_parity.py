@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import figure_nets
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,8 +22,6 @@ from allconv_caffe.visualize.nets.rules import RULES
 pytestmark = pytest.mark.caffe
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "visualize"))
-figure_nets: Any = importlib.import_module("figure_nets")
 
 TOLERANCE = 1e-4  # of a map's largest value: float32 sums in another order
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import layer_harness as harness
 import numpy as np
 import pytest
+from support.prototxt import input_layer, layer
 
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
 from allconv_caffe.caffe_torch.layer import REGISTRY, Context
@@ -21,8 +21,6 @@ from allconv_caffe.proto import TRAIN, BlobProto, NetParameter, parse_text, writ
 
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE.parents[1] / ".caffe" / "bin" / "python"
-sys.path.insert(0, str(HERE))
-harness: Any = importlib.import_module("layer_harness")
 TOLERANCE = 1e-5
 SEED = 17
 
@@ -63,18 +61,6 @@ for folder in sys.argv[1:]:
     np.savez("out.npz", **run(net, dict(np.load("in.npz"))))
 """
 )
-
-
-def layer(name: str, type_: str, bottoms: str, param: str = "", tops: str | None = None) -> str:
-    ends = " ".join(
-        [f'bottom: "{b}"' for b in bottoms.split()] + [f'top: "{t}"' for t in (name if tops is None else tops).split()]
-    )
-    return f'layer {{ name: "{name}" type: "{type_}" {ends} {param} }}\n'
-
-
-def source(name: str, *dims: int) -> str:
-    shape = " ".join(f"dim: {d}" for d in dims)
-    return layer(name, "Input", "", f"input_param {{ shape {{ {shape} }} }}")
 
 
 def gaussian(extra: str = "") -> str:
@@ -118,9 +104,9 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
     out = {}
     ip = f"inner_product_param {{ num_output: 3 {gaussian()} }}"
     out["filter"] = (
-        source("x", 4, 2)
-        + source("y", 4, 3)
-        + source("s", 4)
+        input_layer("x", 4, 2)
+        + input_layer("y", 4, 3)
+        + input_layer("s", 4)
         + layer("ip", "InnerProduct", "x", ip)
         + layer("f", "Filter", "ip y s", tops="fx fy")
         + layer("loss", "EuclideanLoss", "fx fy"),
@@ -129,21 +115,21 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
         | {"y@0": values(4, 3)},
     )
     out["reindex"] = (
-        source("x", 4, 2)
-        + source("i", 3)
+        input_layer("x", 4, 2)
+        + input_layer("i", 3)
         + layer("ip", "InnerProduct", "x", ip)
         + layer("r", "BatchReindex", "ip i")
         + layer("t", "Reduction", "r", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
         {f"i@{i}": PICK[i] for i in range(3)} | {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
     )
     out["embed"] = (
-        source("w", 3, 2)
+        input_layer("w", 3, 2)
         + layer("e", "Embed", "w", f"embed_param {{ input_dim: 5 num_output: 4 {gaussian()} }}")
         + layer("t", "Reduction", "e", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
         {f"w@{i}": WORDS[i] for i in range(3)},
     )
     out["parameter"] = (
-        source("x", 2, 3)
+        input_layer("x", 2, 3)
         + layer("p", "Parameter", "", "parameter_param { shape { dim: 2 dim: 3 } }")
         + layer("loss", "EuclideanLoss", "p x"),
         {f"x@{i}": values(2, 3, seed=i) for i in range(3)},
@@ -152,20 +138,20 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
         top = layer("ip", "InnerProduct", "top", AFTER) + layer(
             "t", "Reduction", "ip", "loss_weight: 1 reduction_param { operation: SUMSQ }"
         )
-        two = source("x", 3, 2, 5) + source("cont", 3, 2) + layer("below", type_, "x cont", recurrent())
+        two = input_layer("x", 3, 2, 5) + input_layer("cont", 3, 2) + layer("below", type_, "x cont", recurrent())
         out[f"{type_} above another"] = (two + layer("above", type_, "below cont", recurrent(), "top") + top, STREAM)
         out[f"{type_} of one step, changed in place"] = (
-            source("x", 1, 2, 5)
-            + source("cont", 1, 2)
+            input_layer("x", 1, 2, 5)
+            + input_layer("cont", 1, 2)
             + layer("only", type_, "x cont", recurrent(), "top")
             + layer("relu", "ReLU", "top", "relu_param { negative_slope: 0.1 }", "top")
             + top,
             ONE_STEP,
         )
         out[f"{type_} with static input and shared weights"] = (
-            source("x", 3, 2, 5)
-            + source("cont", 3, 2)
-            + source("still", 2, 3)
+            input_layer("x", 3, 2, 5)
+            + input_layer("cont", 3, 2)
+            + input_layer("still", 2, 3)
             + layer("a", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
             + layer("b", type_, "x cont still", recurrent() + ' param { name: "w" } param { name: "b" }')
             + layer("sum", "Eltwise", "a b", tops="top")
@@ -175,15 +161,15 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
     # found by the fuzzer
     square = "loss_weight: 1 reduction_param { operation: SUMSQ }"
     out["Flatten takes the gradient from an LSTM"] = (
-        source("x", 3, 2, 5)
-        + source("cont", 3, 2)
+        input_layer("x", 3, 2, 5)
+        + input_layer("cont", 3, 2)
         + layer("below", "LSTM", "x cont", recurrent())
         + layer("flat", "Flatten", "below")
         + layer("t", "Reduction", "flat", square),
         STREAM,
     )
     out["Flatten takes the gradient from a Concat of one"] = (
-        source("x", 4, 2)
+        input_layer("x", 4, 2)
         + layer("ip", "InnerProduct", "x", ip)
         + layer("one", "Concat", "ip")
         + layer("flat", "Flatten", "one")
@@ -191,17 +177,17 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
         {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
     )
     out["BatchNorm is reached by a gradient, though nothing learns"] = (
-        source("x", 4, 2)
+        input_layer("x", 4, 2)
         + layer("scale", "Power", "x")
         + layer("norm", "BatchNorm", "scale")
         + layer("power", "Power", "norm", "power_param { power: 3 }")
         + layer("t", "Reduction", "power", square),
         {f"x@{i}": values(4, 2, seed=i) for i in range(3)},
     )
-    exposed = [source(name, 1, 2, 4) for name in ("h", "c")]
+    exposed = [input_layer(name, 1, 2, 4) for name in ("h", "c")]
     out["in place over what LSTM exposes, one step"] = (
-        source("x", 1, 2, 5)
-        + source("cont", 1, 2)
+        input_layer("x", 1, 2, 5)
+        + input_layer("cont", 1, 2)
         + "".join(exposed)
         + layer("lstm", "LSTM", "x cont h c", recurrent("expose_hidden: true"), "top h1 c1")
         + layer("bend", "Sigmoid", "c1", "", "c1")
@@ -213,8 +199,8 @@ def nets() -> dict[str, tuple[str, dict[str, np.ndarray]]]:
     for age in ("new", "old"):
         param = f'infogain_loss_param {{ source: "{age}.binaryproto" }}'
         out[f"infogain by a matrix from a file, {age}"] = (
-            source("x", 4, 2)
-            + source("l", 4)
+            input_layer("x", 4, 2)
+            + input_layer("l", 4)
             + layer("ip", "InnerProduct", "x", ip)
             + layer("loss", "InfogainLoss", "ip l", param),
             scores,

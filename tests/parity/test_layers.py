@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import h5py
+import layer_harness as harness
 import numpy as np
 import pytest
 
@@ -16,8 +16,6 @@ from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import REGISTRY
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-harness: Any = importlib.import_module("layer_harness")
 CASES, ERRORS = harness.collect(), harness.collect_errors()
 
 

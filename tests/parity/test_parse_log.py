@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -11,17 +10,15 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+import command_line_files as files
+import command_line_golden as golden
 import numpy as np
 import pytest
 
 from allconv_caffe.report import log as report_log
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-golden: Any = importlib.import_module("command_line_golden")
-files: Any = importlib.import_module("command_line_files")
 TOOLS = Path(os.environ.get("CAFFE_SRC") or golden.ROOT / ".caffe-source") / "tools" / "extra"
 pytestmark = [
     pytest.mark.caffe,

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
+from support.databases import write_lmdb
 
 from allconv_caffe import proto
 from allconv_caffe.caffe_torch.summary import summarize
@@ -53,9 +53,7 @@ def _databases(root: Path) -> None:
             (root / path).mkdir(parents=True)
             images = rng.integers(0, 256, (2, *dataset.shape), np.uint8)
             records = datum.encode(images if raw else images.astype(np.float32), np.arange(2))
-            with lmdb.open(str(root / path), map_size=1 << 24) as env, env.begin(write=True) as transaction:
-                for index, record in enumerate(records):
-                    transaction.put(b"%08d" % index, bytes(record))
+            write_lmdb(root / path, map(bytes, records))
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lmdb
+import layer_harness as harness
 import numpy as np
 import pytest
+from support.databases import write_lmdb
 
 from allconv_caffe.caffe_torch.compute import caffe_sums
 from allconv_caffe.proto import Datum
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-harness: Any = importlib.import_module("layer_harness")
 PYTHON = ROOT / ".caffe" / "bin" / "python"
 GOLDEN = ROOT / "tests" / "golden" / "rng"
 ITERATIONS = 20
@@ -66,15 +65,13 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "global_pool" bottom: "labe
 """
 
 
-def write_lmdb(path: Path, count: int, seed: int) -> None:
+def bright_datums(count: int, seed: int) -> Iterator[Any]:
     """Pictures of 3 x 13 x 12 bytes whose brightness tells their label."""
     random = np.random.RandomState(seed)
-    with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as txn:
-        for i in range(count):
-            label = i % 4
-            image = random.randint(0, 100, (3, 13, 12)) + 40 * label
-            datum = Datum(channels=3, height=13, width=12, data=image.astype(np.uint8).tobytes(), label=label)
-            txn.put(f"{i:08d}".encode(), datum.SerializeToString())
+    for i in range(count):
+        label = i % 4
+        image = random.randint(0, 100, (3, 13, 12)) + 40 * label
+        yield Datum(channels=3, height=13, width=12, data=image.astype(np.uint8).tobytes(), label=label)
 
 
 def test_the_recorded_stream_is_still_what_caffe_draws() -> None:
@@ -100,8 +97,8 @@ SOLVERS = [
 def test_every_solver_updates_as_caffe_bit_for_bit(solver: str, tmp_path: Path) -> None:
     """Five updates of each type, each from Caffe's weights and histories: no bit of any weight or history differs."""
     assert caffe_sums.find() is not None, caffe_sums.why_not()
-    write_lmdb(tmp_path / "train", 50, 1)
-    write_lmdb(tmp_path / "test", 30, 2)
+    write_lmdb(tmp_path / "train", bright_datums(50, 1))
+    write_lmdb(tmp_path / "test", bright_datums(30, 2))
     (tmp_path / "net.prototxt").write_text(NET % {"train": tmp_path / "train", "test": tmp_path / "test"})
     (tmp_path / "solver.prototxt").write_text(
         f'net: "net.prototxt" base_lr: 0.002 lr_policy: "fixed" test_iter: 1 test_interval: 5 {solver}\n'
@@ -135,8 +132,8 @@ def test_a_training_is_caffes_bit_for_bit(core_type: str, tmp_path: Path) -> Non
     """
     assert caffe_sums.find() is not None, caffe_sums.why_not()
     env = {**os.environ, "OPENBLAS_CORETYPE": core_type} if core_type else dict(os.environ)
-    write_lmdb(tmp_path / "train", 50, 1)
-    write_lmdb(tmp_path / "test", 30, 2)
+    write_lmdb(tmp_path / "train", bright_datums(50, 1))
+    write_lmdb(tmp_path / "test", bright_datums(30, 2))
     (tmp_path / "net.prototxt").write_text(NET % {"train": tmp_path / "train", "test": tmp_path / "test"})
     (tmp_path / "solver.prototxt").write_text(
         'net: "net.prototxt" base_lr: 0.02 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001 '

@@ -15,16 +15,15 @@ Two readings of the gradients, since a unit whose input lies within rounding of 
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import zoo_nets as zoo
+import zoo_side as side
 
 import allconv_caffe.pycaffe as caffe
 from allconv_caffe.caffe_torch import glog
@@ -33,9 +32,6 @@ from allconv_caffe.proto import TRAIN, NetParameter, PoolingParameter, parse_tex
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PYTHON = ROOT / ".caffe" / "bin" / "python"
-sys.path.insert(0, str(HERE))
-zoo: Any = importlib.import_module("zoo_nets")
-side: Any = importlib.import_module("zoo_side")
 FORCED = "force_backward: true"  # so that the image has a gradient, too
 SIDES = {"cifar10-large-allcnn": 126}  # whose data are prepared in that size
 DATA, SMOOTH, FLIPPED = 2e-5, 1e-4, 0.02

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.prototxt import layer
 
 from allconv_caffe import pycaffe as drop_in
 from allconv_caffe.proto import NetParameter, parse_text
@@ -30,13 +31,9 @@ from allconv_caffe.visualize.unit import Unit, argmax_units
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def layer(name: str, kind: str, bottom: str, top: str = "", fields: str = "") -> str:
-    return f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top or name}" {fields} }}\n'
-
-
 def conv(name: str, bottom: str, outputs: int, kernel: int = 3, more: str = "") -> str:
     fields = f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} {more} }}"
-    return layer(name, "Convolution", bottom, "", fields)
+    return layer(name, "Convolution", bottom, fields)
 
 
 def relu(blob: str) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import hashlib
-import importlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
+import figure_nets
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -36,9 +35,6 @@ from allconv_caffe.visualize.sources import ImageSource, open_images
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit, argmax_units
 from allconv_caffe.visualize.whitening import InputSpace, load_whitening
-
-sys.path.insert(0, str(Path(__file__).parent))
-figure_nets: Any = importlib.import_module("figure_nets")
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path("models/cifar10-allcnn-c-jpeg")

@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
+from support.databases import write_lmdb
 
 from allconv_caffe.proto import Datum, NetParameter, parse_text
 from allconv_caffe.visualize import mining
@@ -42,12 +42,15 @@ def small_net(seed: int = 1) -> VizNet:
 
 
 def write_images(folder: Path, images: np.ndarray) -> Path:
-    with lmdb.open(str(folder), map_size=1 << 22) as env, env.begin(write=True) as transaction:
-        for i, image in enumerate(images):
-            datum = Datum(channels=3, height=8, width=8, label=i % 10)
-            datum.float_data.extend(image.ravel().tolist())
-            transaction.put(b"%08d" % i, datum.SerializeToString())
-    return folder
+    return Path(
+        write_lmdb(
+            folder,
+            (
+                Datum(channels=3, height=8, width=8, label=i % 10, float_data=image.ravel().tolist())
+                for i, image in enumerate(images)
+            ),
+        )
+    )
 
 
 @pytest.fixture(scope="module")
