@@ -1,10 +1,24 @@
-"""``python -m allconv_caffe.caffe_torch``: the command ``caffe-torch``."""
+"""``caffe-torch``, and ``python -m allconv_caffe.caffe_torch``: the command, with the drop-in for users' Python layers."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from allconv_caffe.caffe_torch.tools.caffe import main
+from allconv_caffe.caffe_torch import import_caffe
+from allconv_caffe.caffe_torch.tools import caffe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import_caffe.answer_with(_pycaffe)
+    return caffe.main(argv)
+
+
+def _pycaffe() -> None:
+    from allconv_caffe import pycaffe  # only where a net has a Python layer
+
+    pycaffe.install()
+
 
 if __name__ == "__main__":
     sys.exit(main())

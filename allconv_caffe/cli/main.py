@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.cli import figures, prep, tables, train, viz, zoo
 from allconv_caffe.cli.words import example
 
@@ -49,6 +50,13 @@ def _line(error: Exception) -> str:
 @click.version_option(package_name="allconv-caffe")
 def main() -> None:
     """Striving for Simplicity: The All Convolutional Net, with Caffe networks."""
+    import_caffe.answer_with(_pycaffe)
+
+
+def _pycaffe() -> None:
+    from allconv_caffe import pycaffe  # only where a net has a Python layer
+
+    pycaffe.install()
 
 
 @main.command(epilog=example("allconv report --trends"))

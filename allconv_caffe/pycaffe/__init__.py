@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.pycaffe import classifier, coord_map, detector, draw, io, net_spec, proto
 from allconv_caffe.pycaffe.binding import (
@@ -62,6 +63,8 @@ def install() -> None:
     for name, own in _MODULES.items():
         sys.modules[f"caffe.{name}"] = importlib.import_module(f"{__name__}.{own}")
 
+
+import_caffe.answer_with(install)
 
 __all__ = [
     "NCCL",

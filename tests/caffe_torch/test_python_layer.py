@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in the users' module)
+from allconv_caffe.caffe_torch.__main__ import main as caffe_torch
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.pyblob import PyBlob, PythonLayerError
-from allconv_caffe.caffe_torch.tools.caffe import main as caffe_torch
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, parse_text
 
 MODULE = '''
@@ -163,6 +165,30 @@ def test_the_command_line_shows_the_users_traceback_then_one_line(
     before, _, last = shown.partition("RuntimeError: out of coffee\n")
     assert "Traceback (most recent call last):" in before and 'raise RuntimeError("out of coffee")' in before
     assert last.startswith("F") and "layers_of_a_user.Failing.forward: RuntimeError: out of coffee" in last
+
+
+def test_the_command_imports_the_drop_in_for_a_net_with_a_python_layer_alone(module: str, tmp_path: Path) -> None:
+    """Nobody answers to `import caffe` by himself: an error says who does. The command sees to it, when it is asked for."""
+    (tmp_path / "user.prototxt").write_text(NET.format(module=module, layer="Scaled", text="1"))
+    (tmp_path / "plain.prototxt").write_text(NET.split("\n")[1].format())
+    script = """if True:
+        import sys
+        from allconv_caffe.caffe_torch.__main__ import main
+        from allconv_caffe.caffe_torch.layer import Context
+        from allconv_caffe.caffe_torch.net import load_net
+        sys.modules["caffe"] = None  # no real one, either
+        try:
+            load_net("user.prototxt", Context())
+        except Exception as error:
+            assert "import allconv_caffe.pycaffe before the net is built" in str(error), error
+        del sys.modules["caffe"]
+        assert main(["time", "-model", "plain.prototxt", "-iterations", "1"]) == 0
+        assert "allconv_caffe.pycaffe" not in sys.modules
+        assert main(["time", "-model", "user.prototxt", "-iterations", "1"]) == 0
+        assert "allconv_caffe.pycaffe" in sys.modules
+        """
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_arrays_of_a_blob_are_live_both_ways() -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from allconv_caffe import augment
+from allconv_caffe.caffe_torch.__main__ import main as caffe_torch
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers.augmented_data import AugmentedDataLayer
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.source import data
-from allconv_caffe.caffe_torch.tools.caffe import main as caffe_torch
 from allconv_caffe.proto import (
     TEST,
     TRAIN,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.import_caffe import provide_caffe
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.pyblob import PyBlob, PyLayer, PythonLayerError
-
-DROP_IN = "allconv_caffe.pycaffe"
-"""What answers to ``import caffe`` in the user's module. By name: the drop-in stands on the engine, not under it."""
 
 
 @register("Python")
@@ -20,8 +17,9 @@ class PythonLayer(Layer):
     """Runs the class `layer` of the module `module`: its setup, reshape, forward, backward; numpy in, numpy out.
 
     bottom, top: any number, as the class takes them. The module is found as Python finds modules (sys.path, PYTHONPATH);
-    in it ``import caffe`` gives the drop-in, unless a module of that name is loaded already. The object has `param_str`
-    and `phase` before setup; reshape runs before every forward. `share_in_parallel` means nothing on one device.
+    in it ``import caffe`` gives the drop-in (see import_caffe), unless a module of that name is loaded already. The object
+    has `param_str` and `phase` before setup; reshape runs before every forward. `share_in_parallel` means nothing on one
+    device.
     Source: python_layer.hpp, layer_factory.cpp.
     """
 
@@ -59,13 +57,14 @@ def faces(blobs: Sequence[Blob]) -> list[PyBlob]:
 def load(layer: Layer) -> PyLayer:
     """The user's object for `layer`. Raises PythonLayerError where module or class is missing, or is no caffe.Layer."""
     param = layer.param.python_param
-    if "caffe" not in sys.modules:
-        importlib.import_module(DROP_IN).install()
+    provide_caffe()
     try:
         module = importlib.import_module(param.module)
         cls = getattr(module, param.layer)
         if not (isinstance(cls, type) and issubclass(cls, PyLayer)):
-            raise TypeError(f"{param.module}.{param.layer} is not a subclass of caffe.Layer as {DROP_IN} has it")
+            raise TypeError(
+                f"{param.module}.{param.layer} is not a subclass of caffe.Layer as allconv_caffe.pycaffe has it"
+            )
         return cls.bind(layer)
     except Exception as error:
         raise wrap(
@@ -76,7 +75,10 @@ def load(layer: Layer) -> PyLayer:
 
 
 def describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name == "caffe":
+        said += " (import allconv_caffe.pycaffe before the net is built: it answers to that name)"
+    return said
 
 
 def wrap(error: Exception, message: str, loading: bool = False) -> PythonLayerError:

@@ -38,6 +38,8 @@ class EngineNet(base.VizNet):
             self.device = torch.device(device)
         except RuntimeError:
             raise VizError("device", repr(device), "cpu, cuda or cuda:N") from None
+        if any(layer.type == "Python" for layer in param.layer):
+            import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in the layer's module)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise VizError("device", repr(device), "a CUDA device; this machine has none", ("cpu",))
         try:
