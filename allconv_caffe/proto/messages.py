@@ -6,7 +6,7 @@ from typing import Any
 
 from .build import build
 
-NAMES = build("allconv_caffe.proto")
+NAMES = build(__package__)
 globals().update(NAMES)
 
 
