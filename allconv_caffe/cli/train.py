@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,64 +10,62 @@ import click
 
 from allconv_caffe.cli.words import command_line, example, pairs_from_text
 
+_ENGINE_FLAGS = f"{__name__}.engine_flags"
 
-@click.command(epilog=example("allconv run cifar10-allcnn-c --data ~/cifar-10-python.tar.gz --epochs 35 --seed 2"))
+
+class _WithEngineFlags(click.Command):
+    """What stands after ``--`` is kept apart, for the engine; before it, a word too many is a mistake."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[_ENGINE_FLAGS] = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- CAFFE_FLAG...]"]
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each setting that has a help, so that a new setting needs no line here."""
+    from allconv_caffe.train.settings import SETTINGS
+
+    for name, setting in reversed(SETTINGS.items()):
+        flag = "--" + name.replace("_", "-")
+        if not setting.help:
+            continue
+        if name == "options":
+            option = click.option("--set", name, multiple=True, metavar="NAME=VALUE", help=setting.help)
+        elif setting.kind is bool:
+            option = click.option(f"--no-{name}", name, is_flag=True, flag_value=False, default=True, help=setting.help)
+        else:
+            kind = click.Path(path_type=Path) if setting.kind is Path else setting.kind
+            option = click.option(flag, name, type=kind, default=setting.default, show_default=True, help=setting.help)
+        command = option(command)
+    return command
+
+
+@click.command(
+    cls=_WithEngineFlags,
+    epilog=example("allconv run cifar10-allcnn-c --data ~/cifar-10-python.tar.gz --epochs 35 --seed 2"),
+)
 @click.argument("experiment")
-@click.option("--engine", default="auto", show_default=True, help="auto, caffe or torch")
-@click.option("--gpu", help="device numbers, e.g. 0 or 0,1; none for the CPU")
-@click.option("--data", type=click.Path(path_type=Path), help="archive, image folder or prepared data set")
-@click.option("--lr", type=float, help="base_lr")
-@click.option("--epochs", type=float, help="epochs in all; the schedule in proportion")
-@click.option("--seed", type=int, default=1, show_default=True, help="random_seed")
-@click.option("--batch-size", type=int, help="images of one update")
-@click.option("--precision", default="float32", show_default=True, help="float32, tf32 or bf16 (engine torch)")
-@click.option(
-    "--rng",
-    default="torch",
-    show_default=True,
-    help="torch, or caffe: seed-exact, BVLC Caffe's own random numbers on the CPU (engine torch)",
-)
-@click.option("--threads", type=int, help="CPU threads")
-@click.option("--retries", type=int, default=0, show_default=True, help="trainings begun again after a dead one")
-@click.option("--no-download", is_flag=True, help="fail where the data are not on this machine")
-@click.option(
-    "--runs-dir",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="where run directories are kept",
-)
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="an option of `allconv render`, repeatable")
-@click.argument("caffe_flags", nargs=-1, type=click.UNPROCESSED)
-def run(
-    experiment: str,
-    data: Path | None,
-    no_download: bool,
-    pairs: tuple[str, ...],
-    caffe_flags: tuple[str, ...],
-    **settings: Any,
-) -> None:
+@_settings_options
+@click.pass_context
+def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **settings: Any) -> None:
     """Do whatever is missing of an experiment: data, prototxt, training, test, record. Continues what was begun.
 
     What stands after -- goes to the engine's `caffe train` as it is.
     """
     from allconv_caffe.train import run as driver
+    from allconv_caffe.train.settings import RunSettings
 
-    result = driver.run(
-        experiment,
-        driver.RunSettings(
-            data=data,
-            download=not no_download,
-            options=pairs_from_text(pairs),
-            caffe_flags=caffe_flags,
-            command=command_line(),
-            **settings,
-        ),
-        say=click.echo,
+    asked = RunSettings(
+        options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
     )
+    result = driver.run(experiment, asked, say=click.echo)
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
-        click.get_current_context().exit(status)
+        ctx.exit(status)
 
 
 @click.command(epilog=example("allconv quickstart --seed 2"))

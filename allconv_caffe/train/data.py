@@ -10,7 +10,7 @@ from typing import Any
 
 from allconv_caffe.paper.datasets import DATASETS, Dataset
 from allconv_caffe.paper.experiments import Experiment
-from allconv_caffe.train.engine import DriverError
+from allconv_caffe.train.settings import DriverError
 
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar(\.(gz|xz|bz2))?|tgz|zip)$")
 
@@ -80,7 +80,7 @@ def ensure(
             source = _at_home(source)  # make hands "~" on as it was typed
             if not source.exists():
                 raise DriverError(
-                    f"{name}={source}: found nothing there, expected an archive, an image folder or a prepared set"
+                    f"{name}={source}", "found nothing there, expected an archive, an image folder or a prepared set"
                 )
             if pipeline.is_prepared(source):
                 return _load(source, dataset)
@@ -93,7 +93,7 @@ def ensure(
         pipeline.prepare(source, out, dataset=kind, pad=pad, progress=progress)
         return _load(out, dataset)
     except PrepError as error:
-        raise DriverError(str(error)) from None
+        raise DriverError.of(error) from None
 
 
 def _at_home(source: Path) -> Path:
@@ -120,9 +120,9 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
     manifest: Any = Manifest.load(folder)
     if tuple(manifest.shape) != dataset.shape:
         found, expected = ("x".join(map(str, shape)) for shape in (manifest.shape, dataset.shape))
-        raise DriverError(f"{folder}: found images of {found}, expected {expected} for {dataset.name}")
+        raise DriverError(folder, f"found images of {found}, expected {expected} for {dataset.name}")
     if manifest.classes > dataset.classes:
-        raise DriverError(f"{folder}: found {manifest.classes} classes, expected {dataset.classes} for {dataset.name}")
+        raise DriverError(folder, f"found {manifest.classes} classes, expected {dataset.classes} for {dataset.name}")
     checksums = {split: str(entry["sha256"]) for split, entry in manifest.lmdb.items()}
     if "sha256" in manifest.source:
         checksums["source"] = str(manifest.source["sha256"])
@@ -151,8 +151,9 @@ def _same_source(data: PreparedData, out: Path, source: Path) -> PreparedData:
     found = archive.file_checksums(source).sha256
     if data.checksums.get("source") not in (None, found):
         raise DriverError(
-            f"{out}: found a set prepared from another {source.name} (SHA-256 {data.checksums['source'][:12]}..., now "
-            f"{found[:12]}...); remove the folder, or give the archive another name"
+            out,
+            f"found a set prepared from another {source.name} (SHA-256 {data.checksums['source'][:12]}..., now "
+            f"{found[:12]}...); remove the folder, or give the archive another name",
         )
     return data
 
@@ -164,12 +165,12 @@ def _downloaded(dataset: Dataset, root: Path, say: Callable[[str], None], downlo
     for path in archives:
         if path.is_file():
             return path
+    where = experiment_name(dataset)
     missing = (
-        f"{experiment_name(dataset)}: no data: name a local archive or image folder with {name}=path, "
-        f"or try `make quickstart`, which needs none"
+        f"no data: name a local archive or image folder with {name}=path, or try `make quickstart`, which needs none"
     )
     if not download:
-        raise DriverError(missing)
+        raise DriverError(where, missing)
     from data_prep import download as fetch
     from data_prep.errors import PrepError
 
@@ -178,7 +179,7 @@ def _downloaded(dataset: Dataset, root: Path, say: Callable[[str], None], downlo
     try:
         return Path(fetch.download(archives[0].name, archives[0].parent, progress=progress))
     except PrepError as error:
-        raise DriverError(f"{missing} ({error})") from None
+        raise DriverError(where, f"{missing} ({error})") from None
 
 
 def experiment_name(dataset: Dataset) -> str:
@@ -192,8 +193,9 @@ def _own_lmdbs(experiment: Experiment, root: Path) -> PreparedData:
     for path in paths:
         if not (path / "data.mdb").is_file():
             raise DriverError(
-                f"{experiment.name}: no data: expected an LMDB of {dataset.shape[1]}x{dataset.shape[2]} images "
-                f"at {path}, which this command does not prepare"
+                experiment.name,
+                f"no data: expected an LMDB of {dataset.shape[1]}x{dataset.shape[2]} images "
+                f"at {path}, which this command does not prepare",
             )
     return PreparedData(
         paths[0].parent,

@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-ENGINES: tuple[str, ...] = ("auto", "caffe", "torch")
-PRECISIONS: tuple[str, ...] = ("float32", "tf32", "bf16")
-RNGS: tuple[str, ...] = ("torch", "caffe")
-
-
-class DriverError(ValueError):
-    """A training cannot begin or go on; the text says where, what was found, what was expected, and the choices."""
+from allconv_caffe.train.settings import DriverError, RunSettings
 
 
 @dataclass(frozen=True)
@@ -61,46 +54,40 @@ def parse_gpus(text: str | None) -> tuple[int, ...] | None:
     if text in ("none", "cpu"):
         return ()
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise DriverError(f"GPU={text}: expected device numbers such as 0 or 0,1, or none for the CPU")
+        raise DriverError(f"GPU={text}", "expected device numbers such as 0 or 0,1, or none for the CPU")
     numbers = tuple(int(part) for part in text.split(","))
     if len(set(numbers)) != len(numbers):
-        raise DriverError(f"GPU={text}: expected each device once")
+        raise DriverError(f"GPU={text}", "expected each device once")
     return numbers
 
 
-def choose(
-    engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None, rng: str = "torch"
-) -> Engine:
-    """Take an engine as ``engine`` and ``gpus`` say.
+def choose(settings: RunSettings) -> Engine:
+    """Take an engine as the settings say.
 
-    ``auto``: a real Caffe with a working GPU if there is one, else the built-in engine. A device that was named is
-    passed on unchecked to a real Caffe that was named; whether it works, that Caffe says. ``rng`` ``caffe``: the built-in
-    engine on the CPU, seed-exact.
+    ``auto``: a real Caffe with a working GPU if there is one, else caffe-torch. A device that was named is passed on
+    unchecked to a real Caffe that was named; whether it works, that Caffe says. ``rng`` ``caffe``: caffe-torch on the
+    CPU, seed-exact.
 
     Raises:
-        DriverError: an unknown engine; ``caffe`` where none is found; a precision that BVLC Caffe does not have; a
-            setting that cannot be seed-exact.
+        DriverError: ``caffe`` where none is found; a precision that BVLC Caffe does not have; a setting that cannot be
+            seed-exact.
     """
-    if engine not in ENGINES:
-        raise DriverError(f"ENGINE={engine}: expected one of {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise DriverError(f"PRECISION={precision}: expected one of {', '.join(PRECISIONS)}")
-    if rng not in RNGS:
-        raise DriverError(f"RNG={rng}: expected one of {', '.join(RNGS)}")
-    if rng == "caffe":
-        return _seed_exact(engine, gpus, precision, threads)
-    if engine == "torch":
+    gpus, precision, threads = parse_gpus(settings.gpu), settings.precision, settings.threads
+    if settings.rng == "caffe":
+        return _seed_exact(settings, gpus)
+    if settings.engine == "torch":
         return _torch(gpus, precision, threads, "asked for")
     caffe = _find_caffe()
-    if engine == "caffe":
+    if settings.engine == "caffe":
         if caffe is None:
             raise DriverError(
-                "ENGINE=caffe: found no Caffe; name one with CAFFE=path/to/caffe or CAFFE_ROOT=folder, install the "
-                "CPU build with `make caffe`, or use the built-in engine (ENGINE=torch)"
+                "ENGINE=caffe",
+                "found no Caffe; name one with CAFFE=path/to/caffe or CAFFE_ROOT=folder, install the "
+                "CPU build with `make caffe`, or use caffe-torch (ENGINE=torch)",
             )
         if precision != "float32":
             raise DriverError(
-                f"ENGINE=caffe: BVLC Caffe has no precision {precision} (choices: float32; or ENGINE=torch)"
+                "ENGINE=caffe", f"BVLC Caffe has no precision {precision} (choices: float32; or ENGINE=torch)"
             )
         if gpus is None:
             gpus = (0,) if caffe.has_working_gpu() else ()
@@ -116,29 +103,28 @@ def choose(
     return _torch(gpus, precision, threads, f"the real Caffe that was found ({caffe.origin}) has no working GPU")
 
 
-def _seed_exact(engine: str, gpus: tuple[int, ...] | None, precision: str, threads: int | None) -> Engine:
-    if engine == "caffe":
+def _seed_exact(settings: RunSettings, gpus: tuple[int, ...] | None) -> Engine:
+    if settings.engine == "caffe":
         raise DriverError(
-            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected the built-in engine "
-            "(choices: ENGINE=torch, or no RNG)"
+            "RNG=caffe",
+            "found ENGINE=caffe, which draws its own numbers anyway, expected caffe-torch "
+            "(choices: ENGINE=torch, or no RNG)",
         )
     if gpus:
         raise DriverError(
-            f"RNG=caffe: found GPU={','.join(map(str, gpus))}, expected none (on a GPU, Caffe draws from cuRAND)"
+            "RNG=caffe", f"found GPU={','.join(map(str, gpus))}, expected none (on a GPU, Caffe draws from cuRAND)"
         )
-    if precision != "float32":
-        raise DriverError(f"RNG=caffe: found PRECISION={precision}, expected float32, the only one that Caffe has")
-    reason = "asked for" if engine == "torch" else "it draws BVLC Caffe's random numbers on a CPU"
-    found = _torch((), precision, threads, reason)
-    return replace(found, flags=(*found.flags, "-seed_exact"))
-
-
-def check_executor(flags: Sequence[str], rng: str) -> None:
-    """Raises DriverError where the flags for the engine ask for compiled code, which draws its own random numbers."""
-    if rng == "caffe" and re.search(r"(^|\s)--?executor[=\s]compiled(\s|$)", " ".join(flags)):
+    if settings.precision != "float32":
         raise DriverError(
-            "RNG=caffe: found -executor compiled, expected auto or plain (compiled code draws its own numbers)"
+            "RNG=caffe", f"found PRECISION={settings.precision}, expected float32, the only one that Caffe has"
         )
+    if re.search(r"(^|\s)--?executor[=\s]compiled(\s|$)", " ".join(settings.caffe_flags)):
+        raise DriverError(
+            "RNG=caffe", "found -executor compiled, expected auto or plain (compiled code draws its own numbers)"
+        )
+    reason = "asked for" if settings.engine == "torch" else "it draws BVLC Caffe's random numbers on a CPU"
+    found = _torch((), settings.precision, settings.threads, reason)
+    return replace(found, flags=(*found.flags, "-seed_exact"))
 
 
 def _find_caffe() -> Any:
@@ -147,7 +133,7 @@ def _find_caffe() -> Any:
     try:
         return bvlc.find_caffe()
     except bvlc.BvlcError as error:
-        raise DriverError(str(error)) from None
+        raise DriverError.of(error) from None
 
 
 def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) -> Engine:
@@ -168,13 +154,12 @@ def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, re
     if gpus and max(gpus) >= count:
         choices = ", ".join(["none", *map(str, range(count))])
         raise DriverError(
-            f"GPU={named}: PyTorch {torch.__version__} finds {count} CUDA devices, expected one of them (choices: {choices}; "
-            "or ENGINE=caffe with a GPU build)"
+            f"GPU={named}",
+            f"PyTorch {torch.__version__} finds {count} CUDA devices, expected one of them (choices: {choices}; "
+            "or ENGINE=caffe with a GPU build)",
         )
     if len(gpus) > 1:
-        raise DriverError(
-            f"GPU={named}: found {len(gpus)} devices, expected one for the built-in engine (or ENGINE=caffe)"
-        )
+        raise DriverError(f"GPU={named}", f"found {len(gpus)} devices, expected one for caffe-torch (or ENGINE=caffe)")
     flags: tuple[str, ...] = ()
     if precision != "float32":
         flags += ("-precision", precision)

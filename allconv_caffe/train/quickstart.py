@@ -185,7 +185,7 @@ def run(
     Args:
         root: gets ``data/quickstart*`` and ``runs/quickstart/``.
         seed: of the pictures, the weights and dropout.
-        engine, gpu, epochs: as in ``driver.RunSettings``.
+        engine, gpu, epochs: as in ``settings.RunSettings``.
         n_train, n_test: pictures; multiples of ten.
         say: takes each line for people.
 
@@ -196,6 +196,7 @@ def run(
         PrepError, TableError, DriverError: as the functions it calls.
     """
     from allconv_caffe.train import run as driver
+    from allconv_caffe.train.settings import DriverError, RunSettings
     from data_prep import pipeline, verify
     from data_prep.manifest import Manifest
 
@@ -221,7 +222,7 @@ def run(
     grid = folder.with_name("quickstart.png")
     report = verify.verify(folder, grid)
     if not report.ok:
-        raise driver.DriverError(f"{folder}: {'; '.join(report.problems)}")
+        raise DriverError(folder, "; ".join(report.problems))
     lap("prepare")
 
     say("3/5 fit a linear classifier to the same whitened pixels")
@@ -229,7 +230,7 @@ def run(
     lap("linear classifier")
 
     say(f"4/5 render the prototxt, train and test {chosen.title}")
-    settings = driver.RunSettings(
+    settings = RunSettings(
         engine=engine,
         gpu=gpu,
         epochs=epochs,

@@ -1,239 +1,183 @@
-"""What a run directory holds, and how it is written: whole or not at all."""
+"""The records of a run: its settings, its result, and under which circumstances it was made."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import fcntl
-import io
-import json
-import math
+import itertools
 import os
 import platform
-import re
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe import proto
-from allconv_caffe.report.log import LogParser, TestRow, TrainRow
-from allconv_caffe.train.engine import DriverError
+from allconv_caffe import files, proto
+from allconv_caffe.report import plots
+from allconv_caffe.report.collect import same_dataset
+from allconv_caffe.report.log import LogParser, parse_log
+from allconv_caffe.train import process, settings as settings_, snapshots
+from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG
+from allconv_caffe.train.plan import Plan
+from allconv_caffe.train.prototxt import SOLVER
+from allconv_caffe.train.watch import duration
 
 PACKAGES: tuple[str, ...] = ("torch", "numpy", "protobuf", "lmdb", "opencv-python", "jinja2")
-_STATE = re.compile(r"_iter_(\d+)\.solverstate$")
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside ``path``, then rename, so that a reader never sees half a file."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any reader accepts: numbers that are not finite become null."""
-    write_atomic(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return value
-
-
-def read_json(path: Path) -> Any:
-    """The JSON object in a file.
-
-    Raises:
-        DriverError: not JSON, or no object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DriverError(f"{path}: found no JSON ({error}); remove the file, or the folder it stands in") from None
-    if not isinstance(found, dict):
-        raise DriverError(f"{path}: found no JSON object; remove the file, or the folder it stands in")
-    return found
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold a run directory; yields the descriptor that an engine inherits, so that the lock lasts while either lives.
-
-    Raises:
-        DriverError: another training holds it.
-    """
-    with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            who = lock.read().strip()
-            process = f" (engine: process {who})" if who else ""
-            raise DriverError(
-                f"{folder}: found another training at work in it{process}; wait for it, or stop it"
-            ) from None
-        lock.truncate(0)
-        yield lock.fileno()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Points
+# Records
 
 
-def _table(rows: Sequence[TrainRow] | Sequence[TestRow], first: Sequence[str], epoch_iters: float) -> str:
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row.outputs))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*first, *(f"output:{name}" for name in names)])
-    for row in rows:
-        values: dict[str, Any] = {
-            "iteration": row.iteration,
-            "epoch": f"{row.iteration / epoch_iters:.6g}",
-            "seconds": row.seconds,
-            "lr": row.lr,
-            "session": row.session,
-        }
-        if isinstance(row, TrainRow):
-            values["loss"] = row.loss
-        else:
-            values["error_percent"] = None if row.error_percent is None else f"{row.error_percent:.6g}"
-        writer.writerow([_cell(values[name]) for name in first] + [_cell(row.outputs.get(name)) for name in names])
-    return out.getvalue()
+def write_settings(plan: Plan) -> None:
+    """Write settings.json: what is run, with what, on which machine."""
+    engine, data = plan.engine, plan.data
+    content = {
+        "experiment": plan.experiment.name,
+        "identity": plan.identity,
+        "settings": settings_.kept(plan.taken, "settings")
+        | {"engine_asked_for": plan.settings.engine, "gpus": list(engine.gpus), "max_iter": plan.max_iter},
+        "engine": {"version": engine.version, "origin": engine.origin, "reason": engine.reason},
+        "data": {
+            "folder": plan.path(data.folder),
+            "dataset": data.display_name,
+            "classes": data.classes,
+            "n_train": data.n_train,
+            "n_test": data.n_test,
+            "official": data.official,
+            "sha256": data.checksums,
+            "preprocessing": data.preprocessing,
+        },
+        "assumptions": [
+            {"key": entry.key, "value": entry.value, "reason": entry.reason} for entry in plan.assumptions()
+        ],
+        "versions": versions(),
+        "git": git_state(Path(__file__).resolve().parent),
+        "command": plan.settings.command,
+    }
+    files.write_json(plan.folder / SETTINGS_FILE, content)
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write result.json and curves.png, of what the log and the attempts say.
 
-
-def write_points(folder: Path, log: LogParser, epoch_iters: float) -> None:
-    """Write every point of the log: train.csv (iteration, epoch, seconds, lr, loss, ...), test.csv (error_percent)."""
-    train_head = ("iteration", "epoch", "seconds", "lr", "loss", "session")
-    test_head = ("iteration", "epoch", "seconds", "lr", "error_percent", "session")
-    write_atomic(folder / "train.csv", _table(log.train, train_head, epoch_iters))
-    write_atomic(folder / "test.csv", _table([row for row in log.test if row.net == 0], test_head, epoch_iters))
-
-
-class Events:
-    """TensorBoard events of one run: its history again, then each point as it comes."""
-
-    def __init__(self, folder: Path, log: LogParser) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        folder.mkdir(exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = EventFileWriter(str(folder))
-        now = time.time()
-        last = max((rows[-1].seconds or 0.0 for rows in (log.train, log.test) if rows), default=0.0)
-        self._start = now - last
-        for train in log.train:
-            self.train(train, self._start + (train.seconds or 0.0))
-        for test in log.test:
-            self.test(test, self._start + (test.seconds or 0.0))
-
-    def train(self, row: TrainRow, wall_time: float | None = None) -> None:
-        """Tags ``train/loss`` and, where it is known, ``train/lr``."""
-        values = {"train/loss": row.loss}
-        if row.lr is not None:
-            values["train/lr"] = row.lr
-        self._add(values, row.iteration, wall_time)
-
-    def test(self, row: TestRow, wall_time: float | None = None) -> None:
-        """Tags ``test/error_percent`` and one for each output."""
-        values = {f"test/{name}": value for name, value in row.outputs.items()}
-        if row.error_percent is not None:
-            values["test/error_percent"] = row.error_percent
-        self._add(values, row.iteration, wall_time)
-
-    def _add(self, values: dict[str, float], step: int, wall_time: float | None) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._writer.add_event(Event(wall_time=wall_time or time.time(), step=step, summary=summary))
-
-    def flush(self) -> None:
-        """Let a running TensorBoard see the points."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Snapshots
-
-
-def parameters_in(caffemodel: Path) -> int:
-    """Weights and biases in a caffemodel, counted from its blobs."""
-    net = proto.read_binary(caffemodel, proto.NetParameter, allow_unknown=True)
-    return sum(_count(blob) for layer in net.layer for blob in layer.blobs)
-
-
-def _count(blob: Any) -> int:
-    if blob.HasField("shape"):
-        return math.prod(blob.shape.dim)
-    if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
-        return int(blob.num * blob.channels * blob.height * blob.width)
-    return len(blob.data) or len(blob.double_data)
-
-
-def _broken(state: Path, iteration: int) -> str | None:
-    model = state.with_suffix(".caffemodel")
-    if not model.is_file():
-        return f"{model.name} is missing"
-    try:
-        found = proto.read_binary(state, proto.SolverState, allow_unknown=True)
-        net = proto.read_binary(model, proto.NetParameter, allow_unknown=True)
-    except proto.ProtoError as error:
-        return str(error)
-    if found.iter != iteration:
-        return f"it holds iteration {found.iter}"
-    blobs = sum(len(layer.blobs) for layer in net.layer)
-    if not blobs or not found.history or len(found.history) % blobs:
-        return f"it holds {len(found.history)} histories for {blobs} blobs of {model.name}: truncated"
-    return None
-
-
-def newest_snapshot(prefix: Path, say: Any) -> tuple[Path, int] | None:
-    """The newest solver state that can be resumed, and its iteration; None without one.
-
-    A state is passed over, with a line that says so, where it or its caffemodel is missing, damaged or truncated.
+    Args:
+        status: ``done``, ``interrupted`` or ``dead``.
+        attempts: as state.json keeps them; the last one counts.
     """
-    states: list[tuple[int, Path]] = []
-    for path in prefix.parent.glob(f"{prefix.name}_iter_*.solverstate"):
-        if match := _STATE.search(path.name):
-            states.append((int(match[1]), path))
-    for iteration, path in sorted(states, reverse=True):
-        why = _broken(path, iteration)
-        if why is None:
-            return path, iteration
-        say(f"snapshot {path} is passed over: {why}")
-    return None
+    log = parse_log(plan.folder / LOG)
+    result = _result(plan, status, attempts, log)
+    files.write_json(plan.folder / RESULT_FILE, result)
+    experiment, data = plan.experiment, plan.data
+    title = f"{experiment.title}, {data.display_name}, seed {result['seed']}, {plan.engine.name}"
+    comparable = same_dataset(data.display_name, experiment.dataset.title)
+    published = experiment.published_error_percent if comparable else None
+    files.write(plan.folder / "curves.png", plots.curves(log, plan.epoch_iters, title, published, "png"))
+    return result
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Circumstances
+def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log: LogParser) -> dict[str, Any]:
+    experiment, engine, data, attempt = plan.experiment, plan.engine, plan.data, attempts[-1]
+    errors = [(row.error_percent, row.iteration) for row in log.test if row.net == 0 and row.outputs]
+    last, at = errors[-1] if errors else (None, None)
+    if status == "done" and at != plan.max_iter:
+        scores = process.test_scores(plan.folder / TEST_LOG)
+        finite = scores.get("loss", 0.0) == scores.get("loss", 0.0)
+        last, at = (100.0 * (1.0 - scores["accuracy"]) if finite else None), plan.max_iter
+        errors.append((last, at))
+    best = min(((error, where) for error, where in errors if error is not None), default=(None, None))
+    speed = _images_per_second(log, plan.batch_size)
+    result: dict[str, Any] = {
+        "experiment": experiment.name,
+        "model": experiment.title,
+        "source": experiment.source,
+        "status": status,
+        "test_error_percent": _rounded(last),
+        "test_iteration": at,
+        "best_on_test": {
+            "error_percent": _rounded(best[0]),
+            "iteration": best[1],
+            "note": "chosen on test data; not a result",
+        },
+        "published_error_percent": experiment.published_error_percent,
+        "parameters": snapshots.parameters_in(plan.last_model) if status == "done" else None,
+        "published_parameters": experiment.published_parameters,
+        "dataset": data.display_name,
+        "preprocessing": data.preprocessing,
+        "paper_dataset": experiment.dataset.name,
+        "paper_title": experiment.dataset.title,
+        **settings_.kept(plan.taken, "result"),
+        "seed": attempt["seed"],
+        "rng": "caffe" if engine.name == "caffe" else plan.settings.rng,
+        "iterations": attempt.get("iterations", 0),
+        "max_iter": plan.max_iter,
+        "schedule": _schedule(plan),
+        "engine_version": engine.version,
+        "device": (", ".join(log.gpus.values()) or f"{len(engine.gpus)} GPU") if engine.gpus else "CPU",
+        "seconds": seconds_of(log),
+        "images_per_second": None if speed is None else round(speed, 1),
+        "n_train": data.n_train,
+        "n_test": data.n_test,
+        "classes": data.classes,
+        "data_sha256": data.checksums,
+        "attempts": [{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
+        "resumed": len(attempt["sessions"]) - 1,
+        "assumptions": [f"{entry.key}: {entry.value}" for entry in plan.assumptions()],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if status == "done":
+        result["caffemodel"] = plan.path(plan.last_model)
+    return result
+
+
+def _schedule(plan: Plan) -> str:
+    """The schedule as a line, by which runs are compared."""
+    solver = proto.read_solver(plan.folder / SOLVER)
+    words = [f"{solver.type or 'SGD'} {solver.lr_policy} base_lr {solver.base_lr:g}, momentum {solver.momentum:g}"]
+    words.append(f"weight_decay {solver.weight_decay:g}, batch {plan.batch_size}")
+    if solver.stepvalue:
+        drops = ", ".join(f"{value / plan.epoch_iters:.4g}" for value in solver.stepvalue)
+        words.append(f"drops after epochs {drops}")
+    return "; ".join([*words, f"{plan.taken['epochs']:g} epochs"])
+
+
+def seconds_of(log: LogParser) -> float | None:
+    """Seconds of training and testing by the log's own clock, pauses between sessions left out."""
+    found = [rows[-1].seconds for rows in (log.train, log.test) if rows and rows[-1].seconds is not None]
+    return round(max(found), 1) if found else None
+
+
+def _images_per_second(log: LogParser, batch_size: int) -> float | None:
+    """Training images over seconds between the displayed losses, tests and snapshots included."""
+    images = seconds = 0.0
+    for before, after in itertools.pairwise(log.train):
+        if before.session == after.session and before.seconds is not None and after.seconds is not None:
+            images += (after.iteration - before.iteration) * batch_size
+            seconds += after.seconds - before.seconds
+    return images / seconds if seconds > 0 else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """A finished run in one line."""
+    error = result["test_error_percent"]
+    words = [f"{result['model']} on {result['dataset']}: test error "]
+    words.append("not a number" if error is None else f"{error:.2f} %")
+    if result["published_error_percent"] is not None:
+        words.append(f" (the paper on {result['paper_title']}: {result['published_error_percent']:.2f} %)")
+    words.append(
+        f", {result['parameters']:,} parameters, {result['epochs']:g} epochs, seed {result['seed']}, {result['engine']}"
+    )
+    if result["seconds"] is not None:
+        words.append(f", {duration(result['seconds'])}")
+    best = result["best_on_test"]
+    if best["error_percent"] is not None:
+        words.append(f"; best on test, not a result: {best['error_percent']:.2f} % at iteration {best['iteration']}")
+    return "".join(words)
 
 
 def versions() -> dict[str, str]:
@@ -276,11 +220,3 @@ def _git(folder: Path, *words: str) -> str:
         stdin=subprocess.DEVNULL,
     )
     return done.stdout.strip()
-
-
-def move_into(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Move what exists of ``names`` from ``folder`` into ``target``."""
-    target.mkdir(exist_ok=True)
-    for name in names:
-        if (folder / name).exists():
-            os.replace(folder / name, target / name)

@@ -7,13 +7,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
-from allconv_caffe.report.log import TestRow, TrainRow
+from allconv_caffe.report.log import LogParser, TestRow, TrainRow, complete_lines
 
 OVERFLOW_LOSS = 87.3365
 """-log(FLT_MIN): what Caffe's SoftmaxWithLoss prints when every image of a batch is wrong with certainty."""
@@ -117,6 +117,52 @@ class DeadWatch:
                 f"({100 / rule.classes:.4g} %)"
             )
         return None
+
+
+class Listener(Protocol):
+    """Takes rows in order; what it returns, if it is a text, says why the training is dead."""
+
+    def train(self, row: TrainRow) -> str | None:
+        """A displayed loss, complete."""
+
+    def test(self, row: TestRow) -> str | None:
+        """A test of the first test net, complete."""
+
+
+class Follower:
+    """Feeds a growing log to everyone who wants its rows; a row is passed on when its last line has come.
+
+    dead: why the training is dead, as the first listener to find it said; "" while it is not. write: takes a line for
+    people.
+    """
+
+    def __init__(self, log: LogParser, listeners: Sequence[Listener], write: Callable[[str], None]) -> None:
+        self.log, self.write = log, write
+        self.dead = ""
+        self._listeners = listeners
+        self._pending: TrainRow | TestRow | None = None
+
+    def feed(self, text: str) -> None:
+        """Take complete lines; an empty text means that nothing came for a while."""
+        for line in complete_lines(text):
+            row = self.log.feed(line)
+            if row is not None:
+                self._pass_on()
+                self._pending = row
+        if not text and (isinstance(self._pending, TrainRow) or (self._pending and self._pending.outputs)):
+            self._pass_on()
+
+    def finish(self) -> None:
+        """No more lines will come."""
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        row, self._pending = self._pending, None
+        if row is None or (isinstance(row, TestRow) and (not row.outputs or row.net)):
+            return
+        for listener in self._listeners:
+            why = listener.train(row) if isinstance(row, TrainRow) else listener.test(row)
+            self.dead = self.dead or why or ""
 
 
 class Progress:

@@ -17,6 +17,7 @@ from allconv_caffe import proto
 from allconv_caffe.caffe_torch.summary import summarize
 from allconv_caffe.paper import experiments
 from allconv_caffe.train import run as driver
+from allconv_caffe.train.settings import RunSettings
 from data_prep import cifar, datum, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +114,7 @@ class Trained:
         self.ended, self.said = {}, {}
         for engine, flags in (("caffe", ()), ("torch", FLAGS)):
             lines: list[str] = []
-            settings = driver.RunSettings(
+            settings = RunSettings(
                 engine=engine,
                 gpu="none",
                 epochs=1,

@@ -22,8 +22,8 @@ from allconv_caffe.paper import experiments
 from allconv_caffe.paper.errors import TableError
 from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
-from allconv_caffe.train import data as driver_data, engine as driver_engine, record as driver_files, run as driver
-from allconv_caffe.train.run import DriverError, RunSettings
+from allconv_caffe.train import data as driver_data, engine as driver_engine, process, record, run as driver, snapshots
+from allconv_caffe.train.settings import DriverError, RunSettings
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ class Bench:
         self.lines: list[str] = []
         self.behave()
         monkeypatch.setenv("CAFFE", str(self.binary))
-        monkeypatch.setattr(driver, "_POLL_SECONDS", 0.02)
+        monkeypatch.setattr(process, "POLL_SECONDS", 0.02)
         self.curves = plots.curves
         monkeypatch.setattr(plots, "curves", lambda *_: b"drawn")
         folder = home / "data" / "cifar10"
@@ -226,8 +226,8 @@ def test_looking_at_a_done_run_changes_nothing_of_its_record(bench: Bench, monke
     """A finished run's settings, versions and commit stay those it was trained with, whoever looks later."""
     folder = bench.run().directory
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
-    monkeypatch.setattr(driver_files, "versions", lambda: {"torch": "another"})
-    monkeypatch.setattr(driver_files, "git_state", lambda folder: {"commit": "another"})
+    monkeypatch.setattr(record, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(record, "git_state", lambda folder: {"commit": "another"})
     bench.run(command="another")
     assert {name: (folder / name).read_bytes() for name in before} == before
 
@@ -254,7 +254,7 @@ def test_a_damaged_state_is_one_line(bench: Bench, text: str) -> None:
     """state.json of another form stops the run before an engine is started."""
     folder = bench.run().directory
     (folder / "state.json").write_text(text)
-    with pytest.raises(DriverError, match=r"state\.json: found no "):
+    with pytest.raises(DriverError, match=r"state\.json: found (a list|no record)"):
         bench.run()
     (folder / "state.json").unlink()
     assert bench.run().status == "done" and "-snapshot" in bench.calls()[-1]
@@ -322,7 +322,7 @@ def test_auto_takes_a_caffe_whose_gpu_works(bench: Bench) -> None:
 
 def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> None:
     """ENGINE=auto passes over a Caffe that has no working GPU, and says so."""
-    engine = driver_engine.choose("auto", None, "float32", None)
+    engine = driver_engine.choose(RunSettings())
     assert engine.name == "torch"
     assert engine.command[1:] == ("-m", "allconv_caffe.caffe_torch")
     assert "has no working GPU" in engine.describe()
@@ -352,7 +352,7 @@ NO_GPU_7 = r"GPU=7: PyTorch \S+ finds \d CUDA devices, expected one of them \(ch
         ({"rng": "boost"}, "RNG=boost: expected one of torch, caffe"),
         (
             {"rng": "caffe"},
-            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected the built-in engine "
+            "RNG=caffe: found ENGINE=caffe, which draws its own numbers anyway, expected caffe-torch "
             "(choices: ENGINE=torch, or no RNG)",
         ),
         (
@@ -382,9 +382,13 @@ def test_the_built_in_engine_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [driver_engine.choose("torch", gpus, "float32", None).gpus for gpus in (None, (), (1,))] == [(0,), (), (1,)]
-    with pytest.raises(DriverError, match="^GPU=0,1: found 2 devices, expected one for the built-in engine"):
-        driver_engine.choose("torch", (0, 1), "float32", None)
+    assert [driver_engine.choose(RunSettings(engine="torch", gpu=gpu)).gpus for gpu in (None, "none", "1")] == [
+        (0,),
+        (),
+        (1,),
+    ]
+    with pytest.raises(DriverError, match="^GPU=0,1: found 2 devices, expected one for caffe-torch"):
+        driver_engine.choose(RunSettings(engine="torch", gpu="0,1"))
 
 
 def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +459,7 @@ def test_a_snapshot_needs_its_caffemodel_and_all_its_histories(tmp_path: Path) -
     save(7, 1)
     save(8, 2, claims=3)
     save(9, 2).with_suffix(".caffemodel").unlink()
-    found = driver_files.newest_snapshot(tmp_path / "x", said.append)
+    found = snapshots.newest_snapshot(tmp_path / "x", said.append)
     assert found == (tmp_path / "x_iter_6.solverstate", 6)
     assert [line.rsplit(": ", 1)[-1] for line in said] == [
         "x_iter_9.caffemodel is missing",
@@ -672,7 +676,7 @@ def test_a_local_archive_is_prepared_once_beside_the_official_set(
     archive = tmp_path / "My Set.tar.gz"
     cifar.write_python_archive(archive, images[:40], labels[:40], images[40:], labels[40:], CIFAR10_CLASSES)
     said: list[str] = []
-    experiment = driver.experiments.experiment("cifar10-allcnn-c")
+    experiment = experiments.experiment("cifar10-allcnn-c")
     first = driver_data.ensure(experiment, archive, tmp_path, said.append, progress=False)
     assert first.folder == tmp_path / "data" / "cifar10-my-set"
     assert not first.official and set(first.checksums) == {"train", "test", "source"}

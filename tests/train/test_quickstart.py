@@ -10,6 +10,7 @@ import pytest
 
 from allconv_caffe.train import quickstart, quickstart_data, run as driver
 from allconv_caffe.train.quickstart_data import CLASSES, PERIODS, SIDE, draw, generate
+from allconv_caffe.train.settings import RunSettings
 from data_prep import source
 
 
@@ -106,9 +107,9 @@ def test_the_network_is_the_papers() -> None:
 
 def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Archive, LMDBs, picture and table come from one call; the driver gets the prepared set; a second call keeps it."""
-    handed: list[driver.RunSettings] = []
+    handed: list[RunSettings] = []
 
-    def train(experiment: Any, settings: driver.RunSettings, say: Any) -> driver.RunResult:
+    def train(experiment: Any, settings: RunSettings, say: Any) -> driver.RunResult:
         assert experiment.name == "quickstart" and experiment.dataset.n_train == 40
         handed.append(settings)
         return driver.RunResult("done", tmp_path / "runs", {"test_error_percent": 12.5, "parameters": 839_242})

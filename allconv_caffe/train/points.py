@@ -1,0 +1,112 @@
+"""Every point of a run's curves, as CSV and as TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from allconv_caffe import files
+from allconv_caffe.report.log import LogParser, TestRow, TrainRow
+
+
+def _table(rows: Sequence[TrainRow] | Sequence[TestRow], first: Sequence[str], epoch_iters: float) -> str:
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row.outputs))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*first, *(f"output:{name}" for name in names)])
+    for row in rows:
+        values: dict[str, Any] = {
+            "iteration": row.iteration,
+            "epoch": f"{row.iteration / epoch_iters:.6g}",
+            "seconds": row.seconds,
+            "lr": row.lr,
+            "session": row.session,
+        }
+        if isinstance(row, TrainRow):
+            values["loss"] = row.loss
+        else:
+            values["error_percent"] = None if row.error_percent is None else f"{row.error_percent:.6g}"
+        writer.writerow([_cell(values[name]) for name in first] + [_cell(row.outputs.get(name)) for name in names])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+class Points:
+    """train.csv (iteration, epoch, seconds, lr, loss, ...) and test.csv (error_percent), anew at every test."""
+
+    def __init__(self, folder: Path, log: LogParser, epoch_iters: float) -> None:
+        self._folder, self._log, self._epoch_iters = folder, log, epoch_iters
+
+    def train(self, row: TrainRow) -> None:
+        """The next test writes it."""
+
+    def test(self, row: TestRow) -> None:
+        """Write every point so far."""
+        self.write()
+
+    def write(self) -> None:
+        """Write every point of the log so far."""
+        train_head = ("iteration", "epoch", "seconds", "lr", "loss", "session")
+        test_head = ("iteration", "epoch", "seconds", "lr", "error_percent", "session")
+        tests = [row for row in self._log.test if row.net == 0]
+        files.write(self._folder / "train.csv", _table(self._log.train, train_head, self._epoch_iters))
+        files.write(self._folder / "test.csv", _table(tests, test_head, self._epoch_iters))
+
+
+class Events:
+    """TensorBoard events of one run: its history again, then each point as it comes."""
+
+    def __init__(self, folder: Path, log: LogParser) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = EventFileWriter(str(folder))
+        last = max((rows[-1].seconds or 0.0 for rows in (log.train, log.test) if rows), default=0.0)
+        start = time.time() - last
+        for train in log.train:
+            self._train(train, start + (train.seconds or 0.0))
+        for test in log.test:
+            self._test(test, start + (test.seconds or 0.0))
+
+    def train(self, row: TrainRow) -> None:
+        """Tags ``train/loss`` and, where it is known, ``train/lr``."""
+        self._train(row, time.time())
+
+    def test(self, row: TestRow) -> None:
+        """Tags ``test/error_percent`` and one for each output; a running TensorBoard sees every point so far."""
+        self._test(row, time.time())
+        self._writer.flush()
+
+    def _train(self, row: TrainRow, wall_time: float) -> None:
+        values = {"train/loss": row.loss}
+        if row.lr is not None:
+            values["train/lr"] = row.lr
+        self._add(values, row.iteration, wall_time)
+
+    def _test(self, row: TestRow, wall_time: float) -> None:
+        values = {f"test/{name}": value for name, value in row.outputs.items()}
+        if row.error_percent is not None:
+            values["test/error_percent"] = row.error_percent
+        self._add(values, row.iteration, wall_time)
+
+    def _add(self, values: dict[str, float], step: int, wall_time: float) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._writer.add_event(Event(wall_time=wall_time, step=step, summary=summary))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()

@@ -1,0 +1,85 @@
+"""Each setting of a run is declared once: what the command line, make, the documentation and old records say of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allconv_caffe.paper import experiments
+from allconv_caffe.train import data as driver_data, engine as driver_engine
+from allconv_caffe.train.data import PreparedData
+from allconv_caffe.train.engine import Engine
+from allconv_caffe.train.plan import Plan, plan
+from allconv_caffe.train.settings import RunSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+OLD = sorted(path.parent for path in (ROOT / "results").glob("*/settings.json"))
+
+
+def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
+    """What the settings that an old run recorded make today, on the data and the engine that it had."""
+    kept = json.loads((record / "settings.json").read_text())
+    asked, of_data = kept["settings"], kept["data"]
+    folder = Path(of_data["folder"])
+    data = PreparedData(
+        folder,
+        folder / "train_lmdb",
+        folder / "test_lmdb",
+        display_name=of_data["dataset"],
+        classes=of_data["classes"],
+        n_train=of_data["n_train"],
+        n_test=of_data["n_test"],
+        shape=(3, 32, 32),
+        checksums=of_data["sha256"],
+        official=of_data["official"],
+        preprocessing=of_data.get("preprocessing", "gcn-zca"),
+    )
+    engine = Engine(asked["engine"], ("caffe-torch",), tuple(asked["gpus"]), "", "", "")
+    monkeypatch.setattr(driver_data, "ensure", lambda *_, **__: data)
+    monkeypatch.setattr(driver_engine, "choose", lambda _: engine)
+    settings = RunSettings(
+        engine=asked["engine_asked_for"],
+        lr=asked["lr"],
+        epochs=asked["epochs"],
+        seed=asked["seed"],
+        batch_size=asked["batch_size"],
+        precision=asked["precision"],
+        rng=asked.get("rng", "torch"),
+        options=asked["options"],
+        root=root,
+        **changes,
+    )
+    return plan(experiments.experiment(kept["experiment"]), settings, lambda line: None)
+
+
+@pytest.mark.parametrize("record", OLD, ids=lambda path: path.name)
+def test_an_old_run_has_the_identity_that_it_had(record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest in the settings.json of every run in results/ is what its settings give today: it is found again."""
+    found = planned(record, tmp_path, monkeypatch)
+    assert found.identity == json.loads((record / "settings.json").read_text())["identity"]
+
+
+@pytest.mark.parametrize("record", OLD, ids=lambda path: path.name)
+def test_an_old_run_is_found_under_whatever_name_it_has(
+    record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run directory named when the experiment had another rate is still the run's: its identity counts, not its name."""
+    name = json.loads((record / "settings.json").read_text())["experiment"]
+    folder = tmp_path / "runs" / name / "seed1-of-another-time"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_bytes((record / "settings.json").read_bytes())
+    (tmp_path / "runs" / name / "damaged").mkdir()
+    (tmp_path / "runs" / name / "damaged" / "settings.json").write_text("{")
+    assert planned(record, tmp_path, monkeypatch).folder == folder
+    assert planned(record, tmp_path, monkeypatch, threads=3, retries=2).folder == folder
+    assert planned(record, tmp_path, monkeypatch, caffe_flags=("-x",)).folder != folder
+
+
+def test_the_directory_has_the_name_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a run directory's name, and their order, are those of the runs that lie in results/."""
+    record = ROOT / "results/cifar10-allcnn-c-jpeg-350-epochs-seed-2"
+    name = "seed2-epochs350-torch-bf16-cifar-10-jpeg-display1000-test_batch_size1000"
+    assert planned(record, tmp_path, monkeypatch).folder == tmp_path / "runs" / "cifar10-allcnn-c" / name
