@@ -37,17 +37,15 @@ def conv(name: str, bottom: str, outputs: int, kernel: int = 3, more: str = "") 
 
 
 def relu(blob: str) -> str:
-    return layer(f"relu_{blob}", "ReLU", blob, blob)
+    return layer(f"relu_{blob}", "ReLU", blob, tops=blob)
 
 
 def pool(name: str, bottom: str, kernel: int, stride: int, method: str = "MAX") -> str:
-    return layer(
-        name, "Pooling", bottom, "", f"pooling_param {{ pool: {method} kernel_size: {kernel} stride: {stride} }}"
-    )
+    return layer(name, "Pooling", bottom, f"pooling_param {{ pool: {method} kernel_size: {kernel} stride: {stride} }}")
 
 
 def fc(name: str, bottom: str, outputs: int) -> str:
-    return layer(name, "InnerProduct", bottom, "", f"inner_product_param {{ num_output: {outputs} }}")
+    return layer(name, "InnerProduct", bottom, f"inner_product_param {{ num_output: {outputs} }}")
 
 
 def head(size: int) -> str:
@@ -73,13 +71,13 @@ CAFFENET = head(20) + "".join(
         conv("conv1", "data", 6),
         relu("conv1"),
         pool("pool1", "conv1", 3, 2),
-        layer("norm1", "LRN", "pool1", "", "lrn_param { local_size: 3 alpha: 0.1 beta: 0.75 }"),
+        layer("norm1", "LRN", "pool1", "lrn_param { local_size: 3 alpha: 0.1 beta: 0.75 }"),
         conv("conv2", "norm1", 6, 3, "pad: 1 group: 2"),
-        layer("relu2", "ReLU", "conv2", "conv2_on"),
+        layer("relu2", "ReLU", "conv2", tops="conv2_on"),
         pool("pool2", "conv2_on", 2, 2),
         fc("fc6", "pool2", 12),
         relu("fc6"),
-        layer("drop6", "Dropout", "fc6", "fc6"),
+        layer("drop6", "Dropout", "fc6", tops="fc6"),
         fc("fc7", "fc6", 10),
         relu("fc7"),
         fc("fc8", "fc7", 4),
@@ -306,7 +304,6 @@ ODD = head(25) + "".join(
             "conv2",
             "Convolution",
             "conv1",
-            "",
             "convolution_param { num_output: 3 kernel_h: 5 kernel_w: 1 stride_h: 1 stride_w: 2 pad_h: 2 pad_w: 0 }",
         ),
         relu("conv2"),
@@ -392,7 +389,7 @@ def test_pool_and_relu_in_the_other_order_change_the_deconvnet_alone(opened: Ope
 
 def test_a_tie_goes_to_the_first_place(opened: Opener) -> None:
     """Caffe's strict comparison: of equal ones in a window, the first in row order is the switch."""
-    text = head(4) + layer("on", "ReLU", "data", "on") + pool("pool1", "on", 2, 2) + layer("end", "Power", "pool1")
+    text = head(4) + layer("on", "ReLU", "data", tops="on") + pool("pool1", "on", 2, 2) + layer("end", "Power", "pool1")
     net = opened(text)
     net.forward(np.zeros((1, 3, 4, 4), np.float32), ("end",))
     map_ = net.backward("end", np.ones((1, 3, 2, 2), np.float32), "deconvnet")
