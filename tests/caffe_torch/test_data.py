@@ -22,16 +22,17 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.datum import _parse_slowly, _scan, parse_datum
+from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.proto import TEST, TRAIN, Datum, LayerParameter
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "64")
-    data.forget_loaded()
+    forget_loaded()
     yield
-    data.forget_loaded()
+    forget_loaded()
 
 
 def numbered(count: int, dtype: str = "bytes", shape: tuple[int, int, int] = (1, 2, 2)) -> list[Any]:
@@ -72,7 +73,7 @@ def labels(layer: Any, batches: int) -> list[list[int]]:
 def test_a_datum_is_read_field_by_field() -> None:
     """Shape, floats and a negative label come out of the unpacked form."""
     datum = Datum(channels=1, height=2, width=3, label=-5, float_data=[0.5, -1, 2, 3, 4, 5], encoded=False)
-    record = data.parse_datum(datum.SerializeToString())
+    record = parse_datum(datum.SerializeToString())
     assert record.image is not None
     np.testing.assert_array_equal(record.image, [[[0.5, -1, 2], [3, 4, 5]]])
     assert record.label == -5
@@ -82,7 +83,7 @@ def test_a_packed_datum_reads_the_same() -> None:
     """float_data in packed form, as some writers have it, gives the same image."""
     values = np.arange(6, dtype="<f4").tobytes()
     raw = bytes([8, 1, 16, 2, 24, 3, 0x32, len(values)]) + values + bytes([40, 7])
-    record = data.parse_datum(raw)
+    record = parse_datum(raw)
     assert record.image is not None
     np.testing.assert_array_equal(record.image.ravel(), np.arange(6))
     assert record.label == 7
@@ -112,7 +113,7 @@ def test_the_quick_reader_agrees_with_protobuf(
     else:
         datum.data = rs.randint(0, 256, size).astype(np.uint8).tobytes()
     raw = datum.SerializeToString()
-    quick, slow = data._scan(memoryview(raw)), data._parse_slowly(raw)
+    quick, slow = _scan(memoryview(raw)), _parse_slowly(raw)
     assert quick is not None
     assert quick[:3] == slow[:3] and quick[5:] == slow[5:] and bytes(quick[3]) == bytes(slow[3])
     np.testing.assert_array_equal(quick[4], slow[4])
@@ -126,7 +127,7 @@ def test_a_cut_datum_is_refused(keep: int) -> None:
     if keep >= len(raw):
         return
     with pytest.raises(CaffeError):
-        data.parse_datum(raw[:keep])
+        parse_datum(raw[:keep])
 
 
 # the Data layer
@@ -277,14 +278,14 @@ def test_a_broken_record_is_named(memory: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
     good = numbered(3)
     source = write_lmdb(tmp_path / "db", [good[0], good[1], good[2].SerializeToString()[:-4]])
-    assert message(data_text(source, 2), 3).startswith(f"{source}: record 2 (key '00002'): ")
+    assert message(data_text(source, 2), 3).startswith(f"{source}: record 2 (key '00000002'): ")
     short = Datum(channels=1, height=2, width=2, data=b"abc")
     source = write_lmdb(tmp_path / "db2", [short])
     assert message(data_text(source, 1)) == (
-        f"{source}: record 0 (key '00000'): a Datum of 1 x 2 x 2 holds 3 values, expected 4"
+        f"{source}: record 0 (key '00000000'): a Datum of 1 x 2 x 2 holds 3 values, expected 4"
     )
     source = write_lmdb(tmp_path / "db3", [Datum(encoded=True, data=b"no image")])
-    assert message(data_text(source, 1)).endswith("record 0 (key '00000'): Could not decode datum ")
+    assert message(data_text(source, 1)).endswith("record 0 (key '00000000'): Could not decode datum ")
 
 
 def test_a_crop_must_fit(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.solver import Solver
 from allconv_caffe.caffe_torch.solver_factory import create_solver
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 from allconv_caffe.proto import TRAIN, Datum, NetParameter, SolverParameter, parse_text
 from allconv_caffe.visualize.nets.open import open_net
@@ -56,9 +56,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "db", (Datum(channels=3, height=12, width=12, label=i % 3, float_data=image) for i, image in enumerate(images))
     )
     write_net()
-    data.forget_loaded()
+    forget_loaded()
     yield
-    data.forget_loaded()
+    forget_loaded()
 
 
 def write_net(dropped: float = 0, transform: str = "") -> None:
@@ -175,7 +175,7 @@ def test_a_streamed_data_set_trains_through_the_graph(monkeypatch: pytest.Monkey
     kept = make()
     kept.solve()
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
-    data.forget_loaded()
+    forget_loaded()
     streamed = make()
     streamed.solve()
     assert replays(streamed) >= 10

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.source.lmdb_file import LmdbFile
+from allconv_caffe.caffe_torch.source.database import LmdbFile
 
 
 def write(path: Path, records: dict[bytes, bytes]) -> None:

@@ -36,11 +36,11 @@ def _too_slow(*_: object) -> None:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     from allconv_caffe import pycaffe as caffe
     from allconv_caffe.caffe_torch import glog
-    from allconv_caffe.caffe_torch.source import data
+    from allconv_caffe.caffe_torch.source.loaded import forget_loaded
     from allconv_caffe.caffe_torch.tools import caffe as caffe_torch
 
     os.chdir(job["folder"])
-    data.forget_loaded()
+    forget_loaded()
     out, err = io.StringIO(), io.StringIO()
     status: int | None = None
     trace = ""

@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers the layer types)
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import Context, create
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.proto import TEST, TRAIN, BlobProto, Datum, LayerParameter
 
@@ -185,7 +185,7 @@ def test_data_layer_gives_caffes_batches(
     """Batches equal Caffe's bit for bit over several wraps, random crops and mirrors of the same seed included."""
     if stream:
         monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
-    data.forget_loaded()
+    forget_loaded()
     monkeypatch.chdir(folders[case])
     real, ours = caffe_batches(folders[case], data_layer(case), phase), our_batches(data_layer(case), phase)
     for expected, found in zip(real, ours, strict=True):

@@ -18,7 +18,8 @@ from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers.augmented_data import AugmentedDataLayer
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.database import LmdbSource, Reader
+from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.proto import (
     TEST,
     TRAIN,
@@ -41,9 +42,9 @@ LAYER = """layer {{ name: "data" type: "Python" top: "data" top: "label"
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    data.forget_loaded()
+    forget_loaded()
     yield
-    data.forget_loaded()
+    forget_loaded()
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_both_forms_serve_the_same_batches(records: str, phase: int) -> None:
 def test_batches_are_what_augment_draws_for_their_samples(records: str, module: str) -> None:
     """Batch k holds samples 4 k to 4 k + 3: `augment` asked for them directly gives the same."""
     chosen = augment.parse(json.dumps({"source": records, "batch_size": 4, "size": 20, "jiggle": 3}), True)
-    images = np.stack([image for image, _ in data.Reader(data.LmdbSource(records)).records()])
+    images = np.stack([image for image, _ in Reader(LmdbSource(records)).records()])
     order = augment.Order(14, 7, shuffle=True)
     for k, (fields, labels) in enumerate(batches(module, 5, source=records)):
         samples = np.arange(4 * k, 4 * k + 4)
@@ -111,7 +112,7 @@ def test_batches_are_what_augment_draws_for_their_samples(records: str, module: 
 
 def test_testing_is_plain_and_in_order(records: str) -> None:
     """The images as `augment.plain` sets them, records 0, 1, 2, ...; the position goes on over the end."""
-    images = np.stack([image for image, _ in data.Reader(data.LmdbSource(records)).records()])
+    images = np.stack([image for image, _ in Reader(LmdbSource(records)).records()])
     chosen = augment.parse(json.dumps({"source": records, "batch_size": 4, "size": 20}), False)
     found = batches(OWN, 4, TEST, source=records)
     assert [labels for _, labels in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 0, 1]]

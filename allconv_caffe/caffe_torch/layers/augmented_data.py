@@ -15,8 +15,9 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register_native
 from allconv_caffe.caffe_torch.layers.data import SourceLayer
-from allconv_caffe.caffe_torch.source import data
 from allconv_caffe.caffe_torch.source.augmented import AugmentedFeed
+from allconv_caffe.caffe_torch.source.database import Reader, open_source
+from allconv_caffe.caffe_torch.source.loaded import load
 from allconv_caffe.proto import TRAIN, DataParameter
 
 
@@ -41,7 +42,7 @@ class AugmentedDataLayer(SourceLayer):
         settings = self.settings
         self._position = settings.start
         self._feed: AugmentedFeed | None = None
-        self.reader = data.Reader(data.open_source(settings.source, DataParameter.LMDB))
+        self.reader = Reader(open_source(settings.source, DataParameter.LMDB))
         try:
             first = self.reader.first()
             check(
@@ -85,7 +86,7 @@ class AugmentedDataLayer(SourceLayer):
 
     def _open_feed(self) -> AugmentedFeed:
         settings = self.settings
-        loaded = data.load(self.reader, self.ctx.device)
+        loaded = load(self.reader, self.ctx.device)
         if loaded is None:
             raise CaffeError(
                 "found records of several shapes, or more than memory holds (ALLCONV_DATA_MEMORY_MB); AugmentedData keeps "

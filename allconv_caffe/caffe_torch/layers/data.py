@@ -13,7 +13,9 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Context, Layer, register
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.database import Reader, open_source
+from allconv_caffe.caffe_torch.source.feed import Feed, MemoryFeed, StreamFeed
+from allconv_caffe.caffe_torch.source.loaded import load
 from allconv_caffe.caffe_torch.source.transformer import Transformer
 from allconv_caffe.proto import LayerParameter
 
@@ -70,7 +72,7 @@ class DataLayer(BatchLayer):
 
     top[0]: (N, C, H, W), of the shape of the batch's first record; top[1], if there: labels (N,).
     The position runs on over epochs and tests. `rand_skip` is ignored, as in Caffe 1.0.
-    A data set that fits (see `data.memory_limit`) is kept on the device and shared by all layers that read it; a
+    A data set that fits (see `source.loaded`) is kept on the device and shared by all layers that read it; a
     larger one is read by a thread, `prefetch` batches ahead.
     Source: data_layer.cpp.
     """
@@ -80,10 +82,10 @@ class DataLayer(BatchLayer):
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__(param, context)
         options = param.data_param
-        self.source = data.open_source(options.source, options.backend)
+        self.source = open_source(options.source, options.backend)
         transform = param.transform_param
-        self.reader = data.Reader(self.source, transform.force_color, transform.force_gray)
-        self._feed: data.Feed | None = None
+        self.reader = Reader(self.source, transform.force_color, transform.force_gray)
+        self._feed: Feed | None = None
         self._position = 0
 
     def setup_data(self, top: Sequence[Blob]) -> None:
@@ -126,12 +128,12 @@ class DataLayer(BatchLayer):
         images, labels = self._feed.next()
         return [images, labels] if self.output_labels else [images]
 
-    def _open_feed(self) -> data.Feed:
+    def _open_feed(self) -> Feed:
         options = self.param.data_param
-        loaded = data.load(self.reader, self.ctx.device)
+        loaded = load(self.reader, self.ctx.device)
         if loaded is not None:
-            return data.MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped)
-        return data.StreamFeed(
+            return MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped)
+        return StreamFeed(
             self.reader,
             self.transformer,
             options.batch_size,

@@ -18,7 +18,8 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer
-from allconv_caffe.caffe_torch.source import data
+from allconv_caffe.caffe_torch.source.datum import decode_file
+from allconv_caffe.caffe_torch.source.feed import StreamFeed
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.files import open_file
 
@@ -86,7 +87,7 @@ class ImageReader:
         flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
         try:  # not imread, which prints lines of its own
             with open_file(path) as file:
-                image = data.decode_file(file.read(), flag)
+                image = decode_file(file.read(), flag)
         except (OSError, ValueError, cv2.error):  # no such file, or a huge image
             image = None
         if image is None:
@@ -142,11 +143,11 @@ class ImageDataLayer(BatchLayer):
         top[0].reshape(param.batch_size, *shape)
         glog.info("image_data_layer.cpp:90", f"output data size: {','.join(str(d) for d in top[0].shape)}")
         top[1].reshape(param.batch_size)
-        self._feed: data.StreamFeed | None = None
+        self._feed: StreamFeed | None = None
 
     def next_batch(self) -> list[torch.Tensor]:
         if self._feed is None:
-            self._feed = data.StreamFeed(
+            self._feed = StreamFeed(
                 self.reader,
                 self.transformer,
                 self.param.image_data_param.batch_size,

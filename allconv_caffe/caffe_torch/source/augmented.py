@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from allconv_caffe import augment
 from allconv_caffe.augment import Drawing, Order, Settings
-from allconv_caffe.caffe_torch.source.data import Loaded
+from allconv_caffe.caffe_torch.source.loaded import Loaded
 
 AHEAD = 4  # batches made, or being made, before they are asked for
 WORKERS = 2  # threads that make them
