@@ -8,17 +8,11 @@ STAMP     := $(VENV)/.set-up
 # The folders in solvers/ are the experiments; allconv_caffe/paper/experiments.py renders them.
 CIFAR_RUNS := $(filter cifar10-% cifar100-%,$(notdir $(patsubst %/,%,$(wildcard solvers/*/))))
 
-# Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`
-CIFAR10   ?=
-CIFAR100  ?=
-ENGINE    ?= auto
-GPU       ?=
-LR        ?=
-EPOCHS    ?=
-SEED      ?=
-PRECISION ?=
-RNG       ?=
-RETRIES   ?=
+# Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`: each is the option of
+# `allconv run` with that name, declared in allconv_caffe/train/settings.py; a test compares.
+SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU THREADS RETRIES
+CIFAR10  ?=
+CIFAR100 ?=
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
 # FIGURE_DATA=~/imagenet/val`; figure 6 takes a net with max-pooling, CONTROL_NET
@@ -33,8 +27,8 @@ FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
 TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 DATA_OF = $(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10))
-RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(PRECISION),--precision $(PRECISION)) $(if $(RNG),--rng $(RNG)) $(if $(RETRIES),--retries $(RETRIES))
+FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
+RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,7 +38,7 @@ RUN_FLAGS = --engine $(ENGINE) $(if $(GPU),--gpu "$(GPU)") $(if $(LR),--lr $(LR)
 
 help: ## list every target
 	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
-	@echo "            [SEED=...] [PRECISION=float32|tf32|bf16] [RNG=torch|caffe] [RETRIES=n]"
+	@echo "            [SEED=...] [BATCH_SIZE=...] [PRECISION=float32|tf32|bf16] [RNG=torch|caffe] [THREADS=n] [RETRIES=n]"
 	@echo
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS="$$(printf '\t')" read -r name text; do printf '  %-24s %s\n' "$$name" "$$text"; done

@@ -30,8 +30,7 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     from allconv_caffe.train.settings import SETTINGS
 
     for name, setting in reversed(SETTINGS.items()):
-        flag = "--" + name.replace("_", "-")
-        if not setting.help:
+        if not setting.flag:
             continue
         if name == "options":
             option = click.option("--set", name, multiple=True, metavar="NAME=VALUE", help=setting.help)
@@ -39,7 +38,9 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(f"--no-{name}", name, is_flag=True, flag_value=False, default=True, help=setting.help)
         else:
             kind = click.Path(path_type=Path) if setting.kind is Path else setting.kind
-            option = click.option(flag, name, type=kind, default=setting.default, show_default=True, help=setting.help)
+            option = click.option(
+                setting.flag, name, type=kind, default=setting.default, show_default=True, help=setting.help
+            )
         command = option(command)
     return command
 

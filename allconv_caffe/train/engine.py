@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.train.settings import DriverError, RunSettings
+from allconv_caffe.train.settings import Devices, DriverError, RunSettings
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,6 @@ class Engine:
         return f"engine {self.name} ({self.version}, {self.origin}) on {device}: {self.reason}"
 
 
-def parse_gpus(text: str | None) -> tuple[int, ...] | None:
-    """``"0,1"`` as numbers; None where nothing was said, () for ``none``.
-
-    Raises:
-        DriverError: anything else; ``all`` too, since the batch is divided among the devices and their number must be
-        known.
-    """
-    if text is None or not text.strip():
-        return None
-    text = text.strip().lower()
-    if text in ("none", "cpu"):
-        return ()
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise DriverError(f"GPU={text}", "expected device numbers such as 0 or 0,1, or none for the CPU")
-    numbers = tuple(int(part) for part in text.split(","))
-    if len(set(numbers)) != len(numbers):
-        raise DriverError(f"GPU={text}", "expected each device once")
-    return numbers
-
-
 def choose(settings: RunSettings) -> Engine:
     """Take an engine as the settings say.
 
@@ -72,7 +52,7 @@ def choose(settings: RunSettings) -> Engine:
         DriverError: ``caffe`` where none is found; a precision that BVLC Caffe does not have; a setting that cannot be
             seed-exact.
     """
-    gpus, precision, threads = parse_gpus(settings.gpu), settings.precision, settings.threads
+    gpus, precision, threads = Devices.numbers(settings.gpu), settings.precision, settings.threads
     if settings.rng == "caffe":
         return _seed_exact(settings, gpus)
     if settings.engine == "torch":

@@ -2,7 +2,7 @@
 
 A field of `RunSettings` carries what everyone asks about it: type, default, help, check, the option of ``allconv render``
 that it becomes, its word in the name of a run's directory, its part in what makes two runs the same, and which records
-keep it. The command line, make's variables, the driver, the records and docs/driver.md are made from `SETTINGS`.
+keep it. The command line, make's variables, the driver, the records and docs/settings.md are made from `SETTINGS`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import UnionType
 from typing import Annotated, Any
 
 from allconv_caffe.errors import FoundError, PlacedError
+from allconv_caffe.paper.datasets import DATASETS
+from allconv_caffe.paper.rules import POSITIVE, OneOf, Rule, Whole
 
 DEFAULT_SEED = 1
 
@@ -29,26 +31,30 @@ class RecordError(FoundError, DriverError):
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a value must be: in words, and as a test. choices: all that serve, where they can be counted."""
+class Devices(Rule):
+    """Numbers of GPUs with commas between; ``none`` for the CPU. ``all`` is none: their number divides the batch."""
 
-    expected: str
-    holds: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
+    kind = "device numbers such as 0 or 0,1, or none for the CPU"
+
+    def fault(self, value: Any) -> str | None:
+        words = str(value).strip().lower()
+        if words in ("", "none", "cpu"):
+            return None
+        if not re.fullmatch(r"\d+(,\d+)*", words):
+            return self.kind
+        return "each device once" if len(set(self.numbers(words) or ())) != words.count(",") + 1 else None
+
+    @staticmethod
+    def numbers(text: str | None) -> tuple[int, ...] | None:
+        """``"0,1"`` as numbers; None where nothing was said, () for ``none``."""
+        words = (text or "").strip().lower()
+        if not words:
+            return None
+        return () if words in ("none", "cpu") else tuple(int(part) for part in words.split(","))
 
 
-def one_of(*choices: str) -> Check:
-    """One of a few words."""
-    return Check(f"one of {', '.join(choices)}", lambda value: value in choices, choices)
-
-
-def whole(least: int) -> Check:
-    """A whole number of at least ``least``."""
-    return Check(f"a whole number of at least {least}", lambda value: isinstance(value, int) and value >= least)
-
-
-POSITIVE = Check("a number above 0", lambda value: 0 < value < float("inf"))
-_ANYTHING = Check("anything", lambda value: True)
+def _one_of(*choices: str) -> OneOf:
+    return OneOf(choices, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,9 @@ class Setting:
     help: str = ""
     """One line; "" where the command line does not offer it."""
     table: str = ""
-    """Its default in the table of docs/driver.md, where the code's says too little."""
-    check: Check = _ANYTHING
-    """Of a value that is not None."""
+    """Its default in docs/settings.md, where the code's says too little."""
+    rule: Rule | None = None
+    """Of a value that is not None; it also reads one from a text."""
     option: str = ""
     """The field of ``RenderOptions`` that it becomes: through it, it stands in prototxt."""
     word: Callable[[Any, Any], str] | None = None
@@ -77,6 +83,16 @@ class Setting:
     """Its default adds nothing to the identity, so that runs from before there was a choice are found again."""
     kept: tuple[str, ...] = ()
     """The records that keep it: ``settings`` for settings.json, ``result`` for result.json."""
+
+    @property
+    def flag(self) -> str:
+        """The command line's option; "" where it does not offer it."""
+        return "--" + self.name.replace("_", "-") if self.help else ""
+
+    @property
+    def variable(self) -> str:
+        """make's variable; "" where it has none of that name."""
+        return self.name.upper() if self.help and self.rule is not None else ""
 
 
 def _plain(taken: Any) -> Any:
@@ -116,14 +132,14 @@ class RunSettings:
     """
 
     seed: Annotated[
-        int, Setting(help="random_seed", check=whole(0), option="random_seed", word=_always("seed{}"), kept=BOTH)
+        int, Setting(help="random_seed", rule=Whole(0), option="random_seed", word=_always("seed{}"), kept=BOTH)
     ] = DEFAULT_SEED
     epochs: Annotated[
         float | None,
         Setting(
             help="epochs in all; the schedule in proportion",
-            table="350",
-            check=POSITIVE,
+            table="the experiment's own",
+            rule=POSITIVE,
             option="epochs",
             word=_always("epochs{:g}"),
             kept=BOTH,
@@ -133,7 +149,7 @@ class RunSettings:
         str,
         Setting(
             help="auto, caffe or torch",
-            check=one_of("auto", "caffe", "torch"),
+            rule=_one_of("auto", "caffe", "torch"),
             word=_always("{}"),
             fact=_plain,
             kept=BOTH,
@@ -143,8 +159,8 @@ class RunSettings:
         float | None,
         Setting(
             help="base_lr",
-            table="0.05; 0.01 for Model C and Strided-CNN-C",
-            check=POSITIVE,
+            table="the experiment's own",
+            rule=POSITIVE,
             option="lr",
             word=_unusual("lr{:g}"),
             kept=BOTH,
@@ -154,8 +170,8 @@ class RunSettings:
         int | None,
         Setting(
             help="images of one update; several GPUs divide it",
-            table="128",
-            check=whole(1),
+            table="the experiment's own",
+            rule=Whole(1),
             option="batch_size",
             word=_unusual("batch{}"),
             kept=BOTH,
@@ -165,7 +181,7 @@ class RunSettings:
         str,
         Setting(
             help="float32, tf32 or bf16 (engine torch)",
-            check=one_of("float32", "tf32", "bf16"),
+            rule=_one_of("float32", "tf32", "bf16"),
             word=_unusual("{}"),
             fact=_plain,
             kept=BOTH,
@@ -175,7 +191,7 @@ class RunSettings:
         str,
         Setting(
             help="torch, or caffe: seed-exact, BVLC Caffe's own random numbers on the CPU (engine torch)",
-            check=one_of("torch", "caffe"),
+            rule=_one_of("torch", "caffe"),
             word=_unusual("rng{}"),
             fact=lambda taken: f"rng {taken}",
             late=True,
@@ -186,6 +202,7 @@ class RunSettings:
         str | None,
         Setting(
             help="device numbers, e.g. 0 or 0,1; none for the CPU",
+            rule=Devices(),
             table="device 0 where one works",
             word=_unusual("{}gpus"),
             fact=_plain,
@@ -204,12 +221,12 @@ class RunSettings:
     options: Annotated[
         Mapping[str, Any], Setting(help="an option of `allconv render`, repeatable", word=_option_words, kept=BOTH)
     ] = field(default_factory=dict)
-    threads: Annotated[int | None, Setting(help="CPU threads", table="all", check=whole(1), kept=("settings",))] = None
+    threads: Annotated[int | None, Setting(help="CPU threads", table="all", rule=Whole(1), kept=("settings",))] = None
     retries: Annotated[
         int,
-        Setting(help="trainings begun again, with the next seed, after a dead one", check=whole(0), kept=("settings",)),
+        Setting(help="trainings begun again, with the next seed, after a dead one", rule=Whole(0), kept=("settings",)),
     ] = 0
-    patience_epochs: Annotated[float, Setting(check=POSITIVE, kept=("settings",))] = 3.0  # of ``DeadRule``
+    patience_epochs: Annotated[float, Setting(rule=POSITIVE, kept=("settings",))] = 3.0  # of ``DeadRule``
     stop_dead: Annotated[bool, Setting()] = True  # end a dead training; else only say it
     download: Annotated[bool, Setting(help="fail where the data are not on this machine")] = True
     runs_dir: Annotated[Path, Setting(help="where run directories are kept")] = Path("runs")
@@ -237,8 +254,8 @@ def check(settings: RunSettings) -> None:
     """Raises DriverError at the first value that is not what its setting expects."""
     for name, setting in SETTINGS.items():
         value = getattr(settings, name)
-        if value is not None and not setting.check.holds(value):
-            raise DriverError(f"{name.upper()}={value}", f"expected {setting.check.expected}")
+        if value is not None and setting.rule is not None and (expected := setting.rule.fault(value)) is not None:
+            raise DriverError(f"{name.upper()}={value}", f"expected {expected}", choices=setting.rule.known())
 
 
 def rendered(settings: RunSettings) -> dict[str, Any]:
@@ -283,16 +300,53 @@ def from_text(name: str, text: str) -> Any:
     """The value of a setting as typed.
 
     Raises:
-        DriverError: a text that its kind cannot be read from.
+        DriverError: a text that it cannot be read from.
     """
-    kind = SETTINGS[name].kind
+    setting = SETTINGS[name]
     try:
-        return kind(text)
+        return setting.rule.read(text) if setting.rule is not None else setting.kind(text)
     except ValueError:
-        expected = {int: "a whole number", float: "a number"}[kind]
+        expected = setting.rule.kind if setting.rule is not None else setting.kind.__name__
         raise DriverError(f"{name.upper()}={text}", f"expected {expected}") from None
 
 
 def by_option(options: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
     """Which of these options of ``allconv render`` are settings: option -> name of the setting."""
     return {setting.option: name for name, setting in SETTINGS.items() if setting.option in options}
+
+
+def page() -> str:
+    """docs/settings.md: what may be set about a run."""
+    rows = []
+    for setting in SETTINGS.values():
+        if not setting.flag:
+            continue
+        made = f"`{setting.variable}=`" if setting.variable else ""
+        flag = setting.flag
+        if setting.name == "data":
+            made = ", ".join(
+                f"`{word}=`" for word in sorted({entry.recipe.variable for entry in DATASETS.values() if entry.recipe})
+            )
+        elif setting.name == "options":
+            flag = "--set NAME=VALUE"
+        elif setting.kind is bool:
+            flag = f"--no-{setting.name}"
+        usual = setting.table or ("" if setting.kind is bool or setting.name == "options" else f"`{setting.default}`")
+        rows.append((made, f"`{flag}`", setting.help, usual))
+    head = ("make", "`allconv run`", "meaning", "default")
+    table = ["| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows)]
+    return "\n".join(
+        [
+            "# The settings of a run",
+            "",
+            "Written by `python -m allconv_caffe.train.settings > docs/settings.md`; a test compares. What they do together:",
+            "[the driver](driver.md).",
+            "",
+            *table,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(page(), end="")
