@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in a Python layer's module)
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.layer import Context

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from allconv_caffe.files import check_regular
 from allconv_caffe.proto import BlobProto, ProtoError, read_binary
 from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError

@@ -34,6 +34,7 @@ import layer_side
 import numpy as np
 import torch
 
+import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in a Python layer's module)
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context

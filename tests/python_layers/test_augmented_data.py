@@ -12,6 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 
+import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in a Python layer's module)
 from allconv_caffe import augment
 from allconv_caffe.caffe_torch.__main__ import main as caffe_torch
 from allconv_caffe.caffe_torch.errors import CaffeError
