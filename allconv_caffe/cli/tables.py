@@ -91,7 +91,11 @@ def render(
 @click.argument("source", metavar="TABLE.toml|TABLE.py|NETWORK")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="folder to write")
 @click.option("--name", help="name of the variant; by default the table's")
-@click.option("--transform", metavar="NAME", help="none, strided, conv_pool or all_conv, in place of the source's own")
+@click.option(
+    "--transform",
+    metavar="NAME",
+    help="strided, conv_pool, all_conv, pnorm_pool, fully_connected or none, in place of the source's own; several with commas",
+)
 @click.option("--widths", metavar="LIST", help="other channels: 64,128 or 96=64,192=128")
 @click.option("--width-multiplier", type=float, help="all channels times this")
 @click.option("--kernel-sizes", metavar="LIST", help="other kernel sizes: 5 or 5=3")

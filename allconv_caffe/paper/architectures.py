@@ -1,10 +1,11 @@
 """The paper's networks as tables, and the transformations that make twelve networks of three.
 
 ``strided``, ``conv_pool`` and ``all_conv`` are pure functions from one ``Architecture`` to another; they use the
-pool's own kernel and stride and work for any base. What a table resolves to, under options, stands in ``plan``; what
+pool's own kernel and stride and work for any base. So are the two controls that the paper writes of: ``pnorm_pool``
+(Equation 1) and ``fully_connected`` (section 3.1). What a table resolves to, under options, stands in ``plan``; what
 the paper leaves open, in ``assumptions``.
 
-Source: Tables 1, 2, 5 and 6; section 3.1.
+Source: Tables 1, 2, 5 and 6; Equation 1; section 3.1.
 """
 
 from __future__ import annotations
@@ -14,13 +15,28 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from allconv_caffe.paper.errors import TableError
-from allconv_caffe.paper.rules import FLAG, LINE, NOT_NEGATIVE, RATE, SHAPE, SIZE, OneOf, Whole
+from allconv_caffe.paper.rules import FLAG, LINE, NOT_NEGATIVE, RATE, SHAPE, SIZE, Number, OneOf, Whole
 
 CLASSES: Literal["classes"] = "classes"
 """``num_output`` of the layer that has one channel per class: 10 or 100 in Tables 1 and 2."""
 
 FILLERS = ("xavier", "gaussian", "msra")
 STRIDE_ON = ("1x1", "5x5")
+FC_HEADS = ("class_layer", "all_1x1", "average")
+POWER = Number("a number from 1 to 64", least=1, most=64)
+"""Of a p-norm: below 1 it is none; beyond 64 float32 holds the p-th power of nothing but what lies near 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """How the transformations read what the paper leaves open."""
+
+    stride_on: Annotated[str, OneOf(STRIDE_ON), "where Strided-CNN-B has its stride: 1x1 or 5x5"] = "1x1"
+    fc_head: Annotated[
+        str, OneOf(FC_HEADS), "what becomes fully connected: class_layer (with the average), all_1x1 or average"
+    ] = "class_layer"
+    pnorm: Annotated[float, POWER, "p of the p-norm that pnorm_pool takes"] = 2.0
+    pnorm_mean: Annotated[bool, FLAG, "p-norm of the mean over the window, not of the sum: true or false"] = False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,7 +72,33 @@ class GlobalPool:
     """The row "global averaging over ... spatial dimensions"."""
 
 
-Row = Conv | Pool | GlobalPool
+@dataclass(frozen=True)
+class NormPool:
+    """p-norm pooling: (sum over the window of |x|^p)^(1/p), or of the mean; made of layers that stock Caffe has.
+
+    Windows lie as those of a convolution of that padding; beyond the border is 0. Source: Equation 1.
+    """
+
+    kernel_size: Annotated[int, SIZE]  # pixels
+    stride: Annotated[int, SIZE]  # pixels
+    p: Annotated[float, POWER]
+    pad: Annotated[int | Literal["same"], Whole(0, words=("same",))] = (
+        "same"  # pixels; "same": Equation 1's centred windows
+    )
+    mean: Annotated[bool, FLAG] = False  # the mean's p-norm, which does not grow with the window
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullyConnected:
+    """A fully connected layer on everything below it."""
+
+    num_output: Annotated[int | Literal["classes"], Whole(1, words=(CLASSES,))]  # units, or ``CLASSES``
+    relu: Annotated[bool, FLAG] = False  # whether a ReLU follows
+    dropout_below: Annotated[float, RATE] = 0.0  # rate on what it reads
+
+
+Weighted = Conv | FullyConnected
+Row = Conv | Pool | NormPool | GlobalPool | FullyConnected
 
 
 def conv(num_output: int | Literal["classes"], kernel_size: int, **entries: Any) -> Conv:
@@ -72,6 +114,16 @@ def max_pool(kernel_size: int, stride: int, pad: int = 0) -> Pool:
 def average_pool(kernel_size: int, stride: int, pad: int = 0) -> Pool:
     """One average-pooling layer (no table of the paper has one; a user's own base may)."""
     return Pool(kernel_size, stride, pad, "AVE")
+
+
+def norm_pool(kernel_size: int, stride: int, p: float, **entries: Any) -> NormPool:
+    """One p-norm pooling layer."""
+    return NormPool(kernel_size, stride, p, **entries)
+
+
+def fc(num_output: int | Literal["classes"], **entries: Any) -> FullyConnected:
+    """One fully connected layer."""
+    return FullyConnected(num_output=num_output, **entries)
 
 
 def global_pool() -> GlobalPool:
@@ -152,13 +204,15 @@ MODEL_C = _table_1(
 # Table 2: the transformations
 
 
-def _derived(base: Architecture, word: str, step: str, layers: Sequence[Row]) -> Architecture:
+def _derived(
+    base: Architecture, word: str, step: str, layers: Sequence[Row], source: str | None = None
+) -> Architecture:
     """The base with other layers, named as in Table 2 ("Model C" -> "Strided-CNN-C")."""
     if not any(isinstance(row, Pool) for row in base.layers):
         raise TableError(f"{base.name}: transform {step}", "no pool", "at least one pool to replace")
     stem = base.name.removeprefix("Model ")
-    source = base.source
-    if base.family == "cifar" and not base.steps:
+    source = source or base.source
+    if source == base.source and base.family == "cifar" and not base.steps:
         source = f"Table 2, {word}-{stem}" if stem == "C" else f"{base.source}; built like Table 2"
     return replace(base, name=f"{word}-{stem}", source=source, layers=tuple(layers), steps=(*base.steps, step))
 
@@ -172,9 +226,13 @@ def describe(row: Row) -> str:
     """The row in the paper's words, e.g. ``3x3 conv. 96``."""
     if isinstance(row, GlobalPool):
         return "global averaging"
+    if isinstance(row, FullyConnected):
+        return f"fully connected {row.num_output}"
     size = f"{row.kernel_size}x{row.kernel_size}"
     if isinstance(row, Pool):
         return f"{size} {'max' if row.method == 'MAX' else 'average'}-pooling stride {row.stride}"
+    if isinstance(row, NormPool):
+        return f"{size} {row.p:g}-norm pooling stride {row.stride}"
     return f"{size} conv. {row.num_output}" + (f" stride {row.stride}" if row.stride != 1 else "")
 
 
@@ -268,23 +326,90 @@ def all_conv(base: Architecture) -> Architecture:
     return _derived(base, "All-CNN", "all_conv", layers)
 
 
-TRANSFORMS: dict[str, Callable[[Architecture], Architecture]] = {
-    "none": lambda base: base,
-    "strided": strided,
-    "conv_pool": conv_pool,
-    "all_conv": all_conv,
+# ---------------------------------------------------------------------------------------------------------------------
+# The controls of section 2 and section 3.1
+
+
+def pnorm_pool(base: Architecture, p: float = 2.0, mean: bool = False) -> Architecture:
+    """Replace each pool by p-norm pooling: the window as ``all_conv`` lays it, the p-norm in place of learned weights.
+
+    Args:
+        p: from 1 to 64; the greater, the nearer to max-pooling.
+        mean: of the mean over the window in place of the sum. By the sum an image of equal pixels grows by
+            (kernel_size^2)^(1/p): 3 times at p = 2.
+    Source: Equation 1; section 2 (pooling is "a feature-wise convolution in which the activation function is replaced
+    by the p-norm").
+    """
+    POWER.check("p", p)
+    layers = [
+        NormPool(row.kernel_size, row.stride, p, row.pad or "same", mean) if isinstance(row, Pool) else row
+        for row in base.layers
+    ]
+    return _derived(base, f"PNorm{p:g}-CNN", "pnorm_pool", layers, f"{base.source}; pooling by Equation 1")
+
+
+def fully_connected(base: Architecture, head: str = "class_layer") -> Architecture:
+    """Replace the 1x1 convolutions at the top by fully connected layers: section 3.1's control.
+
+    Args:
+        head: ``"class_layer"``: the class layer and the average become one fully connected layer, with dropout of one
+            half below it; ``"all_1x1"``: so does every 1x1 convolution below the class layer, each with its own width
+            and ReLU, and the dropout stands below the last; ``"average"``: the average alone, so that the class scores
+            of all positions are weighed.
+    Raises:
+        TableError: the base does not end in a class layer.
+    Source: section 3.1 ("fully connected layers instead of 1-by-1 convolutions"); Lin et al., 2014, Table 5.
+    """
+    if head not in FC_HEADS:
+        raise TableError("fc_head", head, "what becomes fully connected", FC_HEADS)
+    layers = list(base.layers)
+    if layers and isinstance(layers[-1], GlobalPool):
+        layers.pop()
+    if not layers or not isinstance(layers[-1], Conv) or layers[-1].num_output != CLASSES:
+        found = describe(base.layers[-1]) if base.layers else "no layers"
+        expected = "a convolution with one output per class, and at most global averaging above it"
+        raise TableError(f"{base.name}: transform fully_connected", found, expected)
+    if head == "average":
+        layers.append(fc(CLASSES))
+    else:
+        layers.pop()
+        hidden: list[Row] = []
+        for row in reversed(layers if head == "all_1x1" else []):
+            if not isinstance(row, Conv) or row.kernel_size != 1 or row.stride != 1 or row.replaces_pool:
+                break
+            hidden.insert(0, fc(row.num_output, relu=row.relu))
+        del layers[len(layers) - len(hidden) :]
+        layers += [*hidden, fc(CLASSES, dropout_below=base.pool_dropout or 0.5)]
+    return replace(
+        base,
+        name=f"{base.name}-FC",
+        source=f"{base.source}; fully connected as in section 3.1",
+        layers=tuple(layers),
+        steps=(*base.steps, "fully_connected"),
+    )
+
+
+TRANSFORMS: dict[str, Callable[[Architecture, Readings], Architecture]] = {
+    "none": lambda base, readings: base,
+    "strided": lambda base, readings: strided(base, readings.stride_on),
+    "conv_pool": lambda base, readings: conv_pool(base),
+    "all_conv": lambda base, readings: all_conv(base),
+    "pnorm_pool": lambda base, readings: pnorm_pool(base, readings.pnorm, readings.pnorm_mean),
+    "fully_connected": lambda base, readings: fully_connected(base, readings.fc_head),
 }
 
 
-def transform(base: Architecture, name: str, stride_on: str = "1x1") -> Architecture:
-    """Apply the transformation of that name; ``stride_on`` concerns ``strided`` alone.
+def transform(base: Architecture, names: str, readings: Readings | None = None) -> Architecture:
+    """Apply the transformations of those names, with commas between, the first first: ``all_conv,fully_connected``.
 
     Raises:
         TableError: no such transformation.
     """
-    if name not in TRANSFORMS:
-        raise TableError("transform", name, "the name of a transformation", TRANSFORMS)
-    return strided(base, stride_on) if name == "strided" else TRANSFORMS[name](base)
+    for name in names.split(","):
+        if name not in TRANSFORMS:
+            raise TableError("transform", name, "the name of a transformation", TRANSFORMS)
+        base = TRANSFORMS[name](base, readings or Readings())
+    return base
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -359,18 +484,24 @@ TABLE_3: dict[str, tuple[Architecture, str]] = {
 }
 """The twelve networks in the order of Table 3: name in code -> (base, transformation)."""
 
-NAMES: tuple[str, ...] = (*TABLE_3, "large_all_cnn", "imagenet")
+CONTROLS: dict[str, tuple[Architecture, str]] = {
+    f"{name}_fc": (base, f"{step},fully_connected")
+    for name, (base, step) in TABLE_3.items()
+    if name.startswith("model_") or name == "all_cnn_c"
+}
+"""The base networks of Table 1, and All-CNN-C, with a fully connected head: section 3.1, not in Table 3."""
+
+NAMES: tuple[str, ...] = (*TABLE_3, *CONTROLS, "large_all_cnn", "imagenet")
 
 
-def architecture(name: str, stride_on: str = "1x1") -> Architecture:
+def architecture(name: str, readings: Readings | None = None) -> Architecture:
     """The paper's network of that name in code, e.g. ``all_cnn_c``.
 
     Raises:
         TableError: no such network.
     """
-    if name in TABLE_3:
-        base, step = TABLE_3[name]
-        return transform(base, step, stride_on)
+    if found := TABLE_3.get(name) or CONTROLS.get(name):
+        return transform(*found, readings)
     if name == "large_all_cnn":
         return LARGE_ALL_CNN
     if name == "imagenet":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe.paper import architectures
-from allconv_caffe.paper.architectures import TRANSFORMS, Architecture
+from allconv_caffe.paper.architectures import Architecture
 from allconv_caffe.paper.changes import apply_changes
 from allconv_caffe.paper.datasets import DATASETS
 from allconv_caffe.paper.errors import DeriveError
@@ -19,7 +19,7 @@ from allconv_caffe.paper.options import options_from
 from allconv_caffe.paper.plan import parameters
 from allconv_caffe.paper.render import write
 from allconv_caffe.paper.schedules import CIFAR_SCHEDULE, IMAGENET_SCHEDULE, LARGE_SCHEDULE
-from allconv_caffe.paper.table_file import checked, checked_name, load, placed
+from allconv_caffe.paper.table_file import checked, checked_name, load, placed, transform_names
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def derive(
     """
     own_name, base, step, table_options = load(source)
     if transform is not None:
-        if transform not in TRANSFORMS:
-            raise DeriveError("option transform", transform, "the name of a transformation", TRANSFORMS)
-        step = transform
+        step = transform_names(transform, "option transform")
     changes = {
         "widths": widths,
         "width_multiplier": width_multiplier,
@@ -82,7 +80,7 @@ def derive(
     asked = {key: value for key, value in (options or {}).items() if value is not None}
     overrides = options_from(asked)
     merged = replace(table_options, **{key: getattr(overrides, key) for key in asked})
-    network = placed(where, lambda: architectures.transform(base, step, merged.stride_on))
+    network = placed(where, lambda: architectures.transform(base, step, merged))
     title = checked_name(name if name is not None else own_name, "option name")
     network = replace(network, name=title, source=f"derived from {base.source}")
     data = DATASETS[dataset]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from allconv_caffe.paper.architectures import FILLERS, STRIDE_ON
+from allconv_caffe.paper.architectures import FILLERS, Readings
 from allconv_caffe.paper.errors import RenderError, TableError
 from allconv_caffe.paper.rules import (
     FLAG,
@@ -33,7 +33,7 @@ DROPOUTS = ("paper", "all", "1x1", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetOptions:
+class NetOptions(Readings):
     """What may be varied about a network; the defaults are the faithful ones. None: as the table or the text says."""
 
     relu_last: Annotated[bool | None, FLAG, "ReLU on the last 1x1 convolution: true or false"] = None
@@ -42,7 +42,6 @@ class NetOptions:
     filler_std: Annotated[float, POSITIVE, "standard deviation of the gaussian filler"] = 0.05
     bias_lr_mult: Annotated[float, NOT_NEGATIVE, "lr_mult of the biases"] = 1.0
     bias_decay_mult: Annotated[float, NOT_NEGATIVE, "decay_mult of the biases"] = 1.0
-    stride_on: Annotated[str, OneOf(STRIDE_ON), "where Strided-CNN-B has its stride: 1x1 or 5x5"] = "1x1"
     conv7_pad: Annotated[int, Whole(0), "padding in pixels of the last 3x3 convolution"] = 0
     dropout: Annotated[str, OneOf(DROPOUTS), "where dropout stands: paper, all, 1x1 or none"] = "paper"
     input_dropout: Annotated[float | None, RATE, "dropout rate on the image"] = None

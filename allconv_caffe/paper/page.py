@@ -72,10 +72,20 @@ Twelve networks are three base tables (Table 1: Models A, B, C) and three transf
 * `conv_pool`: one more convolution before each pool, with the pool's kernel size and stride 1.
 * `all_conv`: each pool becomes a convolution with the pool's kernel size and stride.
 
-An added convolution keeps the number of channels. They work for any base, see below.
+An added convolution keeps the number of channels. Two more make the controls that the paper speaks of:
+
+* `pnorm_pool` (Equation 1): each pool becomes p-norm pooling, (sum over the window of |x|^p)^(1/p), from layers that stock
+  Caffe has: Power, a convolution of each channel by itself with weights of 1, Power. Options `pnorm` (p, 2 by default; the
+  greater, the nearer to max-pooling) and `pnorm_mean`. |x|^p must lie in what float32 holds: at p = 2 from 1e-19 to 1e19, at
+  p = 16 from 0.005 to 250.
+* `fully_connected` (section 3.1): the class layer and the average become one fully connected layer; option `fc_head` has
+  two other readings.
+
+They work for any base, see below, and one after another: `--transform all_conv,fully_connected`.
 Large-All-CNN (Table 5) and the ImageNet network (Table 6) are tables of their own.
 
-Convolutions are conv1 to convN, their ReLUs relu1 to reluN (in place), pools pool1 and so on; drop0 is the
+Convolutions are conv1 to convN, their ReLUs relu1 to reluN (in place), fully connected layers are numbered on from the
+convolutions (fc9), pools pool1 and so on; drop0 is the
 dropout on the input; then come global_pool, accuracy and loss; in deploy, prob.
 
 ## Parameters
@@ -113,7 +123,7 @@ takes them as they are. `allconv derive all_cnn_c --width-multiplier 0.5 --outpu
 
 ```toml
 name = "tiny"              # letters, digits, ".", "_", "-"
-transform = "all_conv"     # none, strided, conv_pool, all_conv
+transform = "all_conv"     # none, strided, conv_pool, all_conv, pnorm_pool, fully_connected; several with commas
 input_shape = [3, 32, 32]  # channels, height, width; the default
 classes = 10               # the default: the data set's
 input_dropout = 0.2        # the default: 0
@@ -121,7 +131,7 @@ pool_dropout = 0.5         # after each pool, or the layer that replaces it; the
 # also: source, negative_slope, filler
 
 [[layer]]
-type = "conv"              # conv, max_pool, average_pool, global_pool
+type = "conv"              # conv, max_pool, average_pool, norm_pool (kernel_size, stride, p), global_pool, fc
 num_output = 32            # or "classes"
 kernel_size = 3            # also: stride, pad (pixels or "same"), relu, dropout
 

@@ -5,13 +5,29 @@ Source: net.cpp, conv_layer.cpp and pooling_layer.cpp for the shapes; section 3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from allconv_caffe.paper.architectures import CLASSES, Architecture, Conv, GlobalPool, Pool, Row, row_place
+from allconv_caffe.paper.architectures import (
+    CLASSES,
+    Architecture,
+    Conv,
+    FullyConnected,
+    GlobalPool,
+    NormPool,
+    Pool,
+    Row,
+    Weighted,
+    describe,
+    row_place,
+)
 from allconv_caffe.paper.errors import TableError
 from allconv_caffe.paper.options import NetOptions
 from allconv_caffe.paper.rules import Whole, check_fields, rules
+
+TINY = 1e-37
+"""Nearly the least number that float32 holds with all its digits: what is added where a power's gradient would be 0/0."""
 
 Shape = tuple[int, int, int]
 """(C, H, W) of one blob, without the batch."""
@@ -27,7 +43,9 @@ class Layer:
     top: str  # the blob that it makes; bottom again where it works in place
     shape: Shape  # of the top
     parameters: int = 0  # weights and biases
-    num_output: int = 0  # of a Convolution: channels
+    num_output: int = 0  # of a Convolution: channels; of an InnerProduct: units
+    group: int = 1  # of a Convolution
+    fixed_weight: float = 0.0  # of a Convolution whose weights all have this value and never change; 0: learned ones
     pad: int = 0  # pixels
     kernel_size: int = 0  # pixels
     stride: int = 1  # pixels
@@ -35,6 +53,8 @@ class Layer:
     global_pooling: bool = False  # over the whole map
     negative_slope: float = 0.0  # of a ReLU
     dropout_ratio: float = 0.0  # of Dropout
+    power: float = 1.0  # of Power
+    shift: float = 0.0  # of Power
 
 
 def build(base: Architecture, options: NetOptions | None = None, input_size: int | None = None) -> tuple[Layer, ...]:
@@ -61,6 +81,10 @@ def build(base: Architecture, options: NetOptions | None = None, input_size: int
             stack.conv(row, index)
         elif isinstance(row, Pool):
             stack.pool(row, index)
+        elif isinstance(row, NormPool):
+            stack.norm_pool(row, index)
+        elif isinstance(row, FullyConnected):
+            stack.fully_connected(row, index)
         else:
             stack.global_pool()
         stack.dropout(after[index])
@@ -74,8 +98,9 @@ class _Stack:
         self.base, self.options = base, options
         self.layers: list[Layer] = []
         self.top, self.shape = "data", shape
-        self._convs = self._pools = self._drops = 0
-        self._last_conv = max(index for index, row in enumerate(base.layers) if isinstance(row, Conv))
+        self._weighted = self._pools = self._drops = 0
+        self._last_weighted = max(index for index, row in enumerate(base.layers) if isinstance(row, Weighted))
+        self._negative = True  # whether what lies on top may be below 0
 
     def _lay(self, name: str, type: str, **fields: Any) -> None:
         """A layer with a top of its own name."""
@@ -87,19 +112,37 @@ class _Stack:
 
     def conv(self, row: Conv, index: int) -> None:
         """A convolution, and its ReLU if it has one."""
-        self._convs += 1
-        base, options = self.base, self.options
+        self._weighted += 1
         channels, height, width = self.shape
-        num_output = (options.num_output or base.classes) if row.num_output == CLASSES else int(row.num_output)
-        window = {"kernel_size": row.kernel_size, "stride": row.stride, "pad": _pad(row, options)}
-        place = row_place(base, index)
+        num_output = self._num_output(row)
+        window = {"kernel_size": row.kernel_size, "stride": row.stride, "pad": _pad(row, self.options)}
+        place = row_place(self.base, index)
         height, width = (_map_size(place, size, **window, ceil=False) for size in (height, width))
         self.shape = (num_output, height, width)
         count = num_output * channels * row.kernel_size**2 + num_output
-        self._lay(f"conv{self._convs}", "Convolution", num_output=num_output, parameters=count, **window)
-        if row.relu if index != self._last_conv or options.relu_last is None else options.relu_last:
-            slope = base.negative_slope if options.negative_slope is None else options.negative_slope
-            self._lay_in_place(f"relu{self._convs}", "ReLU", negative_slope=slope)
+        self._lay(f"conv{self._weighted}", "Convolution", num_output=num_output, parameters=count, **window)
+        self._relu(row, index)
+
+    def fully_connected(self, row: FullyConnected, index: int) -> None:
+        """An inner product with all that lies below, and its ReLU if it has one; numbered on from the convolutions."""
+        self._weighted += 1
+        num_output = self._num_output(row)
+        count = num_output * (math.prod(self.shape) + 1)
+        self.shape = (num_output, 1, 1)
+        self._lay(f"fc{self._weighted}", "InnerProduct", num_output=num_output, parameters=count)
+        self._relu(row, index)
+
+    def _num_output(self, row: Weighted) -> int:
+        return (self.options.num_output or self.base.classes) if row.num_output == CLASSES else int(row.num_output)
+
+    def _relu(self, row: Weighted, index: int) -> None:
+        relu_last, slope = self.options.relu_last, self.options.negative_slope
+        if slope is None:
+            slope = self.base.negative_slope
+        relu = row.relu if index != self._last_weighted or relu_last is None else relu_last
+        self._negative = not relu or slope > 0
+        if relu:
+            self._lay_in_place(f"relu{self._weighted}", "ReLU", negative_slope=slope)
 
     def pool(self, row: Pool, index: int) -> None:
         """A pooling layer."""
@@ -110,6 +153,41 @@ class _Stack:
         height, width = (_map_size(place, size, **window, ceil=True) for size in (height, width))
         self.shape = (channels, height, width)
         self._lay(f"pool{self._pools}", "Pooling", pool=row.method, **window)
+
+    def norm_pool(self, row: NormPool, index: int) -> None:
+        """(Sum over each window of |x|^p)^(1/p), from layers of stock Caffe; the last is poolN.
+
+        The sum is a convolution of each channel by itself with weights that are all 1 (1 / kernel_size^2 for the mean),
+        so that what lies beyond the border counts as 0, exactly; AVE pooling would divide by what is left of a window.
+        Power's backward is power * top / (shift + bottom), 0/0 at 0 without a shift (power_layer.cpp): 1e-37, the least
+        that float32 holds with all digits, leaves every other sum as it is and makes the gradient of a window of zeros 0.
+        Its value is 1e-37^(1/p): 3e-19 at p = 2, 5e-13 at p = 3.
+        """
+        self._pools += 1
+        name = f"pool{self._pools}"
+        channels, height, width = self.shape
+        pad = (row.kernel_size - 1) // 2 if row.pad == "same" else int(row.pad)
+        window = {"kernel_size": row.kernel_size, "stride": row.stride, "pad": pad}
+        if self._negative and row.p != 2:
+            self._lay(f"{name}_abs", "AbsVal")
+        if row.p != 1:
+            self._lay(f"{name}_power", "Power", power=row.p, shift=0.0 if row.p == 2 else TINY)
+        place = row_place(self.base, index)
+        height, width = (_map_size(place, size, **window, ceil=False) for size in (height, width))
+        self.shape = (channels, height, width)
+        area = row.kernel_size**2
+        self._lay(
+            f"{name}_sum" if row.p != 1 else name,
+            "Convolution",
+            num_output=channels,
+            group=channels,
+            fixed_weight=1 / area if row.mean else 1.0,
+            parameters=channels * area,
+            **window,
+        )
+        if row.p != 1:
+            self._lay(name, "Power", power=1 / row.p, shift=TINY)
+        self._negative = False
 
     def global_pool(self) -> None:
         """The average over the map."""
@@ -130,21 +208,28 @@ def check_table(base: Architecture) -> None:
     check_fields(base, f"{base.name}: ")
     if not isinstance(base.layers, tuple):
         raise TableError(f"{base.name}: layers", base.layers, "a tuple of layers")
-    convs = [row for row in base.layers if isinstance(row, Conv)]
-    if not convs:
-        raise TableError(f"{base.name}: layers", len(base.layers), "at least one convolution")
+    weighted = [row for row in base.layers if isinstance(row, Weighted)]
+    if not weighted:
+        raise TableError(f"{base.name}: layers", len(base.layers), "at least one convolution or fully connected layer")
     for index, row in enumerate(base.layers):
-        _check_row(row, f"{base.name}: layer {index + 1}", last=index == len(base.layers) - 1)
-    if convs[-1].num_output != CLASSES:
-        raise TableError(f"{base.name}: last convolution: num_output", convs[-1].num_output, "'classes'")
+        _check_row(row, f"{base.name}: layer {index + 1}", base.layers[index + 1 :])
+    if weighted[-1].num_output != CLASSES:
+        kind = "convolution" if isinstance(weighted[-1], Conv) else "fully connected layer"
+        raise TableError(f"{base.name}: last {kind}: num_output", weighted[-1].num_output, "'classes'")
 
 
-def _check_row(row: Row, place: str, last: bool) -> None:
+LAYERS = ("conv", "max_pool", "average_pool", "norm_pool", "global_pool", "fc")
+"""The constructors of rows."""
+
+
+def _check_row(row: Row, place: str, above: tuple[Row, ...]) -> None:
     if not isinstance(row, Row):
-        raise TableError(place, row, "a layer", ("conv", "max_pool", "average_pool", "global_pool"))
-    if isinstance(row, GlobalPool) and not last:
-        raise TableError(place, "global averaging", "it to be the last layer")
+        raise TableError(place, row, "a layer", LAYERS)
+    if isinstance(row, GlobalPool | FullyConnected) and not all(isinstance(other, FullyConnected) for other in above):
+        raise TableError(place, describe(row), "nothing but fully connected layers above it")
     check_fields(row, f"{place}: ")
+    if isinstance(row, NormPool) and row.pad != "same" and row.pad >= row.kernel_size:
+        raise TableError(f"{place}: pad", row.pad, "fewer pixels than kernel_size, or 'same'")
     if isinstance(row, Pool) and (Whole(0).fault(row.pad) or row.pad >= row.kernel_size):
         raise TableError(f"{place}: pad", row.pad, "a whole number of at least 0, smaller than kernel_size")
 
@@ -177,18 +262,24 @@ def _ratios(base: Architecture, options: NetOptions) -> tuple[float, list[float]
     on_input = base.input_dropout if options.input_dropout is None else options.input_dropout
     rate = options.dropout_ratio if options.dropout_ratio is not None else base.pool_dropout
     extra = rate or 0.5
-    classes = max(index for index, row in enumerate(base.layers) if isinstance(row, Conv))
+    classes = max(index for index, row in enumerate(base.layers) if isinstance(row, Weighted))
     ones = [i for i, row in enumerate(base.layers[:classes]) if isinstance(row, Conv) and row.kernel_size == 1]
     for index, row in enumerate(base.layers):
-        if isinstance(row, Pool) or (isinstance(row, Conv) and row.replaces_pool):
+        if isinstance(row, Pool | NormPool) or (isinstance(row, Conv) and row.replaces_pool):
             after[index] = rate
         if isinstance(row, Conv) and row.dropout:
             after[index] = row.dropout if options.dropout_ratio is None else options.dropout_ratio
-        if options.dropout == "all" and isinstance(row, Conv) and index < classes and not after[index]:
-            followed = index + 1 < len(base.layers) and isinstance(base.layers[index + 1], Pool)
+        if options.dropout == "all" and isinstance(row, Weighted) and index < classes and not after[index]:
+            followed = index + 1 < len(base.layers) and isinstance(base.layers[index + 1], Pool | NormPool)
             after[index] = 0.0 if followed else extra
         if options.dropout == "1x1" and ones and index == ones[-1]:
             after[index] = after[index] or extra
+        if isinstance(row, FullyConnected) and row.dropout_below:
+            below = row.dropout_below if options.dropout_ratio is None else options.dropout_ratio
+            if index:
+                after[index - 1] = after[index - 1] or below
+            else:
+                on_input = on_input or below
     return on_input, after
 
 

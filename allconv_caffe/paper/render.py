@@ -78,7 +78,7 @@ def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
 def resolve_network(experiment: Experiment, options: RenderOptions) -> Architecture:
     """The experiment's network for the data set that the options leave it with."""
     dataset = resolve_dataset(experiment, options)
-    network = experiment.network(options.stride_on)
+    network = experiment.network(options)
     size = dataset.input_size
     return replace(network, classes=dataset.classes, input_shape=(dataset.shape[0], size, size))
 
@@ -208,6 +208,9 @@ def _net(experiment: Experiment, options: RenderOptions, relu: str | None) -> di
                 **dataclasses.asdict(layer),
                 "python_layer": RELU_LAYERS[relu] if relu and layer.type == "ReLU" else "",
                 "dropout_ratio": number(layer.dropout_ratio),
+                "fixed_weight": number(layer.fixed_weight) if layer.fixed_weight else "",
+                "power": number(layer.power),
+                "shift": number(layer.shift) if layer.shift else "",
                 "negative_slope": number(layer.negative_slope) if layer.negative_slope else "",
             }
             for layer in layers

@@ -3,14 +3,14 @@
 A TOML table::
 
     name = "tiny"                # letters, digits, ".", "_", "-"
-    transform = "all_conv"       # none | strided | conv_pool | all_conv
+    transform = "all_conv"       # none | strided | conv_pool | all_conv | pnorm_pool | fully_connected, or several
     input_shape = [3, 32, 32]    # channels, height, width; the default
     classes = 10                 # the default: the data set's
     input_dropout = 0.2          # the default: 0
     pool_dropout = 0.5           # after each pool, or the layer replacing it; the default: 0
 
     [[layer]]
-    type = "conv"                # conv | max_pool | average_pool | global_pool
+    type = "conv"                # conv | max_pool | average_pool | norm_pool | global_pool | fc
     num_output = 32              # or "classes"
     kernel_size = 3              # also: stride, pad (pixels or "same"), relu, dropout
     [[layer]]
@@ -47,7 +47,16 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe.paper import architectures
-from allconv_caffe.paper.architectures import TRANSFORMS, Architecture, Conv, GlobalPool, Pool, Row
+from allconv_caffe.paper.architectures import (
+    TRANSFORMS,
+    Architecture,
+    Conv,
+    FullyConnected,
+    GlobalPool,
+    NormPool,
+    Pool,
+    Row,
+)
 from allconv_caffe.paper.changes import apply_changes, known_keys
 from allconv_caffe.paper.errors import DeriveError, TableError
 from allconv_caffe.paper.options import RenderOptions, options_from
@@ -59,9 +68,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LAYER_TYPES: tuple[str, ...] = ("conv", "max_pool", "average_pool", "global_pool")
-_CONV_KEYS: tuple[str, ...] = ("num_output", "kernel_size", "stride", "pad", "relu", "dropout")
-_POOL_KEYS: tuple[str, ...] = ("kernel_size", "stride", "pad")
+_ROWS: dict[str, tuple[type[Row], tuple[str, ...], tuple[str, ...]]] = {
+    "conv": (Conv, ("num_output", "kernel_size"), ("stride", "pad", "relu", "dropout")),
+    "max_pool": (Pool, ("kernel_size", "stride"), ("pad",)),
+    "average_pool": (Pool, ("kernel_size", "stride"), ("pad",)),
+    "norm_pool": (NormPool, ("kernel_size", "stride", "p"), ("pad", "mean")),
+    "global_pool": (GlobalPool, (), ()),
+    "fc": (FullyConnected, ("num_output",), ("relu", "dropout_below")),
+}
+"""By type of a ``[[layer]]``: its row, the keys that it must have, those that it may have."""
+
+LAYER_TYPES: tuple[str, ...] = tuple(_ROWS)
 _TABLE_KEYS: tuple[str, ...] = (
     "name",
     "source",
@@ -97,19 +114,15 @@ def read_row(entry: Any, where: str) -> Row:
     kind = _needed(where, entry, "type", f"a type of layer: {', '.join(LAYER_TYPES)}")
     if kind not in LAYER_TYPES:
         raise DeriveError(f"{where}: type", kind, "a type of layer", LAYER_TYPES)
-    keys = {"conv": _CONV_KEYS, "global_pool": ()}.get(kind, _POOL_KEYS)
-    known_keys(where, entry, ("type", *keys))
-    if kind == "global_pool":
-        return GlobalPool()
-    kernel_size = _needed(where, entry, "kernel_size", "a whole number of at least 1")
-    if kind == "conv":
-        width = _needed(where, entry, "num_output", "a whole number of at least 1, or 'classes'")
-        rest = {key: entry[key] for key in ("stride", "pad", "relu", "dropout") if key in entry}
-        if rest.get("pad") == "conv7":
-            raise DeriveError(f"{where}: pad", "conv7", "a whole number of at least 0, or 'same'")
-        return Conv(num_output=width, kernel_size=kernel_size, **rest)
-    stride = _needed(where, entry, "stride", "a whole number of at least 1")
-    return Pool(kernel_size, stride, entry.get("pad", 0), "MAX" if kind == "max_pool" else "AVE")
+    row, needed, other = _ROWS[kind]
+    known_keys(where, entry, ("type", *needed, *other))
+    values: dict[str, Any] = {key: _needed(where, entry, key, rules(row)[key].fault(None) or "") for key in needed}
+    values |= {key: entry[key] for key in other if key in entry}
+    if values.get("pad") == "conv7":
+        raise DeriveError(f"{where}: pad", "conv7", "a whole number of at least 0, or 'same'")
+    if kind == "average_pool":
+        values["method"] = "AVE"
+    return row(**values)
 
 
 def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture, str, RenderOptions]:
@@ -126,8 +139,8 @@ def read_table(table: Mapping[str, Any], where: str) -> tuple[str, Architecture,
         found = "both" if given is not None else "neither"
         raise DeriveError(f"{where}: base, layer", found, "either a base of the paper or [[layer]] entries")
     step = table.get("transform")
-    if step is not None and (not isinstance(step, str) or step not in TRANSFORMS):
-        raise DeriveError(f"{where}: transform", step, "the name of a transformation", TRANSFORMS)
+    if step is not None:
+        step = transform_names(step, f"{where}: transform")
     if given is not None:
         name = table.get("name", given)
         base, own_step = paper_base(given, f"{where}: base")
@@ -166,11 +179,24 @@ def _with_entries(base: Architecture, table: Mapping[str, Any], where: str) -> A
     return replace(base, input_shape=tuple(shape), **entries)
 
 
+def transform_names(value: Any, where: str) -> str:
+    """``all_conv,fully_connected``: the names of transformations, as text with commas or as a list.
+
+    Raises:
+        TableError: none, or one that is unknown.
+    """
+    names = value.split(",") if isinstance(value, str) else value
+    wrong = next((name for name in names if name not in TRANSFORMS), None) if isinstance(names, list) else value
+    if wrong is not None or not names:
+        raise DeriveError(where, value if wrong is None else wrong, "the name of a transformation", TRANSFORMS)
+    return ",".join(names)
+
+
 def paper_base(name: Any, where: str = "base") -> tuple[Architecture, str]:
     """A network of the paper as base and transformation: ``all_cnn_c`` is Model C and ``all_conv``."""
     key = str(name).replace("-", "_").replace("allcnn", "all_cnn")
-    if key in architectures.TABLE_3:
-        return architectures.TABLE_3[key]
+    if found := architectures.TABLE_3.get(key) or architectures.CONTROLS.get(key):
+        return found
     if key not in architectures.NAMES:
         raise DeriveError(where, name, "a network of the paper", architectures.NAMES)
     return architectures.architecture(key), "none"

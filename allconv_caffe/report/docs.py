@@ -29,9 +29,8 @@ def experiments_page() -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, entry in EXPERIMENTS.items():
-        error = "–" if entry.published_error_percent is None else f"{entry.published_error_percent:.2f} %"
         lines.append(
-            f"| `{name}` | {entry.title} | {entry.source} | {entry.dataset.title} | {error} | "
+            f"| `{name}` | {entry.title} | {entry.source} | {entry.dataset.title} | {entry.published} | "
             f"{entry.published_parameters or '–'} | {true_parameters(entry):,} | {_training(entry)} |"
         )
     lines += ["", "`make <experiment>` trains the CIFAR ones; `allconv run <experiment>` any.", ""]

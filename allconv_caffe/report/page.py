@@ -34,7 +34,7 @@ def to_html(found: Sequence[Table], runs: Sequence[Run], verdicts: Sequence[Verd
         for title, group in _by_dataset(drawn).items():
             body.append(_picture(_together(title, group), title))
     if verdicts is not None:
-        body.append("<h2>Section 3.2, sentence by sentence</h2>")
+        body.append("<h2>Sections 3.1 and 3.2, sentence by sentence</h2>")
         body += [_verdict(verdict) for verdict in verdicts]
     for title, entries in sections(runs):
         body.append(

@@ -101,7 +101,7 @@ class Plan:
     def assumptions(self) -> list[Assumption]:
         """What the paper leaves open, as taken here."""
         options = self.prototxt.options
-        return assumptions(self.experiment.network(options.stride_on), options)
+        return assumptions(self.experiment.network(options), options)
 
 
 def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], None]) -> Plan:

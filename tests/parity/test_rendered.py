@@ -15,7 +15,7 @@ from support.databases import write_lmdb
 
 from allconv_caffe import proto
 from allconv_caffe.caffe_torch.summary import summarize
-from allconv_caffe.paper import experiments
+from allconv_caffe.paper import datasets, experiments
 from allconv_caffe.train import run as driver
 from allconv_caffe.train.settings import RunSettings
 from data_prep import cifar, datum, pipeline
@@ -48,7 +48,7 @@ json.dump(found, open(sys.argv[1], "w"))
 def _databases(root: Path) -> None:
     """A tiny LMDB of the right shape at every path that a committed file names."""
     rng = np.random.default_rng(0)
-    for dataset in experiments.DATASETS.values():
+    for dataset in datasets.DATASETS.values():
         raw = dataset.scale != 1 or dataset.mean_value
         for path in (dataset.train_lmdb, dataset.test_lmdb):
             (root / path).mkdir(parents=True)
