@@ -57,7 +57,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 """What the entries of a record are. Those beside `_NEEDED` may be absent."""
 
 _LAYOUT = ("display", "test_interval", "snapshot", "test_batch_size", "num_output", "n_train", "n_test")
-_NETWORK = ("dropout", "stride_on")
+_NETWORK = ("dropout", "stride_on", "fc_head")
 
 
 class ReportError(FoundError, ValueError):
