@@ -110,35 +110,39 @@ def check_regular(path: Path) -> None:
 
 
 # files, whole or not at all
-def write(path: Path, content: Union[str, bytes, Iterable[Any]]) -> None:
+def write(path: Path, content: Union[str, bytes, Iterable[Any]], *, sync: bool = True) -> None:
     """Write `path`, whole or not at all: a text, bytes, or bytes-like pieces one after the other.
 
+    Args:
+        sync: force it to disk before it gets its name. False: whole also after the process is killed, not after the
+            machine is; for files by the thousand that a command makes again.
     Raises: OSError; ValueError: a NUL in the name.
     """
     pieces: Any = content
     if isinstance(content, (str, bytes)):
         pieces = [content.encode() if isinstance(content, str) else content]
-    with writing(path) as file:
+    with writing(path, sync=sync) as file:
         file.writelines(pieces)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
+def writing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
     """A file to write to, which gets its name at the end; after any failure nothing is left, and what was there stays.
 
     Raises: OSError; ValueError: a NUL in the name.
     """
-    with replacing(path) as temporary, open(temporary, "w+b") as file:
+    with replacing(path, sync=sync) as temporary, open(temporary, "w+b") as file:
         yield file
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[str]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[str]:
     """As `writing`, for writers that open a file themselves: the temporary name beside `path`; fsync and rename follow."""
     handle, temporary = _temporary(path)
     try:
         yield temporary
-        _sync_one(temporary)
+        if sync:
+            _sync_one(temporary)
         os.replace(temporary, path)  # while the lock is held, which tells it from a left-over
     except BaseException:
         with suppress(OSError):
@@ -158,6 +162,15 @@ def _temporary(path: Path) -> tuple[int, str]:
             with suppress(Held, NoLocks):
                 hold(handle)
             return handle, temporary
+
+
+def check_writable(path: Path) -> None:
+    """Fails now where `path` could not be written later. Raises: OSError; ValueError: a NUL in the name."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)  # the name may be too long
+    handle, temporary = _temporary(path)
+    os.close(handle)
+    os.unlink(temporary)
 
 
 def shortened(name: str) -> str:
@@ -391,7 +404,8 @@ def check_kinds(
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of an annotated kind: a list stands for a tuple, a number is one that a float can hold."""
+    """Whether a value out of JSON is of an annotated kind: a list stands for a tuple, a number is one that a float holds, or an integer
+    of Caffe's."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -400,7 +414,7 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64
     if origin is dict:
         return isinstance(value, dict) and all(fits(entry, inner[1]) for entry in value.values())
     if origin is tuple and inner[-1] is not ...:

@@ -6,9 +6,6 @@ the net, and, given the prepared data set, measures the error again.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 import re
 import shutil
@@ -18,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe import proto
+from allconv_caffe import files, proto
 from allconv_caffe.errors import FoundError, PlacedError
 
 __all__ = ["CARD", "DEFAULT_FOLDER", "ZooError", "add", "cards", "measure", "unpack", "verify"]
@@ -30,26 +27,17 @@ TOLERANCE_PERCENT = 0.1
 """How far a measured error may lie from the card's: other kernels turn the answer for a few images in ten thousand."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KINDS: dict[str, tuple[str, ...]] = {
-    "a text": (
-        "name",
-        "experiment",
-        "model",
-        "source",
-        "dataset",
-        "preprocessing",
-        "paper_dataset",
-        "schedule",
-        "precision",
-        "engine",
-        "device",
-        "command",
-    ),
-    "a number": ("test_error_percent", "epochs"),
-    "a number or null": ("published_error_percent",),
-    "a whole number": ("parameters", "seed", "n_train", "n_test"),
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("name", "experiment", "model", "source", "dataset", "preprocessing", "paper_dataset"), str),
+    **dict.fromkeys(("schedule", "precision", "engine", "device", "command"), str),
+    **dict.fromkeys(("test_error_percent", "epochs"), float),
+    "published_error_percent": float | None,
+    **dict.fromkeys(("parameters", "seed", "n_train", "n_test"), int),
 }
 """What the entries of a card are."""
+_ENTRY = {"file": str, "bytes": int, "sha1": str}
+"""What a card says of a file."""
+_FILES = ("weights", "deploy", "whitening")
 
 
 class ZooError(FoundError, ValueError):
@@ -63,26 +51,6 @@ class Card:
 
     folder: Path
     facts: dict[str, Any]
-
-
-def _sha1(path: Path) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read(path: Path, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ZooError(path, f"nothing ({error.strerror})", what) from None
-    except ValueError as error:
-        raise ZooError(path, f"no JSON ({error})", what) from None
-    if not isinstance(found, dict):
-        raise ZooError(path, type(found).__name__, what)
-    return found
 
 
 def _weights(run: Path, result: Mapping[str, Any]) -> Path:
@@ -105,7 +73,9 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
         ZooError: the run is not done or has no error, a file is missing, or the model exists already.
     """
     run, folder = Path(run), Path(folder)
-    result, settings = (_read(run / file, "the record of a run") for file in ("result.json", "settings.json"))
+    result, settings = (
+        files.read_json(run / file, "the record of a run", ZooError) for file in ("result.json", "settings.json")
+    )
     if result.get("status") != "done" or result.get("test_error_percent") is None:
         raise ZooError(run, f"a run that is {result.get('status')}", "one that is done and has an error")
     for file, found, keys in (
@@ -118,8 +88,7 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     ):
         if missing := [key for key in keys if key not in found]:
             raise ZooError(run / file, f"no {', '.join(missing)}", "the record of a run")
-    for key in ("data", "engine"):
-        _expect(run / "settings.json", key, settings[key], "an object")
+    files.check_kinds(run / "settings.json", settings, {"data": dict, "engine": dict}, ZooError)
     weights, deploy = _weights(run, result), run / DEPLOY
     if not deploy.is_file():
         raise ZooError(deploy, "nothing", "the net of the run")
@@ -127,28 +96,27 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     if not _NAME.fullmatch(name):
         raise ZooError("name", repr(name), 'letters, digits, ".", "_" and "-", beginning with a letter or digit')
     out = folder / name
-    if out.exists():
-        raise ZooError(out, "a model of that name", "none; remove it or give another name")
-    partial = folder / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+
+    def free() -> None:
+        if out.exists():
+            raise ZooError(out, "a model of that name", "none; remove it or give another name")
+
+    free()
     try:
-        shutil.copyfile(weights, partial / f"{name}.caffemodel")
-        shutil.copyfile(deploy, partial / DEPLOY)
-        whitening = _place_whitening(Path(root) / str(settings["data"].get("folder", "")) / WHITENING, partial, folder)
-        facts = _facts(name, result, settings, partial, whitening)
-        _check_card(run, facts)
-        (partial / CARD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        (partial / PAGE).write_text(page(facts), encoding="utf-8")
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    card = Card(out, facts)
-    if problems := verify(out):
-        shutil.rmtree(out)
-        raise ZooError.of(PlacedError(out, problems[0]))
-    return card
+        with files.building(out, free) as built:
+            partial = Path(built)
+            shutil.copyfile(weights, partial / f"{name}.caffemodel")
+            shutil.copyfile(deploy, partial / DEPLOY)
+            whitening = Path(root) / str(settings["data"].get("folder", "")) / WHITENING
+            facts = _facts(name, result, settings, partial, _place_whitening(whitening, partial, folder))
+            _check_card(run, facts)
+            files.write_json(partial / CARD, facts)
+            files.write(partial / PAGE, page(facts))
+            if problems := _differences(Card(partial, facts), shown=out):
+                raise ZooError.of(PlacedError(out, problems[0]))
+    except files.Held:
+        raise ZooError(out, "another `allconv zoo add` at work", "one at a time for the same name") from None
+    return Card(out, facts)
 
 
 def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
@@ -158,7 +126,7 @@ def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
     if not source.is_file():
         raise ZooError(source, "nothing", "the whitening of the data set that the run was trained on")
     Whitening.load(source).save(partial / WHITENING, compact=True)
-    mine = _sha1(partial / WHITENING)
+    mine = files.digest(partial / WHITENING, "sha1")
     for other in cards(folder):
         known = other.facts["whitening"]
         if known["file"] == WHITENING and known["sha1"] == mine:
@@ -172,7 +140,7 @@ def _facts(
 ) -> dict[str, Any]:
     def entry(file: str) -> dict[str, Any]:
         path = folder / file if not file.startswith("..") else folder.parent / file[3:]
-        return {"file": file, "bytes": path.stat().st_size, "sha1": _sha1(path)}
+        return {"file": file, "bytes": path.stat().st_size, "sha1": files.digest(path, "sha1")}
 
     data, engine = settings["data"], settings["engine"]
     return {
@@ -254,7 +222,7 @@ def page(facts: Mapping[str, Any]) -> str:
     ]
     lines = [f"# {facts['name']}", "", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows), ""]
     lines += ["| file | bytes | SHA-1 |", "| --- | ---: | --- |"]
-    for key in ("weights", "deploy", "whitening"):
+    for key in _FILES:
         entry = facts[key]
         lines.append(f"| [{entry['file']}]({entry['file']}) | {entry['bytes']:,} | `{entry['sha1']}` |")
     lines += [
@@ -276,8 +244,8 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
         ZooError: a card that is none.
     """
     found = []
-    for path in sorted(Path(folder).glob(f"*/{CARD}")):
-        facts = _read(path, "the card of a model")
+    for path in sorted(Path(folder).glob(f"[!.]*/{CARD}")):
+        facts = files.read_json(path, "the card of a model", ZooError)
         if facts.get("format_version") != FORMAT_VERSION:
             raise ZooError(path, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
         _check_card(path, facts)
@@ -287,30 +255,14 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
 
 def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
-    for kind, keys in _KINDS.items():
-        for key in keys:
-            _expect(path, key, facts.get(key), kind)
-    for key in ("weights", "deploy", "whitening"):
-        entry = facts.get(key)
-        _expect(path, key, entry, "an object")
-        for part, kind in (("file", "a text"), ("bytes", "a whole number"), ("sha1", "a text")):
-            _expect(path, f"{key}.{part}", entry.get(part), kind)  # type: ignore[union-attr]
+    kinds = {**_KINDS, **dict.fromkeys(_FILES, dict)}
+    files.check_kinds(path, {key: facts.get(key) for key in kinds}, kinds, ZooError)
+    for key in _FILES:
+        entry = {f"{key}.{part}": facts[key].get(part) for part in _ENTRY}
+        files.check_kinds(path, entry, {f"{key}.{part}": kind for part, kind in _ENTRY.items()}, ZooError)
         shared = rf"(\.\./{_NAME.pattern}/)?" if key == "whitening" else ""
-        if not re.fullmatch(shared + _NAME.pattern, entry["file"]):  # type: ignore[index]
-            raise ZooError(path, f"{key}.file {entry['file']!r}", "a file of the model")  # type: ignore[index]
-
-
-def _expect(path: Path, key: str, value: Any, kind: str) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    good = {
-        "a text": isinstance(value, str),
-        "a number": is_number,
-        "a number or null": is_number or value is None,
-        "a whole number": is_number and isinstance(value, int),
-        "an object": isinstance(value, dict),
-    }
-    if not good[kind]:
-        raise ZooError(path, f"{key} {json.dumps(value)[:60]}", kind)
+        if not re.fullmatch(shared + _NAME.pattern, facts[key]["file"]):
+            raise ZooError(path, f"{key}.file {facts[key]['file']!r}", "a file of the model")
 
 
 def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
@@ -337,30 +289,34 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
         ZooError: no such model, or ``data`` is no prepared data set of that model's kind.
     """
     found = card(model, folder)
-    facts, where = found.facts, found.folder
-    problems = []
-    for key in ("weights", "deploy", "whitening"):
-        entry, path = facts[key], where / facts[key]["file"]
-        if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != entry["bytes"] or _sha1(path) != entry["sha1"]:
-            problems.append(f"{path}: found SHA-1 {_sha1(path)}, expected {entry['sha1']}")
-    if not (where / PAGE).is_file() or (where / PAGE).read_bytes() != page(facts).encode():
-        problems.append(f"{where / PAGE}: found another text than the card gives")
-    if problems:
-        return problems
-    problems += _shapes(where / facts["weights"]["file"], where / facts["deploy"]["file"], int(facts["parameters"]))
+    problems = _differences(found, shown=found.folder)
     if data is not None and not problems:
-        error = measure(where, data)
-        if abs(error - float(facts["test_error_percent"])) > TOLERANCE_PERCENT:
-            problems.append(f"{where}: measured {error:.2f} % test error, expected {facts['test_error_percent']:.2f} %")
+        error, expected = measure(found.folder, data), float(found.facts["test_error_percent"])
+        if abs(error - expected) > TOLERANCE_PERCENT:
+            problems.append(f"{found.folder}: measured {error:.2f} % test error, expected {expected:.2f} %")
     return problems
 
 
-def _shapes(weights: Path, deploy: Path, parameters: int) -> list[str]:
+def _differences(found: Card, shown: Path) -> list[str]:
+    """What does not hold of a model's files; the lines name them as they lie in `shown`."""
+    facts, problems = found.facts, []
+    for key in _FILES:
+        entry, path = facts[key], found.folder / facts[key]["file"]
+        if not path.is_file():
+            problems.append(f"{shown / entry['file']}: missing")
+        elif (sha1 := files.digest(path, "sha1")) != entry["sha1"] or path.stat().st_size != entry["bytes"]:
+            problems.append(f"{shown / entry['file']}: found SHA-1 {sha1}, expected {entry['sha1']}")
+    if not (found.folder / PAGE).is_file() or (found.folder / PAGE).read_bytes() != page(facts).encode():
+        problems.append(f"{shown / PAGE}: found another text than the card gives")
+    return problems or _shapes(found, shown)
+
+
+def _shapes(found: Card, shown: Path) -> list[str]:
     """Whether the caffemodel has exactly the blobs that the deploy net needs."""
     from allconv_caffe.caffe_torch.summary import summarize
 
+    weights, deploy = (found.folder / found.facts[key]["file"] for key in ("weights", "deploy"))
+    named = shown / weights.name
     try:
         stored = {
             layer.name: sum(len(blob.data) for blob in layer.blobs)
@@ -368,15 +324,15 @@ def _shapes(weights: Path, deploy: Path, parameters: int) -> list[str]:
             if layer.blobs
         }
     except proto.ProtoError as error:
-        return [str(error)]
+        return [f"{named}: {error.reason}"]
     needed = {row.name: row.parameters for row in summarize(deploy).layers if row.parameters}
     problems = [
-        f"{weights}: layer '{name}': found {stored.get(name, 0)} parameters, expected {needed.get(name, 0)}"
+        f"{named}: layer '{name}': found {stored.get(name, 0)} parameters, expected {needed.get(name, 0)}"
         for name in sorted({*stored, *needed})
         if stored.get(name) != needed.get(name)
     ]
-    if not problems and sum(stored.values()) != parameters:
-        problems.append(f"{weights}: found {sum(stored.values())} parameters, expected {parameters}")
+    if not problems and sum(stored.values()) != found.facts["parameters"]:
+        problems.append(f"{named}: found {sum(stored.values())} parameters, expected {found.facts['parameters']}")
     return problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import lzma
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from allconv_caffe import files
 from data_prep.errors import PrepError
 
 MAX_MEMBER_BYTES = 1 << 30  # CIFAR-100's train file, the largest we know, has 155 MB; a bomb has more
@@ -44,13 +44,10 @@ def file_checksums(path: Path) -> Checksums:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise PrepError(path, "a pipe, socket or device", "an archive or a folder of images")
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    md5, sha256 = files.hasher("md5"), files.hasher("sha256")
     try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                md5.update(block)
-                sha256.update(block)
-                size += len(block)
+        with files.open_file(path) as file:
+            size = files.feed(file, md5, sha256)
     except OSError as error:
         raise PrepError(path, f"an unreadable file ({error.strerror})", "an archive or a folder of images") from error
     return Checksums(size, md5.hexdigest(), sha256.hexdigest())
@@ -62,15 +59,13 @@ def folder_checksums(path: Path) -> Checksums:
     Raises:
         PrepError: a file cannot be read, is a pipe, socket or device, or has a name that is not UTF-8.
     """
-    md5, sha256, total = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    md5, sha256, total = files.hasher("md5"), files.hasher("sha256"), 0
     for name, full, size in _folder_files(path):
         head = f"{name}\0{size}\0".encode()
         md5.update(head)
         sha256.update(head)
-        with _reading(full), open(full, "rb") as file:
-            while block := file.read(_BLOCK):
-                md5.update(block)
-                sha256.update(block)
+        with _reading(full), files.open_file(full) as file:
+            files.feed(file, md5, sha256)
         total += size
     return Checksums(total, md5.hexdigest(), sha256.hexdigest())
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from allconv_caffe import files
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import IntArray, UInt8Array
 
@@ -412,28 +413,23 @@ def _write(
             if values.shape != (len(images),) or values.min(initial=0) < 0 or values.max(initial=0) > 255:
                 raise PrepError(path, f"{kind} labels {values.shape}", f"{len(images)} integers in [0, 255]")
         splits.append((images, labels))
-    partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path):
-        try:
-            with (
-                open(partial, "wb") as raw,
-                gzip.GzipFile("", "wb", compresslevel, raw, mtime=0) as packed,
-                tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-            ):
+    with (
+        writing(path),
+        files.writing(path) as raw,
+        gzip.GzipFile("", "wb", compresslevel, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
 
-                def add(member: str, data: bytes) -> None:
-                    info = tarfile.TarInfo(f"{form.folder}/{member}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        def add(member: str, data: bytes) -> None:
+            info = tarfile.TarInfo(f"{form.folder}/{member}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
-                for member, data in names(form, -(-len(train_x) // len(form.train))).items():
-                    add(member, data)
-                for (images, labels), members in zip(splits, (form.train, (form.test,)), strict=True):
-                    for member, rows in zip(members, np.array_split(np.arange(len(images)), len(members)), strict=True):
-                        part = {kind: values[rows] for kind, values in labels.items()}
-                        add(member, serialise(form, member, images[rows], part))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        for member, data in names(form, -(-len(train_x) // len(form.train))).items():
+            add(member, data)
+        for (images, labels), members in zip(splits, (form.train, (form.test,)), strict=True):
+            for member, rows in zip(members, np.array_split(np.arange(len(images)), len(members)), strict=True):
+                part = {kind: values[rows] for kind, values in labels.items()}
+                add(member, serialise(form, member, images[rows], part))
     return path

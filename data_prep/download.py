@@ -3,7 +3,6 @@ fit."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import urllib3
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
+from allconv_caffe import files
 from data_prep import archive as archive_
 from data_prep.cifar import ARCHIVES, Archive
 from data_prep.errors import PrepError, writing
@@ -76,16 +76,16 @@ def download(
 @contextmanager
 def _alone(part: Path) -> Iterator[None]:
     """Hold the part of a file: two writers would mix their bytes. An empty one is removed at the end."""
-    with writing(part), open(part, "ab") as file:
+    with writing(part):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with files.locked(part):
+                try:
+                    yield
+                finally:
+                    if part.exists() and not part.stat().st_size:
+                        part.unlink()
+        except files.Held:
             raise PrepError(part, "another download at work", "one at a time; wait for it and run again") from None
-        try:
-            yield
-        finally:
-            if part.exists() and not part.stat().st_size:
-                part.unlink()
 
 
 def _complete(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from allconv_caffe import files
 from data_prep.errors import PrepError, writing
 
 NAME = "manifest.json"
@@ -61,11 +59,8 @@ class Manifest:
             PrepError: it cannot be written.
         """
         path = folder / NAME
-        with writing(path), open(path, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(path):
+            files.write_json(path, asdict(self))
 
     @staticmethod
     def load(folder: str | Path) -> Manifest:
@@ -75,20 +70,12 @@ class Manifest:
             PrepError: there is none, or not one of this version.
         """
         path = Path(folder) / NAME
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PrepError(folder, f"no {NAME}", "a prepared data set") from error
-        except ValueError as error:
-            raise PrepError(path, f"no JSON ({error})", "the manifest of a prepared data set") from error
-        if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-            version = values.get("format_version") if isinstance(values, dict) else None
+        if not path.is_file():
+            raise PrepError(folder, f"no {NAME}", "a prepared data set")
+        values = files.read_json(path, "the manifest of a prepared data set", PrepError)
+        if (version := values.get("format_version")) != FORMAT_VERSION:
             raise PrepError(path, f"format_version {version}", f"{FORMAT_VERSION}; prepare the data set again")
-        kinds = get_type_hints(Manifest)
-        for name, value in values.items():
-            if name in kinds and not _fits(value, kinds[name]):
-                expected = getattr(kinds[name], "__name__", "") if isinstance(kinds[name], type) else str(kinds[name])
-                raise PrepError(path, f"{name} {json.dumps(value)[:60]}", expected or str(kinds[name]))
+        files.check_kinds(path, values, get_type_hints(Manifest), PrepError)
         for name in ("shape", "image_shape", "class_names"):
             if name in values:
                 values[name] = tuple(values[name])
@@ -111,26 +98,8 @@ class Manifest:
             if len(counts) != self.classes:
                 raise PrepError(path, f"class_counts of {len(counts)} classes for {split}", str(self.classes))
             kinds = {"path": str, "records": int, "sha256": str}
-            if wrong := [key for key, kind in kinds.items() if not _fits(entry.get(key), kind)]:
+            if wrong := [key for key, kind in kinds.items() if not files.fits(entry.get(key), kind)]:
                 raise PrepError(path, f"no {' or '.join(wrong)} in lmdb.{split}", "path, records and sha256")
         for name in (*self.files, *(str(entry["path"]) for entry in self.lmdb.values() if "path" in entry)):
             if name in ("", ".", "..") or "/" in name or "\0" in name:
                 raise PrepError(path, f"a file {name!r}", "names of files beside the manifest")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of an annotated kind; a list stands for a tuple."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
-    if origin in (list, tuple):
-        if not isinstance(value, list):
-            return False
-        if origin is tuple and arguments[-1] is not ...:
-            return len(value) == len(arguments) and all(map(_fits, value, arguments))
-        return all(_fits(v, arguments[0]) for v in value)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import shutil
 import sys
@@ -18,6 +16,7 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
+from allconv_caffe import files
 from data_prep import archive, database, datum, source, whitening as whitening_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
@@ -161,7 +160,7 @@ def prepare(
             transform.save(partial / "whitening.npz")
             if preprocessing == "raw":
                 _save_mean(partial / "mean.binaryproto", transform, pad)
-            files = {f.name: archive.file_checksums(f).sha256 for f in sorted(partial.iterdir()) if f.is_file()}
+            sums = {f.name: files.digest(f) for f in sorted(partial.iterdir()) if f.is_file()}
             channels, height, width = images.shape
             manifest = Manifest(
                 dataset=images.dataset,
@@ -190,7 +189,7 @@ def prepare(
                     name: {"path": f"{name}_lmdb", "records": content.records, "sha256": content.sha256}
                     for name, content in contents.items()
                 },
-                files=files,
+                files=sums,
                 statistics=statistics,
                 versions=versions(),
             )
@@ -230,61 +229,14 @@ def _check_target(out: Path, force: bool) -> None:
 
 @contextmanager
 def _building(out: Path, force: bool) -> Iterator[Path]:
-    """Yield an empty sibling folder; at the end rename it to `out`, after any failure remove it.
-
-    The lock on the folder ends with the process, however it ends, so a left-over is told from a run at work.
-    """
-    partial = out.with_name(f".{out.name}.partial")
-    retired = out.with_name(f".{out.name}.replaced")
+    """Yield an empty sibling folder; at the end rename it to `out`, after any failure remove it."""
     with writing(out):
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PrepError(partial, "another preparation at work", "one at a time for the same folder") from error
-        if not partial.exists() or os.fstat(lock).st_ino != partial.stat().st_ino:  # renamed while it was opened here
-            raise PrepError(partial, "another preparation that has just ended", "one at a time; run again")
-        try:
-            with writing(partial):
-                for leftover in partial.iterdir():
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-                if retired.exists():  # a replacement was killed between its two renames, or after them
-                    if out.exists():
-                        shutil.rmtree(retired)
-                    else:
-                        retired.rename(out)
-            _check_target(out, force)
-            yield partial
-            _check_target(out, force)
-            with writing(out):
-                _sync_folder(partial)
-                if is_prepared(out):
-                    out.rename(retired)
-                elif out.is_dir():
-                    out.rmdir()
-                partial.rename(out)
-                _sync_folder(out.parent)
-                shutil.rmtree(retired, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            if retired.exists() and not out.exists():
-                retired.rename(out)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force files and names to disk, so that a rename never outlives the data it promises."""
-    for path in (*folder.glob("*"), folder):
-        if path.is_file() or path == folder:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with files.building(out, lambda: _check_target(out, force)) as partial:
+                yield Path(partial)
+        except files.Held as error:
+            building = out.with_name(f".{out.name}.partial")
+            raise PrepError(building, "another preparation at work", "one at a time for the same folder") from error
 
 
 def _check_room(folder: Path, images: ImageSet, pad: int, preprocessing: str) -> None:

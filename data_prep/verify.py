@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep import archive, database, datum, manifest as manifest_
+from allconv_caffe import files
+from data_prep import database, datum, manifest as manifest_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest
@@ -86,7 +87,7 @@ def verify(path: str | Path, grid_png: str | Path | None = None) -> Report:
     for name, sha256 in manifest.files.items():
         if not (path / name).is_file():
             report.problems.append(f"{name}: missing")
-        elif (found := archive.file_checksums(path / name).sha256) != sha256:
+        elif (found := files.digest(path / name)) != sha256:
             report.problems.append(f"{name}: SHA-256 {found}, in the manifest {sha256}")
     _verify_constants(path, report)
     if grid_png is not None:
@@ -205,7 +206,7 @@ def _write_grid(path: Path, samples: dict[int, list[np.ndarray]], manifest: Mani
     assert done
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.tobytes())
+        files.write(path, data.tobytes())
 
 
 def _place(picture: UInt8Array, tiles: UInt8Array, top: int, left: int) -> None:

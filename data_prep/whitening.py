@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from allconv_caffe import files
 from allconv_caffe.files import check_regular
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
@@ -198,7 +199,7 @@ class Whitening:
             arrays["zca_triangle"] = self.zca[np.triu_indices(len(self.zca))]
         elif self.zca is not None and self.inverse is not None:
             arrays |= {"zca": self.zca, "zca_inverse": self.inverse}
-        with writing(path), open(path, "wb") as file:
+        with writing(path), files.writing(path) as file:
             (np.savez_compressed if compact else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
     @staticmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from allconv_caffe import files
 from allconv_caffe.bvlc import find as bvlc, install as bvlc_install
 from allconv_caffe.bvlc.find import BvlcError, find_caffe, is_own_engine
 from allconv_caffe.bvlc.install import InstallError, Mirror, machine_mirror, mirrors
@@ -288,6 +289,18 @@ def test_an_installation_that_fails_leaves_nothing(
     said = capsys.readouterr().err
     assert said.startswith("make caffe: ") and sentence in said and said.count("\n") == 1
     assert os.listdir(tmp_path / "p") == []
+
+
+def test_one_installation_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second one for the same folder is refused while the first is at work, and takes nothing from it."""
+    fake_apt(tmp_path, monkeypatch, unpack=LOADER)
+    with files.building(tmp_path / "p") as part:
+        (Path(part) / "file").touch()
+        assert bvlc.main(["install", "--prefix", str(tmp_path / "p")]) == 1
+        assert capsys.readouterr().err == f"make caffe: {tmp_path / 'p'}: another installation is running\n"
+        assert os.listdir(part) == ["file"]
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(

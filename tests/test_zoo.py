@@ -155,6 +155,16 @@ def test_weights_of_another_net_are_refused(run: Path) -> None:
     assert not list(Path("models").iterdir())
 
 
+def test_a_half_made_model_is_none(run: Path) -> None:
+    """What a killed `add` left beside the models is neither listed nor in the way of the next one."""
+    left = Path("models/.tiny.partial")
+    left.mkdir(parents=True)
+    (left / zoo.CARD).write_text("{")
+    assert zoo.cards() == []
+    assert zoo.add(run).folder.name == "tiny" and not left.exists()
+    assert [card.folder.name for card in zoo.cards()] == ["tiny"]
+
+
 def test_equal_whitenings_are_stored_once(run: Path) -> None:
     """A second model of the same data set names the first one's whitening."""
     zoo.add(run, name="first")

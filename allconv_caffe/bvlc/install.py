@@ -12,19 +12,19 @@ Layout under the prefix (which may be moved as a whole)::
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from allconv_caffe.errors import PlacedError
+from allconv_caffe import files
+from allconv_caffe.errors import FoundError, PlacedError
 
 SUITE = "bullseye"
 PACKAGES = ("caffe", "python3-caffe", "libopenblas0-pthread")  # without the last, the slow reference BLAS is taken
@@ -45,6 +45,7 @@ _KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp", "debian
 _OWN = "name an own build instead: CAFFE_ROOT=<build tree> or CAFFE=<path of the caffe binary>"
 _OWN_SOURCE = "name a source tree of Caffe instead: CAFFE_SRC=<folder>"
 TESTS = "python/caffe/test"  # in a source tree: pycaffe's own tests
+_WORK = ".work"  # of what is being built: the folder for what is fetched
 
 
 class InstallError(PlacedError):
@@ -136,66 +137,38 @@ def machine_mirror(etc: Path | None = None) -> Mirror:
     return mirror
 
 
-def installed(prefix: Path) -> dict[str, object] | None:
+def installed(prefix: Path) -> dict[str, Any] | None:
     """The manifest of a finished installation under `prefix`, or None."""
     try:
-        manifest = json.loads((prefix / "manifest.json").read_text())
-    except (OSError, ValueError):
+        manifest = files.read_json(prefix / "manifest.json", "the manifest of an installation")
+    except FoundError:
         return None
-    return manifest if (prefix / "bin" / "caffe").is_file() and isinstance(manifest, dict) else None
+    return manifest if (prefix / "bin" / "caffe").is_file() else None
 
 
 def install(prefix: Path, archives: Path | None = None, say: Callable[[str], None] = print) -> bool:
     """Install Caffe under `prefix`, whole or not at all; returns False if it already stands there.
 
     Args:
-        prefix: folder to create; built beside itself as ``<prefix>.part`` and renamed at the end.
+        prefix: folder to create.
         archives: a folder of .deb files to use and to fill, for a second machine or a second try; else thrown away.
         say: takes each line of progress.
     Raises: InstallError: no apt or dpkg-deb, no Debian mirror, no network, disk full, or a result that does not start.
     """
     prefix = Path(os.path.abspath(prefix))
-    done = installed(prefix)
-    if done:
+    if done := installed(prefix):
         say(f"Caffe {done.get('version')} is already installed in {prefix}")
         return False
-    if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
-        raise InstallError(
-            prefix, "found something that is no finished installation of Caffe; remove it, or give another --prefix"
-        )
-    for tool in ("apt-get", "apt-config", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise InstallError("", f"{tool} not found: `make caffe` needs a Debian-like machine; {_OWN}")
-    mirror = machine_mirror()
-    part = prefix.with_name(prefix.name + ".part")
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(prefix.parent, os.O_RDONLY)
-    except OSError as error:
-        raise InstallError(prefix, f"{error.strerror}; give another --prefix") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InstallError(prefix, "another installation is running") from None
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        try:
-            debs = _download(part / "apt", mirror, archives, say)
-            say(f"Unpacking {len(debs)} packages ...")
-            for deb in debs:
-                _call(["dpkg-deb", "-x", str(deb), str(part / "root")], f"dpkg-deb could not unpack {deb.name}")
-            version = _wrap(part)
-            names = [deb.name for deb in debs]
-            manifest = {"version": version, "suite": SUITE, "packages": names}
-            (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-            shutil.rmtree(part / "apt")
-            os.replace(part, prefix)
-        except OSError as error:
-            raise InstallError(error.filename or prefix, str(error.strerror or error)) from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    finally:
-        os.close(lock)
+    mirror = _begin(prefix, "no finished installation", ("apt-get", "apt-config", "dpkg-deb"), "caffe", _OWN)
+    with _building(prefix, "no finished installation") as part:
+        debs = _download(part / _WORK, mirror, archives, say)
+        say(f"Unpacking {len(debs)} packages ...")
+        for deb in debs:
+            _call(["dpkg-deb", "-x", str(deb), str(part / "root")], f"dpkg-deb could not unpack {deb.name}")
+        version = _wrap(part)
+        names = [deb.name for deb in debs]
+        files.write_json(part / "manifest.json", {"version": version, "suite": SUITE, "packages": names}, indent=1)
+        shutil.rmtree(part / _WORK)
     say(f"Caffe {version} is installed: {prefix / 'bin' / 'caffe'}, {prefix / 'bin' / 'python'}")
     return True
 
@@ -209,33 +182,53 @@ def source(prefix: Path, say: Callable[[str], None] = print) -> bool:
     if (prefix / TESTS).is_dir():
         say(f"Caffe's source is already in {prefix}")
         return False
-    if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
-        raise InstallError(prefix, "found something that is no source of Caffe; remove it, or give another --prefix")
-    for tool in ("apt-get", "apt-config"):
-        if shutil.which(tool) is None:
-            raise InstallError("", f"{tool} not found: `make caffe-source` needs a Debian-like machine; {_OWN_SOURCE}")
-    mirror = machine_mirror()
-    part = prefix.with_name(prefix.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        archive = _download_source(part / "apt", mirror, say)
-        with tarfile.open(archive) as tar:
-            tar.extractall(part / "tree", filter="data")
-        unpacked = part / "tree"
-        trees = [folder for folder in (unpacked, *unpacked.iterdir()) if (folder / TESTS).is_dir()]
-        if not trees:
+    mirror = _begin(prefix, "no source", ("apt-get", "apt-config"), "caffe-source", _OWN_SOURCE)
+    with _building(prefix, "no source") as part:
+        archive = _download_source(part / _WORK, mirror, say)
+        unpacked = part / _WORK / "tree"
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+        except tarfile.TarError as error:
+            raise InstallError("", f"the downloaded source cannot be unpacked ({error}); try again") from None
+        tree = next((folder for folder in (unpacked, *unpacked.iterdir()) if (folder / TESTS).is_dir()), None)
+        if tree is None:
             raise InstallError(archive.name, f"found no {TESTS} in it; {_OWN_SOURCE}")
-        if prefix.exists():
-            prefix.rmdir()
-        os.replace(trees[0], prefix)
-    except tarfile.TarError as error:
-        raise InstallError("", f"the downloaded source cannot be unpacked ({error}); try again") from None
-    except OSError as error:
-        raise InstallError(error.filename or prefix, str(error.strerror or error)) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for entry in tree.iterdir():
+            entry.rename(part / entry.name)
+        shutil.rmtree(part / _WORK)
     say(f"Caffe's source is in {prefix}, pycaffe's tests in {prefix / TESTS}")
     return True
+
+
+def _begin(prefix: Path, what: str, tools: Sequence[str], target: str, way_out: str) -> Mirror:
+    """The mirror to fetch from. Raises: InstallError: `prefix` is taken, a tool is missing, no mirror."""
+    _check_free(prefix, what)
+    for tool in tools:
+        if shutil.which(tool) is None:
+            raise InstallError("", f"{tool} not found: `make {target}` needs a Debian-like machine; {way_out}")
+    return machine_mirror()
+
+
+def _check_free(prefix: Path, what: str) -> None:
+    if prefix.exists() and (not prefix.is_dir() or any(prefix.iterdir())):
+        raise InstallError(prefix, f"found something that is {what} of Caffe; remove it, or give another --prefix")
+
+
+@contextmanager
+def _building(prefix: Path, what: str) -> Iterator[Path]:
+    """The folder that becomes `prefix`. Raises: InstallError for what the system refuses."""
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstallError(prefix, f"{error.strerror}; give another --prefix") from None
+    try:
+        with files.building(prefix, lambda: _check_free(prefix, what), sync=False) as part:
+            yield Path(part)
+    except files.Held:
+        raise InstallError(prefix, "another installation is running") from None
+    except OSError as error:
+        raise InstallError(error.filename or prefix, str(error.strerror or error)) from None
 
 
 def _download_source(work: Path, mirror: Mirror, say: Callable[[str], None]) -> Path:

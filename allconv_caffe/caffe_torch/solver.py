@@ -6,10 +6,8 @@ Source: solver.hpp, solver.cpp.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,13 +16,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
+from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.lr_policy import check_policy
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.files import shortened
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, NetState, ProtoError, SolverParameter, read_net, to_text
 
 Scalar = float | torch.Tensor
@@ -401,12 +399,9 @@ class Solver(ABC):
         if not param.snapshot:
             return
         check(param.HasField("snapshot_prefix"), "In solver params, snapshot is specified but snapshot_prefix is not")
-        folder, name = os.path.split(param.snapshot_prefix)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(self.snapshot_filename(param.snapshot, ".solverstate"))  # the name may be too long
-            with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=shortened(name)):
-                pass
+            files.check_writable(self.snapshot_filename(param.snapshot, ".solverstate"))
+            files.sweep(os.path.dirname(param.snapshot_prefix) or ".")
         except (OSError, ValueError):  # ValueError: a NUL in the name
             raise CaffeError(
                 f"Cannot write to snapshot prefix '{param.snapshot_prefix}'.  "

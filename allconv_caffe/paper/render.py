@@ -8,7 +8,6 @@ folder that the solver names; ``check`` renders everything again and compares by
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 
 import jinja2
 
+from allconv_caffe import files
 from allconv_caffe.paper import experiments
 from allconv_caffe.paper.architectures import Architecture
 from allconv_caffe.paper.datasets import Dataset
@@ -324,11 +324,9 @@ def write(
         if not relu:
             snapshots.mkdir(exist_ok=True)
             for name, text in SNAPSHOT_FOLDER_FILES.items():
-                (snapshots / name).write_text(text, encoding="utf-8")
+                files.write(snapshots / name, text)
         for name, text in texts.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(partial, folder / name)
+            files.write(folder / name, text)
     except OSError as error:
         raise RenderError(str(folder), error.strerror or str(error), "a folder that can be written") from None
     return [folder / name for name in texts]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from allconv_caffe import files
 from allconv_caffe.report import page, tables, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
@@ -33,14 +32,7 @@ def build(
     markdown = tables.to_markdown(found, runs, verdicts)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        _write(output / "report.md", markdown)
-        _write(output / "report.csv", tables.to_csv(runs))
-        _write(output / "report.html", page.to_html(found, runs, verdicts))
+        files.write(output / "report.md", markdown)
+        files.write(output / "report.csv", tables.to_csv(runs))
+        files.write(output / "report.html", page.to_html(found, runs, verdicts))
     return markdown
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -3,56 +3,32 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe import files
 from allconv_caffe.errors import FoundError
 from allconv_caffe.report.log import parse_log
 
 _NEEDED = ("experiment", "model", "status", "test_error_percent", "parameters", "dataset", "seed", "epochs", "engine")
-_KINDS: dict[str, tuple[str, ...]] = {
-    "a text": ("experiment", "model", "status", "dataset", "engine"),
-    "a text or null": (
-        "source",
-        "preprocessing",
-        "paper_dataset",
-        "paper_title",
-        "schedule",
-        "engine_version",
-        "device",
-        "precision",
-        "rng",
-        "published_parameters",
-        "finished",
-        "caffemodel",
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("experiment", "model", "status", "dataset", "engine"), str),
+    **dict.fromkeys(
+        ("source", "preprocessing", "paper_dataset", "paper_title", "schedule", "engine_version"), str | None
     ),
-    "a number": ("epochs",),
-    "a number or null": (
-        "test_error_percent",
-        "published_error_percent",
-        "lr",
-        "seconds",
-        "images_per_second",
-        "test_iteration",
-    ),
-    "a whole number": ("seed",),
-    "a whole number or null": (
-        "parameters",
-        "iterations",
-        "max_iter",
-        "batch_size",
-        "n_train",
-        "n_test",
-        "classes",
-        "resumed",
-    ),
-    "an object or null": ("best_on_test", "options"),
-    "a list of objects": ("attempts",),
-    "a list of texts": ("assumptions",),
+    **dict.fromkeys(("device", "precision", "rng", "published_parameters", "finished", "caffemodel"), str | None),
+    "epochs": float,
+    **dict.fromkeys(("test_error_percent", "published_error_percent", "lr", "seconds"), float | None),
+    **dict.fromkeys(("images_per_second", "test_iteration"), float | None),
+    "seed": int,
+    **dict.fromkeys(("parameters", "iterations", "max_iter", "batch_size"), int | None),
+    **dict.fromkeys(("n_train", "n_test", "classes", "resumed"), int | None),
+    **dict.fromkeys(("best_on_test", "options"), dict | None),
+    "attempts": list[dict],
+    "assumptions": list[str],
 }
 """What the entries of a record are. Those beside `_NEEDED` may be absent."""
 
@@ -161,34 +137,12 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         for path in sorted(Path(folder).rglob("result.json")):
             if any(part.startswith("attempt-") for part in path.parts):
                 continue
-            try:
-                result = json.loads(path.read_text(encoding="utf-8"))
-            except OSError as error:
-                raise ReportError(path, error.strerror, "the record of a run") from None
-            except ValueError as error:
-                raise ReportError(path, f"no JSON ({error})", "the record of a run") from None
-            missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
-            if missing:
+            result = files.read_json(path, "the record of a run", ReportError)
+            if missing := [key for key in _NEEDED if key not in result]:
                 raise ReportError(path, f"no {', '.join(missing)}", "the record of a run")
-            for kind, keys in _KINDS.items():
-                if wrong := next((key for key in keys if key in result and not _is(kind, result[key])), None):
-                    raise ReportError(path, f"{wrong} {json.dumps(result[wrong])[:60]}", kind)
+            files.check_kinds(path, result, _KINDS, ReportError)
             found.setdefault(path.resolve(), Run(path.parent, result))
     return list(found.values())
-
-
-def _is(kind: str, value: Any) -> bool:
-    """Whether a value out of JSON is what the words of `_KINDS` say."""
-    kind, _, null = kind.partition(" or ")
-    if null and value is None:
-        return True
-    if kind.startswith("a list"):
-        entry = dict if kind.endswith("objects") else str
-        return isinstance(value, list) and all(isinstance(part, entry) for part in value)
-    if kind in ("a number", "a whole number"):
-        number = isinstance(value, int if kind == "a whole number" else int | float) and not isinstance(value, bool)
-        return number and abs(value) < 1e15  # also refuses NaN and Infinity
-    return isinstance(value, str if kind == "a text" else dict)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from allconv_caffe import files
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.report import readme
 from allconv_caffe.report.tables import true_parameters
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = root / name
         if not words:
             page.parent.mkdir(exist_ok=True)
-            page.write_text(text, encoding="utf-8")
+            files.write(page, text)
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             problems.append(f"{name}: differs from the tables and records; write it again with `make docs`")
     problems += broken_links(root)

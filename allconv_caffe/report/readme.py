@@ -5,14 +5,13 @@ A test writes them again and compares, so README shows nothing that no record sh
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from allconv_caffe import files
 from allconv_caffe.paper.experiments import EXPERIMENTS
-from allconv_caffe.report.collect import Run, find_runs, same_dataset
+from allconv_caffe.report.collect import ReportError, Run, find_runs, same_dataset
 from allconv_caffe.report.tables import clock
 
 README, RESULTS, MODELS = Path("README.md"), Path("results"), Path("models")
@@ -25,10 +24,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _typed(run: Run) -> str:
     """The command that a run's settings keep."""
-    path = run.folder / "settings.json"
-    typed = str(json.loads(path.read_text(encoding="utf-8")).get("command") or "") if path.exists() else ""
-    result = run.result
-    return typed or f"allconv run {run.experiment} --epochs {float(result['epochs']):g} --seed {result['seed']}"
+    path, result = run.folder / "settings.json", run.result
+    settings = files.read_json(path, "the settings of a run", ReportError) if path.exists() else {}
+    return (
+        str(settings.get("command") or "")
+        or f"allconv run {run.experiment} --epochs {float(result['epochs']):g} --seed {result['seed']}"
+    )
 
 
 def results_block(root: Path) -> str:
@@ -83,8 +84,9 @@ def results_block(root: Path) -> str:
 
 def models_block(root: Path) -> str:
     """One row for each card below ``models/``."""
-    found: list[dict[str, Any]] = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / MODELS).glob("*/card.json"))
+    found = [
+        files.read_json(path, "the card of a model", ReportError)
+        for path in sorted((root / MODELS).glob("[!.]*/card.json"))
     ]
     if not found:
         return "No model lies in `models/`.\n"

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from allconv_caffe import files
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.sources import ImageSource
@@ -290,21 +290,11 @@ def write(path: PathLike, data: bytes, *, make_folder: bool = True) -> None:
 
     Raises: VizError: a folder that cannot be written.
     """
-    where = os.path.abspath(os.fspath(path))
-    temporary = ""
     try:
         if make_folder:
-            os.makedirs(os.path.dirname(where), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix=".partial", dir=os.path.dirname(where))
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, where)
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        files.write(path, data, sync=False)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
         raise VizError(os.fspath(path), error.strerror or str(error), "a file that can be written") from None
 
 

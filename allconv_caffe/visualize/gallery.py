@@ -23,6 +23,7 @@ import jinja2
 import numpy as np
 from tqdm import tqdm
 
+from allconv_caffe import files
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.mining import EDGES, Channels, TopK
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
@@ -323,5 +324,4 @@ class _Writer:
         self._write(path, self._environment.get_template(template).render(root=root, **self._common, **values))
 
     def _write(self, path: str, text: str) -> None:
-        with open(os.path.join(self.folder, path), "w", encoding="utf-8") as file:
-            file.write(text)
+        files.write(os.path.join(self.folder, path), text, sync=False)

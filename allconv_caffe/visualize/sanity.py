@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from allconv_caffe import files
 from allconv_caffe.visualize.display import zero_centred
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -285,10 +286,8 @@ class Sanity:
         )
         try:
             os.makedirs(where, exist_ok=True)
-            with open(paths[0], "w") as file:
-                file.write(json.dumps(dict(facts, input=space.describe()), indent=1) + "\n")
-            with open(paths[1], "w") as file:
-                file.write(self.markdown())
+            files.write(paths[0], json.dumps(dict(facts, input=space.describe()), indent=1) + "\n")
+            files.write(paths[1], self.markdown())
             self._draw(paths[2], space, shown)
             if arrays:
                 maps = {f"maps_{rule}": maps for rule, maps in self.examples.items()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,22 @@ def test_the_report_is_three_files_and_the_page_needs_nothing_else(tmp_path: Pat
     kinds = [row["kind"] for row in rows]
     assert (kinds.count("measured"), kinds.count("cited")) == (2, len(CITED))
     assert [row["test_error_percent"] for row in rows[:2]] == ["9.3", "9.5"]
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up: an error, no temporary file, and the report that was there."""
+    _write(tmp_path / "runs/a", record("cifar10-allcnn-c", 9.3))
+    build([tmp_path / "runs"], tmp_path / "out")
+    before = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    _write(tmp_path / "runs/b", record("cifar10-allcnn-c", 9.9))
+    with pytest.raises(OSError, match="No space left"):
+        build([tmp_path / "runs"], tmp_path / "out")
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

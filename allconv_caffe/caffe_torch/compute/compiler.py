@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from allconv_caffe import files
+
 KERNELS = Path(__file__).with_name("kernels")
 NO_COMPILER = "no C++ compiler found; install g++ (or set CXX)"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
@@ -53,14 +55,12 @@ def build(cxx: str, name: str, flags: Sequence[str]) -> Path:
     parts = [source.read_text(encoding="utf-8"), version, target, *flags]
     library = _cache() / f"{name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as work:
-            built = Path(work) / library.name
-            command = [cxx, *flags, str(source), "-o", str(built)]
+        with files.replacing(library) as built:  # whole or not at all, also with two processes at work
+            command = [cxx, *flags, str(source), "-o", built]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
                 raise BuildError(f"{cxx}: {lines[0][:300]}")
-            os.replace(built, library)  # whole or not at all, also with two processes at work
     return library
 
 

@@ -18,7 +18,7 @@ import torch
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, shape_string
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.files import NotAFile, check_file, shortened
+from allconv_caffe.files import NotAFile, check_file, replacing
 
 _NAMES = ("FLOAT", "INTEGER", "TIME", "STRING", "BITFIELD", "OPAQUE", "COMPOUND", "REFERENCE", "ENUM", "VLEN", "ARRAY")
 TYPE_CLASSES = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}
@@ -156,18 +156,13 @@ def reading(path: str | os.PathLike[str], sentence: str) -> Iterator[h5py.File]:
 
 def write(path: Path, fill: Callable[[h5py.File], None], what: str) -> None:
     """The file `path` as `fill` makes it, whole or not at all. Raises CaffeError: "Couldn't open ... to save `what`"."""
-    temporary = path.parent / f".{shortened(path.name)}.{os.getpid()}.tmp"
     try:
-        with contextlib.closing(Sink(temporary)) as sink:
+        with replacing(path) as temporary, contextlib.closing(Sink(temporary)) as sink:
             with h5py.File(sink, "w") as file:
                 fill(file)
             sink.check()
-        os.replace(temporary, path)
     except (OSError, RuntimeError, ValueError) as error:
         raise CaffeError(f"Couldn't open {path} to save {what}. ({reason(error)})") from None
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink(missing_ok=True)
 
 
 # what lies in them

@@ -219,15 +219,6 @@ def input_blob(param: Any, where: str) -> str:
     raise VizError(where, "no Input of 4 axes", "an Input layer with shape (N, C, H, W)")
 
 
-def hash_file(path: PathLike) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def hash_arrays(params: Dict[str, List[np.ndarray]]) -> str:
     """SHA-256 of names and values of parameters that came from no file."""
     digest = hashlib.sha256()

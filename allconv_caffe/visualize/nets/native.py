@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -80,7 +81,7 @@ class EngineNet(base.VizNet):
         _, c, h, w = self.net.blobs[self.input].shape
         self.input_shape = (c, h, w)
         self._shapes = {name: blob.shape[1:] for name, blob in self.net.blobs.items()}
-        self.weights_sha256 = base.hash_file(weights) if weights is not None else base.hash_arrays(self.params())
+        self.weights_sha256 = files.digest(weights) if weights is not None else base.hash_arrays(self.params())
 
     def blob_shape(self, blob: str) -> tuple[int, ...]:
         return self._shapes[blob]

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from allconv_caffe import files
 from allconv_caffe.proto import to_text
 from allconv_caffe.visualize.nets import rules
 from allconv_caffe.visualize.nets.base import (
@@ -17,7 +18,6 @@ from allconv_caffe.visualize.nets.base import (
     blob_names,
     check_weights,
     hash_arrays,
-    hash_file,
     input_blob,
 )
 from allconv_caffe.visualize.nets.errors import VizError
@@ -73,7 +73,7 @@ class PycaffeNet(VizNet):
         if weights is not None:
             check_weights({name: [tuple(b.shape) for b in blobs] for name, blobs in net.params.items()}, weights)
             net.copy_from(os.fspath(weights))
-        return cls(net, param, where=where, weights_sha256=hash_file(weights) if weights is not None else "")
+        return cls(net, param, where=where, weights_sha256=files.digest(weights) if weights is not None else "")
 
     def blob_shape(self, blob: str) -> Tuple[int, ...]:
         return self._shapes[blob]
