@@ -15,6 +15,7 @@ import torch
 
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.proto import Numbers, ProtoError, StoredBlob
+from allconv_caffe.proto.caffemodel import blob_shape
 
 MAX_AXES = 32  # kMaxBlobAxes
 
@@ -201,7 +202,7 @@ class Blob:
     # BlobProto
     def from_proto(self, proto: Any) -> None:
         """Takes shape, data and, where there is one, diff of a BlobProto. Raises CaffeError when the counts disagree."""
-        self.reshape(*blob_proto_shape(proto))
+        self.reshape(*blob_shape(proto))
         for field, memory in (("data", self._data), ("diff", self._diff)):
             values = getattr(proto, f"double_{field}") or getattr(proto, field)
             if len(values):
@@ -228,15 +229,6 @@ class Blob:
                     setattr(self, name, torch.from_numpy(stored.read(name)).reshape(self.shape).to(tensor.device))
             except ProtoError as error:
                 raise CaffeError(str(error)) from None
-
-    def shape_equals(self, proto: Any) -> bool:
-        """Whether a BlobProto has this shape; legacy 4-D protos match 1- and 2-axis blobs with leading ones."""
-        if any(proto.HasField(f) for f in ("num", "channels", "height", "width")):
-            if self.num_axes > 4:
-                return False
-            padded = (1,) * (4 - self.num_axes) + self.shape
-            return padded == (proto.num, proto.channels, proto.height, proto.width)
-        return self.shape == tuple(proto.shape.dim)
 
     def to_proto(self, proto: Any, write_diff: bool = False, with_data: bool = True) -> None:
         """Fills a BlobProto with shape, data and, on request, diff; without data, with the shape alone."""
@@ -278,10 +270,3 @@ def stored_data(expected: int, stored: StoredBlob) -> None:
     count = stored.count("data")
     check(expected > 0, "Check failed: data_ (a blob without values)")
     check(count == expected, f"Check failed: count_ == proto.data_size() ({expected} vs. {count})")
-
-
-def blob_proto_shape(proto: Any) -> tuple[int, ...]:
-    """The shape a BlobProto states: its `shape`, or the legacy num, channels, height, width."""
-    if any(proto.HasField(f) for f in ("num", "channels", "height", "width")):
-        return (proto.num, proto.channels, proto.height, proto.width)
-    return tuple(proto.shape.dim)

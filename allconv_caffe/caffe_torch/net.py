@@ -464,15 +464,7 @@ class Net:
         Raises:
             CaffeError: missing or corrupt file, other number of blobs, other shape.
         """
-        name = str(path)
-        if weights.is_hdf5(name):
-            self.copy_trained_layers_from_hdf5(name)
-        else:
-            self.copy_trained_layers_from_binary_proto(name)
-
-    def copy_trained_layers_from_binary_proto(self, path: str | Path) -> None:
-        """Copies weights by layer name from a .caffemodel. Raises CaffeError, see `weights.load_binary`."""
-        weights.load_binary(self._layer_blobs(), path)
+        weights.load(self._layer_blobs(), str(path))
 
     def copy_trained_layers_from_hdf5(self, path: str | Path) -> None:
         """Copies weights by layer name from an HDF5 file. Raises CaffeError, see `weights.load_hdf5`."""

@@ -13,10 +13,11 @@ from pathlib import Path
 import h5py
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import Blob, blob_proto_shape, shape_count
+from allconv_caffe.caffe_torch.blob import Blob, shape_count
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source import hdf5
 from allconv_caffe.proto import ProtoError, SolverState, read_stored, write_stored
+from allconv_caffe.proto.caffemodel import blob_shape
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def load_binary(path: str, history: Sequence[Blob], load_net: Callable[[str], ob
     glog.info("sgd_solver.cpp:336", "SGDSolver: restoring history")
     for i, (blob, source, arrays) in enumerate(zip(history, proto.history, stored, strict=True)):
         try:
-            count = shape_count(blob_proto_shape(source))
+            count = shape_count(blob_shape(source))
             # an old state has four axes where the solver has fewer
             check(count == blob.count, f"history blob {i} has {count} values, the solver expects {blob.shape_string}")
             blob.from_stored(arrays)

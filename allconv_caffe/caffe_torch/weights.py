@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import h5py
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import Blob, blob_proto_shape, shape_count, shape_string, stored_data
+from allconv_caffe.caffe_torch.blob import Blob, shape_count, shape_string, stored_data
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source import hdf5
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
-from allconv_caffe.files import open_file
 from allconv_caffe.proto import NetParameter, ProtoError, StoredBlob, read_stored, unknown_fields, write_stored
+from allconv_caffe.proto.caffemodel import blob_shape, is_hdf5, shape_equals
 
 
 class LayerBlobs(NamedTuple):
@@ -28,13 +28,13 @@ class LayerBlobs(NamedTuple):
     shared: Sequence[bool]
 
 
-def is_hdf5(path: str) -> bool:
-    """Whether a file begins with HDF5's signature."""
+def load(layers: Sequence[LayerBlobs], path: str) -> None:
+    """Copies weights by layer name from a .caffemodel or its HDF5 form, whichever the file is. Raises CaffeError."""
     try:
-        with open_file(path) as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        in_hdf5 = is_hdf5(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise CaffeError(f"Couldn't open {path} ({getattr(error, 'strerror', None) or error})") from None
+    (load_hdf5 if in_hdf5 else load_binary)(layers, path)
 
 
 # .caffemodel
@@ -73,8 +73,8 @@ def load_binary(layers: Iterable[LayerBlobs], path: str | Path) -> None:
 def _copy_layer(source: Any, arrays: Sequence[StoredBlob], target: Sequence[Blob]) -> None:
     check(len(target) == len(source.blobs), f"Incompatible number of blobs for layer {source.name}")
     for j, (blob, proto, stored) in enumerate(zip(target, source.blobs, arrays, strict=True)):
-        if not blob.shape_equals(proto):
-            shape = blob_proto_shape(proto)
+        if not shape_equals(blob.shape, proto):
+            shape = blob_shape(proto)
             stored_data(shape_count(shape), stored)
             raise CaffeError(
                 f"Cannot copy param {j} weights from layer '{source.name}'; shape mismatch.  Source param shape is "

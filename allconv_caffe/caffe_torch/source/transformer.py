@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import blob_proto_shape
 from allconv_caffe.caffe_torch.compute.rng import Generator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.proto import TRAIN, BlobProto, ProtoError, read_binary
+from allconv_caffe.proto.caffemodel import blob_shape
 
 Draws = np.ndarray  # (N, 3) int64: mirror (0 or 1), first row, first column
 
@@ -189,7 +189,7 @@ def read_mean(path: str) -> torch.Tensor:
         proto = read_binary(path, BlobProto, allow_unknown=True)
     except ProtoError as error:
         raise CaffeError(str(error)) from None
-    shape = blob_proto_shape(proto)
+    shape = blob_shape(proto)
     check(len(shape) <= 4, f"{path}: Cannot use legacy accessors on Blobs with > 4 axes.")
     shape = (tuple(shape) + (1,) * 4)[:4]
     for dim in shape:

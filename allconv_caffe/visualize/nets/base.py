@@ -16,7 +16,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from allconv_caffe.proto import NetParameter, ProtoError, read_binary, to_text
+from allconv_caffe.proto import ProtoError, to_text
+from allconv_caffe.proto.caffemodel import is_hdf5, misfits, read_weights
 from allconv_caffe.visualize.nets import rules
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.graph import Graph
@@ -158,40 +159,22 @@ def check_weights(shapes: Dict[str, List[Tuple[int, ...]]], weights: PathLike) -
     Raises: VizError: unreadable; a layer without weights there; another number of blobs or another shape.
     """
     where = os.fspath(weights)
-    with open(where, "rb") as file:
-        if file.read(8) == b"\x89HDF\r\n\x1a\n":
-            return  # Caffe checks those itself
+    if is_hdf5(where):
+        return  # Caffe checks those itself
     try:
-        stored = read_binary(where, NetParameter)
+        stored = read_weights(where)
     except ProtoError as error:
         raise VizError(error.place or where, error.reason, "a .caffemodel") from None
-    # V1 files (bvlc_reference_caffenet of 2014) hold the same in `layers`
-    found = {layer.name: layer.blobs for layer in [*stored.layers, *stored.layer] if len(layer.blobs)}
-    missing = [name for name in shapes if name not in found]
+    wrong = [misfit for misfit in misfits(stored, shapes) if misfit.expected]
+    missing = [misfit.layer for misfit in wrong if not misfit.found]
     if missing:
-        raise VizError(where, f"no weights for layer {', '.join(missing)}", "weights of this net", list(found))
-    for name, own in shapes.items():
-        theirs = [_proto_shape(blob) for blob in found[name]]
-        same = len(own) == len(theirs) and all(_squeeze(a) == _squeeze(b) for a, b in zip(own, theirs))
-        if not same:
-            raise VizError(f"{where}: layer '{name}'", f"blobs {_list(theirs)}", f"{_list(own)}")
+        raise VizError(where, f"no weights for layer {', '.join(missing)}", "weights of this net", list(stored))
+    for name, theirs, own in wrong:
+        raise VizError(f"{where}: layer '{name}'", f"blobs {_list(theirs)}", f"{_list(own)}")
 
 
 def _list(shapes: Sequence[Tuple[int, ...]]) -> str:
     return ", ".join("x".join(map(str, shape)) for shape in shapes)
-
-
-def _proto_shape(blob: Any) -> Tuple[int, ...]:
-    if blob.HasField("shape"):
-        return tuple(blob.shape.dim)
-    return (blob.num, blob.channels, blob.height, blob.width)
-
-
-def _squeeze(shape: Tuple[int, ...]) -> Tuple[int, ...]:
-    """Without leading ones: old files pad every shape to four axes."""
-    while shape and shape[0] == 1:
-        shape = shape[1:]
-    return shape
 
 
 def blob_names(param: Any, built: Any) -> Tuple[str, ...]:
