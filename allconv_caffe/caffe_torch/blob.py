@@ -52,6 +52,9 @@ class Memory:
         """The buffer as a flat NumPy array that may be written: on the CPU the same memory, else its copy there."""
         if self.on_cpu:
             return self.tensor().numpy()
+        if self.device.type == "meta" and self.host is None:
+            self.host = np.zeros(self.capacity, np.float32)  # no memory before somebody writes to it
+            self.host_is_newer = True
         if self.host is None:
             self.host = np.empty(self.capacity, np.float32)
         if not self.host_is_newer:

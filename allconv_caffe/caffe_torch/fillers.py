@@ -48,7 +48,7 @@ def fill(shape: Sequence[int], filler_param: Any, rng: Generator) -> torch.Tenso
         filler_param: a FillerParameter; its default `type` is "constant" with value 0.
         rng: where random fillers draw, row-major.
 
-    Returns: float32 tensor of `shape` on the CPU.
+    Returns: float32 tensor of `shape` on the generator's device.
     Raises: CaffeError for an unknown type, an empty blob, `sparse` where it is not supported, or impossible bounds.
     """
     function = FILLERS.get(filler_param.type)
@@ -88,7 +88,7 @@ def _gaussian(shape: Sequence[int], mean: float, std: float, rng: Generator) -> 
 @filler("constant")
 def constant(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor:
     """x = value (default 0). Draws nothing."""
-    return torch.full(shape, param.value, dtype=torch.float32)
+    return torch.full(shape, param.value, dtype=torch.float32, device=rng.device)
 
 
 @filler("uniform")
@@ -118,7 +118,10 @@ def gaussian(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor
 def positive_unitball(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor:
     """x ~ U(0, 1), then each row (fan_in values) divided by its sum, so that it sums to 1."""
     check(len(shape) > 0, NO_AXIS)
-    rows = _uniform(shape, 0.0, 1.0, rng).reshape(shape[0], -1).numpy()
+    x = _uniform(shape, 0.0, 1.0, rng)
+    if x.is_meta:
+        return x
+    rows = x.reshape(shape[0], -1).numpy()
     sums = rows.cumsum(1)[:, -1:]  # one by one, as Caffe adds: another order rounds otherwise
     return torch.from_numpy(rows / sums).reshape(shape)
 
@@ -147,5 +150,5 @@ def bilinear(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor
     w = shape[3]
     f = math.ceil(w / 2)
     c = (w - 1) / (2 * f)
-    line = 1 - (torch.arange(w, dtype=torch.float32) / f - c).abs()
+    line = 1 - (torch.arange(w, dtype=torch.float32, device=rng.device) / f - c).abs()
     return (line[:, None] * line[None, :]).expand(shape).contiguous()

@@ -11,6 +11,7 @@ returns, without stack trace and abort.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import math
 import os
@@ -18,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import SupportsFloat, TextIO
 
@@ -88,6 +90,17 @@ def init(
     with _lock:
         close()
         _program, _min_level, _log_dir, _no_files = program, min_level, log_dir, logtostderr
+
+
+@contextlib.contextmanager
+def quiet(level: int = FATAL) -> Iterator[None]:
+    """Inside, only lines of `level` and above are written, in all threads."""
+    global _min_level  # noqa: PLW0603 (glog has one level for a process)
+    before, _min_level = _min_level, level
+    try:
+        yield
+    finally:
+        _min_level = before
 
 
 def close() -> None:

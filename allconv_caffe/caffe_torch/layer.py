@@ -60,6 +60,11 @@ class Context:
             raise CaffeError(f"seed-exact: found precision {name}, expected float32, the only one that Caffe has")
 
     @property
+    def shapes_only(self) -> bool:
+        """Blobs lie on PyTorch's "meta" device: the net is built for its shapes, without memory, and never run."""
+        return self.device.type == "meta"
+
+    @property
     def seed_exact(self) -> bool:
         """Random numbers are Caffe's own, and so are sums where this machine has Caffe's order."""
         return isinstance(self.rng, CaffeGenerator)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,16 +96,6 @@ def run_real(jobs: Sequence[dict[str, Any]], folder: Path) -> list[Outcome]:
     return out
 
 
-@contextlib.contextmanager
-def quiet(level: int = glog.FATAL) -> Iterator[None]:
-    before = glog._min_level
-    glog.init(min_level=level)
-    try:
-        yield
-    finally:
-        glog.init(min_level=before)
-
-
 def run_ours(job: dict[str, Any], folder: Path, jitter: float = 0.0) -> Outcome:
     """The job on the drop-in, in this process."""
     own = folder / (job["id"] + ("-shaken" if jitter else "-ours"))
@@ -117,7 +107,7 @@ def run_ours(job: dict[str, Any], folder: Path, jitter: float = 0.0) -> Outcome:
     data_hdf5.RAND.__init__()  # type: ignore[misc]
     try:
         with (own / "stderr").open("w") as log, contextlib.redirect_stderr(log):
-            with quiet(glog.INFO if job["kind"] in LOGGED else glog.FATAL):
+            with glog.quiet(glog.INFO if job["kind"] in LOGGED else glog.FATAL):
                 return Outcome(fuzz_side.KINDS[job["kind"]](ours, job, jitter))
     except Exception as error:
         expected = isinstance(error, (ours.CaffeError, RuntimeError, ValueError, TypeError, SystemError, OverflowError))
@@ -322,7 +312,7 @@ def compare_logs(real: Path, mine: Path, shaken: Path | None = None) -> list[str
 
 
 def main(kind: str, first: str, last: str) -> None:
-    with quiet():
+    with glog.quiet():
         jobs = [MAKERS[kind](seed) for seed in range(int(first), int(last))]
     refused = bad = 0
     with tempfile.TemporaryDirectory() as name:

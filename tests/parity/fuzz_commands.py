@@ -313,7 +313,7 @@ def sharing_job(seed: int) -> Job:
 
 # every layer type
 def time_job(seed: int) -> Job:
-    with fuzz.quiet():
+    with glog.quiet():
         job = fuzz.MAKERS["net"](seed)
     flags = " ".join(
         [f"-level={job['level']}", "-stage=" + ",".join(job["stages"]), f"-phase {'TEST' if job['phase'] else 'TRAIN'}"]

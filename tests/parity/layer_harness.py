@@ -18,14 +18,13 @@ Run one type: ``pytest tests/parity/test_layers.py -k Pooling``. Record goldens:
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import importlib
 import json
 import subprocess
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -330,24 +329,13 @@ class MaskGenerator(TorchGenerator):
         return torch.from_numpy(mask.astype(np.float32)).to(device)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No log lines of ours below ERROR."""
-    before = glog._min_level
-    glog.init(min_level=glog.ERROR)
-    try:
-        yield
-    finally:
-        glog.init(min_level=before)
-
-
 def run_ours(case: Case, real: Results | None = None, device: str = "cpu") -> Results:
     """The case on our engine. `real` gives the masks of a `masked` case. Raises CaffeError where the layer cannot be."""
     rng = TorchGenerator(1)
     if case.masked:
         assert real is not None
         rng = MaskGenerator([real[f"{step} data {case.top_names[0]}"] != 0 for step in range(len(case.batches))])
-    with quiet():
+    with glog.quiet(glog.ERROR):
         context = Context(phase=case.phase, rng=rng, device=torch.device(device))
         net = Net(parse_text(case.net, NetParameter), context)
         return layer_side.drive(OurNet(net), case.job(), case.arrays())

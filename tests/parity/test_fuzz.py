@@ -7,6 +7,8 @@ from pathlib import Path
 import fuzz
 import pytest
 
+from allconv_caffe.caffe_torch import glog
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -26,7 +28,7 @@ def test_random_cases_give_what_caffe_gives(kind: str, first: int, count: int, t
     """A net: names, initial parameters, every blob and diff over one to three batches. A solver: parameters and outputs
     after each of the things done with it, its log line by line, its snapshots. Weights that go from net to net.
     Or the sentence with which Caffe refuses."""
-    with fuzz.quiet():
+    with glog.quiet():
         jobs = [fuzz.MAKERS[kind](seed) for seed in range(first, first + count)]
     outcomes = fuzz.run_real(jobs, tmp_path)
     assert sum(outcome.results is not None for outcome in outcomes) > 0.4 * count

@@ -27,13 +27,14 @@ class Generator(Protocol):
     """What layers and fillers draw from."""
 
     seed: int
+    device: torch.device  # where initial values lie: the CPU; or nowhere, on "meta", where only shapes are wanted
 
     def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
-        """U(low, high), float32, on the CPU."""
+        """U(low, high), float32, on `device`."""
         ...
 
     def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
-        """N(mean, std), float32, on the CPU."""
+        """N(mean, std), float32, on `device`."""
         ...
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
@@ -50,6 +51,8 @@ class Generator(Protocol):
 
 class TorchGenerator:
     """PyTorch's generators behind Caffe's calls."""
+
+    device = torch.device("cpu")
 
     def __init__(self, seed: int = -1) -> None:
         self.seed = seed if seed >= 0 else secrets.randbits(32)
@@ -77,6 +80,25 @@ class TorchGenerator:
         return int(torch.randint(0, 2**32, (1,), generator=self._cpu, dtype=torch.int64).item())
 
 
+class ShapesOnly:
+    """Draws nothing: for nets on PyTorch's "meta" device, whose values nobody reads."""
+
+    seed = 0
+    device = torch.device("meta")
+
+    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
+        return torch.empty(tuple(shape), device=self.device)
+
+    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
+        return torch.empty(tuple(shape), device=self.device)
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
+        return torch.empty(tuple(shape), device=self.device)
+
+    def word(self) -> int:
+        return 0
+
+
 class CaffeGenerator:
     """BVLC Caffe's stream on the CPU, bit for bit: boost::mt19937 and boost 1.74's distributions over its words.
 
@@ -85,6 +107,8 @@ class CaffeGenerator:
 
     Source: rng.hpp, common.cpp (Caffe::RNG), math_functions.cpp (caffe_rng_*).
     """
+
+    device = torch.device("cpu")
 
     def __init__(self, seed: int = -1) -> None:
         self.seed = seed if seed >= 0 else secrets.randbits(32)

@@ -51,12 +51,17 @@ class CRand:
 RAND = CRand()
 
 
-def load_dataset(file: Any, name: str) -> np.ndarray:
-    """A data set as float32, whatever its numeric type. Raises CaffeError: missing, without axes, not numbers."""
+def load_dataset(file: Any, name: str, shapes_only: bool = False) -> np.ndarray:
+    """A data set as float32, whatever its numeric type, or zeros of its shape that take no memory.
+
+    Raises CaffeError: missing, without axes, not numbers.
+    """
     check(isinstance(file.get(name), h5py.Dataset), f"Failed to find HDF5 dataset {name}")
     dataset = file[name]
     check(dataset.ndim >= 1, f"Check failed: ndims >= min_dim ({dataset.ndim} vs. 1)")
     check_class(dataset)
+    if shapes_only:
+        return np.broadcast_to(np.float32(0), dataset.shape)
     return np.ascontiguousarray(dataset[()], dtype=np.float32)
 
 
@@ -73,7 +78,7 @@ class HDF5DataLayer(SourceLayer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(not self.param.HasField("transform_param"), f"{self.type} does not transform data.")
         param = self.param.hdf5_data_param
-        self.shuffle: bool = param.shuffle
+        self.shuffle: bool = param.shuffle and not self.ctx.shapes_only  # which would take from RAND
         glog.info("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {param.source}")
         try:
             with open_file(param.source, pipes=True) as file:
@@ -97,7 +102,7 @@ class HDF5DataLayer(SourceLayer):
         path = self.files[self.file_order[self.current_file]]
         try:
             with open_hdf5(path) as file:
-                arrays = [load_dataset(file, name) for name in self.param.top]
+                arrays = [load_dataset(file, name, self.ctx.shapes_only) for name in self.param.top]
         except CaffeError as error:
             raise error.within(path) from None
         except (
@@ -172,6 +177,8 @@ class HDF5OutputLayer(Layer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.file_name: str = self.param.hdf5_output_param.file_name
+        if self.ctx.shapes_only:
+            return
         try:
             check_file(self.file_name)
             self._sink = Sink(self.file_name)

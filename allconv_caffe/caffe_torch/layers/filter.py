@@ -44,8 +44,10 @@ class FilterLayer(Layer):
                 blob.shape[blob.canonical_axis(0)] == selector.shape[0],
                 "Each bottom should have the same 0th dimension as the selector blob",
             )
-        self.index = (selector.data.reshape(-1) != 0).nonzero().reshape(-1)  # indices_to_forward_
-        count = selector.shape[0] if self.first_reshape else self.index.numel()
+        count = selector.shape[0]
+        if not self.first_reshape:
+            self.index = (selector.data.reshape(-1) != 0).nonzero().reshape(-1)  # indices_to_forward_
+            count = self.index.numel()
         self.first_reshape = False
         for fro, to in zip(filtered, top, strict=True):
             to.reshape(count, *fro.shape[1:])

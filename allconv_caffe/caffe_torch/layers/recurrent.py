@@ -16,12 +16,13 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.rng import ShapesOnly
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32
-from allconv_caffe.caffe_torch.layers.recurrent_net import Ones, add_shapes, conted, part, product
+from allconv_caffe.caffe_torch.layers.recurrent_net import add_shapes, conted, part, product
 from allconv_caffe.proto import TRAIN, LayerParameter, NetParameter
 
 
@@ -223,7 +224,7 @@ class RecurrentLayer(Layer):
         """Writes what Caffe writes while it builds the net: builds it, without memory and random numbers, and drops it."""
         if self.ctx.inner_net is None or glog.min_level() > glog.INFO:
             return
-        context = dataclasses.replace(self.ctx, device=torch.device("meta"), rng=Ones(), phase=TRAIN)
+        context = dataclasses.replace(self.ctx, device=torch.device("meta"), rng=ShapesOnly(), phase=TRAIN)
         with contextlib.suppress(CaffeError):  # the layer says itself what is wrong
             self.ctx.inner_net(self.unrolled_net(bottom), context)
 

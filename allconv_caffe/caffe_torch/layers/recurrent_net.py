@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
 from allconv_caffe.proto import EltwiseParameter, LayerParameter, RecurrentParameter
 
 
@@ -57,21 +54,3 @@ def conted(t: int) -> LayerParameter:
 def add_shapes(layer: Any, shapes: Iterable[Sequence[int]]) -> None:
     for shape in shapes:
         layer.input_param.shape.add().dim.extend(shape)
-
-
-class Ones:
-    """A generator that draws nothing and takes no memory, for parameters that nobody reads."""
-
-    seed = 0
-
-    def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
-        return torch.ones(()).expand(tuple(shape))
-
-    def gaussian(self, shape: Sequence[int], mean: float, std: float) -> torch.Tensor:
-        return torch.ones(()).expand(tuple(shape))
-
-    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
-        return torch.ones((), device=device).expand(tuple(shape))
-
-    def word(self) -> int:
-        return 0
