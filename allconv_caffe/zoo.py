@@ -6,11 +6,9 @@ the net, and, given the prepared data set, measures the error again.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -336,19 +334,6 @@ def _shapes(found: Card, shown: Path) -> list[str]:
     return problems
 
 
-@contextmanager
-def _without_info() -> Iterator[None]:
-    """The engine's INFO lines left out, unless the environment asks for a level."""
-    name = "GLOG_minloglevel"
-    given = os.environ.get(name)
-    os.environ[name] = given or "1"
-    try:
-        yield
-    finally:
-        if given is None:
-            del os.environ[name]
-
-
 def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: str | Path = DEFAULT_FOLDER) -> float:
     """Test error in percent of a model on the test LMDB of a prepared data set, by the built-in engine.
 
@@ -358,6 +343,7 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     import numpy as np
     import torch
 
+    from allconv_caffe.caffe_torch import glog
     from allconv_caffe.caffe_torch.layer import Context
     from allconv_caffe.caffe_torch.net import load_net
     from data_prep import database, datum
@@ -367,7 +353,7 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     manifest = Manifest.load(data)
     if manifest.preprocessing != found.facts["preprocessing"] or manifest.preprocessing == "raw":
         raise ZooError(data, f"preprocessing {manifest.preprocessing}", str(found.facts["preprocessing"]))
-    with _without_info():
+    with glog.quiet(glog.WARNING):
         net = load_net(found.folder / DEPLOY, Context())
         net.copy_trained_layers_from(found.folder / found.facts["weights"]["file"])
     inputs = net.blobs["data"]

@@ -94,9 +94,9 @@ def init(
 
 @contextlib.contextmanager
 def quiet(level: int = FATAL) -> Iterator[None]:
-    """Inside, only lines of `level` and above are written, in all threads."""
+    """Inside, nothing below `level` is written, in all threads: nets that are only a means are built without Caffe's log."""
     global _min_level  # noqa: PLW0603 (glog has one level for a process)
-    before, _min_level = _min_level, level
+    before, _min_level = _min_level, max(level, min_level())
     try:
         yield
     finally:

@@ -97,6 +97,20 @@ def test_the_minimum_level_silences_all_but_fatal(
     assert [line[0] for line in capsys.readouterr().err.splitlines()] == ["F"]
 
 
+def test_quiet_leaves_out_what_is_below_its_level_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """Inside errors and fatal lines alone, an outer, stricter level stays; afterwards, after an error too, all is as before."""
+    with pytest.raises(ZeroDivisionError), glog.quiet(glog.ERROR):
+        for write in (glog.warning, glog.error, glog.fatal):
+            write("a.cpp:1", "x")
+        with glog.quiet(glog.INFO):
+            glog.info("a.cpp:1", "x")
+        with glog.quiet():
+            glog.error("a.cpp:1", "x")
+        1 / 0  # noqa: B018
+    glog.info("a.cpp:1", "x")
+    assert "".join(line[0] for line in capsys.readouterr().err.splitlines()) == "EFI"
+
+
 def test_what_is_said_first_only_is_said_once_for_each_place(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ class EngineNet(base.VizNet):
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise VizError("device", repr(device), "a CUDA device; this machine has none", ("cpu",))
         try:
-            with _quiet():
+            with glog.quiet():
                 self.net = Net(param, Context(device=self.device), where=where)
         except CaffeError as error:
             raise VizError(where, str(error), "a net that can be built") from None
@@ -55,7 +55,7 @@ class EngineNet(base.VizNet):
                     own.setdefault(layer.name, [blob.shape for blob in layer.blobs])
             base.check_weights(own, weights)
             try:
-                with _quiet():
+                with glog.quiet():
                     self.net.copy_trained_layers_from(str(weights))
             except CaffeError as error:
                 raise VizError(str(weights), str(error), "weights of this net") from None
@@ -177,14 +177,3 @@ class EngineNet(base.VizNet):
 
 def _channels_last(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 and value.shape[1] > 1 else value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nets are built without Caffe's log."""
-    before = glog._min_level
-    glog._min_level = glog.FATAL
-    try:
-        yield
-    finally:
-        glog._min_level = before
