@@ -15,6 +15,7 @@ from typing import Any
 
 from allconv_caffe import files, proto
 from allconv_caffe.errors import FoundError, PlacedError
+from allconv_caffe.report.record import from_json
 
 __all__ = ["CARD", "DEFAULT_FOLDER", "ZooError", "add", "cards", "measure", "unpack", "verify"]
 
@@ -160,7 +161,7 @@ def _facts(
         "published_parameters": result.get("published_parameters", ""),
         "epochs": result["epochs"],
         "seed": result["seed"],
-        "schedule": result.get("schedule", ""),
+        "schedule": from_json(result).schedule_words,
         "precision": result.get("precision", "float32"),
         "options": result.get("options", {}),
         "engine": f"{result['engine']} ({engine.get('version', '')})",

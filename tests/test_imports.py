@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"proto", "bvlc", "paper", "report", "data_prep"},
     "visualize/nets": {"proto", "bvlc", "caffe_torch", "pycaffe"},
     "visualize": {"proto", "visualize/nets", "data_prep"},  # a whitened input is taken back by what whitened it
-    "zoo": {"proto", "caffe_torch", "data_prep"},
+    "zoo": {"proto", "caffe_torch", "data_prep", "report"},
     "doctor": {"bvlc", "caffe_torch", "data_prep"},
     "cli": {
         "data_prep",

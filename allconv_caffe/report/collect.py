@@ -4,98 +4,24 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from allconv_caffe import files
-from allconv_caffe.errors import FoundError
+from allconv_caffe.report import record
 from allconv_caffe.report.log import parse_log
-
-_NEEDED = ("experiment", "model", "status", "test_error_percent", "parameters", "dataset", "seed", "epochs", "engine")
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("experiment", "model", "status", "dataset", "engine"), str),
-    **dict.fromkeys(
-        ("source", "preprocessing", "paper_dataset", "paper_title", "schedule", "engine_version"), str | None
-    ),
-    **dict.fromkeys(("device", "precision", "rng", "published_parameters", "finished", "caffemodel"), str | None),
-    "epochs": float,
-    **dict.fromkeys(("test_error_percent", "published_error_percent", "lr", "seconds"), float | None),
-    **dict.fromkeys(("images_per_second", "test_iteration"), float | None),
-    "seed": int,
-    **dict.fromkeys(("parameters", "iterations", "max_iter", "batch_size"), int | None),
-    **dict.fromkeys(("n_train", "n_test", "classes", "resumed"), int | None),
-    **dict.fromkeys(("best_on_test", "options"), dict | None),
-    "attempts": list[dict],
-    "assumptions": list[str],
-}
-"""What the entries of a record are. Those beside `_NEEDED` may be absent."""
-
-_LAYOUT = ("display", "test_interval", "snapshot", "test_batch_size", "num_output", "n_train", "n_test")
-_NETWORK = ("dropout", "stride_on", "fc_head")
-
-
-class ReportError(FoundError, ValueError):
-    """A record cannot be read; the text says where, what was found and what was expected."""
+from allconv_caffe.report.record import Record, ReportError
 
 
 @dataclass(frozen=True)
 class Run:
     """One finished or unfinished training.
 
-    folder: where its record lies. result: what stands in ``result.json``.
+    folder: where its record lies. record: what stands in ``result.json``.
     """
 
     folder: Path
-    result: dict[str, Any]
-
-    @property
-    def experiment(self) -> str:
-        """Name of the experiment, e.g. ``cifar10-allcnn-c``."""
-        return str(self.result["experiment"])
-
-    @property
-    def error_percent(self) -> float | None:
-        """Test error of the last iteration; None if it is not a number or the training is not done."""
-        value = self.result["test_error_percent"]
-        return float(value) if self.done and value is not None else None
-
-    @property
-    def done(self) -> bool:
-        """Whether the training reached its last iteration."""
-        return bool(self.result["status"] == "done")
-
-    @property
-    def variant(self) -> str:
-        """Preprocessing and options that depart from the experiment's own recipe, as words; "" for none."""
-        return ", ".join(filter(None, [self._preprocessing(), self._options(lambda key: key not in _LAYOUT)]))
-
-    @property
-    def network(self) -> str:
-        """The experiment's name, with ``|option value`` behind it where an option makes it another network."""
-        words = self._options(lambda key: key in _NETWORK)
-        return f"{self.experiment}|{words}" if words else self.experiment
-
-    @property
-    def conditions(self) -> tuple[str, float, str]:
-        """What must be equal for two networks to be compared: data set, epochs, schedule and recipe without base_lr."""
-        kind, _, rest = str(self.result.get("schedule", "")).partition(" base_lr ")
-        recipe = self._options(lambda key: key not in _LAYOUT + _NETWORK)
-        images = f"{self.result.get('n_train')} and {self.result.get('n_test')} images"
-        schedule = "; ".join(
-            [kind, rest.partition(",")[2].strip(), images, recipe, *filter(None, [self._preprocessing()])]
-        )
-        return str(self.result["dataset"]), float(self.result["epochs"]), schedule
-
-    def _preprocessing(self) -> str:
-        """``preprocessing raw`` where the images were not whitened as in the paper; "" where they were."""
-        found = self.result.get("preprocessing") or "gcn-zca"
-        return "" if found == "gcn-zca" else f"preprocessing {found}"
-
-    def _options(self, wanted: Callable[[str], bool]) -> str:
-        options = self.result.get("options") or {}
-        return ", ".join(f"{key} {options[key]}" for key in sorted(options) if wanted(key))
+    record: Record
 
     def curve(self, kind: str) -> list[tuple[float, float]]:
         """(epoch, value) of every point: ``train`` gives the loss, ``test`` the error in percent."""
@@ -115,7 +41,7 @@ class Run:
         if not log_path.exists():
             return []
         log = parse_log(log_path)
-        epoch_iters = float(self.result.get("max_iter", 0)) / float(self.result["epochs"]) or 1.0
+        epoch_iters = (self.record.max_iter or 0) / self.record.epochs or 1.0
         if kind == "train":
             return [(row.iteration / epoch_iters, row.loss) for row in log.train]
         return [(row.iteration / epoch_iters, row.error_percent) for row in log.test if row.error_percent is not None]
@@ -137,11 +63,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         for path in sorted(Path(folder).rglob("result.json")):
             if any(part.startswith("attempt-") for part in path.parts):
                 continue
-            result = files.read_json(path, "the record of a run", ReportError)
-            if missing := [key for key in _NEEDED if key not in result]:
-                raise ReportError(path, f"no {', '.join(missing)}", "the record of a run")
-            files.check_kinds(path, result, _KINDS, ReportError)
-            found.setdefault(path.resolve(), Run(path.parent, result))
+            found.setdefault(path.resolve(), Run(path.parent, record.read(path)))
     return list(found.values())
 
 
@@ -155,13 +77,13 @@ class Measured:
     runs: tuple[Run, ...]
 
     @property
-    def first(self) -> dict[str, Any]:
+    def first(self) -> Record:
         """The record of the first run, for what is equal in all."""
-        return self.runs[0].result
+        return self.runs[0].record
 
     @property
     def errors(self) -> list[float]:
-        return [run.error_percent for run in self.runs if run.error_percent is not None]
+        return [run.record.error_percent for run in self.runs if run.record.error_percent is not None]
 
     @property
     def mean(self) -> float | None:
@@ -176,12 +98,12 @@ class Measured:
     @property
     def seeds(self) -> str:
         """``1, 2, 3``."""
-        return ", ".join(str(run.result["seed"]) for run in self.runs)
+        return ", ".join(str(run.record.seed) for run in self.runs)
 
     @property
     def seconds(self) -> float | None:
         """Mean duration of a run in seconds; None where it is not known."""
-        known = [float(run.result["seconds"]) for run in self.runs if run.result.get("seconds") is not None]
+        known = [run.record.seconds for run in self.runs if run.record.seconds is not None]
         return statistics.fmean(known) if known else None
 
     def error_words(self) -> str:
@@ -196,14 +118,8 @@ def measured(runs: Sequence[Run]) -> list[Measured]:
     """Done runs gathered over seeds: same experiment, options, conditions, rate, engine and precision."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        if run.done:
-            key = (
-                run.experiment,
-                run.variant,
-                run.conditions,
-                run.result.get("lr"),
-                run.result["engine"],
-                run.result.get("precision"),
-            )
+        found = run.record
+        if found.done:
+            key = (found.experiment, found.variant, found.conditions, found.settings)
             groups.setdefault(key, []).append(run)
-    return [Measured(tuple(sorted(group, key=lambda run: int(run.result["seed"])))) for group in groups.values()]
+    return [Measured(tuple(sorted(group, key=lambda run: run.record.seed))) for group in groups.values()]

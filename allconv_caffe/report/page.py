@@ -61,12 +61,13 @@ def _table(table: Table) -> str:
 def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(f"{run.result['dataset']}, {run.result['epochs']:g} epochs", []).append(run)
+        groups.setdefault(str(run.record.conditions), []).append(run)
     return groups
 
 
 def _label(run: Run) -> str:
-    words = [str(run.result["model"]), run.variant, f"seed {run.result['seed']}", str(run.result["engine"])]
+    found = run.record
+    words = [found.model, found.variant, f"seed {found.seed}", found.engine]
     return ", ".join(word for word in words if word)
 
 
@@ -75,12 +76,11 @@ def _together(title: str, runs: Sequence[Run]) -> bytes:
 
 
 def _run(run: Run) -> str:
-    title = f"{_label(run)}, {run.result['dataset']}"
-    published = run.result.get("published_error_percent") if on_its_dataset(run) else None
+    title = f"{_label(run)}, {run.record.dataset}"
+    published = run.record.published_error_percent if on_its_dataset(run) else None
     picture = plots.draw({"training": run.curve("train")}, {"measured": run.curve("test")}, title, published)
-    error = (
-        "not done" if not run.done else "not a number" if run.error_percent is None else f"{run.error_percent:.2f} %"
-    )
+    percent = run.record.error_percent
+    error = "not done" if not run.record.done else "not a number" if percent is None else f"{percent:.2f} %"
     return f"<details><summary>{escape(title)}: {error}</summary>{_picture(picture, title)}</details>"
 
 

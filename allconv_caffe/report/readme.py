@@ -24,45 +24,41 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _typed(run: Run) -> str:
     """The command that a run's settings keep."""
-    path, result = run.folder / "settings.json", run.result
+    path, found = run.folder / "settings.json", run.record
     settings = files.read_json(path, "the settings of a run", ReportError) if path.exists() else {}
-    return (
-        str(settings.get("command") or "")
-        or f"allconv run {run.experiment} --epochs {float(result['epochs']):g} --seed {result['seed']}"
-    )
+    typed = str(settings.get("command") or "")
+    return typed or f"allconv run {found.experiment} --epochs {found.epochs:g} --seed {found.seed}"
 
 
 def results_block(root: Path) -> str:
     """Measured beside published, one row for each finished run below ``results/``."""
-    runs = [run for run in find_runs([root / RESULTS]) if run.done] if (root / RESULTS).is_dir() else []
+    runs = [run for run in find_runs([root / RESULTS]) if run.record.done] if (root / RESULTS).is_dir() else []
     if not runs:
         return "No result is recorded in `results/`.\n"
     rows = []
     for run in runs:
-        result, entry = run.result, EXPERIMENTS.get(run.experiment)
-        error = "not a number" if run.error_percent is None else f"{run.error_percent:.2f} %"
+        found, entry = run.record, EXPERIMENTS.get(run.record.experiment)
+        error = "not a number" if found.error_percent is None else f"{found.error_percent:.2f} %"
         published, counted = "–", ""
-        if entry is not None and same_dataset(str(result["dataset"]), entry.dataset.title):
+        if entry is not None and same_dataset(found.dataset, entry.dataset.title):
             if entry.published_error_percent is not None:
                 published = (
                     f"{entry.published_error_percent:.2f} % ({entry.dataset.title}, {entry.schedule.epochs:g} epochs)"
                 )
             counted = f" (paper: {entry.published_parameters})" if entry.published_parameters else ""
         where = run.folder.relative_to(root).as_posix()
-        engine = ", ".join(
-            str(word) for word in (result["engine"], result.get("device"), result.get("precision")) if word
-        )
-        variant = f" ({run.variant})" if run.variant else ""
+        engine = ", ".join(filter(None, (found.engine, found.device, found.precision)))
+        variant = f" ({found.variant})" if found.variant else ""
         rows.append(
             [
-                f"{result['model']}{variant}",
-                str(result["dataset"]),
-                f"{float(result['epochs']):g}",
+                f"{found.model}{variant}",
+                found.dataset,
+                f"{found.epochs:g}",
                 error,
                 published,
-                f"{result['parameters']:,}{counted}",
-                str(result["seed"]),
-                f"{engine}, {clock(result.get('seconds'))}",
+                f"{found.parameters:,}{counted}",
+                str(found.seed),
+                f"{engine}, {clock(found.seconds)}",
                 f"`{_typed(run)}`",
                 f"[{where}]({where})",
             ]

@@ -55,38 +55,36 @@ def true_parameters(experiment: Experiment) -> int:
 
 def on_its_dataset(run: Run) -> bool:
     """Whether a run is on the experiment's data set, or a marked copy of it such as "CIFAR-10 (JPEG)"."""
-    entry = EXPERIMENTS.get(run.experiment)
+    entry = EXPERIMENTS.get(run.record.experiment)
     if entry is None:
         return True
-    return same_dataset(str(run.result["dataset"]), entry.dataset.title)
+    return same_dataset(run.record.dataset, entry.dataset.title)
 
 
 def _row(name: str, group: Measured | None, published: bool = True, count: str = "") -> tuple[str, ...]:
     entry = EXPERIMENTS.get(name)
-    title = entry.title if entry else str(group.first["model"]) if group else name
+    title = entry.title if entry else group.first.model if group else name
     shown = entry.published if entry and published else "–"
     words = count or (entry.published_parameters if entry else "") or "–"
     if group is None:
         true = f"{true_parameters(entry):,}" if entry else "–"
         return (title, shown, "–", words, f"{true} (not run)", "–", "–", "–", "–", "–", "–")
     first = group.first
-    if group.runs[0].variant:
-        title += f" ({group.runs[0].variant})"
-    lr = first.get("lr")
-    engine = str(first["engine"])
-    for extra in (first.get("device"), first.get("precision") if first.get("precision") != "float32" else None):
-        engine += f", {extra}" if extra else ""
+    if first.variant:
+        title += f" ({first.variant})"
+    engine = [first.engine, first.device, first.precision if first.precision != "float32" else None]
+    engine.append("seed-exact" if first.engine != "caffe" and first.rng == "caffe" else None)
     return (
         title,
         shown,
         group.error_words(),
         words,
-        f"{first['parameters']:,}" if first["parameters"] else "–",
-        f"{float(first['epochs']):g}",
-        f"{lr:g}" if isinstance(lr, int | float) else "–",
+        f"{first.parameters:,}" if first.parameters else "–",
+        f"{first.epochs:g}",
+        "–" if first.lr is None else f"{first.lr:g}",
         group.seeds,
-        str(first["dataset"]),
-        engine,
+        first.dataset,
+        ", ".join(filter(None, engine)),
         clock(group.seconds),
     )
 
@@ -105,12 +103,12 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     """Table 3, the four parts of Table 4, the ImageNet figure, other runs, and those that did not end well."""
     groups: dict[str, list[Measured]] = {}
     for group in measured(runs):
-        groups.setdefault(group.runs[0].experiment, []).append(group)
+        groups.setdefault(group.first.experiment, []).append(group)
     elsewhere: list[Measured] = []
     for entries in groups.values():
         elsewhere += [group for group in entries if not on_its_dataset(group.runs[0])]
         entries[:] = [group for group in entries if on_its_dataset(group.runs[0])]
-        entries.sort(key=lambda group: (group.runs[0].conditions, -1.0 if group.mean is None else group.mean))
+        entries.sort(key=lambda group: (group.first.conditions.order, -1.0 if group.mean is None else group.mean))
 
     def rows(name: str, count: str = "") -> list[tuple[str, ...]]:
         return [_row(name, group, count=count) for group in groups.get(name, [])] or [_row(name, None, count=count)]
@@ -155,7 +153,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     )
     shown = {*table_3, *heads, *(name for names in _OURS.values() for name in names)}
     others = [row for name, entries in groups.items() if name not in shown and entries for row in rows(name)]
-    others += [_row(group.runs[0].experiment, group, published=False) for group in elsewhere]
+    others += [_row(group.first.experiment, group, published=False) for group in elsewhere]
     if others:
         found.append(Table("Other networks and other data sets: nothing published to compare with", tuple(others)))
     return found
@@ -182,18 +180,16 @@ def unfinished(runs: Sequence[Run]) -> list[str]:
     """A line for each run that is not done, and for each attempt that was given up."""
     lines = []
     for run in runs:
-        result = run.result
-        for attempt in result.get("attempts", []):
-            if attempt.get("status") == "dead":
-                lines.append(
-                    f"{run.experiment}, seed {attempt.get('seed')}: dead, {attempt.get('why')} "
-                    f"({run.folder.as_posix()})"
-                )
-        if not run.done and result["status"] != "dead":
+        found, folder = run.record, run.folder.as_posix()
+        lines += [
+            f"{found.experiment}, seed {attempt.get('seed')}: dead, {attempt.get('why')} ({folder})"
+            for attempt in found.attempts
+            if attempt.get("status") == "dead"
+        ]
+        if not found.done and found.status != "dead":
             lines.append(
-                f"{run.experiment}, seed {result['seed']}: {result['status']} at iteration {result.get('iterations')} "
-                "of "
-                f"{result.get('max_iter')} ({run.folder.as_posix()})"
+                f"{found.experiment}, seed {found.seed}: {found.status} at iteration {found.iterations} of "
+                f"{found.max_iter} ({folder})"
             )
     return lines
 
@@ -202,12 +198,11 @@ def best_on_test(runs: Sequence[Run]) -> list[str]:
     """The best test of each run: chosen on test data, so no result."""
     lines = []
     for run in runs:
-        best = run.result.get("best_on_test") or {}
-        if run.done and best.get("error_percent") is not None:
+        found, best = run.record, run.record.best_on_test or {}
+        if found.done and best.get("error_percent") is not None:
             lines.append(
-                f"{run.experiment}, seed {run.result['seed']}, {run.result['dataset']}, {run.result['epochs']:g} "
-                "epochs: "
-                f"{best['error_percent']:.2f} % at iteration {best['iteration']}"
+                f"{found.experiment}, seed {found.seed}, {found.conditions}: {best['error_percent']:.2f} % at iteration "
+                f"{best['iteration']}"
             )
     return lines
 
@@ -216,7 +211,7 @@ def assumptions(runs: Sequence[Run]) -> list[str]:
     """What the paper leaves open and these runs took, each once."""
     found: dict[str, None] = {}
     for run in runs:
-        found.update(dict.fromkeys(run.result.get("assumptions") or []))
+        found.update(dict.fromkeys(run.record.assumptions))
     return list(found)
 
 
@@ -302,11 +297,11 @@ def to_csv(runs: Sequence[Run]) -> str:
     writer = csv.DictWriter(out, CSV_HEAD, restval="", lineterminator="\n")
     writer.writeheader()
     for run in runs:
-        result = run.result
-        row = {key: result[key] for key in CSV_HEAD if result.get(key) is not None}
-        best = (result.get("best_on_test") or {}).get("error_percent")
-        row |= {"kind": "measured", "variant": run.variant, "folder": run.folder.as_posix()}
-        row["test_error_percent"] = "" if run.error_percent is None else run.error_percent
+        found = run.record
+        row = {key: value for key in CSV_HEAD if (value := getattr(found, key, None)) is not None}
+        best = (found.best_on_test or {}).get("error_percent")
+        row |= {"kind": "measured", "folder": run.folder.as_posix()}
+        row["test_error_percent"] = "" if found.error_percent is None else found.error_percent
         row["best_on_test_percent"] = "" if best is None else best
         writer.writerow(row)
     for name, entry in EXPERIMENTS.items():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN
 from allconv_caffe.report.collect import Measured, Run, measured
+from allconv_caffe.report.record import Conditions
 
 ON_PAR_POINTS = 0.5
 """Two errors are "about on par" within half a point: twice the paper's own largest such difference (0.23)."""
@@ -246,15 +247,14 @@ def published_errors() -> dict[str, float]:
 
 def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict]:
     """A verdict on each sentence for each set of comparable runs at hand; else ``not enough runs``."""
-    conditions: dict[tuple[str, float, str], dict[str, Measured]] = {}
+    conditions: dict[Conditions, dict[str, Measured]] = {}
     for group in measured(runs):
         if group.mean is None:
             continue
-        run = group.runs[0]
-        name = run.network
+        name = group.first.network
         if name.partition("|")[0] not in EXPERIMENTS:
             continue
-        networks = conditions.setdefault(run.conditions, {})
+        networks = conditions.setdefault(group.first.conditions, {})
         best = networks.get(name)
         if best is None or best.mean is None or group.mean < best.mean:
             networks[name] = group
@@ -262,7 +262,7 @@ def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict
     for trend in trends:
         found = [
             verdict
-            for key, networks in sorted(conditions.items())
+            for key, networks in sorted(conditions.items(), key=lambda entry: entry[0].order)
             if (verdict := _judge(trend, key, networks)) is not None
         ]
         verdicts += found or [
@@ -271,7 +271,7 @@ def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict
     return verdicts
 
 
-def _judge(trend: Trend, key: tuple[str, float, str], networks: Mapping[str, Measured]) -> Verdict | None:
+def _judge(trend: Trend, key: Conditions, networks: Mapping[str, Measured]) -> Verdict | None:
     lines: list[str] = []
     used: dict[str, None] = {}
     outcomes: list[bool | None] = []
@@ -283,10 +283,10 @@ def _judge(trend: Trend, key: tuple[str, float, str], networks: Mapping[str, Mea
                 lines.append(f"{entry.words}: no run of {', '.join(missing)}")
             continue
         experiment = EXPERIMENTS[entry.networks[0].partition("|")[0]]
-        if entry.cited and (key[0] != experiment.dataset.title or key[1] != experiment.schedule.epochs):
+        if entry.cited and (key.dataset != experiment.dataset.title or key.epochs != experiment.schedule.epochs):
             outcomes.append(None)
             lines.append(
-                f"{entry.words}: a run on {key[0]} over {key[1]:g} epochs cannot be set against a figure of "
+                f"{entry.words}: a run on {key.dataset} over {key.epochs:g} epochs cannot be set against a figure of "
                 f"{experiment.dataset.title} over {experiment.schedule.epochs:g}"
             )
             continue
@@ -304,15 +304,14 @@ def _judge(trend: Trend, key: tuple[str, float, str], networks: Mapping[str, Mea
         verdict = NOT_ENOUGH
     else:
         verdict = HOLDS
-    where = f"{key[0]}, {key[1]:g} epochs"
-    return Verdict(trend, verdict, where, tuple(lines), tuple(used))
+    return Verdict(trend, verdict, str(key), tuple(lines), tuple(used))
 
 
 def _number(group: Measured) -> str:
-    rate = group.first.get("lr")
-    name = group.runs[0].result["model"] + (f" ({group.runs[0].variant})" if group.runs[0].variant else "")
+    first = group.first
+    name = first.model + (f" ({first.variant})" if first.variant else "")
     words = f"{name} {group.error_words()}"
-    return f"{words}, lr {rate:g}" if isinstance(rate, int | float) else words
+    return words if first.lr is None else f"{words}, lr {first.lr:g}"
 
 
 def _noise(groups: Sequence[Measured]) -> str:

@@ -243,12 +243,12 @@ def run(
     )
     outcome = driver.run(chosen, settings, say)
     lap("render, train, test")
-    if outcome.status != "done":
+    found = outcome.record
+    if outcome.status != "done" or found is None or found.test_error_percent is None:
         return None
 
-    error = float(outcome.result["test_error_percent"])
     result = QuickstartResult(
-        chosen.title, error, linear, int(outcome.result["parameters"]), seconds, outcome.directory
+        chosen.title, found.test_error_percent, linear, found.parameters or 0, seconds, outcome.directory
     )
     say("5/5 done")
     say("")

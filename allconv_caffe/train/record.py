@@ -17,6 +17,7 @@ from allconv_caffe import files, proto
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, parse_log
+from allconv_caffe.report.record import Record, Schedule
 from allconv_caffe.train import process, settings as settings_, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan
@@ -59,7 +60,7 @@ def write_settings(plan: Plan) -> None:
     files.write_json(plan.folder / SETTINGS_FILE, content)
 
 
-def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]]) -> Record:
     """Write result.json and curves.png, of what the log and the attempts say.
 
     Args:
@@ -68,16 +69,16 @@ def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]])
     """
     log = parse_log(plan.folder / LOG)
     result = _result(plan, status, attempts, log)
-    files.write_json(plan.folder / RESULT_FILE, result)
+    files.write_json(plan.folder / RESULT_FILE, result.to_json())
     experiment, data = plan.experiment, plan.data
-    title = f"{experiment.title}, {data.display_name}, seed {result['seed']}, {plan.engine.name}"
+    title = f"{experiment.title}, {data.display_name}, seed {result.seed}, {plan.engine.name}"
     comparable = same_dataset(data.display_name, experiment.dataset.title)
     published = experiment.published_error_percent if comparable else None
     files.write(plan.folder / "curves.png", plots.curves(log, plan.epoch_iters, title, published, "png"))
     return result
 
 
-def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log: LogParser) -> dict[str, Any]:
+def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log: LogParser) -> Record:
     experiment, engine, data, attempt = plan.experiment, plan.engine, plan.data, attempts[-1]
     errors = [(row.error_percent, row.iteration) for row in log.test if row.net == 0 and row.outputs]
     last, at = errors[-1] if errors else (None, None)
@@ -88,58 +89,66 @@ def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log:
         errors.append((last, at))
     best = min(((error, where) for error, where in errors if error is not None), default=(None, None))
     speed = _images_per_second(log, plan.batch_size)
-    result: dict[str, Any] = {
-        "experiment": experiment.name,
-        "model": experiment.title,
-        "source": experiment.source,
-        "status": status,
-        "test_error_percent": _rounded(last),
-        "test_iteration": at,
-        "best_on_test": {
+    chosen = settings_.kept(plan.taken, "result") | {"seed": attempt["seed"]}
+    if engine.name == "caffe":
+        chosen["rng"] = "caffe"
+    return Record(
+        experiment=experiment.name,
+        model=experiment.title,
+        source=experiment.source,
+        status=status,
+        test_error_percent=_rounded(last),
+        test_iteration=at,
+        best_on_test={
             "error_percent": _rounded(best[0]),
             "iteration": best[1],
             "note": "chosen on test data; not a result",
         },
-        "published_error_percent": experiment.published_error_percent,
-        "parameters": snapshots.parameters_in(plan.last_model) if status == "done" else None,
-        "published_parameters": experiment.published_parameters,
-        "dataset": data.display_name,
-        "preprocessing": data.preprocessing,
-        "paper_dataset": experiment.dataset.name,
-        "paper_title": experiment.dataset.title,
-        **settings_.kept(plan.taken, "result"),
-        "seed": attempt["seed"],
-        "rng": "caffe" if engine.name == "caffe" else plan.settings.rng,
-        "iterations": attempt.get("iterations", 0),
-        "max_iter": plan.max_iter,
-        "schedule": _schedule(plan),
-        "engine_version": engine.version,
-        "device": (", ".join(log.gpus.values()) or f"{len(engine.gpus)} GPU") if engine.gpus else "CPU",
-        "seconds": seconds_of(log),
-        "images_per_second": None if speed is None else round(speed, 1),
-        "n_train": data.n_train,
-        "n_test": data.n_test,
-        "classes": data.classes,
-        "data_sha256": data.checksums,
-        "attempts": [{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
-        "resumed": len(attempt["sessions"]) - 1,
-        "assumptions": [f"{entry.key}: {entry.value}" for entry in plan.assumptions()],
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    if status == "done":
-        result["caffemodel"] = plan.path(plan.last_model)
-    return result
+        published_error_percent=experiment.published_error_percent,
+        parameters=snapshots.parameters_in(plan.last_model) if status == "done" else None,
+        published_parameters=experiment.published_parameters,
+        dataset=data.display_name,
+        preprocessing=data.preprocessing,
+        paper_dataset=experiment.dataset.name,
+        paper_title=experiment.dataset.title,
+        iterations=attempt.get("iterations", 0),
+        max_iter=plan.max_iter,
+        schedule=_schedule(plan),
+        engine_version=engine.version,
+        device=(", ".join(log.gpus.values()) or f"{len(engine.gpus)} GPU") if engine.gpus else "CPU",
+        seconds=seconds_of(log),
+        images_per_second=None if speed is None else round(speed, 1),
+        n_train=data.n_train,
+        n_test=data.n_test,
+        classes=data.classes,
+        data_sha256=data.checksums,
+        attempts=[{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
+        resumed=len(attempt["sessions"]) - 1,
+        assumptions=[f"{entry.key}: {entry.value}" for entry in plan.assumptions()],
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        caffemodel=plan.path(plan.last_model) if status == "done" else None,
+        **chosen,
+    )
 
 
-def _schedule(plan: Plan) -> str:
-    """The schedule as a line, by which runs are compared."""
+def _schedule(plan: Plan) -> Schedule:
+    """The schedule as the solver says it, with epochs for iterations."""
     solver = proto.read_solver(plan.folder / SOLVER)
-    words = [f"{solver.type or 'SGD'} {solver.lr_policy} base_lr {solver.base_lr:g}, momentum {solver.momentum:g}"]
-    words.append(f"weight_decay {solver.weight_decay:g}, batch {plan.batch_size}")
-    if solver.stepvalue:
-        drops = ", ".join(f"{value / plan.epoch_iters:.4g}" for value in solver.stepvalue)
-        words.append(f"drops after epochs {drops}")
-    return "; ".join([*words, f"{plan.taken['epochs']:g} epochs"])
+    return Schedule(
+        type=solver.type or "SGD",
+        lr_policy=solver.lr_policy,
+        momentum=_decimal(solver.momentum),
+        weight_decay=_decimal(solver.weight_decay),
+        batch_size=plan.batch_size,
+        epochs=plan.taken["epochs"],
+        gamma=_decimal(solver.gamma),
+        drop_epochs=tuple(float(f"{value / plan.epoch_iters:.4g}") for value in solver.stepvalue),
+    )
+
+
+def _decimal(value: float) -> float:
+    """The short number that a float32 was made of: 0.9, not 0.899999976."""
+    return float(f"{value:.7g}")
 
 
 def seconds_of(log: LogParser) -> float | None:
@@ -162,20 +171,18 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def summary(result: Record) -> str:
     """A finished run in one line."""
-    error = result["test_error_percent"]
-    words = [f"{result['model']} on {result['dataset']}: test error "]
+    error = result.test_error_percent
+    words = [f"{result.model} on {result.dataset}: test error "]
     words.append("not a number" if error is None else f"{error:.2f} %")
-    if result["published_error_percent"] is not None:
-        words.append(f" (the paper on {result['paper_title']}: {result['published_error_percent']:.2f} %)")
-    words.append(
-        f", {result['parameters']:,} parameters, {result['epochs']:g} epochs, seed {result['seed']}, {result['engine']}"
-    )
-    if result["seconds"] is not None:
-        words.append(f", {duration(result['seconds'])}")
-    best = result["best_on_test"]
-    if best["error_percent"] is not None:
+    if result.published_error_percent is not None:
+        words.append(f" (the paper on {result.paper_title}: {result.published_error_percent:.2f} %)")
+    words.append(f", {result.parameters:,} parameters, {result.epochs:g} epochs, seed {result.seed}, {result.engine}")
+    if result.seconds is not None:
+        words.append(f", {duration(result.seconds)}")
+    best = result.best_on_test or {}
+    if best.get("error_percent") is not None:
         words.append(f"; best on test, not a result: {best['error_percent']:.2f} % at iteration {best['iteration']}")
     return "".join(words)
 

@@ -20,6 +20,7 @@ from allconv_caffe import files
 from allconv_caffe.paper import experiments
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.report.log import LogParser, parse_log
+from allconv_caffe.report.record import Record, ReportError, read
 from allconv_caffe.train import folder as folder_, process, record, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan, plan
@@ -33,13 +34,13 @@ from allconv_caffe.train.watch import DeadRule, DeadWatch, Follower, Progress
 class RunResult:
     """How a run ended.
 
-    status: ``done``, ``interrupted`` (it can go on) or ``dead``. directory: of the run. result: what stands in
-    ``result.json``; of an interrupted run, the part that is known.
+    status: ``done``, ``interrupted`` (it can go on) or ``dead``. directory: of the run. record: what stands in
+    ``result.json``; None where no training had begun.
     """
 
     status: str
     directory: Path
-    result: dict[str, Any]
+    record: Record | None
 
 
 def run(
@@ -60,7 +61,7 @@ def run(
         planned = plan(experiment, settings, say)
     except KeyboardInterrupt:
         say("stopped while the data were prepared; nothing half-done is left, the same command begins again")
-        return RunResult("interrupted", settings.root.resolve(), {})
+        return RunResult("interrupted", settings.root.resolve(), None)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with folder_.locked(planned.folder) as lock:
         return _Run(planned, lock, say).go()
@@ -95,7 +96,7 @@ class _Run:
         """Train until done, interrupted, or dead without a retry left."""
         plan, attempts = self.plan, self._attempts
         if attempts and attempts[-1]["status"] == "done" and (self.folder / RESULT_FILE).exists():
-            result = folder_.read_json(self.folder / RESULT_FILE)
+            result = _read(self.folder / RESULT_FILE)
             self._say(f"already done: {plan.path(self.folder)}")
             self._say(record.summary(result))
             return RunResult("done", self.folder, result)
@@ -117,7 +118,7 @@ class _Run:
             self._say(record.summary(result))
         else:
             again = plan.settings.command or "the same command"
-            at = result["iterations"]
+            at = result.iterations
             self._say(f"stopped at iteration {at} of {plan.max_iter}; to go on, run again: {again}")
         return RunResult(status, self.folder, result)
 
@@ -223,6 +224,13 @@ class _Run:
         if status or process.test_scores(log_path).get("accuracy") is None:
             why = process.failure(log_path, LogParser(), status)
             raise DriverError(plan.path(log_path), f"the test failed: {why}")
+
+
+def _read(path: Path) -> Record:
+    try:
+        return read(path)
+    except ReportError as error:
+        raise DriverError.of(error) from None
 
 
 def _reached(log: LogParser) -> int:

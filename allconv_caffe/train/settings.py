@@ -208,7 +208,7 @@ class RunSettings:
             fact=_plain,
         ),
     ] = None
-    caffe_flags: Annotated[tuple[str, ...], Setting(fact=list, kept=("settings",))] = ()  # appended to the engine's own
+    caffe_flags: Annotated[tuple[str, ...], Setting(fact=list, kept=BOTH)] = ()  # appended to the engine's own
     data: Annotated[  # taken: the prepared set
         Path | None,
         Setting(

@@ -60,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
     manifest = SimpleNamespace(display_name="CIFAR-10", n_train=50_000, n_test=10_000)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "run", recorder("run", driver.RunResult("done", tmp_path, {})))
+    monkeypatch.setattr(driver, "run", recorder("run", driver.RunResult("done", tmp_path, None)))
     monkeypatch.setattr(quickstart, "run", recorder("quickstart", SimpleNamespace(learned=True)))
     monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
     monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
@@ -196,7 +196,7 @@ def test_the_status_says_how_a_run_ended(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`run` returns 0 when done, 1 when dead, 130 after Ctrl-C."""
-    monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult(status, tmp_path, {}))
+    monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult(status, tmp_path, None))
     assert invoke("run", "cifar10-allcnn-c").exit_code == code
 
 

@@ -152,21 +152,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_all_cnn_c_trains_in_real_caffe_through_the_driver(trained: Trained) -> None:
     """ENGINE=caffe trains the rendered All-CNN-C from our LMDB: five iterations, finite losses, snapshot, result."""
     ended = trained.ended["caffe"]
-    assert ended.status == "done" and ended.result["engine"] == "caffe"
-    assert ended.result["engine_version"].startswith("caffe 1.0") and ended.result["parameters"] == 1_369_738
+    assert ended.status == "done" and ended.record.engine == "caffe"
+    assert ended.record.engine_version.startswith("caffe 1.0") and ended.record.parameters == 1_369_738
     assert any(line.startswith("$ ") and "bin/caffe train -solver" in line for line in trained.said["caffe"])
     rows = (ended.directory / "train.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [0, 1, 2, 3, 4, 5]
-    assert ended.result["test_iteration"] == 5
+    assert ended.record.test_iteration == 5
 
 
 @pytest.mark.parametrize("run", ["caffe", "torch"])
 def test_weights_of_either_engine_score_the_same_in_both(run: str, trained: Trained) -> None:
     """A caffemodel gives one accuracy and one loss in both, and in its own training's last test."""
     real, ours = trained.scores("caffe", run), trained.scores("torch", run)
-    assert (
-        real["accuracy"] == ours["accuracy"] == pytest.approx(1 - trained.ended[run].result["test_error_percent"] / 100)
-    )
+    assert real["accuracy"] == ours["accuracy"] == pytest.approx(1 - trained.ended[run].record.test_error_percent / 100)
     assert ours["loss"] == pytest.approx(real["loss"], rel=1e-4)
     assert abs(real["loss"] - np.log(10)) > 1e-3  # not a net that says nothing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -17,8 +18,11 @@ from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.published import CITED
 from allconv_caffe.report import tables, trends
 from allconv_caffe.report.build import build
-from allconv_caffe.report.collect import ReportError, Run, find_runs, measured
+from allconv_caffe.report.collect import Run, find_runs, measured
+from allconv_caffe.report.record import Record, ReportError, Schedule, from_json, read
+from allconv_caffe.train.settings import SETTINGS
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 SCHEDULE = (
     "SGD multistep base_lr {lr:g}, momentum 0.9; weight_decay 0.001, batch 128; drops after epochs 200; 350 epochs"
 )
@@ -58,14 +62,14 @@ HEADS = [name for name in EXPERIMENTS if name.endswith("-fc")]
 
 
 def runs_of(*records: dict[str, Any]) -> list[Run]:
-    return [Run(Path(f"runs/r{number}"), entry) for number, entry in enumerate(records)]
+    return [Run(Path(f"runs/r{number}"), from_json(entry)) for number, entry in enumerate(records)]
 
 
 def paper() -> list[Run]:
     """The paper's own figures as runs; section 3.1's heads "0.5 to 1 % worse"."""
     return runs_of(
         *(
-            record(name, entry.published_error_percent, epochs=entry.schedule.epochs, schedule=entry.name[-9:])
+            record(name, entry.published_error_percent, epochs=entry.schedule.epochs, schedule="")
             if name == "cifar10-large-allcnn"
             else record(name, entry.published_error_percent)
             for name, entry in EXPERIMENTS.items()
@@ -105,9 +109,9 @@ def test_every_sentence_holds_of_the_papers_own_figures() -> None:
 )
 def test_a_sentence_fails_where_one_network_contradicts_it(beginning: str, experiment: str, error: float) -> None:
     """One figure changed beyond the claim makes its sentence fail."""
-    runs = [run for run in paper() if run.experiment != experiment]
-    changed = next(run for run in paper() if run.experiment == experiment)
-    changed.result["test_error_percent"] = error
+    runs = [run for run in paper() if run.record.experiment != experiment]
+    one = next(run for run in paper() if run.record.experiment == experiment)
+    changed = Run(one.folder, dataclasses.replace(one.record, test_error_percent=error))
     assert [verdict.verdict for verdict in verdict_of([*runs, changed], beginning)] == [trends.FAILS]
 
 
@@ -131,7 +135,7 @@ def test_a_sentence_about_all_settings_needs_all() -> None:
     [
         {"dataset": "CIFAR-10 (JPEG)"},
         {"epochs": 15.0},
-        {"schedule": "SGD fixed base_lr 0.05, momentum 0.9"},
+        {"schedule": SCHEDULE.format(lr=0.05).replace("0.001", "0.0005")},
         {"options": {"filler": "msra"}},
     ],
 )
@@ -309,7 +313,7 @@ def test_a_run_without_csv_takes_its_curves_from_the_log(tmp_path: Path) -> None
     """The log alone is enough for the curves."""
     log = Path(__file__).resolve().parents[1] / "golden/logs/caffe_resumed.log"
     (tmp_path / "log").write_bytes(log.read_bytes())
-    run = Run(tmp_path, record("cifar10-allcnn-c", 9.0, epochs=6.0, max_iter=60))
+    run = Run(tmp_path, from_json(record("cifar10-allcnn-c", 9.0, epochs=6.0, max_iter=60)))
     assert run.curve("train")[:2] == [(0.0, 2.28996), (0.5, 2.06518)]
     assert run.curve("test")[-1] == (6.0, 0.0)
 
@@ -326,10 +330,65 @@ def test_both_published_numbers_of_parameters_are_shown() -> None:
 def test_runs_on_unwhitened_images_stand_apart() -> None:
     """Raw or contrast-normalised images are a variant, never averaged or compared with runs on whitened ones."""
     runs = runs_of(record("cifar10-model-a", 12.0), record("cifar10-model-a", 20.0, preprocessing="raw", seed=2))
-    assert [(group.runs[0].variant, group.mean) for group in measured(runs)] == [
+    assert [(group.first.variant, group.mean) for group in measured(runs)] == [
         ("", 12.0),
         ("preprocessing raw", 20.0),
     ]
-    assert runs[0].conditions != runs[1].conditions
+    assert runs[0].record.conditions != runs[1].record.conditions
     titles = [row[0] for row in tables.tables(runs)[0].rows]
     assert {"Model A", "Model A (preprocessing raw)"} <= set(titles)
+
+
+def test_runs_with_other_random_numbers_or_flags_stand_apart() -> None:
+    """What makes two runs two is not averaged: rate, engine, precision, random numbers, the engine's own flags."""
+    plain = record("cifar10-model-a", 12.0)
+    others = [{"lr": 0.01}, {"engine": "caffe"}, {"precision": "bf16"}, {"rng": "caffe"}, {"caffe_flags": ["-x"]}]
+    runs = runs_of(plain, {**plain, "seed": 2}, *({**plain, **other} for other in others))
+    assert sorted(len(group.runs) for group in measured(runs)) == [1] * len(others) + [2]
+
+
+OLD_SCHEDULE = Schedule(
+    type="SGD",
+    lr_policy="multistep",
+    momentum=0.9,
+    weight_decay=0.001,
+    batch_size=128,
+    epochs=350.0,
+    gamma=0.1,
+    drop_epochs=(200.0,),
+)
+
+
+def test_the_schedule_of_an_old_record_is_read_from_its_line() -> None:
+    """A line of version 0.1 becomes the fields that a record has today, and equal ones: both may be compared."""
+    old = from_json(record("cifar10-allcnn-c", 9.0, lr=0.1))
+    assert old.schedule == OLD_SCHEDULE
+    assert from_json(old.to_json()) == old
+    assert old.schedule_words == (
+        "base_lr 0.1; SGD multistep, momentum 0.9, weight_decay 0.001; batch 128; drops after epochs 200; 350 epochs"
+    )
+    with pytest.raises(ReportError, match="^record: found schedule 'soon', expected an object, or the line"):
+        from_json(record("cifar10-allcnn-c", 9.0, schedule="soon"))
+    with pytest.raises(ReportError, match='^record: schedule: found momentum "x", expected a number$'):
+        from_json(record("cifar10-allcnn-c", 9.0, schedule={**dataclasses.asdict(OLD_SCHEDULE), "momentum": "x"}))
+    with pytest.raises(
+        ReportError, match="^record: schedule: found no type, lr_policy, .* expected the record of a run"
+    ):
+        from_json(record("cifar10-allcnn-c", 9.0, schedule={}))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/result.json")), ids=lambda path: path.parent.name)
+def test_every_record_in_results_is_read(path: Path) -> None:
+    """The committed records keep what they said; written again, they are read as the same."""
+    found, said = read(path), json.loads(path.read_text())
+    assert found.schedule is not None and found.schedule.epochs == found.epochs
+    kept = {key: value for key, value in said.items() if key != "schedule"}
+    assert {key: value for key, value in found.to_json().items() if key in kept} == kept
+    assert from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_record_keeps_every_setting_that_makes_a_run_another() -> None:
+    """A setting that stands in a run's identity stands in its record, and keeps runs apart or makes them comparable."""
+    deciding = {name for name, setting in SETTINGS.items() if setting.fact or setting.option or setting.word}
+    fields = {field.name for field in dataclasses.fields(Record)}
+    assert deciding - fields == {"data", "gpu"}  # the record has the data set and the device themselves

@@ -20,7 +20,7 @@ import pytest
 from allconv_caffe import proto
 from allconv_caffe.paper import experiments
 from allconv_caffe.paper.errors import TableError
-from allconv_caffe.report import plots
+from allconv_caffe.report import plots, record as record_file
 from allconv_caffe.report.log import TestRow, TrainRow, parse_log
 from allconv_caffe.train import data as driver_data, engine as driver_engine, process, record, run as driver, snapshots
 from allconv_caffe.train.settings import DriverError, RunSettings
@@ -178,7 +178,7 @@ def test_a_run_leaves_everything_that_reproduces_it(bench: Bench, monkeypatch: p
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((folder / "events").glob("events.out.tfevents.*"))
     result = json.loads((folder / "result.json").read_text())
-    assert result == ended.result
+    assert record_file.read(folder / "result.json") == ended.record
     # 40 iterations of 128 images are 4 epochs of 1280; the last test sees accuracy 0.9
     expected = {
         "test_error_percent": 10.0,
@@ -218,7 +218,7 @@ def test_a_done_run_is_not_trained_again(bench: Bench) -> None:
     """The same settings after a finished run give its result and start no engine."""
     first = bench.run()
     again = bench.run()
-    assert again.result == first.result and again.directory == first.directory
+    assert again.record == first.record and again.directory == first.directory
     assert len(bench.calls()) == 1 and "already done" in bench.said
 
 
@@ -235,7 +235,7 @@ def test_looking_at_a_done_run_changes_nothing_of_its_record(bench: Bench, monke
 def test_rate_epochs_and_batch_given_as_options_are_settings(bench: Bench) -> None:
     """`--set lr=0.01` is `--lr 0.01`: the same run, and a record that says it."""
     ended = bench.run(options={"lr": 0.01, "batch_size": 64})
-    assert (ended.result["lr"], ended.result["batch_size"], ended.result["options"]) == (0.01, 64, {})
+    assert (ended.record.lr, ended.record.batch_size, ended.record.options) == (0.01, 64, {})
     assert bench.run(lr=0.01, batch_size=64).directory == ended.directory and "already done" in bench.said
 
 
@@ -284,7 +284,7 @@ def test_raw_bytes_are_trained_with_their_mean_file(bench: Bench) -> None:
     net = proto.read_net(ended.directory / "train_val.prototxt")
     found = [layer.transform_param.mean_file for layer in net.layer if layer.type == "Data"]
     assert found == ["data/cifar10/mean.binaryproto"] * 2
-    assert ended.directory.name.endswith("-raw") and ended.result["preprocessing"] == "raw"
+    assert ended.directory.name.endswith("-raw") and ended.record.preprocessing == "raw"
     scaled = bench.run(options={"scale": 0.0078125})
     assert (
         "scale: 0.0078125" in (scaled.directory / "train_val.prototxt").read_text() and "--set scale=" not in bench.said
@@ -294,7 +294,7 @@ def test_raw_bytes_are_trained_with_their_mean_file(bench: Bench) -> None:
     bench.data = dataclasses.replace(bench.data, preprocessing="gcn", mean_file=None)
     plain = bench.run()
     assert "mean" not in (plain.directory / "train_val.prototxt").read_text()
-    assert plain.directory.name.endswith("-gcn") and plain.result["preprocessing"] == "gcn"
+    assert plain.directory.name.endswith("-gcn") and plain.record.preprocessing == "gcn"
 
 
 def test_named_gpus_reach_the_users_own_build(bench: Bench) -> None:
@@ -308,7 +308,7 @@ def test_named_gpus_reach_the_users_own_build(bench: Bench) -> None:
     assert [layer.data_param.batch_size for layer in net.layer if layer.type == "Data"] == [64, 100]
     solver = proto.read_solver(ended.directory / "solver.prototxt")
     assert (solver.max_iter, solver.solver_mode) == (40, proto.SolverParameter.GPU)
-    assert ended.result["device"] == "2 GPU"
+    assert ended.record.device == "2 GPU"
 
 
 def test_auto_takes_a_caffe_whose_gpu_works(bench: Bench) -> None:
@@ -406,7 +406,7 @@ def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.Mo
     records = [json.loads((run.directory / "settings.json").read_text()) for run in (plain, ended)]
     assert [record["settings"]["rng"] for record in records] == ["torch", "caffe"]
     assert records[0]["identity"] != records[1]["identity"]
-    assert (plain.result["rng"], ended.result["rng"]) == ("torch", "caffe")
+    assert (plain.record.rng, ended.record.rng) == ("torch", "caffe")
     assert bench.run(engine="torch", rng="caffe").directory == ended.directory
 
 
@@ -416,7 +416,7 @@ def test_a_crash_is_told_in_the_engines_words_and_the_next_run_goes_on(bench: Be
     with pytest.raises(DriverError, match="the engine failed: Check failed: error == cudaSuccess"):
         bench.run()
     ended = bench.run()
-    assert ended.status == "done" and ended.result["resumed"] == 1
+    assert ended.status == "done" and ended.record.resumed == 1
     call = bench.calls()[1]
     assert call[call.index("-snapshot") + 1].endswith("_iter_20.solverstate")
     log = parse_log(ended.directory / "log")
@@ -475,20 +475,20 @@ def test_a_missing_last_test_is_made_up_for(bench: Bench) -> None:
     (call,) = bench.calls("test")
     assert call[call.index("-iterations") + 1] == "4"  # 4 x 100 = 400 test images
     assert call[call.index("-weights") + 1].endswith("_iter_40.caffemodel")
-    assert ended.result["test_error_percent"] == 12.5 and ended.result["test_iteration"] == 40
+    assert ended.record.test_error_percent == 12.5 and ended.record.test_iteration == 40
 
 
 def test_a_dead_training_begins_again_with_the_next_seed(bench: Bench) -> None:
     """With retries left, a dead attempt is kept under attempt-1/ and the next seed is trained; both stay on record."""
     bench.behave(**{"1": {"dead_from": 0}, "2": {"nan_from": 12}, "sleep": 0.005})
     ended = bench.run(retries=2, epochs=16)
-    assert ended.status == "done" and ended.result["seed"] == 3
-    assert [(entry["seed"], entry["status"]) for entry in ended.result["attempts"]] == [
+    assert ended.status == "done" and ended.record.seed == 3
+    assert [(entry["seed"], entry["status"]) for entry in ended.record.attempts] == [
         (1, "dead"),
         (2, "dead"),
         (3, "done"),
     ]
-    first, second = (entry["why"] for entry in ended.result["attempts"][:2])
+    first, second = (entry["why"] for entry in ended.record.attempts[:2])
     assert "still at ln(10) = 2.30259" in first
     assert "not a number" in second
     for number in (1, 2):
@@ -502,10 +502,10 @@ def test_a_dead_training_without_retries_ends_and_says_so(bench: Bench) -> None:
     bench.behave(**{"1": {"nan_from": 5}, "sleep": 0.005})
     ended = bench.run(epochs=16)
     assert ended.status == "dead"
-    assert ended.result["test_error_percent"] is None or ended.result["test_error_percent"] > 80
+    assert ended.record.test_error_percent is None or ended.record.test_error_percent > 80
     assert "RETRIES=1 begins again with seed 2" in bench.said
     assert bench.run(epochs=16).status == "dead" and len(bench.calls()) == 1
-    assert bench.run(epochs=16, retries=1).result["seed"] == 2
+    assert bench.run(epochs=16, retries=1).record.seed == 2
 
 
 def test_nan_is_never_reported_as_a_perfect_result(bench: Bench) -> None:
@@ -514,8 +514,8 @@ def test_nan_is_never_reported_as_a_perfect_result(bench: Bench) -> None:
     ended = bench.run(stop_dead=False)
     assert ended.status == "done"
     assert parse_log(ended.directory / "log").test[-1].outputs["accuracy"] == 1
-    assert ended.result["test_error_percent"] is None
-    assert ended.result["best_on_test"]["iteration"] == 0
+    assert ended.record.test_error_percent is None
+    assert ended.record.best_on_test["iteration"] == 0
 
 
 class Running:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allconv_caffe.report.record import Record
 from allconv_caffe.train import quickstart, quickstart_data, run as driver
 from allconv_caffe.train.quickstart_data import CLASSES, PERIODS, SIDE, draw, generate
 from allconv_caffe.train.settings import RunSettings
@@ -112,7 +113,18 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def train(experiment: Any, settings: RunSettings, say: Any) -> driver.RunResult:
         assert experiment.name == "quickstart" and experiment.dataset.n_train == 40
         handed.append(settings)
-        return driver.RunResult("done", tmp_path / "runs", {"test_error_percent": 12.5, "parameters": 839_242})
+        record = Record(
+            experiment="quickstart",
+            model="Strided-CNN-A",
+            status="done",
+            test_error_percent=12.5,
+            parameters=839_242,
+            dataset="Quickstart cloth",
+            seed=2,
+            epochs=12.0,
+            engine="torch",
+        )
+        return driver.RunResult("done", tmp_path / "runs", record)
 
     monkeypatch.setattr(driver, "run", train)
     said: list[str] = []
@@ -138,7 +150,7 @@ def test_what_counts_as_learned(error: float, linear: float, learned: bool) -> N
 def test_a_dead_training_gives_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the driver reports a dead or interrupted training, there is no result."""
     monkeypatch.setattr(quickstart, "linear_error_percent", lambda *_: 50.0)
-    monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult("dead", tmp_path, {}))
+    monkeypatch.setattr(driver, "run", lambda *_, **__: driver.RunResult("dead", tmp_path, None))
     monkeypatch.setattr("data_prep.pipeline.prepare", lambda *_, **__: None)
     monkeypatch.setattr("data_prep.verify.verify", lambda *_, **__: type("Report", (), {"ok": True})())
     monkeypatch.setattr(quickstart, "read_split", lambda _: None)
