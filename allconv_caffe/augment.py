@@ -252,7 +252,7 @@ class Drawing:
 
 def draw(settings: Settings, seed: int, samples: np.ndarray, shape: tuple[int, int, int]) -> Drawing:
     """The distortions of (N,) int64 sample numbers, for images of `shape` (C, H, W)."""
-    channels, height, width = shape
+    channels = shape[0]
     u = _uniforms(seed, samples, 7 + 4 * channels)
     c = _matrices(settings, u)
     jiggle = np.floor(u[:, 5:7] * (2 * settings.jiggle + 1)) - settings.jiggle

@@ -404,8 +404,8 @@ def check_kinds(
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of an annotated kind: a list stands for a tuple, a number is one that a float holds, or an integer
-    of Caffe's."""
+    """Whether a value out of JSON is of an annotated kind: a list stands for a tuple, a number is one that a float
+    holds, or an integer of Caffe's."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -27,7 +27,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 def plain(settings: Settings, pixels: torch.Tensor) -> torch.Tensor:
     """`augment.plain` of a (N, C, H, W) uint8 tensor."""
-    count, channels, height, width = pixels.shape
+    height, width = pixels.shape[2:]
     size, top, left = settings.size, settings.corner(height), settings.corner(width)
     inner = pixels[:, :, max(0, -top) : size - top, max(0, -left) : size - left]
     v = _values(settings, inner)
