@@ -11,7 +11,7 @@ steps   both engines train. Before each iteration ours takes Caffe's weights and
         compared with Caffe's from the same start; batches, and what dropout let through, are compared on the way.
 free    ours trains alone; Caffe trains alone with two BLAS threads. (With one thread it did so in `steps`.)
 
-Ours sums in the order of Caffe's BLAS (allconv_caffe/caffe_torch/compute/caffe_sums.py), so updates should be identical;
+Ours sums in the order of Caffe's BLAS (allconv_caffe/caffe_torch/compute/openblas.py), so updates should be identical;
 the values that are not are counted, and every update is held to 1e-5. Where this machine lacks that order, or Caffe's BLAS
 takes other kernels than ours expects, the table says so: sums in another order round otherwise, so now and then an input of
 a ReLU lies above zero in one engine alone, and its whole gradient is in one update alone. Such inputs are counted, and only
@@ -42,7 +42,7 @@ os.environ.setdefault("ALLCONV_DATA_MEMORY_MB", "0")  # a few hundred batches: r
 
 from allconv_caffe.bvlc import find as bvlc  # noqa: E402
 from allconv_caffe.caffe_torch import glog  # noqa: E402
-from allconv_caffe.caffe_torch.compute import caffe_sums  # noqa: E402
+from allconv_caffe.caffe_torch.compute import caffe_math, openblas  # noqa: E402
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator  # noqa: E402
 from allconv_caffe.caffe_torch.errors import CaffeError  # noqa: E402
 from allconv_caffe.caffe_torch.layer import Context  # noqa: E402
@@ -477,13 +477,13 @@ def summary(
 
 def our_order() -> str | None:
     """The kernels of OpenBLAS in whose order this engine sums; None: in PyTorch's order."""
-    sums = caffe_sums.find()
-    return None if sums is None else sums.order.name
+    math = caffe_math.find()
+    return None if math is None else math.order.name
 
 
 def same_order(result: dict[str, Any]) -> bool:
     """Both engines sum in the order of the same kernels."""
-    theirs = caffe_sums.CORE_TYPES.get(result["caffe_kernels"].lower())
+    theirs = openblas.CORE_TYPES.get(result["caffe_kernels"].lower())
     return theirs is not None and theirs.name == result["our_order"]
 
 

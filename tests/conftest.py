@@ -16,10 +16,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-from allconv_caffe.caffe_torch.compute import caffe_sums
+from allconv_caffe.caffe_torch.compute import openblas
 
 if isinstance(
-    caffe_sums.order_here(), str
+    openblas.order_here(), str
 ):  # a processor whose order of sums is not known: both engines take one that is
     os.environ["OPENBLAS_CORETYPE"] = "Haswell"
 

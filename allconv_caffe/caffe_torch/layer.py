@@ -5,6 +5,7 @@ Source: layer.hpp, layer_factory.hpp.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,37 +13,35 @@ from typing import Any, ClassVar
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import caffe_sums
-from allconv_caffe.caffe_torch.compute.caffe_sums import CaffeSums
+from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.proto import TEST, LayerParameter, NetParameter
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Context:
     """What a net gives its layers.
-
-    Attributes:
-        phase: TRAIN (0) or TEST (1).
-        device: where blobs live.
-        rng: where fillers, dropout and transformers draw.
-        compute_dtype: what convolutions and inner products compute in; parameters and blobs stay float32.
-        conv_mode: "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution).
-        tf32: on a GPU, let float32 products round their factors to TF32's ten bits. PyTorch knows this for the whole
-            process alone: the last Context made for a GPU decides.
-        inner_net: builds a net that a layer has inside itself; the net gives it to its layers.
 
     Raises:
         CaffeError: a `CaffeGenerator` (seed-exact) with a GPU, or with a precision that Caffe does not have.
     """
 
+    # TRAIN (0) or TEST (1)
     phase: int = TEST
+    # where blobs live
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # where fillers, dropout and transformers draw
     rng: Generator = field(default_factory=TorchGenerator)
+    # what convolutions and inner products compute in; parameters and blobs stay float32
     compute_dtype: torch.dtype = torch.float32
+    # "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution)
     conv_mode: str = "direct"
+    # on a GPU, let float32 products round their factors to TF32's ten bits; PyTorch knows this for the whole process alone:
+    # the last Context made for a GPU decides
     tf32: bool = False
+    # builds a net that a layer has inside itself; the net gives it to its layers
     inner_net: Callable[[NetParameter, Context], object] | None = None
 
     def __post_init__(self) -> None:
@@ -69,10 +68,10 @@ class Context:
         """Random numbers are Caffe's own, and so are sums where this machine has Caffe's order."""
         return isinstance(self.rng, CaffeGenerator)
 
-    @property
-    def caffe_sums(self) -> CaffeSums | None:
-        """Sums in the order of Caffe's BLAS: seed-exact, unless this machine has them not (said in the log, once)."""
-        return caffe_sums.find() if self.seed_exact else None
+    @functools.cached_property
+    def math(self) -> Math:
+        """How sums are taken: seed-exact in Caffe's order, unless this machine has it not (said in the log, once)."""
+        return (caffe_math.find() if self.seed_exact else None) or TorchMath(self.conv_mode)
 
 
 class Layer:

@@ -257,6 +257,7 @@ add(
     tops=2,
     backward=False,
 )
+add("Pooling", "pooling_param { kernel_size: 2 kernel_h: 3 }")  # kernel_h without kernel_w is not looked at
 refused("Pooling", "pooling_param { kernel_size: 2 pad: 2 }", "Check failed: pad_h_ < kernel_h_ (2 vs. 2)")
 refused(
     "Pooling",

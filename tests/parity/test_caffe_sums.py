@@ -12,13 +12,27 @@ import numpy as np
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.compute import caffe_sums
-from allconv_caffe.caffe_torch.compute.caffe_sums import CORE_TYPES, CaffeSums
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
+from allconv_caffe.caffe_torch.compute.math_functions import Wanted
+from allconv_caffe.caffe_torch.compute.openblas import CORE_TYPES
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator
+from allconv_caffe.caffe_torch.compute.window import Window
 
 HERE = Path(__file__).resolve().parent
 #: types all of whose results are Caffe's, bit for bit
-TYPES = ("Convolution", "Deconvolution", "Dropout", "InnerProduct", "Pooling", "SoftmaxWithLoss")
+TYPES = (
+    "Convolution",
+    "Deconvolution",
+    "Dropout",
+    "Eltwise",
+    "EuclideanLoss",
+    "Im2col",
+    "InnerProduct",
+    "Pooling",
+    "SoftmaxWithLoss",
+)
 CASES = [case for case in harness.collect() if case.type in TYPES]
 SIZES = (300, 2500, 3000)  # rows, columns, products of the largest matrices
 pytestmark = pytest.mark.skipif(not harness.PYTHON.exists(), reason="no real Caffe: run `make caffe`")
@@ -71,32 +85,38 @@ def random_jobs(random: np.random.RandomState) -> dict[str, list[np.ndarray]]:
     return jobs
 
 
-def ours(sums: CaffeSums, job: str, arrays: list[np.ndarray]) -> np.ndarray:
+def ours(math: CaffeMath, job: str, arrays: list[np.ndarray]) -> np.ndarray:
     """What blas_side.py's `run` does, by our sums."""
     what, *numbers = job.split()[1:]
     first, *rest, last = (torch.from_numpy(a.copy()) for a in arrays)
+    blob = Blob(last.shape)
+    blob.diff = last
     if what == "gemm":
         a, b = (x.t() if flag == "1" else x for x, flag in zip((first, rest[0]), numbers, strict=False))
-        return sums.matmul(a, b, last if numbers[2] == "1" else None).numpy()
-    if what == "rows":
-        sums.bias_gradient(first[None], last)
+        if numbers[2] == "0":
+            return math.gemm(a, b).numpy()
+        math.accumulate_gemm(blob, a, b)
+    elif what == "rows":  # what a convolution of one image gives its bias
+        image, one = first[None], Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
+        math.convolution_backward(image, image, torch.empty(0), one, Wanted(dx=False, dw=None, db=blob))
     elif what == "columns":
-        sums.columns(first, last.mul_(float(numbers[0])))
+        blob.diff = last * float(numbers[0])
+        math.accumulate_columns(blob, first)
     elif what == "dot":
-        return sums.dot(first, last).reshape(1).numpy()
+        return math.dot(first, last).reshape(1).numpy()
     elif what == "axpy":
-        sums.axpy(float(numbers[0]), first, last)
+        return math.axpy(float(numbers[0]), first, last).numpy()
     else:
-        sums.axpby(float(numbers[0]), first, float(numbers[1]), last)
-    return last.numpy()
+        return math.axpby(float(numbers[0]), first, float(numbers[1]), last).numpy()
+    return blob.diff.numpy()
 
 
 @pytest.mark.parametrize("core_type", harness.core_types())
 def test_sums_are_those_of_caffes_openblas(core_type: str, tmp_path: Path) -> None:
     """sgemm in every transposition, sgemv by ones, sdot, saxpy and saxpby: all bits are those of OpenBLAS 0.3.13, one thread."""
-    found = caffe_sums.find()
-    assert found is not None, caffe_sums.why_not()
-    sums = CaffeSums(found.library, CORE_TYPES[core_type.lower()])
+    found = caffe_math.find()
+    assert found is not None, caffe_math.why_not()
+    math = CaffeMath(found.library, CORE_TYPES[core_type.lower()])
     jobs = random_jobs(np.random.RandomState(7))
     np.savez(tmp_path / "jobs.npz", **{f"{job}/{i}": a for job, arrays in jobs.items() for i, a in enumerate(arrays)})
     env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -106,7 +126,7 @@ def test_sums_are_those_of_caffes_openblas(core_type: str, tmp_path: Path) -> No
         assert str(real["kernels"]) == core_type
         wrong = {}
         for job, arrays in jobs.items():
-            different = int((bits(real[job]) != bits(ours(sums, job, arrays))).sum())
+            different = int((bits(real[job]) != bits(ours(math, job, arrays))).sum())
             if different:
                 wrong[f"{job} {[a.shape for a in arrays]}"] = different
     assert not wrong
@@ -132,7 +152,7 @@ class GivenMasks(CaffeGenerator):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_layer_computes_caffes_bits(case: Any, real: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed-exact, every top, bottom diff and parameter gradient of these types is Caffe's, bit for bit."""
-    assert caffe_sums.find() is not None, caffe_sums.why_not()
+    assert caffe_math.find() is not None, caffe_math.why_not()
     expected = real.results[case.id]
     masks = (
         [expected[f"{step} data {case.top_names[0]}"] != 0 for step in range(len(case.batches))] if case.masked else []

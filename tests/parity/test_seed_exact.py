@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.databases import write_lmdb
 
-from allconv_caffe.caffe_torch.compute import caffe_sums
+from allconv_caffe.caffe_torch.compute import caffe_math
 from allconv_caffe.proto import Datum
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ SOLVERS = [
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda text: text.split()[1].strip('"'))
 def test_every_solver_updates_as_caffe_bit_for_bit(solver: str, tmp_path: Path) -> None:
     """Five updates of each type, each from Caffe's weights and histories: no bit of any weight or history differs."""
-    assert caffe_sums.find() is not None, caffe_sums.why_not()
+    assert caffe_math.find() is not None, caffe_math.why_not()
     write_lmdb(tmp_path / "train", bright_datums(50, 1))
     write_lmdb(tmp_path / "test", bright_datums(30, 2))
     (tmp_path / "net.prototxt").write_text(NET % {"train": tmp_path / "train", "test": tmp_path / "test"})
@@ -130,7 +130,7 @@ def test_a_training_is_caffes_bit_for_bit(core_type: str, tmp_path: Path) -> Non
 
     "" leaves the choice of kernels to OpenBLAS, and ours must make the same.
     """
-    assert caffe_sums.find() is not None, caffe_sums.why_not()
+    assert caffe_math.find() is not None, caffe_math.why_not()
     env = {**os.environ, "OPENBLAS_CORETYPE": core_type} if core_type else dict(os.environ)
     write_lmdb(tmp_path / "train", bright_datums(50, 1))
     write_lmdb(tmp_path / "test", bright_datums(30, 2))

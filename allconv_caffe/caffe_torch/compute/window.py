@@ -65,6 +65,18 @@ class Window:
             s * (h - 1) + e - 2 * p for h, e, s, p in zip(size, self.extent, self.stride, self.pad, strict=True)
         )
 
+    def covers(self, size: Sequence[int]) -> bool:
+        """Whether one window lies over the whole of an image of `size`, and over nothing else."""
+        return self.kernel == tuple(size) and not any(self.pad)
+
+    def margins(self, size: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
+        """What makes an image of `size` exactly as long as `out` windows reach: before and behind it, the last axis first."""
+        return tuple(
+            margin
+            for h, k, s, p, n in reversed(list(zip(size, self.kernel, self.stride, self.pad, out, strict=True)))
+            for margin in (p, (n - 1) * s + k - p - h)
+        )
+
     def without_first_axis(self) -> Window:
         """The same window over the axes that follow the first."""
         return Window(
@@ -119,7 +131,8 @@ def read_pooling(param: Any, size: Sequence[int]) -> Window:
     """The window of a pooling_param over an image of `size`, which is all that global pooling looks at."""
 
     def pair(word: str, one: str) -> tuple[int, ...]:
-        words = [f"{word}_h", f"{word}_w"] if param.HasField(f"{word}_h") else [one, one]
+        apart = param.HasField(f"{word}_h") and not param.HasField(one)
+        words = [f"{word}_h", f"{word}_w"] if apart else [one, one]
         return tuple(c_int(getattr(param, each)) for each in words)
 
     kernel = tuple(size) if param.global_pooling else pair("kernel", "kernel_size")

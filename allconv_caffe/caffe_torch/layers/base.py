@@ -16,7 +16,6 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
 
-FLT_MIN = float(torch.finfo(torch.float32).tiny)
 FLT_MAX = float(torch.finfo(torch.float32).max)
 LOSS_WEIGHT_COUNT = "loss_weight must be unspecified or specified once per top blob."
 LABEL_COUNT = (

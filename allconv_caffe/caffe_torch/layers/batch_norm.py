@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, along, float32, skipping
@@ -53,11 +52,11 @@ class BatchNormLayer(NeuronLayer):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = float32(bottom[0].data)
+        x, scal = float32(bottom[0].data), self.ctx.math.scal
         mean_sum, var_sum, factor = (blob.data for blob in self.blobs)
         if self.use_global_stats:
             scale = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
-            mean, var = scal(mean_sum, scale), scal(var_sum, scale)
+            mean, var = scal(scale, mean_sum), scal(scale, var_sum)
             centred = x - along(mean, 1, x.dim())
         else:
             mean = self.channel_mean(x)
@@ -66,8 +65,8 @@ class BatchNormLayer(NeuronLayer):
             m = x.numel() // self.channels
             correction = m / (m - 1) if m > 1 else 1.0
             self.blobs[2].data = factor * self.fraction + 1
-            self.blobs[0].data = mean + scal(mean_sum, self.fraction)
-            self.blobs[1].data = var * correction + scal(var_sum, self.fraction)
+            self.blobs[0].data = mean + scal(self.fraction, mean_sum)
+            self.blobs[1].data = var * correction + scal(self.fraction, var_sum)
         self.std = along(torch.sqrt(var + self.eps), 1, x.dim())  # temp_
         self.x_norm = centred / self.std
         top[0].data = self.x_norm.to(bottom[0].data.dtype)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import axpy
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, float32, legacy
@@ -73,7 +72,7 @@ class ContrastiveLossLayer(LossLayer):
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 alpha = sign * top[0].diff / bottom[i].shape[0]
-                dx = axpy(self.difference, alpha * factor).masked_fill(~counts, 0)
+                dx = self.ctx.math.axpby(alpha * factor, self.difference).masked_fill(~counts, 0)
                 bottom[i].diff = dx.reshape(bottom[i].shape)
 
     def allow_force_backward(self, bottom_index: int) -> bool:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import conv_algo
-from allconv_caffe.caffe_torch.compute.caffe_sums import Shape
+from allconv_caffe.caffe_torch.compute.math_functions import Wanted
 from allconv_caffe.caffe_torch.compute.window import c_int, read_window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled, float32
+from allconv_caffe.caffe_torch.layers.base import add_filled
 
 
 @register("Convolution")
@@ -28,7 +27,6 @@ class ConvolutionLayer(Layer):
     min_bottom = 1
     min_top = 1
     equal_num_bottom_top = True
-    _geometry: Shape | None = None
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.convolution_param
@@ -80,46 +78,35 @@ class ConvolutionLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
-        sums = self.ctx.caffe_sums
         for fro, to in zip(bottom, top, strict=True):
             check(to.has_data, "Check failed: data_")  # the window is larger than the image
             x = self.under_windows(self.images(fro.data))
-            if sums is not None:
-                to.data = sums.convolution(self.geometry(x), x, w, b).reshape(to.shape)
-                continue
-            y = conv_algo.forward(self.algorithm(x, w), x, w, b, self.window)
+            y = self.ctx.math.convolution(x, w, b, self.window)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         w, _ = self.weights()
-        want_w = self.param_propagate_down[0]
-        want_b = self.bias_term and self.param_propagate_down[1]
-        sums = self.ctx.caffe_sums
-        for i, (to, fro) in enumerate(zip(top, bottom, strict=True)):
-            if not (want_w or want_b or propagate_down[i]):
-                continue
-            x, dy = self.under_windows(self.images(fro.data)), self.images(to.diff)
-            image: tuple[Any, ...] = (..., *[slice(size) for size in fro.shape[self.axis + 1 :]])
-            if sums is not None:
-                if want_b:
-                    sums.bias_gradient(dy, self.blobs[1].diff)
-                if want_w:
-                    sums.convolution_weight(self.geometry(x), x, dy, self.blobs[0].diff)
-                if propagate_down[i]:
-                    fro.diff = sums.convolution_data(self.geometry(x), dy, w)[image].reshape(fro.shape)
-                continue
-            need = (bool(propagate_down[i]), want_w, want_b)
-            dx, dw, db = conv_algo.backward(self.algorithm(x, w), dy, x, w, self.window, need)
-            if dw is not None and want_w:
-                self.blobs[0].accumulate_diff(float32(dw))
-            if db is not None and want_b:
-                self.blobs[1].accumulate_diff(float32(db))
-            if dx is not None and propagate_down[i]:
-                fro.diff = dx[image].reshape(fro.shape)
+        for to, fro, propagate in zip(top, bottom, propagate_down, strict=True):
+            wanted = self.wanted(propagate)
+            if any(wanted.need):
+                dy, x = self.images(to.diff), self.under_windows(self.images(fro.data))
+                dx = self.ctx.math.convolution_backward(dy, x, w, self.window, wanted)
+                if dx is not None:
+                    image: tuple[Any, ...] = (..., *[slice(size) for size in fro.shape[self.axis + 1 :]])
+                    fro.diff = dx[image].reshape(fro.shape)
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         dtype = self.ctx.compute_dtype
         return self.blobs[0].data.to(dtype), self.blobs[1].data.to(dtype) if self.bias_term else None
+
+    def wanted(self, propagate_down: bool) -> Wanted:
+        """The gradients of one bottom, of W and of b that backward has to give."""
+        want_b = self.bias_term and self.param_propagate_down[1]
+        return Wanted(
+            dx=bool(propagate_down),
+            dw=self.blobs[0] if self.param_propagate_down[0] else None,
+            db=self.blobs[1] if want_b else None,
+        )
 
     def images(self, x: torch.Tensor) -> torch.Tensor:
         """(N..., C, spatial...) with the leading axes as one, in compute_dtype."""
@@ -130,13 +117,3 @@ class ConvolutionLayer(Layer):
         """`x` with zeros behind it as far as windows reach that are larger than the padded image."""
         behind = self.window.behind(x.shape[2:])
         return torch.constant_pad_nd(x, [p for more in reversed(behind) for p in (0, more)]) if any(behind) else x
-
-    def geometry(self, image: torch.Tensor) -> Shape:
-        """Where im2col finds what in images such as `image` (N, C, spatial...)."""
-        size = tuple(image.shape[2:])
-        if self._geometry is None or self._geometry.size != size:
-            self._geometry = Shape(self.window, size)
-        return self._geometry
-
-    def algorithm(self, x: torch.Tensor, w: torch.Tensor) -> str:
-        return conv_algo.choose(x, w, self.window, compiled=Blob.tracing, mode=self.ctx.conv_mode)

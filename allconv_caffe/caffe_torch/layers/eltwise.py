@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import axpy, scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import lowest
@@ -57,9 +56,9 @@ class EltwiseLayer(Layer):
             for x in others:
                 y = y * x
         elif self.operation == EltwiseParameter.SUM:
-            y = first if self.coeffs[0] == 1 else axpy(first, self.coeffs[0])
+            y = self.ctx.math.axpby(self.coeffs[0], first)
             for x, coeff in zip(others, self.coeffs[1:], strict=True):
-                y = y + (x if coeff == 1 else axpy(x, coeff))
+                y = self.ctx.math.axpy(coeff, x, y)
         else:
             greater = first > others[0]
             y = torch.where(greater, first, others[0])
@@ -76,7 +75,7 @@ class EltwiseLayer(Layer):
                 continue
             dy = top[0].diff  # in place: what the bottom before left there
             if self.operation == EltwiseParameter.SUM:
-                blob.diff = dy if self.coeffs[i] == 1 else scal(dy, self.coeffs[i])
+                blob.diff = self.ctx.math.scal(self.coeffs[i], dy)
             elif self.operation == EltwiseParameter.MAX:
                 blob.diff = torch.where(self.mask == i, dy, torch.zeros_like(dy))
             elif self.stable_prod_grad:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import axpy
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, float32
@@ -28,13 +27,13 @@ class EuclideanLossLayer(LossLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         target = bottom[1].data.reshape(bottom[0].shape)
         self.difference = float32(bottom[0].data) - float32(target)  # diff_
-        top[0].data = (self.difference * self.difference).sum() / bottom[0].legacy_shape(0) / 2
+        top[0].data = self.ctx.math.dot(self.difference, self.difference) / bottom[0].legacy_shape(0) / 2
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 alpha = sign * top[0].diff / bottom[i].legacy_shape(0)
-                bottom[i].diff = axpy(self.difference, alpha).reshape(bottom[i].shape)
+                bottom[i].diff = self.ctx.math.axpby(alpha, self.difference).reshape(bottom[i].shape)
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return True

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -44,8 +43,9 @@ class ExpLayer(NeuronLayer):
             self.outer_scale = float(outer)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = scal(torch.exp(scal(bottom[0].data, self.inner_scale)), self.outer_scale)
+        scal = self.ctx.math.scal
+        top[0].data = scal(self.outer_scale, torch.exp(scal(self.inner_scale, bottom[0].data)))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            bottom[0].diff = scal(top[0].data * top[0].diff, self.inner_scale)
+            bottom[0].diff = self.ctx.math.scal(self.inner_scale, top[0].data * top[0].diff)

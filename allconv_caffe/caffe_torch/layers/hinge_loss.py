@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, check_labels, float32
 from allconv_caffe.proto import HingeLossParameter
@@ -47,4 +46,4 @@ class HingeLossLayer(LossLayer):
             return
         margin = float32(bottom[0].diff).reshape(self.sign.shape)
         dx = self.sign * (2 * margin if self.squared else torch.sign(margin))
-        bottom[0].diff = scal(dx, top[0].diff / bottom[0].legacy_shape(0)).reshape(bottom[0].shape)
+        bottom[0].diff = self.ctx.math.scal(top[0].diff / bottom[0].legacy_shape(0), dx).reshape(bottom[0].shape)

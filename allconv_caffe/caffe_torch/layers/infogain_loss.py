@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LABEL_COUNT, LossLayer, check_labels, creating_inner, float32
@@ -69,7 +68,7 @@ class InfogainLossLayer(LossLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = float32(bottom[0].data)
-        self.prob = torch.softmax(x, self.axis)
+        self.prob = self.ctx.math.softmax(x, self.axis)
         rows, ignored = self.rows(bottom)
         loss = -(rows * torch.log(self.prob.clamp(min=LOG_THRESHOLD))).sum(self.axis, keepdim=True)
         if ignored is not None:
@@ -88,7 +87,7 @@ class InfogainLossLayer(LossLayer):
         dx = self.prob * rows.sum(self.axis, keepdim=True) - rows
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = scal(dx, top[0].diff / self.divisor(ignored))
+        bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor(ignored), dx)
 
     def matrix(self, bottom: Sequence[Blob]) -> Blob:
         return bottom[2] if len(bottom) > 2 else self.infogain

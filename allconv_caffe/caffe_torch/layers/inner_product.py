@@ -10,7 +10,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled, float32
+from allconv_caffe.caffe_torch.layers.base import add_filled
 
 
 @register("InnerProduct")
@@ -49,8 +49,7 @@ class InnerProductLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
-        sums = self.ctx.caffe_sums
-        y = x @ w.t() if sums is None else sums.matmul(x, w.t())
+        y = self.ctx.math.gemm(x, w.t())
         if self.bias_term:
             y = y + self.blobs[1].data.reshape(self.n).to(y.dtype)
         top[0].data = y.reshape(top[0].shape)
@@ -58,23 +57,13 @@ class InnerProductLayer(Layer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
         dy = top[0].diff.reshape(self.m, self.n).to(self.ctx.compute_dtype)
-        sums = self.ctx.caffe_sums
-        if sums is not None:
-            if self.param_propagate_down[0]:
-                a, b = (x, dy) if self.transpose else (dy, x)
-                sums.matmul(a.t(), b, self.blobs[0].diff.reshape(a.shape[1], b.shape[1]))
-            if self.bias_term and self.param_propagate_down[1]:
-                sums.columns(dy, self.blobs[1].diff)
-            if propagate_down[0]:
-                bottom[0].diff = sums.matmul(dy, w).reshape(bottom[0].shape)
-            return
         if self.param_propagate_down[0]:
-            dw = x.t() @ dy if self.transpose else dy.t() @ x
-            self.blobs[0].accumulate_diff(float32(dw).reshape(self.blobs[0].shape))
+            a, b = (x, dy) if self.transpose else (dy, x)
+            self.ctx.math.accumulate_gemm(self.blobs[0], a.t(), b)
         if self.bias_term and self.param_propagate_down[1]:
-            self.blobs[1].accumulate_diff(dy.sum(0, dtype=torch.float32).reshape(self.blobs[1].shape))
+            self.ctx.math.accumulate_columns(self.blobs[1], dy)
         if propagate_down[0]:
-            bottom[0].diff = (dy @ w).reshape(bottom[0].shape)
+            bottom[0].diff = self.ctx.math.gemm(dy, w).reshape(bottom[0].shape)
 
     def matrices(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor]:
         """bottom as (M, K) and the weight as (N, K)."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -33,11 +32,13 @@ class LogLayer(NeuronLayer):
         self.shift: float = param.shift
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = scal(torch.log(scal(bottom[0].data, self.scale) + self.shift), self.base_scale)
+        scal = self.ctx.math.scal
+        top[0].data = scal(self.base_scale, torch.log(scal(self.scale, bottom[0].data) + self.shift))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
-        slope = scal(1 / (scal(bottom[0].data, self.scale) + self.shift), self.scale * self.base_scale)
+        scal = self.ctx.math.scal
+        slope = scal(self.scale * self.base_scale, 1 / (scal(self.scale, bottom[0].data) + self.shift))
         dy = slope if top[0] is bottom[0] else top[0].diff
         bottom[0].diff = dy * slope

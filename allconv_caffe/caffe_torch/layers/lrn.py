@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import axpy, scal
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
@@ -46,7 +45,7 @@ class LRNLayer(NeuronLayer):
         if self.across:
             self.scale = self.k + self.channel_sum(x * x, self.alpha / self.size)
         else:
-            self.scale = self.k + scal(self.pixel_mean(x * x), self.alpha)
+            self.scale = self.k + self.ctx.math.scal(self.alpha, self.pixel_mean(x * x))
         top[0].data = (x * self.scale**-self.beta).to(bottom[0].data.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -55,11 +54,12 @@ class LRNLayer(NeuronLayer):
         x, y, dy = float32(bottom[0].data), float32(top[0].data), float32(top[0].diff)
         inverse, factor = self.scale**-self.beta, 2 * self.alpha * self.beta
         if self.across:
-            dx = dy * inverse - axpy(x * self.channel_sum(dy * y / self.scale, 1.0), factor / self.size)  # for huge x
+            sums = self.channel_sum(dy * y / self.scale, 1.0)
+            dx = dy * inverse - self.ctx.math.axpby(factor / self.size, x * sums)  # in this order, for huge x
         else:
-            dx = dy * inverse - x * self.pixel_mean(
-                scal(dy * x * scal(inverse / self.scale, factor), float(factor != 0))
-            )
+            scal = self.ctx.math.scal
+            ratio = scal(float(factor != 0), dy * x * scal(factor, inverse / self.scale))
+            dx = dy * inverse - x * self.pixel_mean(ratio)
         bottom[0].diff = dx.to(top[0].diff.dtype)
 
     def pixel_mean(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,15 +73,16 @@ class LRNLayer(NeuronLayer):
         total = padded[:, :channels]
         for i in range(1, n):
             total = total + padded[:, i : i + channels]
-        out = axpy(total, factor)
+        out = self.ctx.math.axpby(factor, total)
         if Blob.tracing or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
             return out
         # Caffe's sum runs over the channels, so that one that is not finite spoils those behind it, too
         current = torch.zeros_like(x[:, 0])
         for i in range(n):
-            current = current + axpy(padded[:, i], factor)
+            current = self.ctx.math.axpy(factor, padded[:, i], current)
         sums = [current]
         for i in range(1, channels):
-            current = current + axpy(padded[:, i + n - 1], factor) - axpy(padded[:, i - 1], factor)
+            current = self.ctx.math.axpy(factor, padded[:, i + n - 1], current)
+            current = self.ctx.math.axpy(-factor, padded[:, i - 1], current)
             sums.append(current)
         return torch.stack(sums, 1)

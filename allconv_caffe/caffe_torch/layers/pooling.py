@@ -72,32 +72,23 @@ class PoolingLayer(Layer):
             self.window = dataclasses.replace(self.window, kernel=tuple(sizes))
         up = self.param.pooling_param.round_mode == PoolingParameter.CEIL
         self.out = self.window.pooled_size(sizes, up)
-        self._sizes = (sizes[0], sizes[1])
         for blob in top:
             blob.reshape(n, c, *self.out)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
-        x, sums = bottom[0].data, self.ctx.caffe_sums
         if self.method == PoolingParameter.MAX:
-            values, self.index = self.maxima(x)
-            top[0].data = values
+            top[0].data, self.index = self.maxima(bottom[0].data)
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
-        elif sums is not None:
-            top[0].data = sums.average_pool(x, self.window, self.out)
-        elif self.global_pooling:
-            top[0].data = x.mean((2, 3), keepdim=True)
         else:
-            padded = F.pad(x, self.margins(x))
-            totals = F.avg_pool2d(padded, self.window.kernel, self.window.stride, divisor_override=1)
-            top[0].data = totals / self.divisors(x)
+            top[0].data = self.ctx.math.average_pool(bottom[0].data, self.window, self.out)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         n, c, h, w = bottom[0].shape
-        dy, sums = top[0].diff, self.ctx.caffe_sums
+        dy = top[0].diff
         if self.method == PoolingParameter.MAX:
             index = self.index
             inside = index >= 0
@@ -106,37 +97,13 @@ class PoolingLayer(Layer):
                 2, index.clamp(min=0).reshape(n, c, -1), torch.where(inside, dy, torch.zeros_like(dy)).reshape(n, c, -1)
             )
             bottom[0].diff = flat.reshape(n, c, h, w)
-        elif sums is not None:
-            bottom[0].diff = sums.average_pool_backward(dy, self.window, (h, w))
-        elif self.global_pooling:
-            bottom[0].diff = (dy / (h * w)).expand(n, c, h, w)
         else:
-            left, right, above, below = self.margins(dy.new_empty(0), (h, w))
-            like = torch.empty(n, c, h + above + below, w + left + right, dtype=dy.dtype, device=dy.device)
-            dx = torch.ops.aten.avg_pool2d_backward(
-                dy / self.divisors(dy), like, self.window.kernel, self.window.stride, [0, 0], False, True, 1
-            )
-            bottom[0].diff = F.pad(dx, (-left, -right, -above, -below))
-
-    def margins(self, x: torch.Tensor, sizes: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
-        """left, right, above, below: what makes the image exactly as long as the windows reach."""
-        h, w = sizes or (x.shape[2], x.shape[3])
-        window = self.window
-        (ph, pw), (kh, kw), (sh, sw), (oh, ow) = window.pad, window.kernel, window.stride, self.out
-        return pw, (ow - 1) * sw + kw - pw - w, ph, (oh - 1) * sh + kh - ph - h
-
-    def divisors(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, 1, OH, OW): the size of each window, clipped to image plus padding."""
-        window, lengths = self.window, []
-        for k, p, s, out, size in zip(window.kernel, window.pad, window.stride, self.out, self._sizes, strict=True):
-            start = torch.arange(out, device=x.device) * s - p
-            lengths.append(torch.minimum(start + k, torch.full_like(start, size + p)) - start)
-        return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(x.dtype)
+            bottom[0].diff = self.ctx.math.average_pool_backward(dy, self.window, (h, w))
 
     def maxima(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The maximum of every window and its flat index in the image; -FLT_MAX and -1 where nothing compares."""
-        w = x.shape[3]
-        left, right, above, below = self.margins(x)
+        h, w = x.shape[2:]
+        left, right, above, below = self.window.margins((h, w), self.out)
         clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
         padded = F.pad(clean, (left, right, above, below), value=-float("inf"))
         values, index = F.max_pool2d(padded, self.window.kernel, self.window.stride, return_indices=True)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
 
@@ -35,7 +34,7 @@ class PowerLayer(NeuronLayer):
             value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
             top[0].data = torch.full_like(x, value)
             return
-        y = scal(x, self.scale) + self.shift
+        y = self.ctx.math.scal(self.scale, x) + self.shift
         top[0].data = y if self.power == 1 else y**self.power
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -50,8 +49,10 @@ class PowerLayer(NeuronLayer):
         elif self.power == 2:
             slope = x * (self.diff_scale * self.scale) + self.diff_scale * self.shift
         else:  # y / (shift + scale x), which is nan where that is 0
-            y = top[0].data
-            inner, factor = (x, self.power) if self.shift == 0 else (scal(x, self.scale) + self.shift, self.diff_scale)
-            slope = scal(y / inner, factor)
+            y, scal = top[0].data, self.ctx.math.scal
+            if self.shift == 0:
+                slope = scal(self.power, y / x)
+            else:
+                slope = scal(self.diff_scale, y / (scal(self.scale, x) + self.shift))
         dy = slope if top[0] is bottom[0] else top[0].diff
         bottom[0].diff = dy * slope

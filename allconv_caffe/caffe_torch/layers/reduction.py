@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import float32
 from allconv_caffe.proto import ReductionParameter
@@ -39,10 +38,7 @@ class ReductionLayer(Layer):
             x = x.abs()
         elif self.operation == ReductionParameter.SUMSQ:
             x = x * x
-        y = x.sum(1)
-        if self.coeff != 1:
-            y = scal(y, self.coeff)
-        top[0].data = y.reshape(top[0].shape)
+        top[0].data = self.ctx.math.scal(self.coeff, x.sum(1)).reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
@@ -50,9 +46,9 @@ class ReductionLayer(Layer):
         dy = float32(top[0].diff).reshape(-1, 1) * self.coeff
         x = self.vectors(bottom[0].data, top[0])
         if self.operation == ReductionParameter.ASUM:
-            dx = scal(torch.sign(x), dy)
+            dx = self.ctx.math.scal(dy, torch.sign(x))
         elif self.operation == ReductionParameter.SUMSQ:
-            dx = scal(x, 2 * dy)
+            dx = self.ctx.math.scal(2 * dy, x)
         else:
             dx = dy.expand(x.shape)
         bottom[0].diff = dx.reshape(bottom[0].shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled, along, creating_inner, skipping, sum_to
 from allconv_caffe.caffe_torch.layers.bias import operand_axis, operand_shape
@@ -54,7 +53,7 @@ class ScaleLayer(Layer):
         x = bottom[0].data
         if top[0] is bottom[0]:
             self.before = x.clone()  # temp_
-        y = scal(x, along(self.scale(bottom).data, self.axis, x.dim()))
+        y = self.ctx.math.scal(along(self.scale(bottom).data, self.axis, x.dim()), x)
         if self.bias_term:
             y = y + along(self.blobs[-1].data, self.bias_axis, x.dim())
         top[0].data = y.to(x.dtype)
@@ -75,7 +74,7 @@ class ScaleLayer(Layer):
             if not propagate_down[0] and top[0] is not bottom[0] and not Blob.tracing and x.numel() != scale.count:
                 bottom[0].diff = dy * x  # Caffe's scratch space
         if propagate_down[0]:
-            bottom[0].diff = scal(dy, factor).to(dy.dtype)
+            bottom[0].diff = self.ctx.math.scal(factor, dy).to(dy.dtype)
 
     def scale(self, bottom: Sequence[Blob]) -> Blob:
         return bottom[1] if len(bottom) > 1 else self.blobs[0]

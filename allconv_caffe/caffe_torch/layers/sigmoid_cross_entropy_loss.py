@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, float32, leading
@@ -57,7 +56,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         dx = self.prob - target
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = scal(dx, top[0].diff / self.divisor)
+        bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor, dx)
 
     def values(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Scores, targets, and which targets are ignored (None: none can be)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, float32
@@ -24,8 +22,7 @@ class SoftmaxLayer(NeuronLayer):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x, sums = float32(bottom[0].data), self.ctx.caffe_sums
-        top[0].data = torch.softmax(x, self.axis) if sums is None else sums.softmax(x, self.axis)
+        top[0].data = self.ctx.math.softmax(float32(bottom[0].data), self.axis)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

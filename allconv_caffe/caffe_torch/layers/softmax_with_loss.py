@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import (
-    FLT_MIN,
     LABEL_COUNT,
     LOSS_WEIGHT_COUNT,
     LossLayer,
@@ -60,18 +58,11 @@ class SoftmaxWithLossLayer(LossLayer):
         classes = x.shape[self.axis]
         label, ignored = self.labels(bottom)
         check_labels(label, classes, ignored)
-        sums = self.ctx.caffe_sums
-        self.prob = torch.softmax(x, self.axis) if sums is None else sums.softmax(x, self.axis)
-        index = label if ignored is None else torch.where(ignored, torch.zeros_like(label), label)
-        if sums is not None:
-            p = self.prob.gather(self.axis, index)
-            p = p if ignored is None else p.masked_fill(ignored, 1)
-            top[0].data = sums.log_loss(p) / self.divisor(ignored)
-            return
-        loss = -torch.log(self.prob.gather(self.axis, index).clamp(min=FLT_MIN))
+        self.prob = self.ctx.math.softmax(x, self.axis)
+        p = self.prob.gather(self.axis, label if ignored is None else label.masked_fill(ignored, 0))
         if ignored is not None:
-            loss = torch.where(ignored, torch.zeros_like(loss), loss)
-        top[0].data = loss.sum() / self.divisor(ignored)
+            p = p.masked_fill(ignored, 1)  # -log(1) adds nothing
+        top[0].data = self.ctx.math.log_loss(p) / self.divisor(ignored)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         self.refuse_label_gradient(propagate_down)
@@ -84,7 +75,7 @@ class SoftmaxWithLossLayer(LossLayer):
         dx = self.prob - (each == label).to(torch.float32)
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = scal(dx, top[0].diff / self.divisor(ignored))
+        bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor(ignored), dx)
 
     def labels(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Labels as integers, shaped to broadcast over the class axis; and which are ignored (None: none can be)."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
 
@@ -25,7 +24,7 @@ class SwishLayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        self.gate = torch.sigmoid(scal(x, self.beta))
+        self.gate = torch.sigmoid(self.ctx.math.scal(self.beta, x))
         top[0].data = x * self.gate
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

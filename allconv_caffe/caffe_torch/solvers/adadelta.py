@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.solver import Scalar
 from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver
 
@@ -24,8 +23,8 @@ class AdaDeltaSolver(SGDSolver):
         blob, n = self.net.learnable_params[i], len(self.net.learnable_params)
         first, second, m = self.history[i], self.history[n + i], self._momentum
         rest, delta = float(np.float32(1) - np.float32(m)), float(np.float32(self.param.delta))
-        gradient = blob.diff
-        first.data = self.axpby(self.square(gradient), rest, first.data, m)
-        step = gradient * self.root((second.data + delta) / (first.data + delta))
-        second.data = self.axpby(self.square(step), rest, second.data, m)
-        blob.diff = scal(step, self.local_rate(i, scalars))
+        gradient, math = blob.diff, self.ctx.math
+        first.data = math.axpby(rest, math.powx(gradient, 2), m, first.data)
+        step = gradient * math.powx((second.data + delta) / (first.data + delta), 0.5)
+        second.data = math.axpby(rest, math.powx(step, 2), m, second.data)
+        blob.diff = math.scal(self.local_rate(i, scalars), step)

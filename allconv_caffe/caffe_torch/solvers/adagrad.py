@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allconv_caffe.caffe_torch.compute.blas import axpy
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.solver import Scalar
 from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver
@@ -25,7 +24,7 @@ class AdaGradSolver(SGDSolver):
         check(self.param.momentum == 0, f"Momentum cannot be used with {self.type}.")
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
-        blob, history = self.net.learnable_params[i], self.history[i]
-        history.data = history.data + self.square(blob.diff)
-        step = blob.diff / (self.root(history.data) + float(np.float32(self.param.delta)))
-        blob.diff = axpy(step, self.local_rate(i, scalars))
+        blob, history, math = self.net.learnable_params[i], self.history[i], self.ctx.math
+        history.data = history.data + math.powx(blob.diff, 2)
+        step = blob.diff / (math.powx(history.data, 0.5) + float(np.float32(self.param.delta)))
+        blob.diff = math.axpby(self.local_rate(i, scalars), step)

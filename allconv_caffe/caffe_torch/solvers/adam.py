@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allconv_caffe.caffe_torch.compute.blas import scal
 from allconv_caffe.caffe_torch.solver import Scalar
 from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver
 
@@ -30,8 +29,8 @@ class AdamSolver(SGDSolver):
         blob, n = self.net.learnable_params[i], len(self.net.learnable_params)
         m, v = self.history[i], self.history[n + i]
         b1, b2 = np.float32(self.param.momentum), np.float32(self.param.momentum2)
-        gradient = blob.diff
-        m.data = self.axpby(gradient, float(np.float32(1) - b1), m.data, float(b1))
-        v.data = self.axpby(gradient * gradient, float(np.float32(1) - b2), v.data, float(b2))
-        step = m.data / (self.root(v.data) + float(np.float32(self.param.delta)))
-        blob.diff = scal(step, self.local_rate(i, scalars) * scalars[1])
+        gradient, math = blob.diff, self.ctx.math
+        m.data = math.axpby(float(np.float32(1) - b1), gradient, float(b1), m.data)
+        v.data = math.axpby(float(np.float32(1) - b2), gradient * gradient, float(b2), v.data)
+        step = m.data / (math.powx(v.data, 0.5) + float(np.float32(self.param.delta)))
+        blob.diff = math.scal(self.local_rate(i, scalars) * scalars[1], step)

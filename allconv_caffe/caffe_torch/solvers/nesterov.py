@@ -20,6 +20,6 @@ class NesterovSolver(SGDSolver):
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history, m = self.net.learnable_params[i], self.history[i], self._momentum
-        before = history.data.clone()
-        history.data = self.axpby(blob.diff, self.local_rate(i, scalars), before, m)
-        blob.diff = self.axpby(history.data, float(np.float32(1) + np.float32(m)), before, -m)
+        math, before = self.ctx.math, history.data.clone()
+        history.data = math.axpby(self.local_rate(i, scalars), blob.diff, m, before)
+        blob.diff = math.axpby(float(np.float32(1) + np.float32(m)), history.data, -m, before)

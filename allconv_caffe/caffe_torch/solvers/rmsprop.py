@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allconv_caffe.caffe_torch.compute.blas import axpy
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.solver import Scalar
 from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver
@@ -26,8 +25,8 @@ class RMSPropSolver(SGDSolver):
         check(0 <= self.param.rms_decay < 1, "rms_decay should lie between 0 and 1.")
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
-        blob, history = self.net.learnable_params[i], self.history[i]
+        blob, history, math = self.net.learnable_params[i], self.history[i], self.ctx.math
         decay = np.float32(self.param.rms_decay)
-        history.data = self.axpby(self.square(blob.diff), float(np.float32(1) - decay), history.data, float(decay))
-        step = blob.diff / (self.root(history.data) + float(np.float32(self.param.delta)))
-        blob.diff = axpy(step, self.local_rate(i, scalars))
+        history.data = math.axpby(float(np.float32(1) - decay), math.powx(blob.diff, 2), float(decay), history.data)
+        step = blob.diff / (math.powx(history.data, 0.5) + float(np.float32(self.param.delta)))
+        blob.diff = math.axpby(self.local_rate(i, scalars), step)

@@ -14,7 +14,6 @@ import torch
 
 from allconv_caffe.caffe_torch import glog, solver_state
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.blas import axpy, scal
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
 from allconv_caffe.caffe_torch.solver import Scalar, Solver
 from allconv_caffe.caffe_torch.solver_state import State
@@ -54,7 +53,8 @@ class SGDSolver(Solver):
         if limit < 0:
             return
         params = self.net.learnable_params
-        squares = self._sum_of_squares([p.diff for p in params])
+        zero = torch.zeros((), device=self.ctx.device)
+        squares = sum((self.ctx.math.dot(p.diff, p.diff) for p in params), zero)  # one after the other
         if not Blob.tracing:
             value = float(np.sqrt(np.float32(float(squares))))  # on a CPU, PyTorch's root is often off by a rounding
             if value > limit:
@@ -65,20 +65,12 @@ class SGDSolver(Solver):
                     f"by scale factor {glog.number(scale)}",
                 )
                 for p in params:
-                    p.diff = scal(p.diff, scale)
+                    p.diff = self.ctx.math.scal(scale, p.diff)
             return
         norm = squares.sqrt()
         factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
         for p in params:
             p.diff = p.diff * factor
-
-    def _sum_of_squares(self, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
-        if (sums := self.ctx.caffe_sums) is None:
-            return torch.stack([(x * x).sum() for x in arrays]).sum()
-        total = torch.zeros(())
-        for x in arrays:  # one after the other
-            total = total + sums.dot(x, x)
-        return total
 
     def apply_update(self) -> None:
         """Rate, update, iter += 1: for callers that ran forward and backward themselves."""
@@ -112,17 +104,13 @@ class SGDSolver(Solver):
         if not decay:
             return
         blob = self.net.learnable_params[i]
-        if (sums := self.ctx.caffe_sums) is not None:
-            l2 = self.param.regularization_type == "L2"
-            sums.axpy(decay, blob.data if l2 else torch.sign(blob.data), blob.diff)
-        elif self.param.regularization_type == "L2":
-            blob.diff = blob.diff + blob.data * decay
-        else:
-            blob.diff = blob.diff + torch.sign(blob.data) * decay
+        l2 = self.param.regularization_type == "L2"
+        blob.diff = self.ctx.math.axpy(decay, blob.data if l2 else torch.sign(blob.data), blob.diff)
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:
         blob, history = self.net.learnable_params[i], self.history[i]
-        history.data = self.axpby(blob.diff, self.local_rate(i, scalars), history.data, self._momentum)
+        rate = self.local_rate(i, scalars)
+        history.data = self.ctx.math.axpby(rate, blob.diff, self._momentum, history.data)
         blob.diff = history.data
 
     @property
@@ -135,22 +123,6 @@ class SGDSolver(Solver):
             return rate * mult
         with np.errstate(all="ignore"):
             return float(np.float32(rate) * np.float32(mult))
-
-    def axpby(self, x: torch.Tensor, alpha: Scalar, y: torch.Tensor, beta: float) -> torch.Tensor:
-        """alpha * x + beta * y. Source: caffe_cpu_axpby."""
-        if (sums := self.ctx.caffe_sums) is None or isinstance(alpha, torch.Tensor):
-            return axpy(x, alpha) + scal(y, beta)
-        result = y.clone()
-        sums.axpby(alpha, x, beta, result)
-        return result
-
-    def root(self, x: torch.Tensor) -> torch.Tensor:
-        """The square root, as Caffe takes it: a power of 0.5."""
-        return x.sqrt() if (sums := self.ctx.caffe_sums) is None else sums.power(x, 0.5)
-
-    def square(self, x: torch.Tensor) -> torch.Tensor:
-        """x * x, as Caffe takes it in all types but Adam: a power of 2."""
-        return x * x if (sums := self.ctx.caffe_sums) is None else sums.power(x, 2.0)
 
     # snapshots
     def _snapshot_solver_state(self, model: str) -> str:

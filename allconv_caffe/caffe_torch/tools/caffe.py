@@ -259,7 +259,7 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
     """What the nets of one action share."""
     import torch
 
-    from allconv_caffe.caffe_torch.compute import caffe_sums
+    from allconv_caffe.caffe_torch.compute import caffe_math
     from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
     from allconv_caffe.caffe_torch.layer import Context
 
@@ -269,8 +269,8 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
     elif flags.precision != "float32":
         glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
-    if flags.seed_exact and (sums := caffe_sums.find()) is not None:  # where there are none, it says so itself
-        glog.info("caffe_torch.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {sums.order.name}")
+    if flags.seed_exact and (math := caffe_math.find()) is not None:  # where there is none, it says so itself
+        glog.info("caffe_torch.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {math.order.name}")
     return Context(
         phase=phase,
         device=device,

@@ -1,4 +1,4 @@
-// Sums in the order in which Caffe and its BLAS take them. ../caffe_sums.py says which order that is, and calls this.
+// Sums in the order in which Caffe and its BLAS take them: ../openblas.py tells the order, ../caffe_math.py calls this.
 
 #include <algorithm>
 #include <cfloat>
@@ -248,8 +248,11 @@ static void col2im(I first, I last, I s, const I* row, const I* column, const fl
 
 extern "C" {
 
-void sums_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, const float* b, I bk, I bj, float* c, I add,
-               I threads) {
+// math_functions.cpp
+
+// C (m x n) = A B, or += where `add` is 1; A (m x k) and B (k x n) at any strides
+void caffe_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, const float* b, I bk, I bj, float* c,
+                I add, I threads) {
     const Order o{q, unit, p};
     const auto rows = panels(o, m);
     const auto split = splits(o, n);
@@ -265,144 +268,8 @@ void sums_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, cons
     }
 }
 
-// y (images x groups x m x s) = w (groups x m x k) col(x)
-// x_image, x_group: floats from one image, one group to the next
-void sums_conv(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group, const I* row,
-               const I* column, const float* w, const float* bias, float* y, I threads) {
-    const Order o{q, unit, p};
-    const auto rows = panels(o, m);
-    const auto split = splits(o, s);
-    const I tiles = (s + 7) / 8;
-    float* packed = local_a.get(groups * m * k + 8);
-    for (I g = 0; g < groups; ++g) pack_a(rows, k, w + g * m * k, k, 1, packed + g * m * k);
-    const I cut = pieces(images * groups, tiles, threads);
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (I piece = 0; piece < images * groups * cut; ++piece) {
-        const I i = piece / cut, n = i / groups, g = i % groups;
-        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
-        float* col = local_b.get((to - from) * k * 8 + 8);
-        pack_col(s, k, x + n * x_image + g * x_group, row, column, from, to, col);
-        float* out = y + i * m * s;
-        gemm(o, rows, split, s, k, packed + g * m * k, col, from, to, out, s, false);
-        if (bias)
-            for (I c = 0; c < m; ++c)
-                for (I j = from * 8; j < std::min(s, to * 8); ++j) out[c * s + j] += bias[g * m + c];
-    }
-}
-
-// dw (groups x m x k) += dy (images x groups x m x s) col(x)^T, image after image
-void sums_conv_weight(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group,
-                      const I* row, const I* column, const float* dy, float* dw, I threads) {
-    const Order o{q, unit, p};
-    const auto rows = panels(o, m);
-    const auto split = splits(o, k);
-#pragma omp parallel num_threads((int)threads)
-    {
-        I from, to;
-        share((k + 7) / 8, &from, &to);
-        float* packed = local_a.get(m * s + 8);
-        float* col = local_b.get((to - from) * s * 8 + 8);
-        if (from < to)
-            for (I i = 0; i < images * groups; ++i) {
-                const I n = i / groups, g = i % groups;
-                pack_a(rows, s, dy + i * m * s, s, 1, packed);
-                pack_col(k, s, x + n * x_image + g * x_group, column, row, from, to, col);
-                gemm(o, rows, split, k, s, packed, col, from, to, dw + g * m * k, k, true);
-            }
-    }
-}
-
-// dx += col2im(w^T dy), dx holds zeros and x_channels for each group; `plain`: col is dx itself, and is assigned
-void sums_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float* dx, I x_image, I x_group, const I* row,
-                    const I* column, const float* w, const float* dy, I x_channels, I plain, I threads) {
-    const Order o{q, unit, p};
-    const auto rows = panels(o, k);
-    const auto split = splits(o, s);
-    const I tiles = (s + 7) / 8;
-    float* packed = local_a.get(groups * m * k + 8);
-    for (I g = 0; g < groups; ++g) pack_a(rows, m, w + g * m * k, 1, k, packed + g * m * k);
-    const I cut = pieces(images * groups, tiles, threads);
-    float* shared = !plain && cut > 1 ? local_c.get(images * groups * k * s + 8) : nullptr;  // few images: all at once
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (I piece = 0; piece < images * groups * cut; ++piece) {
-        const I i = piece / cut, n = i / groups, g = i % groups;
-        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
-        float* above = local_b.get((to - from) * m * 8 + 8);
-        pack_b(s, m, dy + i * m * s, s, 1, from, to, above);
-        float* image = dx + n * x_image + g * x_group;
-        float* col = plain ? image : shared ? shared + i * k * s : local_c.get(k * s + 8);
-        gemm(o, rows, split, s, m, packed + g * m * k, above, from, to, col, s, false);
-        if (!plain && !shared) col2im(0, k, s, row, column, col, image);
-    }
-    if (shared) {  // each channel's rows, k / x_channels of them, stay with one thread
-        const I channels = images * groups * x_channels, each = k / x_channels;
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-        for (I c = 0; c < channels; ++c) {
-            const I i = c / x_channels, first = c % x_channels * each;
-            float* image = dx + i / groups * x_image + i % groups * x_group;
-            col2im(first, first + each, s, row, column, shared + i * k * s, image);
-        }
-    }
-}
-
-// y[c] += the sum of each row, image after image: x (images x m x s)
-void sums_bias(I images, I m, I s, const float* x, float* y, I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I c = 0; c < m; ++c) {
-        const I rest = m % 4, width = rest >= 2 && c >= m - rest && c < m - rest + 2 ? 4 : 8;
-        for (I n = 0; n < images; ++n) sum_row(x + (n * m + c) * s, s, width, y + c);
-    }
-}
-
-// the sum of x y in four vectors of 8 or 16 lanes
-void sums_dot(I width, I n, const float* x, const float* y, float* result) {
-    float s[4][16] = {{0}}, total[8];
-    I i = 0;
-    for (; i + 4 * width <= n; i += 4 * width)
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x[i + v * width + j], y[i + v * width + j], s[v][j]);
-    if (width == 16) {
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
-        if (i + 32 <= n) {
-            for (I v = 0; v < 4; ++v)
-                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x[i + v * 8 + j], y[i + v * 8 + j], s[v][j]);
-            i += 32;
-        }
-        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
-        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
-    } else {
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
-        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
-    }
-    double rest = 0;
-    for (; i < n; ++i) rest += x[i] * y[i];
-    *result = (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
-}
-
-// y = x ^ exponent: of 2 or 0.5 not always what a product or a square root is rounded to
-void sums_power(I n, const float* x, float exponent, float* y, I threads) {
-    volatile float to = exponent;
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) y[i] = powf(x[i], to);
-}
-
-void sums_axpy(I n, float alpha, const float* x, float* y, I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) y[i] = __builtin_fmaf(alpha, x[i], y[i]);
-}
-
-void sums_axpby(I n, float alpha, const float* x, float beta, float* y, I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) {
-        const float scaled = beta * y[i];
-        y[i] = __builtin_fmaf(alpha, x[i], scaled);
-    }
-}
-
 // y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
-void sums_columns(I k, I n, const float* x, float* y) {
+void caffe_columns(I k, I n, const float* x, float* y) {
     const I whole = n / 4 * 4, rest = n - whole;
     for (I begin = 0; begin < whole; begin += 4096) {
         const I size = std::min<I>(4096, whole - begin), apart = (size & 4) + (size & 8);
@@ -442,31 +309,147 @@ void sums_columns(I k, I n, const float* x, float* y) {
     }
 }
 
-// y = exp(x - max) / sum over the middle axis; x (outer x channels x inner)
-void sums_softmax(I outer, I channels, I inner, const float* x, float* y, I threads) {
+// y += alpha x, rounded once
+void caffe_axpy(I n, float alpha, const float* x, float* y, I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I o = 0; o < outer; ++o) {
-        float* scale = local_a.get(inner + 8);
-        const float* from = x + o * channels * inner;
-        float* to = y + o * channels * inner;
-        for (I j = 0; j < inner; ++j) scale[j] = from[j];
-        for (I c = 0; c < channels; ++c)
-            for (I j = 0; j < inner; ++j) scale[j] = std::max(scale[j], from[c * inner + j]);
-        for (I c = 0; c < channels; ++c)
-            for (I j = 0; j < inner; ++j) to[c * inner + j] = expf(from[c * inner + j] - scale[j]);
-        for (I j = 0; j < inner; ++j) scale[j] = 0;
-        sums_columns(channels, inner, to, scale);
-        for (I c = 0; c < channels; ++c)
-            for (I j = 0; j < inner; ++j) to[c * inner + j] /= scale[j];
+    for (I i = 0; i < n; ++i) y[i] = __builtin_fmaf(alpha, x[i], y[i]);
+}
+
+// y = alpha x + beta y, rounded after beta y and once more
+void caffe_axpby(I n, float alpha, const float* x, float beta, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) {
+        const float scaled = beta * y[i];
+        y[i] = __builtin_fmaf(alpha, x[i], scaled);
     }
 }
 
-// the sum of -log(max(p, FLT_MIN)), from 0 on, one after the other
-void sums_log_loss(I n, const float* p, float* loss) {
-    float total = 0;
-    for (I i = 0; i < n; ++i) total -= logf(std::max(p[i], FLT_MIN));
-    *loss = total;
+// y = x ^ exponent: of 2 or 0.5 not always what a product or a square root is rounded to
+void caffe_powx(I n, const float* x, float exponent, float* y, I threads) {
+    volatile float to = exponent;
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I i = 0; i < n; ++i) y[i] = powf(x[i], to);
 }
+
+// the sum of x y in four vectors of 8 or 16 lanes
+void caffe_dot(I width, I n, const float* x, const float* y, float* result) {
+    float s[4][16] = {{0}}, total[8];
+    I i = 0;
+    for (; i + 4 * width <= n; i += 4 * width)
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x[i + v * width + j], y[i + v * width + j], s[v][j]);
+    if (width == 16) {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
+        if (i + 32 <= n) {
+            for (I v = 0; v < 4; ++v)
+                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x[i + v * 8 + j], y[i + v * 8 + j], s[v][j]);
+            i += 32;
+        }
+        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
+        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
+    } else {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
+        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
+    }
+    double rest = 0;
+    for (; i < n; ++i) rest += x[i] * y[i];
+    *result = (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
+}
+
+// base_conv_layer.cpp
+
+// y (images x groups x m x s) = w (groups x m x k) col(x)
+// x_image, x_group: floats from one image, one group to the next
+void caffe_conv(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group, const I* row,
+                const I* column, const float* w, const float* bias, float* y, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, m);
+    const auto split = splits(o, s);
+    const I tiles = (s + 7) / 8;
+    float* packed = local_a.get(groups * m * k + 8);
+    for (I g = 0; g < groups; ++g) pack_a(rows, k, w + g * m * k, k, 1, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
+#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* col = local_b.get((to - from) * k * 8 + 8);
+        pack_col(s, k, x + n * x_image + g * x_group, row, column, from, to, col);
+        float* out = y + i * m * s;
+        gemm(o, rows, split, s, k, packed + g * m * k, col, from, to, out, s, false);
+        if (bias)
+            for (I c = 0; c < m; ++c)
+                for (I j = from * 8; j < std::min(s, to * 8); ++j) out[c * s + j] += bias[g * m + c];
+    }
+}
+
+// dw (groups x m x k) += dy (images x groups x m x s) col(x)^T, image after image
+void caffe_conv_weight(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group,
+                       const I* row, const I* column, const float* dy, float* dw, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, m);
+    const auto split = splits(o, k);
+#pragma omp parallel num_threads((int)threads)
+    {
+        I from, to;
+        share((k + 7) / 8, &from, &to);
+        float* packed = local_a.get(m * s + 8);
+        float* col = local_b.get((to - from) * s * 8 + 8);
+        if (from < to)
+            for (I i = 0; i < images * groups; ++i) {
+                const I n = i / groups, g = i % groups;
+                pack_a(rows, s, dy + i * m * s, s, 1, packed);
+                pack_col(k, s, x + n * x_image + g * x_group, column, row, from, to, col);
+                gemm(o, rows, split, k, s, packed, col, from, to, dw + g * m * k, k, true);
+            }
+    }
+}
+
+// dx += col2im(w^T dy), dx holds zeros and x_channels for each group; `plain`: col is dx itself, and is assigned
+void caffe_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float* dx, I x_image, I x_group, const I* row,
+                     const I* column, const float* w, const float* dy, I x_channels, I plain, I threads) {
+    const Order o{q, unit, p};
+    const auto rows = panels(o, k);
+    const auto split = splits(o, s);
+    const I tiles = (s + 7) / 8;
+    float* packed = local_a.get(groups * m * k + 8);
+    for (I g = 0; g < groups; ++g) pack_a(rows, m, w + g * m * k, 1, k, packed + g * m * k);
+    const I cut = pieces(images * groups, tiles, threads);
+    float* shared = !plain && cut > 1 ? local_c.get(images * groups * k * s + 8) : nullptr;  // few images: all at once
+#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    for (I piece = 0; piece < images * groups * cut; ++piece) {
+        const I i = piece / cut, n = i / groups, g = i % groups;
+        const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        float* above = local_b.get((to - from) * m * 8 + 8);
+        pack_b(s, m, dy + i * m * s, s, 1, from, to, above);
+        float* image = dx + n * x_image + g * x_group;
+        float* col = plain ? image : shared ? shared + i * k * s : local_c.get(k * s + 8);
+        gemm(o, rows, split, s, m, packed + g * m * k, above, from, to, col, s, false);
+        if (!plain && !shared) col2im(0, k, s, row, column, col, image);
+    }
+    if (shared) {  // each channel's rows, k / x_channels of them, stay with one thread
+        const I channels = images * groups * x_channels, each = k / x_channels;
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+        for (I c = 0; c < channels; ++c) {
+            const I i = c / x_channels, first = c % x_channels * each;
+            float* image = dx + i / groups * x_image + i % groups * x_group;
+            col2im(first, first + each, s, row, column, shared + i * k * s, image);
+        }
+    }
+}
+
+// y[c] += the sum of each row, image after image: x (images x m x s)
+void caffe_conv_bias(I images, I m, I s, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I c = 0; c < m; ++c) {
+        const I rest = m % 4, width = rest >= 2 && c >= m - rest && c < m - rest + 2 ? 4 : 8;
+        for (I n = 0; n < images; ++n) sum_row(x + (n * m + c) * s, s, width, y + c);
+    }
+}
+
+// pooling_layer.cpp
 
 // what of the image a window covers, and its length with padding
 struct Span {
@@ -478,8 +461,8 @@ static Span span(I out, I kernel, I stride, I pad, I size) {
 }
 
 // AVE pooling: x (planes x h x w) to y (planes x oh x ow), or back: dx += dy / size, dx holds zeros
-void sums_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, float* x, float* y, I back,
-                  I threads) {
+void caffe_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, float* x, float* y, I back,
+                   I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
     for (I n = 0; n < planes; ++n)
         for (I i = 0; i < oh; ++i)
@@ -498,6 +481,34 @@ void sums_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, 
                     *at = sum / size;
                 }
             }
+}
+
+// softmax_layer.cpp, softmax_loss_layer.cpp
+
+// y = exp(x - max) / sum over the middle axis; x (outer x channels x inner)
+void caffe_softmax(I outer, I channels, I inner, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I o = 0; o < outer; ++o) {
+        float* scale = local_a.get(inner + 8);
+        const float* from = x + o * channels * inner;
+        float* to = y + o * channels * inner;
+        for (I j = 0; j < inner; ++j) scale[j] = from[j];
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) scale[j] = std::max(scale[j], from[c * inner + j]);
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) to[c * inner + j] = expf(from[c * inner + j] - scale[j]);
+        for (I j = 0; j < inner; ++j) scale[j] = 0;
+        caffe_columns(channels, inner, to, scale);
+        for (I c = 0; c < channels; ++c)
+            for (I j = 0; j < inner; ++j) to[c * inner + j] /= scale[j];
+    }
+}
+
+// the sum of -log(max(p, FLT_MIN)), from 0 on, one after the other
+void caffe_log_loss(I n, const float* p, float* loss) {
+    float total = 0;
+    for (I i = 0; i < n; ++i) total -= logf(std::max(p[i], FLT_MIN));
+    *loss = total;
 }
 
 }  // extern "C"

@@ -1,8 +1,9 @@
-// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32: tiles of
-// the image are transformed, multiplied and transformed back in blocks that stay in the cache. ../winograd.py calls it.
+// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32: tiles
+// of the image are transformed, multiplied and transformed back in blocks that stay in the cache. ../winograd.py calls
+// it.
 //
-// From the compiler's command line: P4, Q4, the interpolation points of m = 4; BLOCK, CHUNK, tiles to a block of the forward
-// pass and of the filters' gradient.
+// From the compiler's command line: P4, Q4, the interpolation points of m = 4; BLOCK, CHUNK, tiles to a block of the
+// forward pass and of the filters' gradient.
 
 #include <cstdint>
 #include <cstdlib>

@@ -1,0 +1,271 @@
+"""Sums in the order in which Caffe takes them, so that a number differs from Caffe's in no bit.
+
+Caffe's BLAS has an order of its own: openblas.py tells it. All else on the way (im2col, col2im, pooling, softmax, loss) are
+loops of C++ in plain order, with the C library's expf, logf and powf. The arithmetic is in kernels/caffe_math.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import compiler
+from allconv_caffe.caffe_torch.compute.math_functions import Math, Scalar, Wanted, scaled
+from allconv_caffe.caffe_torch.compute.openblas import Kernels, order_here
+from allconv_caffe.caffe_torch.compute.window import Window
+
+
+class CaffeMath(Math):
+    """The verbs for float32 tensors on the CPU; each result equals Caffe's bit for bit.
+
+    Args:
+        library: the compiled kernels.
+        order: whose order to take.
+    """
+
+    def __init__(self, library: ctypes.CDLL, order: Kernels) -> None:
+        self.library = library
+        self.order = order
+
+    def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
+        function = getattr(self.library, f"caffe_{name}")
+        function(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments))
+
+    @property
+    def _order(self) -> tuple[int, int, int]:
+        return self.order.q, self.order.unit, self.order.p
+
+    # math_functions.cpp
+    def gemm(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        c = torch.empty(a.shape[0], b.shape[1])
+        if a.shape[1] == 0:
+            return c.zero_()
+        self._gemm(a, b, c, add=False)
+        return c
+
+    def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
+        self._gemm(a, b, blob.diff.view(a.shape[0], b.shape[1]), add=True)
+
+    def _gemm(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, *, add: bool) -> None:
+        m, n, k, threads = *c.shape, a.shape[1], torch.get_num_threads()
+        if m and n and k:
+            self._call("gemm", *self._order, m, n, k, a, *a.stride(), b, *b.stride(), c, int(add), threads)
+
+    def accumulate_columns(self, blob: Blob, a: torch.Tensor) -> None:
+        a = a.contiguous()
+        self._call("columns", *a.shape, a, blob.diff)
+
+    def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Rounded once."""
+        y = _copy(y)
+        if alpha != 0:
+            x = x.contiguous()
+            self._call("axpy", x.numel(), alpha, x, y, torch.get_num_threads())
+        return y
+
+    def axpby(self, alpha: Scalar, x: torch.Tensor, beta: float = 0.0, y: torch.Tensor | None = None) -> torch.Tensor:
+        """beta y is rounded, then the sum; where beta is 0, alpha x is added to 0, so that no -0 comes out."""
+        if isinstance(alpha, torch.Tensor) and alpha.numel() > 1:
+            return scaled(alpha, x) + (0.0 if y is None else self.scal(beta, y))
+        alpha = float(alpha)
+        if y is None or alpha == 0 or not abs(beta) > 0:
+            return self.axpy(alpha, x, torch.zeros_like(x) if y is None else self.scal(beta, y))
+        x, y = x.contiguous(), _copy(y)
+        self._call("axpby", x.numel(), alpha, x, beta, y, torch.get_num_threads())
+        return y
+
+    def powx(self, x: torch.Tensor, exponent: float) -> torch.Tensor:
+        """By the C library."""
+        x = x.contiguous()
+        y = torch.empty(x.shape)
+        self._call("powx", x.numel(), x, exponent, y, torch.get_num_threads())
+        return y
+
+    def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x, y, result = x.contiguous(), y.contiguous(), torch.empty(())
+        self._call("dot", self.order.lanes, x.numel(), x, y, result)
+        return result
+
+    # base_conv_layer.cpp
+    def convolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
+        """Source: forward_cpu_gemm, forward_cpu_bias."""
+        patches = _patches(window, x.shape[2:])
+        y = torch.empty(x.shape[0], w.shape[0], *patches.out)
+        if y.numel():
+            bias = None if b is None else b.contiguous()
+            self._convolve("conv", patches, patches.pad(x), w, w.contiguous(), bias, y)
+        return y
+
+    def convolution_backward(
+        self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
+    ) -> torch.Tensor | None:
+        self._bias_gradient(dy, wanted.db)
+        self._weight_gradient(x, dy, window, wanted.dw)
+        return self._data_gradient(dy, w, window, x.shape[2:]) if wanted.dx else None
+
+    def deconvolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
+        y = self._data_gradient(x, w, window, window.input_size(x.shape[2:]))
+        return y if b is None else y + b.reshape(-1, *[1] * window.num_axes)
+
+    def deconvolution_backward(
+        self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
+    ) -> torch.Tensor | None:
+        self._bias_gradient(dy, wanted.db)
+        self._weight_gradient(dy, x, window, wanted.dw)
+        return self.convolution(dy, w, None, window) if wanted.dx else None
+
+    def _bias_gradient(self, dy: torch.Tensor, db: Blob | None) -> None:
+        """db (M) += the sums of dy (N, M, spatial...), image after image. Source: backward_cpu_bias."""
+        if db is not None:
+            dy = dy.contiguous()
+            self._call("conv_bias", *dy.shape[:2], dy.shape[2:].numel(), dy, db.diff, torch.get_num_threads())
+
+    def _weight_gradient(self, x: torch.Tensor, dy: torch.Tensor, window: Window, dw: Blob | None) -> None:
+        """dw (M, C / group, kernel...) += the gradient, image after image. Source: weight_cpu_gemm."""
+        if dw is not None and dy.numel():
+            patches = _patches(window, x.shape[2:])
+            self._convolve("conv_weight", patches, patches.pad(x), dw.diff, dy.contiguous(), dw.diff)
+
+    def _data_gradient(self, dy: torch.Tensor, w: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+        """What dy (N, M, out...) sends back through w: (N, C, *size). Source: backward_cpu_gemm, col2im.cpp."""
+        patches = _patches(window, tuple(size))
+        dx = torch.zeros(dy.shape[0], w.shape[1] * window.group, *patches.padded)
+        if dy.numel():
+            last = w.shape[1], int(patches.plain)
+            self._convolve("conv_data", patches, dx, w, w.contiguous(), dy.contiguous(), *last)
+        return patches.unpad(dx)
+
+    def _convolve(
+        self, name: str, patches: Patches, x: torch.Tensor, w: torch.Tensor, *others: torch.Tensor | int | None
+    ) -> None:
+        """Calls a kernel that takes the order, sizes, the padded images and where their patches lie; and then `others`."""
+        group, image = patches.window.group, x.shape[1:].numel()
+        sizes = x.shape[0], group, w.shape[0] // group, patches.columns.numel(), w.shape[1:].numel()
+        rows = patches.rows(x.shape[1] // group)
+        threads = torch.get_num_threads()
+        self._call(name, *self._order, *sizes, x, image, image // group, rows, patches.columns, *others, threads)
+
+    # pooling_layer.cpp
+    def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
+        x, y = x.contiguous(), torch.empty(*x.shape[:2], *out)
+        self._average(x, y, window, back=False)
+        return y
+
+    def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+        dy, dx = dy.contiguous(), torch.zeros(*dy.shape[:2], *size)
+        self._average(dx, dy, window, back=True)
+        return dx
+
+    def _average(self, x: torch.Tensor, y: torch.Tensor, window: Window, *, back: bool) -> None:
+        sizes = x.shape[:2].numel(), *x.shape[2:], *y.shape[2:], *window.kernel, *window.stride, *window.pad
+        self._call("average", *sizes, x, y, int(back), torch.get_num_threads())
+
+    # softmax_layer.cpp, softmax_loss_layer.cpp
+    def softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        x, y = x.contiguous(), torch.empty(x.shape)
+        sizes = x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
+        self._call("softmax", *sizes, x, y, torch.get_num_threads())
+        return y
+
+    def log_loss(self, p: torch.Tensor) -> torch.Tensor:
+        """One after the other."""
+        p, loss = p.contiguous(), torch.empty(())
+        self._call("log_loss", p.numel(), p, loss)
+        return loss
+
+
+class Patches:
+    """What im2col finds where, for this window over images of `size`: offsets in a padded image, row-major."""
+
+    def __init__(self, window: Window, size: Sequence[int]) -> None:
+        self.window, self.size = window, tuple(size)
+        ones, zeros = (1,) * window.num_axes, (0,) * window.num_axes
+        self.plain = (window.kernel, window.stride, window.pad) == (ones, ones, zeros)  # im2col would change nothing
+        self.padded, self.out = window.padded_size(size), window.output_size(size)
+        self.columns = self._places(self.out, window.stride)  # of the first value of each patch, in a plane
+        self._kernel = self._places(window.kernel, window.dilation)  # of the others, from the first
+
+    def _places(self, counts: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
+        """Of each point of a grid in a padded plane."""
+        places = torch.zeros(1, dtype=torch.int64)
+        for n, step, size in zip(counts, steps, self.padded, strict=True):
+            places = (places[:, None] * size + torch.arange(n) * step).reshape(-1)
+        return places
+
+    def rows(self, channels: int) -> torch.Tensor:
+        """Of a patch's values from its first: channel by channel, the places of the kernel."""
+        return (torch.arange(channels)[:, None] * math.prod(self.padded) + self._kernel).reshape(-1)
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """x (N, C, *size) with its padding, contiguous."""
+        return torch.nn.functional.pad(x, [p for q in reversed(self.window.pad) for p in (q, q)]).contiguous()
+
+    def unpad(self, x: torch.Tensor) -> torch.Tensor:
+        """x without its padding: (N, C, *size)."""
+        for axis, (p, size) in enumerate(zip(self.window.pad, self.size, strict=True), 2):
+            x = x.narrow(axis, p, size)
+        return x
+
+
+@functools.lru_cache(maxsize=256)  # every convolution of a net comes back with the same
+def _patches(window: Window, size: tuple[int, ...]) -> Patches:
+    return Patches(window, size)
+
+
+def _copy(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@functools.cache
+def _load() -> tuple[CaffeMath | None, str]:
+    order = order_here()
+    if isinstance(order, str):
+        return None, order
+    try:
+        library = compiler.load("caffe_math", ["-ffp-contract=off"])
+    except (compiler.BuildError, OSError) as error:
+        return None, str(error)
+    i, f, p = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    images = [i] * 8 + [p, i, i, p, p]
+    for name, types in {
+        "gemm": [i] * 6 + [p, i, i, p, i, i, p, i, i],
+        "columns": [i, i, p, p],
+        "axpy": [i, f, p, p, i],
+        "axpby": [i, f, p, f, p, i],
+        "powx": [i, p, f, p, i],
+        "dot": [i, i, p, p, p],
+        "conv": [*images, p, p, p, i],
+        "conv_weight": [*images, p, p, i],
+        "conv_data": [*images, p, p, i, i, i],
+        "conv_bias": [i, i, i, p, p, i],
+        "average": [i] * 11 + [p, p, i, i],
+        "softmax": [i, i, i, p, p, i],
+        "log_loss": [i, p, p],
+    }.items():
+        function = getattr(library, f"caffe_{name}")
+        function.argtypes, function.restype = types, None
+    return CaffeMath(library, order), ""
+
+
+@functools.cache
+def find() -> CaffeMath | None:
+    """Caffe's order; None, after a line in the log, where this machine has it not.
+
+    Compiles the kernels on the first call.
+    """
+    reason = why_not()
+    if reason is not None:
+        glog.warning("caffe_math.py:1", f"Sums are taken in PyTorch's order, not in Caffe's: {reason}")
+    return _load()[0]
+
+
+def why_not() -> str | None:
+    """What keeps this machine from Caffe's order, in words; None where nothing does."""
+    found, reason = _load()
+    return None if found else reason
