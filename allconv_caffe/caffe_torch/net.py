@@ -113,17 +113,18 @@ class Net:
         self.before_backward: list[Callable[[int], object]] = []
         self.after_backward: list[Callable[[int], object]] = []
 
-        name_to_id: dict[str, int] = {}
-        available: set[str] = set()
-        memory = 0
+        self._blob_ids: dict[str, int] = {}  # blob_names_index_
+        self._available: set[str] = set()  # blobs that no layer has taken yet
+        self._memory_used = 0  # values in all tops
+
         for layer_id, layer_param in enumerate(param.layer):
             try:
-                memory = self._add_layer(layer_id, layer_param, name_to_id, available, memory)
+                self._add_layer(layer_id, layer_param)
             except CaffeError as error:
                 raise error.within(f"layer '{layer_param.name}'") from None
         self._decide_backward(param.force_backward)
-        self.outputs: list[str] = sorted(available, key=lambda name: name.encode())
-        self.output_ids = [name_to_id[name] for name in self.outputs]
+        self.outputs: list[str] = sorted(self._available, key=lambda name: name.encode())
+        self.output_ids = [self._blob_ids[name] for name in self.outputs]
         for name in self.outputs:
             glog.info("net.cpp:244", f"This network produces output {name}")
         self.blobs: dict[str, Blob] = dict(zip(self.blob_names, self.blob_list, strict=True))
@@ -131,9 +132,7 @@ class Net:
         self._share_weights()
         glog.info("net.cpp:257", "Network initialization done.")
 
-    def _add_layer(
-        self, layer_id: int, layer_param: Any, name_to_id: dict[str, int], available: set[str], memory: int
-    ) -> int:
+    def _add_layer(self, layer_id: int, layer_param: Any) -> None:
         if not layer_param.HasField("phase"):
             layer_param.phase = self.phase
         if layer_param.propagate_down:
@@ -146,74 +145,79 @@ class Net:
         glog.info("net.cpp:86", f"Creating Layer {layer_param.name}")
         self.layers.append(layer)
         self.layer_names.append(layer_param.name)
-
-        bottoms, bottom_ids, need_backward = [], [], False
-        self.bottom_need_backward.append([])
-        for i, name in enumerate(layer_param.bottom):
-            check(name in available, f"Unknown bottom blob '{name}' (layer '{layer_param.name}', bottom index {i})")
-            glog.info("net.cpp:408", f"{layer_param.name} <- {name}")
-            blob_id = name_to_id[name]
-            available.discard(name)
-            need = self._blob_need_backward[blob_id]
-            need_backward = need_backward or need
-            if layer_param.propagate_down:
-                need = layer_param.propagate_down[i]
-            self.bottom_need_backward[layer_id].append(need)
-            bottoms.append(self.blob_list[blob_id])
-            bottom_ids.append(blob_id)
-        tops, top_ids = [], []
-        for i, name in enumerate(layer_param.top):
-            if len(layer_param.bottom) > i and name == layer_param.bottom[i]:
-                glog.info("net.cpp:369", f"{layer_param.name} -> {name} (in-place)")
-                blob_id = name_to_id[name]
-                available.add(name)
-            else:
-                check(name not in name_to_id, f"Top blob '{name}' produced by multiple sources.")
-                glog.info("net.cpp:382", f"{layer_param.name} -> {name}")
-                blob_id = self._new_blob(name)
-                name_to_id[name] = blob_id
-                available.add(name)
-                if layer_param.type == "Input":
-                    self.net_input_ids.append(blob_id)
-            tops.append(self.blob_list[blob_id])
-            top_ids.append(blob_id)
+        for ids in (self.bottom_ids, self.top_ids, self.bottom_need_backward):
+            ids.append([])
+        need_backward = False
+        for i in range(len(layer_param.bottom)):
+            blob_id = self._append_bottom(layer_id, layer_param, i)
+            need_backward = need_backward or self._blob_need_backward[blob_id]
+        for i in range(len(layer_param.top)):
+            self._append_top(layer_id, layer_param, i)
         if layer.auto_top_blobs:
-            needed = max(layer.min_top or 0, layer.num_top or 0)
-            while len(tops) < needed:
-                glog.info("net.cpp:382", f"{layer_param.name} -> (automatic)")
-                blob_id = self._new_blob("(automatic)")
-                tops.append(self.blob_list[blob_id])
-                top_ids.append(blob_id)
-        self.bottom_vecs.append(bottoms)
-        self.top_vecs.append(tops)
-        self.bottom_ids.append(bottom_ids)
-        self.top_ids.append(top_ids)
-
+            for i in range(len(layer_param.top), max(layer.min_top or 0, layer.num_top or 0)):
+                self._append_top(layer_id, layer_param, i)
+        self.bottom_vecs.append([self.blob_list[i] for i in self.bottom_ids[layer_id]])
+        self.top_vecs.append([self.blob_list[i] for i in self.top_ids[layer_id]])
         specs = list(layer_param.param)  # what a layer adds to itself in set-up (BatchNorm) does not count here
-        layer.set_up(bottoms, tops)
-        glog.info("net.cpp:124", f"Setting up {layer_param.name}")
-        for blob_id, top, weight in zip(top_ids, tops, layer.loss_weights, strict=True):
+        self._set_up(layer_id)
+        check(len(specs) <= len(layer.blobs), f"Too many params specified for layer {layer_param.name}")
+        for i in range(len(layer.blobs)):
+            learns = i >= len(specs) or specs[i].lr_mult != 0
+            layer.param_propagate_down[i] = learns
+            need_backward = need_backward or learns
+        for i in range(len(layer.blobs)):
+            self._append_param(layer_id, i)
+        self.layer_need_backward.append(need_backward)
+        if need_backward:
+            for blob_id in self.top_ids[layer_id]:
+                self._blob_need_backward[blob_id] = True
+
+    def _set_up(self, layer_id: int) -> None:
+        layer, tops = self.layers[layer_id], self.top_vecs[layer_id]
+        layer.set_up(self.bottom_vecs[layer_id], tops)
+        glog.info("net.cpp:124", f"Setting up {layer.name}")
+        for blob_id, top, weight in zip(self.top_ids[layer_id], tops, layer.loss_weights, strict=True):
             self.blob_loss_weights[blob_id] = weight
             glog.info("net.cpp:131", f"Top shape: {top.shape_string}")
             if weight:
                 glog.info("net.cpp:134", f"    with loss weight {glog.number(weight)}")
-            memory += top.count
-        glog.info("net.cpp:139", f"Memory required for data: {memory * 4}")
+            self._memory_used += top.count
+        glog.info("net.cpp:139", f"Memory required for data: {self._memory_used * 4}")
 
-        blobs = layer.blobs
-        check(len(specs) <= len(blobs), f"Too many params specified for layer {layer_param.name}")
-        for i in range(len(blobs)):
-            lr_mult = specs[i].lr_mult if i < len(specs) else 1.0
-            layer.param_propagate_down[i] = lr_mult != 0
-            need_backward = need_backward or lr_mult != 0
-        specs = list(layer.param.param)
-        for i in range(len(blobs)):
-            self._append_param(layer_id, i, specs[i] if i < len(specs) else ParamSpec())
-        self.layer_need_backward.append(need_backward)
-        if need_backward:
-            for blob_id in top_ids:
-                self._blob_need_backward[blob_id] = True
-        return memory
+    def _append_top(self, layer_id: int, layer_param: Any, top_id: int) -> None:
+        """A new blob, or in place that of the bottom; beyond the tops that are named, one without a name."""
+        named = top_id < len(layer_param.top)
+        name = layer_param.top[top_id] if named else "(automatic)"
+        if named and top_id < len(layer_param.bottom) and name == layer_param.bottom[top_id]:
+            glog.info("net.cpp:369", f"{layer_param.name} -> {name} (in-place)")
+            blob_id = self._blob_ids[name]
+        else:
+            check(not named or name not in self._blob_ids, f"Top blob '{name}' produced by multiple sources.")
+            glog.info("net.cpp:382", f"{layer_param.name} -> {name}")
+            blob_id = self._new_blob(name)
+            if named:
+                self._blob_ids[name] = blob_id
+            if layer_param.type == "Input":
+                self.net_input_ids.append(blob_id)
+        if named:
+            self._available.add(name)
+        self.top_ids[layer_id].append(blob_id)
+
+    def _append_bottom(self, layer_id: int, layer_param: Any, bottom_id: int) -> int:
+        name = layer_param.bottom[bottom_id]
+        check(
+            name in self._available,
+            f"Unknown bottom blob '{name}' (layer '{layer_param.name}', bottom index {bottom_id})",
+        )
+        glog.info("net.cpp:408", f"{layer_param.name} <- {name}")
+        blob_id = self._blob_ids[name]
+        self._available.discard(name)
+        need = self._blob_need_backward[blob_id]
+        if layer_param.propagate_down:
+            need = layer_param.propagate_down[bottom_id]
+        self.bottom_need_backward[layer_id].append(need)
+        self.bottom_ids[layer_id].append(blob_id)
+        return blob_id
 
     def _new_blob(self, name: str) -> int:
         self.blob_list.append(Blob((0,), self.ctx.device))
@@ -222,8 +226,9 @@ class Net:
         self._blob_need_backward.append(False)
         return len(self.blob_list) - 1
 
-    def _append_param(self, layer_id: int, index: int, spec: Any) -> None:
+    def _append_param(self, layer_id: int, index: int) -> None:
         layer = self.layers[layer_id]
+        spec = layer.param.param[index] if index < len(layer.param.param) else ParamSpec()
         blob, param_id = layer.blobs[index], len(self.params)
         self.params.append(blob)
         self.param_display_names.append(spec.name or str(index))

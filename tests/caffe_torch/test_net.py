@@ -227,4 +227,5 @@ def test_every_committed_network_is_built() -> None:
         net = load_net(file, Context(rng=TorchGenerator(0)))
         classes = 100 if "cifar100" in str(file) else 10
         assert net.blobs[net.outputs[0]].shape[1] == classes
-        assert net.blobs["global_pool"].shape[2:] == (1, 1)
+        if not file.parent.name.endswith("-fc"):  # those end in fully connected layers
+            assert net.blobs["global_pool"].shape[2:] == (1, 1)

@@ -76,13 +76,18 @@ def _cyclic(values: torch.Tensor, begin: int, end: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Batch:
+    """What the thread hands over."""
+
     images: torch.Tensor
     labels: torch.Tensor
-    draws: Draws | None  # still to be applied, on the device
+    # whether `images` are transformed already, or `draws` are still to be applied, on the device
     transformed: bool
+    draws: Draws | None = None
+    # the record that the next batch begins with
     position: int
+    # how often the end of the data set was passed
     wraps: int
 
 
@@ -200,11 +205,20 @@ def _assemble(
         draws = transformer.draw(len(images), first.shape[1], first.shape[2])
         batch = torch.from_numpy(np.stack(images))
         if device.type == "cpu":
-            return _Batch(transformer.apply(batch, draws), label, None, True, position, wraps)
-        return _Batch(batch.pin_memory(), label.pin_memory(), draws, False, position, wraps)
+            return _Batch(
+                images=transformer.apply(batch, draws), labels=label, transformed=True, position=position, wraps=wraps
+            )
+        return _Batch(
+            images=batch.pin_memory(),
+            labels=label.pin_memory(),
+            transformed=False,
+            draws=draws,
+            position=position,
+            wraps=wraps,
+        )
     top = transformer.shape(*first.shape)  # the batch takes the shape of its first record
     parts = []
     for image in images:
         transformer.fit(top, *image.shape)
         parts.append(transformer.apply(torch.from_numpy(image)[None], transformer.draw(1, *image.shape[1:])))
-    return _Batch(torch.cat(parts), label, None, True, position, wraps)
+    return _Batch(images=torch.cat(parts), labels=label, transformed=True, position=position, wraps=wraps)
