@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"paper"},
     "train": {"proto", "bvlc", "paper", "report", "data_prep"},
     "visualize/nets": {"proto", "bvlc", "caffe_torch", "pycaffe"},
-    "visualize": {"proto", "visualize/nets", "data_prep"},  # a whitened input is taken back by what whitened it
+    # geometry for receptive fields; a whitened input is taken back by what whitened it
+    "visualize": {"proto", "caffe_torch", "visualize/nets", "data_prep"},
     "zoo": {"proto", "caffe_torch", "data_prep", "report"},
     "doctor": {"bvlc", "caffe_torch", "data_prep"},
     "cli": {

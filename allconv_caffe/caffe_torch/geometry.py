@@ -414,12 +414,12 @@ class Span:
         phases: what places 0, 1, ... see, until it repeats; None: nothing.
         step: how many pixels on it repeats.
         count: places along the axis.
-        whole: every place sees everything.
+        whole: every place sees everything, wherever it is.
         flat: the places stand in a row along another axis (a flattened map).
     """
 
     phases: tuple[Interval | None, ...]
-    step: int
+    step: int | Fraction
     count: int
     whole: bool = False
     flat: bool = False
@@ -432,7 +432,7 @@ class Span:
     @property
     def jump(self) -> Fraction:
         """From one place's field to the next one's."""
-        return Fraction(self.step, len(self.phases))
+        return Fraction(self.step) / len(self.phases)
 
     @property
     def left(self) -> int:
@@ -443,7 +443,8 @@ class Span:
         """What a place sees; any integer: the rule goes on beyond the edges."""
         turns, phase = divmod(place, len(self.phases))
         seen = self.phases[phase]
-        return seen and (seen[0] + turns * self.step, seen[1] + turns * self.step)
+        shift = 0 if self.whole else turns * int(self.step)
+        return seen and (seen[0] + shift, seen[1] + shift)
 
     def together(self, places: range) -> Interval | None:
         """What all these places see together: those at either end see the farthest."""
@@ -459,10 +460,9 @@ class Span:
         """The span of a top with `count` places that sees this blob through `reach`; None: there is none."""
         if isinstance(reach, Flat):
             return dataclasses.replace(self, flat=self.flat or self.count > 1)
-        whole = self.whole or isinstance(reach, Everything)
         if isinstance(reach, Whole):
-            reach, count = Slide(self.count, self.count), 1
-        elif self.flat:
+            return Span((self.together(range(self.count)),), self.jump * self.count, 1, whole=True)
+        if self.flat:
             return self if reach == Slide() else None
         if reach.rate is None:
             return None
@@ -471,7 +471,8 @@ class Span:
         if phases > MOST_PHASES:
             return None
         seen = tuple(self.together(reach.places(place)) for place in range(phases))
-        return Span(seen, int(phases * reach.rate * self.jump), count, whole)
+        whole = self.whole or isinstance(reach, Everything)
+        return Span(seen, phases * reach.rate * self.jump, count, whole)
 
     @staticmethod
     def united(spans: Sequence[Span]) -> Span | None:
@@ -482,7 +483,7 @@ class Span:
             if n > MOST_PHASES:
                 return None
             phases = tuple(_hull(span.seen(place) for span in spans) for place in range(n))
-            return Span(phases, int(first.jump * n), first.count, any(span.whole for span in spans), flat)
+            return Span(phases, first.jump * n, first.count, any(span.whole for span in spans), flat)
         if any(span.whole for span in spans):  # each place sees everything through one of them
             return Span((_hull(span.together(range(span.count)) for span in spans),), 0, first.count, True, flat)
         return None

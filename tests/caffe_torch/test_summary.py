@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import zoo_nets
+from support.databases import write_lmdb
+from support.prototxt import input_layer, layer as layer_named
 
 import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in Python layers)
 from allconv_caffe.caffe_torch import glog, summary as s
@@ -23,8 +25,6 @@ from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers import data_hdf5
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import TEST, TRAIN, Datum, NetParameter, ProtoError, parse_text, read_net
-from tests.support.databases import write_lmdb
-from tests.support.prototxt import input_layer, layer as layer_named
 
 SOLVERS = Path(__file__).resolve().parents[2] / "solvers"
 
