@@ -27,6 +27,7 @@ from allconv_caffe.errors import FoundError
 Path = Union[str, "os.PathLike[str]"]
 _BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_TOKEN = ".token"
 _YOUNG_SECONDS = 60  # a temporary of this age may be one that its writer has not locked yet
 
 
@@ -211,7 +212,9 @@ def open_own(path: Path, flags: int) -> int:
 
 # folders, complete or absent
 @contextmanager
-def building(out: Path, check: Callable[[], None] = lambda: None, *, sync: bool = True) -> Iterator[str]:
+def building(
+    out: Path, check: Callable[[], None] = lambda: None, *, sync: bool = True, token: str = ""
+) -> Iterator[str]:
     """An empty folder, which becomes `out` at the end; after any failure it is removed, and what was there stays.
 
     It lies beside `out` as ``.<name>.partial``, and its lock ends with the process, however that ends: so a left-over,
@@ -220,6 +223,8 @@ def building(out: Path, check: Callable[[], None] = lambda: None, *, sync: bool 
     Args:
         check: called with the lock held, before and after; raises where what lies at `out` must stay.
         sync: force files and names to disk first, so that the name never outlives what it promises.
+        token: what decides the folder's contents, as a text: a left-over of a builder with the same is not cleared but
+            gone on with, and stays after a failure. It lies in the file ``.token`` until the end.
     Raises: Held: another process builds it; NoLocks; Planted: a link, or another user's folder, in the place of ours; OSError.
     """
     parent, name = os.path.split(os.path.abspath(out))
@@ -227,7 +232,7 @@ def building(out: Path, check: Callable[[], None] = lambda: None, *, sync: bool 
     lock = _own_folder(partial)
     try:
         try:
-            _clear(partial)
+            _begin(partial, token)
             if os.path.lexists(retired):  # a replacement was killed between its two renames, or after them
                 if os.path.lexists(out):
                     _remove(retired)
@@ -236,6 +241,8 @@ def building(out: Path, check: Callable[[], None] = lambda: None, *, sync: bool 
             check()
             yield partial
             check()
+            if token:
+                os.unlink(os.path.join(partial, _TOKEN))
             if sync:
                 _sync(partial)
             if os.path.isdir(out) and not os.listdir(out):
@@ -246,7 +253,8 @@ def building(out: Path, check: Callable[[], None] = lambda: None, *, sync: bool 
             _sync_one(parent)
             shutil.rmtree(retired, ignore_errors=True)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not token or not os.path.lexists(os.path.join(partial, _TOKEN)):
+                shutil.rmtree(partial, ignore_errors=True)
             if os.path.lexists(retired) and not os.path.lexists(out):
                 os.rename(retired, out)
             raise
@@ -275,6 +283,18 @@ def _own_folder(path: str) -> int:
         finally:
             if handle >= 0:
                 os.close(handle)
+
+
+def _begin(partial: str, token: str) -> None:
+    """Clears a left-over, unless it was begun with this very token."""
+    path = os.path.join(partial, _TOKEN)
+    if token and os.path.isfile(path) and not os.path.islink(path):
+        with open_file(path) as file:
+            if file.read() == token.encode():
+                return
+    _clear(partial)
+    if token:
+        write(path, token)
 
 
 def _clear(folder: str) -> None:

@@ -112,6 +112,57 @@ class Writer:
         self._env.close()
 
 
+class Growing:
+    """Append records whose sizes nobody knows beforehand, durable chunk by chunk, from where an earlier process ended.
+
+    Args:
+        path: Folder of the environment; made where it is missing.
+
+    Raises (from any method):
+        PrepError: disk full, no permission, keys that do not ascend, or a damaged left-over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._env: lmdb.Environment | None = None
+        self._map_size = 1 << 30
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """What lies there already; to be read before anything is appended."""
+        if (self._path / "data.mdb").is_file():
+            for key, value in records(self._path):
+                yield bytes(key), bytes(value)
+
+    def append(self, chunk: Sequence[tuple[bytes, bytes]]) -> None:
+        """One transaction, on disk when this returns."""
+        with writing(self._path):
+            if self._env is None:
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._env = lmdb.open(str(self._path), map_size=self._map_size, readahead=False, lock=False)
+            while True:
+                try:
+                    self._put(self._env, chunk)
+                    return
+                except lmdb.MapFullError:
+                    self._map_size = 2 * max(self._map_size, int(self._env.info()["map_size"]))
+                    self._env.set_mapsize(self._map_size)
+
+    def _put(self, env: lmdb.Environment, chunk: Sequence[tuple[bytes, bytes]]) -> None:
+        with env.begin(write=True) as transaction, transaction.cursor() as cursor:
+            for key, value in chunk:
+                if not cursor.put(key, value, append=True):
+                    raise PrepError(self._path, f"key {key!r} out of order", "ascending keys")
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._env is not None:
+            self._env.close()
+
+
 def records(path: Path) -> Iterator[tuple[bytes, memoryview]]:
     """Every (key, value) in Caffe's order, read page by page: a damaged file is an error where the library would crash.
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from data_prep.manifest import NAME, SPLITS, Manifest
 from data_prep.whitening import GCN_SCALE, ZCA_BIAS, Whitening
 
 CHANNEL_ORDER = "RGB planes (channel, row, column)"
+PUBLISHED = ("cifar-10", "cifar-100", "ilsvrc-2012", "imagenet")
 _CHUNK = 1000  # records: 15 MB of Datums
 
 
@@ -99,6 +101,8 @@ def prepare(
     force: bool = False,
     progress: bool = True,
     clock: Clock | None = None,
+    images: ImageSet | None = None,
+    display_name: str = "",
 ) -> Manifest:
     """Prepare a data set under `out`, which appears complete or not at all.
 
@@ -116,6 +120,9 @@ def prepare(
         force: Replace a finished data set.
         progress: Show bars on standard error.
         clock: Receives the seconds of each stage.
+        images: What was read from the source, by whoever knows more of it than `source.read`.
+        display_name: What tables must call the set; left out: what the source says. No name of a published set, which
+            only its MD5 can give.
 
     Returns:
         The manifest of the finished set.
@@ -132,10 +139,12 @@ def prepare(
         raise PrepError("pad", str(pad), "0 to 1024 pixels")
     if not 0 <= seed < 1 << 63:
         raise PrepError("seed", str(seed), "a number from 0 to 2^63 - 1")
+    name = checked_name(display_name)
     _check_target(out, force)
     with clock("read"):
-        images = source.read(source_path, dataset=dataset, labels=labels, progress=progress)
-    with _building(out, force) as partial:
+        images = images or source.read(source_path, dataset=dataset, labels=labels, progress=progress)
+    images = replace(images, display_name=name or images.display_name)
+    with building(out, force) as partial:
         _check_room(partial, images, pad, preprocessing)
         transform = whitening_.fit(
             images.train.images,
@@ -197,6 +206,13 @@ def prepare(
     return manifest
 
 
+def checked_name(display_name: str) -> str:
+    """A name that somebody gives a set. Raises: PrepError: that of a published set."""
+    if display_name.strip().lower() in PUBLISHED:
+        raise PrepError("name", repr(display_name), "another name: a published set is known by the MD5 of its archive")
+    return display_name.strip()
+
+
 def versions() -> dict[str, str]:
     """Of everything that can change a number: Python, NumPy (with its BLAS), OpenCV, LMDB, and the machine's kind."""
     blas: dict[str, Any] = {}
@@ -228,15 +244,25 @@ def _check_target(out: Path, force: bool) -> None:
 
 
 @contextmanager
-def _building(out: Path, force: bool) -> Iterator[Path]:
-    """Yield an empty sibling folder; at the end rename it to `out`, after any failure remove it."""
+def building(out: Path, force: bool, token: str = "") -> Iterator[Path]:
+    """Yield an empty sibling folder; at the end rename it to `out`, after any failure remove it.
+
+    Args:
+        token: See `files.building`: what an interrupted preparation with the same left behind is yielded, and stays.
+
+    Raises:
+        PrepError: a finished set or something else lies at `out`, another preparation is at work, a full disk.
+    """
     with writing(out):
         try:
-            with files.building(out, lambda: _check_target(out, force)) as partial:
+            with files.building(out, lambda: _check_target(out, force), token=token) as partial:
                 yield Path(partial)
         except files.Held as error:
-            building = out.with_name(f".{out.name}.partial")
-            raise PrepError(building, "another preparation at work", "one at a time for the same folder") from error
+            raise PrepError(
+                out.with_name(f".{out.name}.partial"),
+                "another preparation at work",
+                "one at a time for the same folder",
+            ) from error
 
 
 def _check_room(folder: Path, images: ImageSet, pad: int, preprocessing: str) -> None:

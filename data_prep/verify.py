@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from allconv_caffe import files
-from data_prep import database, datum, manifest as manifest_
+from data_prep import database, datum, manifest as manifest_, photos
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest
@@ -81,17 +81,34 @@ def verify(path: str | Path, grid_png: str | Path | None = None) -> Report:
     path = Path(path)
     manifest = Manifest.load(path)
     report = Report(path, manifest)
+    if not manifest.pixels_sha256:  # photographs, whose pixels lie nowhere but in the databases
+        return _verify_photos(path, report, grid_png)
     samples: dict[int, list[np.ndarray]] = {i: [] for i in range(manifest.classes)}
     for split in SPLITS:
         _verify_split(path, split, report, samples if split == "train" else {})
-    for name, sha256 in manifest.files.items():
+    _verify_files(path, report)
+    _verify_constants(path, report)
+    if grid_png is not None:
+        _write_grid(Path(grid_png), samples, manifest, Whitening.load(path / "whitening.npz"))
+    return report
+
+
+def _verify_files(path: Path, report: Report) -> None:
+    for name, sha256 in report.manifest.files.items():
         if not (path / name).is_file():
             report.problems.append(f"{name}: missing")
         elif (found := files.digest(path / name)) != sha256:
             report.problems.append(f"{name}: SHA-256 {found}, in the manifest {sha256}")
-    _verify_constants(path, report)
+
+
+def _verify_photos(path: Path, report: Report, grid_png: str | Path | None) -> Report:
     if grid_png is not None:
-        _write_grid(Path(grid_png), samples, manifest, Whitening.load(path / "whitening.npz"))
+        raise PrepError("grid", "a set of photographs", "one of small images, whitened or not")
+    problems, report.class_counts = photos.verify(path, report.manifest)
+    report.counts = {split: sum(counts) for split, counts in report.class_counts.items()}
+    report.statistics = dict(report.manifest.statistics)
+    report.problems += problems
+    _verify_files(path, report)
     return report
 
 

@@ -188,9 +188,10 @@ def test_the_package_itself_is_empty() -> None:
 
 
 def test_every_foreign_module_is_a_declared_dependency() -> None:
-    """What is neither Python's nor ours is named in pyproject.toml's dependencies (or is pycaffe itself)."""
+    """What is neither Python's nor ours is named in pyproject.toml, as a dependency or in an extra (or is pycaffe itself)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {Requirement(line).name.lower() for line in project["dependencies"]}
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    declared = {Requirement(line).name.lower() for line in (*project["dependencies"], *extras)}
     known = {*sys.stdlib_module_names, *PACKAGES, "prototxt_templates", "caffe"}
     wrong = [
         f"{name} imports {module}"

@@ -34,6 +34,7 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="zeros on each side; 5 gives 42x42 for random crops",
             ),
             click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records"),
+            click.option("--name", "display_name", default="", help="what tables call the set"),
             click.option("--force", is_flag=True, help="replace a finished data set"),
             click.option("--quiet", is_flag=True, help="no progress bars"),
         ]
@@ -42,7 +43,9 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _prepare(dataset: str, source: Path | None, output: Path, force: bool, quiet: bool, **constants: Any) -> None:
+def _prepare(
+    dataset: str, source: Path | None, output: Path, force: bool, quiet: bool, display_name: str, **constants: Any
+) -> None:
     from data_prep import pipeline
 
     if source is not None:
@@ -53,8 +56,10 @@ def _prepare(dataset: str, source: Path | None, output: Path, force: bool, quiet
         click.echo(f"{output}: already prepared; --force prepares it again")
         return
     source = source or _official(dataset, Path("data"), quiet)
-    manifest = pipeline.prepare(source, output, dataset=dataset, force=force, progress=not quiet, **constants)
-    click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")
+    manifest = pipeline.prepare(
+        source, output, dataset=dataset, force=force, progress=not quiet, display_name=display_name, **constants
+    )
+    _say(output, manifest)
 
 
 def _official(dataset: str, folder: Path, quiet: bool) -> Path:
@@ -97,12 +102,137 @@ def prep_cifar100(source: Path | None, output: Path | None, **others: Any) -> No
     _prepare("cifar100", source, output, **others)
 
 
-@prep.command("images", epilog=example("allconv prep images photos.tar.xz --output data/photos"))
+def _photo_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--resize", metavar="HxW", help="warp each picture to HxW pixels, as convert_imageset does"),
+            click.option(
+                "--shorter-side", type=int, help="scale each picture until its shorter side has so many pixels"
+            ),
+            click.option("--crop", metavar="HxW", help="the middle of each picture, after that"),
+            click.option("--grey", is_flag=True, help="one channel"),
+            click.option(
+                "--encoded", is_flag=True, help="compressed records: JPEG, or the files as they are if no size is given"
+            ),
+            click.option("--workers", type=int, help="threads that decode  [default: one for each core]"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _fit(resize: str | None, shorter_side: int | None, crop: str | None, grey: bool, encoded: bool) -> Any:
+    from data_prep.photos import Fit
+
+    form = ("jpg" if resize or shorter_side or crop or grey else "file") if encoded else ""
+    return Fit(
+        resize=_pair("--resize", resize),
+        shorter_side=shorter_side,
+        crop=_pair("--crop", crop),
+        grey=grey,
+        encoded=form,
+    )
+
+
+def _pair(option: str, text: str | None) -> tuple[int, int] | None:
+    """``256x256`` or ``256`` as (height, width)."""
+    if text is None:
+        return None
+    words = text.lower().split("x")
+    if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isdigit() for word in words):
+        raise click.BadParameter(f"{text!r}: expected HxW in pixels, e.g. 256x256", param_hint=option)
+    return int(words[0]), int(words[-1])
+
+
+@prep.command(
+    "images",
+    epilog=example(
+        "allconv prep images photos.tar.xz --output data/photos",
+        "allconv prep images photos/ --preprocessing raw --shorter-side 256 --crop 256x256 --test-fraction 0.1",
+    ),
+)
 @click.argument("source", type=click.Path(path_type=Path))
+@click.option("--test-fraction", type=float, help="of one folder of classes: the part that is put aside for testing")
+@_photo_options
 @_prep_options
-def prep_images(source: Path, output: Path | None, **others: Any) -> None:
-    """A tree or archive of train/CLASS/* and test/CLASS/* images."""
-    _prepare("images", source, output or Path("data") / source.name.split(".")[0], **others)
+def prep_images(
+    source: Path, output: Path | None, test_fraction: float | None, workers: int | None, **others: Any
+) -> None:
+    """A tree or archive of train/CLASS/* and test/CLASS/* images, or, with --test-fraction, of CLASS/*.
+
+    Pictures of one size may be whitened as they are; of any sizes, say how each is brought to one.
+    """
+    output = output or Path("data") / source.name.split(".")[0]
+    fitting = {name: others.pop(name) for name in ("resize", "shorter_side", "crop", "grey", "encoded")}
+    if not any(fitting.values()) and test_fraction is None:
+        _prepare("images", source, output, **others)
+        return
+    from data_prep import photos, pipeline
+    from data_prep.listing import by_class
+
+    source = source.expanduser()
+    force, quiet, seed = others["force"], others["quiet"], others["seed"]
+    fit = _fit(**fitting)
+    if not force and pipeline.is_prepared(output):
+        raise click.ClickException(f"{output}: a finished data set; --force replaces it, --output names another")
+    listing = by_class(source, test_fraction=test_fraction, seed=seed)
+    facts: dict[str, Any] = {
+        "name": source.resolve().name,
+        "kind": "folder" if source.is_dir() else "archive",
+        "format": "images",
+        "official": False,
+        "test_fraction": test_fraction,
+    }
+    name = others.pop("display_name") or facts["name"]
+    if others["preprocessing"] == "raw":
+        manifest = photos.prepare(
+            listing,
+            output,
+            fit,
+            display_name=pipeline.checked_name(name),
+            source=facts,
+            seed=seed,
+            force=force,
+            progress=not quiet,
+            workers=workers,
+        )
+    else:
+        images = photos.image_set(listing, fit, name, facts, progress=not quiet)
+        others.pop("quiet")
+        manifest = pipeline.prepare(source, output, dataset="images", images=images, progress=not quiet, **others)
+    _say(output, manifest)
+
+
+@prep.command("imagenet", epilog=example("allconv prep imagenet ~/ILSVRC2012 --encoded"))
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("data/imagenet"), show_default=True, help="folder"
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="of the validation tar: the devkit, or a val.txt")
+@click.option("--synset-words", type=click.Path(path_type=Path), help="names of the classes: lines of a wnid and words")
+@_photo_options
+@click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records")
+@click.option("--force", is_flag=True, help="replace a finished data set")
+@click.option("--quiet", is_flag=True, help="no progress bars")
+def prep_imagenet(source: Path, output: Path, quiet: bool, **how: Any) -> None:
+    """ILSVRC-2012: the folder with its two tars and labels, or with train/WNID/ and val/WNID/. Warped to 256x256.
+
+    An interrupted preparation is gone on with by the same command.
+    """
+    from data_prep import imagenet, pipeline
+
+    fitting = {name: how.pop(name) for name in ("resize", "shorter_side", "crop", "grey", "encoded")}
+    if not fitting["resize"] and not fitting["shorter_side"]:
+        fitting["resize"] = "256x256"
+    if not how["force"] and pipeline.is_prepared(output):
+        click.echo(f"{output}: already prepared; --force prepares it again")
+        return
+    manifest = imagenet.prepare(source.expanduser(), output, fit=_fit(**fitting), progress=not quiet, **how)
+    _say(output, manifest)
+
+
+def _say(output: Path, manifest: Any) -> None:
+    click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")
 
 
 @prep.command("verify", epilog=example("allconv prep verify data/cifar10 --grid grid.png"))

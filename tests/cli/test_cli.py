@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import experiments, render
 from allconv_caffe.train import quickstart, run as driver
-from data_prep import cifar, download, pipeline, verify
+from data_prep import cifar, download, imagenet, pipeline, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,6 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     monkeypatch.setattr(quickstart, "run", recorder("quickstart", SimpleNamespace(learned=True)))
     monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
     monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
+    monkeypatch.setattr(imagenet, "prepare", recorder("prepare", manifest))
     model = SimpleNamespace(folder=tmp_path, facts={"test_error_percent": 1.0, "dataset": "CIFAR-10"})
     monkeypatch.setattr(zoo, "add", recorder("add", model))
     monkeypatch.setattr(zoo, "verify", recorder("verify", []))
@@ -91,8 +93,17 @@ def test_every_example_works(
         shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
         if "mine" in path:
             (tmp_path / "build" / "topk.npz").unlink()
+    if "photos/" in line:
+        _photos(tmp_path / "photos")
     result = invoke(*shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
+
+
+def _photos(folder: Path) -> None:
+    """One folder of two classes, two pictures each."""
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / name), np.full((30, 40, 3), 9, np.uint8))
 
 
 def test_render_writes_what_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
