@@ -142,7 +142,7 @@ def _torch(advice: list[str]) -> dict[str, Any]:
 
         from allconv_caffe.caffe_torch.compute.compiler import compiler
     except ImportError as error:
-        advice.append(f"the built-in engine needs PyTorch: run `make setup` ({error})")
+        advice.append(f"caffe-torch needs PyTorch: run `make setup` ({error})")
         return {"found": False, "problem": str(error)}
     devices = []
     if torch.cuda.is_available():

@@ -336,7 +336,7 @@ def _shapes(found: Card, shown: Path) -> list[str]:
 
 
 def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: str | Path = DEFAULT_FOLDER) -> float:
-    """Test error in percent of a model on the test LMDB of a prepared data set, by the built-in engine.
+    """Test error in percent of a model on the test LMDB of a prepared data set, by caffe-torch.
 
     Raises:
         ZooError: ``data`` is no prepared data set, or one of another shape.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from allconv_caffe.cli.words import command_line, example, pairs_from_text
+from allconv_caffe.train.settings import SETTINGS, RunSettings
 
 _ENGINE_FLAGS = f"{__name__}.engine_flags"
 
@@ -25,23 +26,27 @@ class _WithEngineFlags(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- CAFFE_FLAG...]"]
 
 
+def _option(name: str, **others: Any) -> Callable[..., Any]:
+    """The command line's option for a setting, made from its declaration."""
+    setting = SETTINGS[name]
+    if name == "options":
+        return click.option("--set", name, multiple=True, metavar="NAME=VALUE", help=setting.help)
+    if setting.kind is bool:
+        return click.option(f"--no-{name}", name, is_flag=True, flag_value=False, default=True, help=setting.help)
+    words = {
+        "type": click.Path(path_type=Path) if setting.kind is Path else setting.kind,
+        "default": setting.default,
+        "show_default": True,
+        "help": setting.help,
+    }
+    return click.option(setting.flag, name, **{**words, **others})
+
+
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One option for each setting that has a help, so that a new setting needs no line here."""
-    from allconv_caffe.train.settings import SETTINGS
-
     for name, setting in reversed(SETTINGS.items()):
-        if not setting.flag:
-            continue
-        if name == "options":
-            option = click.option("--set", name, multiple=True, metavar="NAME=VALUE", help=setting.help)
-        elif setting.kind is bool:
-            option = click.option(f"--no-{name}", name, is_flag=True, flag_value=False, default=True, help=setting.help)
-        else:
-            kind = click.Path(path_type=Path) if setting.kind is Path else setting.kind
-            option = click.option(
-                setting.flag, name, type=kind, default=setting.default, show_default=True, help=setting.help
-            )
-        command = option(command)
+        if setting.flag:
+            command = _option(name)(command)
     return command
 
 
@@ -58,7 +63,6 @@ def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **setting
     What stands after -- goes to the engine's `caffe train` as it is.
     """
     from allconv_caffe.train import run as driver
-    from allconv_caffe.train.settings import RunSettings
 
     asked = RunSettings(
         options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
@@ -77,10 +81,10 @@ def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **setting
     show_default=True,
     help="gets data/quickstart and runs/quickstart",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="of the pictures, the weights and dropout")
-@click.option("--engine", default="torch", show_default=True, help="auto, caffe or torch")
-@click.option("--gpu", help="device number; none for the CPU")
-@click.option("--epochs", type=float, help="epochs in all")
+@_option("seed", help="of the pictures, the weights and dropout")
+@_option("engine", default="torch")
+@_option("gpu")
+@_option("epochs")
 def quickstart(**settings: Any) -> None:
     """The main job in minutes, without a download: draws a data set, prepares, trains, tests, plots.
 

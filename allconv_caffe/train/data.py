@@ -8,41 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe.paper.datasets import DATASETS, Dataset
+from allconv_caffe.paper.datasets import Dataset, Recipe
 from allconv_caffe.paper.experiments import Experiment
+from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 from allconv_caffe.train.settings import DriverError
 
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar(\.(gz|xz|bz2))?|tgz|zip)$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Two LMDBs and what their manifest says.
-
-    display_name: what tables call the set. shape: (C, H, W) of a Datum. checksums: SHA-256 of the LMDBs' contents by
-    split ("train", "test") and, under "source", of the input; empty for LMDBs that came without a manifest. official:
-    the source's MD5 is the published one. preprocessing: ``gcn-zca``, ``gcn`` or ``raw``; "" where no manifest says it.
-    mean_file: what Caffe subtracts from raw bytes.
-    """
+    """Two LMDBs and what their manifest says."""
 
     folder: Path
     train_lmdb: Path
     test_lmdb: Path
-    display_name: str
+    display_name: str  # what tables call the set
     classes: int
-    n_train: int
-    n_test: int
-    shape: tuple[int, int, int]
-    checksums: dict[str, str]
-    official: bool
+    n_train: int  # images
+    n_test: int  # images
+    shape: tuple[int, int, int]  # (C, H, W) of a Datum
+    checksums: dict[str, str]  # SHA-256 of the LMDBs by split, of the input under "source"; empty without a manifest
+    official: bool  # the source's MD5 is the published one
     class_names: tuple[str, ...] = ()
-    preprocessing: str = "gcn-zca"
-    mean_file: Path | None = None
-
-
-def variable(dataset: Dataset) -> str:
-    """The setting that names a local copy: ``CIFAR10`` or ``CIFAR100``."""
-    return "CIFAR100" if dataset.name.startswith("cifar100") else "CIFAR10"
+    preprocessing: str = "gcn-zca"  # gcn-zca, gcn or raw; "" where no manifest says it
+    mean_file: Path | None = None  # what Caffe subtracts from raw bytes
 
 
 def ensure(
@@ -54,7 +44,7 @@ def ensure(
     download: bool = True,
     progress: bool = True,
 ) -> PreparedData:
-    """Find the experiment's data set, or prepare it.
+    """Find the experiment's data set, or prepare it as its recipe says.
 
     ``source`` is an archive, a folder of images or an already prepared set; None takes what lies prepared under the
     name that the committed solvers use, or downloads the official archive.
@@ -67,33 +57,99 @@ def ensure(
 
     dataset = experiment.dataset
     default = (root / dataset.train_lmdb).parent
-    name = variable(dataset)
-    if dataset.name in ("cifar10-large", "imagenet"):
-        return _own_lmdbs(experiment, root)
     try:
         if source is None:
             if pipeline.is_prepared(default):
                 return _load(default, dataset)
-            source = _downloaded(dataset, root, say, download, progress)
+            recipe = _recipe(experiment, root)
+            if recipe is None:
+                return _bare(dataset, root)
+            source = _downloaded(dataset, recipe, root, say, download, progress)
             out = default
         else:
+            recipe = dataset.recipe
             source = _at_home(source)  # make hands "~" on as it was typed
             if not source.exists():
                 raise DriverError(
-                    f"{name}={source}", "found nothing there, expected an archive, an image folder or a prepared set"
+                    f"{recipe.variable if recipe else 'DATA'}={source}",
+                    "found nothing there, expected an archive, an image folder or a prepared set",
                 )
             if pipeline.is_prepared(source):
                 return _load(source, dataset)
-            out = default.with_name(default.name + _slug_of(source))
+            if recipe is None or recipe.dataset not in _KINDS:
+                raise DriverError(source, f"found no prepared set, expected one of {dataset.title}")
+            out = default.with_name(default.name + _slug_of(source, recipe))
             if pipeline.is_prepared(out):
                 return _same_source(_load(out, dataset), out, source)
         say(f"data: preparing {out} from {source}")
-        pad = (dataset.shape[1] - 32) // 2
-        kind = "cifar100" if name == "CIFAR100" else "cifar10"
-        pipeline.prepare(source, out, dataset=kind, pad=pad, progress=progress)
+        _KINDS[recipe.dataset](recipe, source, out, progress)
         return _load(out, dataset)
     except PrepError as error:
         raise DriverError.of(error) from None
+
+
+def _prepare_cifar(recipe: Recipe, source: Path, out: Path, progress: bool) -> None:
+    from data_prep import pipeline
+
+    pipeline.prepare(
+        source,
+        out,
+        dataset=recipe.dataset,
+        labels=recipe.labels,
+        preprocessing=recipe.preprocessing,
+        pad=recipe.pad,
+        progress=progress,
+    )
+
+
+_KINDS: dict[str, Callable[[Recipe, Path, Path, bool], None]] = {"cifar10": _prepare_cifar, "cifar100": _prepare_cifar}
+"""What prepares a source of each kind that a recipe may name."""
+
+
+def _recipe(experiment: Experiment, root: Path) -> Recipe | None:
+    """The recipe to prepare by; None where LMDBs without a manifest lie at hand.
+
+    Raises:
+        DriverError: nothing lies there, and nothing here can make it.
+    """
+    dataset = experiment.dataset
+    paths = [root / dataset.train_lmdb, root / dataset.test_lmdb]
+    missing = [path for path in paths if not (path / "data.mdb").is_file()]
+    if not missing:
+        return None
+    if dataset.recipe is not None and dataset.recipe.dataset in _KINDS:
+        return dataset.recipe
+    raise DriverError(
+        experiment.name,
+        f"no data: expected an LMDB of {dataset.shape[1]}x{dataset.shape[2]} images at {missing[0]}, which this command "
+        "does not prepare",
+    )
+
+
+def _bare(dataset: Dataset, root: Path) -> PreparedData:
+    """LMDBs that came without a manifest: what the experiment says of them, and as many images as they hold."""
+    paths = root / dataset.train_lmdb, root / dataset.test_lmdb
+    counts = [_records(path) for path in paths]
+    return PreparedData(
+        folder=paths[0].parent,
+        train_lmdb=paths[0],
+        test_lmdb=paths[1],
+        display_name=dataset.title,
+        classes=dataset.classes,
+        n_train=counts[0],
+        n_test=counts[1],
+        shape=dataset.shape,
+        checksums={},
+        official=False,
+        preprocessing="",
+    )
+
+
+def _records(path: Path) -> int:
+    try:
+        return len(LmdbFile(str(path)))
+    except LmdbError as error:
+        raise DriverError.of(error).within(str(path)) from None
 
 
 def _at_home(source: Path) -> Path:
@@ -103,11 +159,9 @@ def _at_home(source: Path) -> Path:
         return source
 
 
-def _slug_of(source: Path) -> str:
+def _slug_of(source: Path, recipe: Recipe) -> str:
     """``""`` for an official archive's name, else ``-`` and the source's name in lower case."""
-    from data_prep import cifar
-
-    if source.name in cifar.ARCHIVES:
+    if source.name in recipe.archives:
         return ""
     stem = _ARCHIVE_SUFFIX.sub("", source.resolve().name).lower()
     slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
@@ -127,9 +181,9 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
     if "sha256" in manifest.source:
         checksums["source"] = str(manifest.source["sha256"])
     return PreparedData(
-        folder,
-        folder / str(manifest.lmdb["train"]["path"]),
-        folder / str(manifest.lmdb["test"]["path"]),
+        folder=folder,
+        train_lmdb=folder / str(manifest.lmdb["train"]["path"]),
+        test_lmdb=folder / str(manifest.lmdb["test"]["path"]),
         display_name=manifest.display_name,
         classes=manifest.classes,
         n_train=manifest.n_train,
@@ -139,7 +193,7 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
         official=bool(manifest.source.get("official", False)),
         class_names=tuple(manifest.class_names),
         preprocessing=manifest.preprocessing,
-        mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" else None,
+        mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" and not dataset.mean_value else None,
     )
 
 
@@ -158,19 +212,20 @@ def _same_source(data: PreparedData, out: Path, source: Path) -> PreparedData:
     return data
 
 
-def _downloaded(dataset: Dataset, root: Path, say: Callable[[str], None], download: bool, progress: bool) -> Path:
-    name = variable(dataset)
-    kind = "cifar-100" if name == "CIFAR100" else "cifar-10"
-    archives = [root / "data" / f"{kind}-{form}.tar.gz" for form in ("python", "binary")]
+def _downloaded(
+    dataset: Dataset, recipe: Recipe, root: Path, say: Callable[[str], None], download: bool, progress: bool
+) -> Path:
+    """An official archive in ``data/``, fetched where its publisher lets anybody."""
+    archives = [root / "data" / name for name in recipe.archives]
     for path in archives:
         if path.is_file():
             return path
-    where = experiment_name(dataset)
     missing = (
-        f"no data: name a local archive or image folder with {name}=path, or try `make quickstart`, which needs none"
+        f"no data: name a local archive or image folder with {recipe.variable}=path, or try `make quickstart`, which "
+        "needs none"
     )
-    if not download:
-        raise DriverError(where, missing)
+    if not (download and recipe.download):
+        raise DriverError(dataset.title, missing)
     from data_prep import download as fetch
     from data_prep.errors import PrepError
 
@@ -179,34 +234,4 @@ def _downloaded(dataset: Dataset, root: Path, say: Callable[[str], None], downlo
     try:
         return Path(fetch.download(archives[0].name, archives[0].parent, progress=progress))
     except PrepError as error:
-        raise DriverError(where, f"{missing} ({error})") from None
-
-
-def experiment_name(dataset: Dataset) -> str:
-    """What a message calls a data set."""
-    return DATASETS[dataset.name].title if dataset.name in DATASETS else dataset.title
-
-
-def _own_lmdbs(experiment: Experiment, root: Path) -> PreparedData:
-    dataset = experiment.dataset
-    paths = [root / dataset.train_lmdb, root / dataset.test_lmdb]
-    for path in paths:
-        if not (path / "data.mdb").is_file():
-            raise DriverError(
-                experiment.name,
-                f"no data: expected an LMDB of {dataset.shape[1]}x{dataset.shape[2]} images "
-                f"at {path}, which this command does not prepare",
-            )
-    return PreparedData(
-        paths[0].parent,
-        paths[0],
-        paths[1],
-        dataset.title,
-        dataset.classes,
-        dataset.n_train,
-        dataset.n_test,
-        dataset.shape,
-        {},
-        False,
-        preprocessing="",
-    )
+        raise DriverError(dataset.title, f"{missing} ({error})") from None

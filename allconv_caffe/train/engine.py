@@ -12,28 +12,18 @@ from typing import Any
 from allconv_caffe.train.settings import Devices, DriverError, RunSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Engine:
-    """An engine, chosen.
+    """An engine, chosen."""
 
-    name: ``caffe`` or ``torch``. command: what stands before ``train``. gpus: device numbers for ``-gpu``, empty on a
-    CPU. version, origin: which Caffe or PyTorch, and where it lies. reason: why this one. flags: its own, after those
-    of ``train``. env: added to the environment.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    gpus: tuple[int, ...]
-    version: str
-    origin: str
-    reason: str
-    flags: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def solver_mode(self) -> str:
-        """What the rendered solver says: GPU or CPU."""
-        return "GPU" if self.gpus else "CPU"
+    name: str  # caffe, or torch for caffe-torch
+    command: tuple[str, ...]  # what stands before ``train``
+    gpus: tuple[int, ...]  # device numbers for ``-gpu``; empty on a CPU
+    version: str  # which Caffe or PyTorch
+    origin: str  # where it lies
+    reason: str  # why this one
+    flags: tuple[str, ...] = ()  # its own, after those of ``train``
+    env: dict[str, str] = field(default_factory=dict)  # added to the environment
 
     def describe(self) -> str:
         """One line for people."""
@@ -121,7 +111,15 @@ def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) 
     binary = str(caffe.binary)
     if os.sep in binary:
         binary = os.path.abspath(binary)
-    return Engine("caffe", (binary,), gpus, f"caffe {caffe.version}", str(caffe.origin), reason, (), env)
+    return Engine(
+        name="caffe",
+        command=(binary,),
+        gpus=gpus,
+        version=f"caffe {caffe.version}",
+        origin=str(caffe.origin),
+        reason=reason,
+        env=env,
+    )
 
 
 def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, reason: str) -> Engine:
@@ -148,12 +146,12 @@ def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, re
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     return Engine(
-        "torch",
-        (sys.executable, "-m", "allconv_caffe.caffe_torch"),
-        gpus,
-        f"torch {torch.__version__}",
-        "built in",
-        reason,
-        flags,
-        {"PYTHONPATH": path},
+        name="torch",
+        command=(sys.executable, "-m", "allconv_caffe.caffe_torch"),
+        gpus=gpus,
+        version=f"torch {torch.__version__}",
+        origin="caffe-torch",
+        reason=reason,
+        flags=flags,
+        env={"PYTHONPATH": path},
     )

@@ -118,7 +118,7 @@ def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], Non
     say(engine.describe())
     data = data_.ensure(experiment, settings.data, root, say, download=settings.download)
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
-    if data.preprocessing == "raw" and "scale" not in settings.options:
+    if data.mean_file is not None and "scale" not in settings.options:
         say(
             "data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a "
             "standard deviation near 0.5; --set scale=0.0078125 brings raw ones there"

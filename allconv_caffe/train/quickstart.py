@@ -20,6 +20,7 @@ from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.published import TABLE_3_ERRORS
 from allconv_caffe.paper.schedules import CIFAR_SCHEDULE, Schedule
 from allconv_caffe.train import quickstart_data
+from allconv_caffe.train.settings import DriverError, RunSettings
 
 __all__ = ["EXPERIMENT", "QuickstartResult", "experiment", "linear_error_percent", "run", "write_archive"]
 
@@ -78,19 +79,16 @@ EXPERIMENT = experiment()
 """What `allconv quickstart` runs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuickstartResult:
-    """title: of the network. test_error_percent: its; linear_error_percent: of the best linear classifier on the same pixels.
+    """How the main job ended."""
 
-    seconds: by stage. directory: of the run.
-    """
-
-    title: str
+    title: str  # of the network
     test_error_percent: float
-    linear_error_percent: float
-    parameters: int
-    seconds: dict[str, float]
-    directory: Path
+    linear_error_percent: float  # of the best linear classifier on the same pixels
+    parameters: int  # of the network
+    seconds: dict[str, float]  # by stage
+    directory: Path  # of the run
 
     @property
     def learned(self) -> bool:
@@ -168,26 +166,35 @@ def linear_error_percent(
     return min(map(error, strengths))
 
 
+class _Laps:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._clock = time.perf_counter()
+
+    def end(self, stage: str) -> None:
+        """The stage ends here, and the next begins."""
+        now = time.perf_counter()
+        self.seconds[stage], self._clock = now - self._clock, now
+
+
 def run(
     root: str | Path = ".",
     *,
-    seed: int = 1,
-    engine: str = "torch",
-    gpu: str | None = None,
-    epochs: float | None = None,
     n_train: int = N_TRAIN,
     n_test: int = N_TEST,
     architecture: str = ARCHITECTURE,
     say: Callable[[str], None] = print,
+    **settings: Any,
 ) -> QuickstartResult | None:
     """Do the main job under `root`, as far as it is missing.
 
     Args:
         root: gets ``data/quickstart*`` and ``runs/quickstart/``.
-        seed: of the pictures, the weights and dropout.
-        engine, gpu, epochs: as in ``settings.RunSettings``.
         n_train, n_test: pictures; multiples of ten.
         say: takes each line for people.
+        settings: of ``RunSettings``: seed (of the pictures too), engine (torch where none is named), gpu, epochs.
 
     Returns:
         None where training was interrupted or is dead; the driver has said so then.
@@ -196,60 +203,67 @@ def run(
         PrepError, TableError, DriverError: as the functions it calls.
     """
     from allconv_caffe.train import run as driver
-    from allconv_caffe.train.settings import DriverError, RunSettings
-    from data_prep import pipeline, verify
-    from data_prep.manifest import Manifest
 
-    root = Path(root)
-    seconds: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def lap(stage: str) -> None:
-        nonlocal clock
-        seconds[stage], clock = time.perf_counter() - clock, time.perf_counter()
-
+    root, laps = Path(root), _Laps()
     chosen = experiment(n_train, n_test, architecture)
     folder = root / "data" / "quickstart"
-    archive = folder.with_name("quickstart-python.tar.gz")
-    say(f"1/5 draw {n_train} + {n_test} pictures of {len(quickstart_data.CLASSES)} kinds into {archive}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_archive(archive, n_train, n_test, seed)
-    lap("draw")
-
-    say(f"2/5 prepare {folder}: GCN, ZCA, LMDB")
-    if not (pipeline.is_prepared(folder) and _made_from(Manifest.load(folder), archive)):
-        pipeline.prepare(archive, folder, dataset="cifar10", seed=seed, force=True)
-    grid = folder.with_name("quickstart.png")
-    report = verify.verify(folder, grid)
-    if not report.ok:
-        raise DriverError(folder, "; ".join(report.problems))
-    lap("prepare")
-
-    say("3/5 fit a linear classifier to the same whitened pixels")
-    linear = linear_error_percent(read_split(folder / "train_lmdb"), read_split(folder / "test_lmdb"))
-    lap("linear classifier")
-
-    say(f"4/5 render the prototxt, train and test {chosen.title}")
-    settings = RunSettings(
-        engine=engine,
-        gpu=gpu,
-        epochs=epochs,
-        seed=seed,
+    given = RunSettings(
+        **{"engine": "torch", **settings},
         data=folder,
         root=root,
         options=OPTIONS,
         download=False,
         command="make quickstart",
     )
-    outcome = driver.run(chosen, settings, say)
-    lap("render, train, test")
+    archive = folder.with_name("quickstart-python.tar.gz")
+    say(f"1/5 draw {n_train} + {n_test} pictures of {len(quickstart_data.CLASSES)} kinds into {archive}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_archive(archive, n_train, n_test, given.seed)
+    laps.end("draw")
+
+    say(f"2/5 prepare {folder}: GCN, ZCA, LMDB")
+    grid = _prepare(archive, folder, given.seed)
+    laps.end("prepare")
+
+    say("3/5 fit a linear classifier to the same whitened pixels")
+    linear = linear_error_percent(read_split(folder / "train_lmdb"), read_split(folder / "test_lmdb"))
+    laps.end("linear classifier")
+
+    say(f"4/5 render the prototxt, train and test {chosen.title}")
+    outcome = driver.run(chosen, given, say)
+    laps.end("render, train, test")
     found = outcome.record
     if outcome.status != "done" or found is None or found.test_error_percent is None:
         return None
 
     result = QuickstartResult(
-        chosen.title, found.test_error_percent, linear, found.parameters or 0, seconds, outcome.directory
+        title=chosen.title,
+        test_error_percent=found.test_error_percent,
+        linear_error_percent=linear,
+        parameters=found.parameters or 0,
+        seconds=laps.seconds,
+        directory=outcome.directory,
     )
+    _tell(result, archive, folder, grid, say)
+    return result
+
+
+def _prepare(archive: Path, folder: Path, seed: int) -> Path:
+    """Prepare the archive, if that is not done, and look at the result; returns the picture of samples."""
+    from data_prep import pipeline, verify
+    from data_prep.manifest import Manifest
+
+    if not (pipeline.is_prepared(folder) and _made_from(Manifest.load(folder), archive)):
+        pipeline.prepare(archive, folder, dataset="cifar10", seed=seed, force=True)
+    grid = folder.with_name("quickstart.png")
+    report = verify.verify(folder, grid)
+    if not report.ok:
+        raise DriverError(folder, "; ".join(report.problems))
+    return grid
+
+
+def _tell(result: QuickstartResult, archive: Path, folder: Path, grid: Path, say: Callable[[str], None]) -> None:
+    """What came out, and where it lies."""
     say("5/5 done")
     say("")
     say(table(result))
@@ -258,9 +272,9 @@ def run(
         ("archive in CIFAR's format", archive),
         ("whitened LMDBs, manifest", folder),
         ("pictures, seen and whitened", grid),
-        ("prototxt, log, CSV, result.json", outcome.directory),
-        ("curves", outcome.directory / "curves.png"),
-        ("weights", outcome.directory / "snapshots"),
+        ("prototxt, log, CSV, result.json", result.directory),
+        ("curves", result.directory / "curves.png"),
+        ("weights", result.directory / "snapshots"),
     ):
         say(f"{what:<33}{path}")
     if not result.learned:
@@ -269,7 +283,6 @@ def run(
             f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
         )
     say("next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>, make test, make help")
-    return result
 
 
 def _made_from(manifest: Any, archive: Path) -> bool:

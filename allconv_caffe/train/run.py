@@ -188,7 +188,11 @@ class _Run:
         begin = time.monotonic()
         watch = DeadWatch(
             DeadRule(
-                plan.data.classes, plan.data.n_test, plan.epoch_iters, plan.max_iter, plan.settings.patience_epochs
+                classes=plan.data.classes,
+                n_test=plan.data.n_test,
+                epoch_iters=plan.epoch_iters,
+                max_iter=plan.max_iter,
+                patience_epochs=plan.settings.patience_epochs,
             )
         )
         for row in log.train:

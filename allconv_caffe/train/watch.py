@@ -19,7 +19,7 @@ OVERFLOW_LOSS = 87.3365
 """-log(FLT_MIN): what Caffe's SoftmaxWithLoss prints when every image of a batch is wrong with certainty."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeadRule:
     """When a training counts as dead.
 
@@ -39,11 +39,11 @@ class DeadRule:
     """
 
     classes: int
-    n_test: int
-    epoch_iters: float
+    n_test: int  # images
+    epoch_iters: float  # iterations of an epoch
     max_iter: int
     patience_epochs: float = 3.0
-    tolerance: float = 1e-3
+    tolerance: float = 1e-3  # around ln(classes)
 
     @property
     def patience_iters(self) -> int:

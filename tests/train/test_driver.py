@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from allconv_caffe import proto
@@ -131,16 +130,16 @@ class Bench:
         monkeypatch.setattr(plots, "curves", lambda *_: b"drawn")
         folder = home / "data" / "cifar10"
         self.data = driver_data.PreparedData(
-            folder,
-            folder / "train_lmdb",
-            folder / "test_lmdb",
-            "CIFAR-10 (JPEG)",
-            10,
-            1280,
-            400,
-            (3, 32, 32),
-            {"train": "1f", "test": "2e"},
-            False,
+            folder=folder,
+            train_lmdb=folder / "train_lmdb",
+            test_lmdb=folder / "test_lmdb",
+            display_name="CIFAR-10 (JPEG)",
+            classes=10,
+            n_train=1280,
+            n_test=400,
+            shape=(3, 32, 32),
+            checksums={"train": "1f", "test": "2e"},
+            official=False,
         )
         monkeypatch.setattr(driver_data, "ensure", lambda *_, **__: self.data)
 
@@ -320,7 +319,7 @@ def test_auto_takes_a_caffe_whose_gpu_works(bench: Bench) -> None:
     assert "a real Caffe with a working GPU was found" in bench.lines[0]
 
 
-def test_auto_takes_the_built_in_engine_without_a_working_gpu(bench: Bench) -> None:
+def test_auto_takes_caffe_torch_without_a_working_gpu(bench: Bench) -> None:
     """ENGINE=auto passes over a Caffe that has no working GPU, and says so."""
     engine = driver_engine.choose(RunSettings())
     assert engine.name == "torch"
@@ -376,7 +375,7 @@ def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, obj
     assert re.fullmatch(text, str(caught.value)) if text == NO_GPU_7 else str(caught.value) == text
 
 
-def test_the_built_in_engine_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caffe_torch_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the devices that PyTorch finds, not several; what was not named is device 0."""
     import torch
 
@@ -392,10 +391,10 @@ def test_the_built_in_engine_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--rng caffe hands -seed_exact to the built-in engine on the CPU, has a run of its own and stands in its records."""
-    built_in = driver_engine._torch
+    """--rng caffe hands -seed_exact to caffe-torch on the CPU, has a run of its own and stands in its records."""
+    own = driver_engine._torch
     monkeypatch.setattr(
-        driver_engine, "_torch", lambda *words: dataclasses.replace(built_in(*words), command=(str(bench.binary),))
+        driver_engine, "_torch", lambda *words: dataclasses.replace(own(*words), command=(str(bench.binary),))
     )
     plain = bench.run(engine="torch", gpu="none")
     ended = bench.run(engine="auto", rng="caffe")
@@ -661,35 +660,6 @@ def test_a_home_folder_is_found_as_make_hands_it_on(tmp_path: Path, monkeypatch:
             driver_data.ensure(chosen, Path(path), tmp_path, lambda line: None)
 
 
-def test_a_local_archive_is_prepared_once_beside_the_official_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CIFAR10=path prepares a set under its own name, never under the name of the official one, and finds it again."""
-    from data_prep import cifar, pipeline
-    from data_prep.imageset import CIFAR10_CLASSES
-
-    prepare = pipeline.prepare  # without ZCA, whose 3072 x 3072 eigenvectors take seconds
-    monkeypatch.setattr(pipeline, "prepare", lambda *words, **flags: prepare(*words, **flags, preprocessing="gcn"))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
-    labels = np.arange(50) % 10
-    archive = tmp_path / "My Set.tar.gz"
-    cifar.write_python_archive(archive, images[:40], labels[:40], images[40:], labels[40:], CIFAR10_CLASSES)
-    said: list[str] = []
-    experiment = experiments.experiment("cifar10-allcnn-c")
-    first = driver_data.ensure(experiment, archive, tmp_path, said.append, progress=False)
-    assert first.folder == tmp_path / "data" / "cifar10-my-set"
-    assert not first.official and set(first.checksums) == {"train", "test", "source"}
-    again = driver_data.ensure(experiment, archive, tmp_path, said.append, progress=False)
-    assert again == first and len(said) == 1
-    assert driver_data.ensure(experiment, first.folder, tmp_path, said.append) == first
-    assert (first.preprocessing, first.mean_file) == ("gcn", None)
-    prepare(archive, tmp_path / "raw", preprocessing="raw", progress=False)
-    raw = driver_data.ensure(experiment, tmp_path / "raw", tmp_path, said.append)
-    assert raw.preprocessing == "raw" and raw.mean_file == tmp_path / "raw" / "mean.binaryproto"
-    assert raw.mean_file.is_file()
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The rule for dead trainings
 
@@ -764,8 +734,8 @@ def test_a_net_whose_outputs_are_all_zero_is_dead_at_once() -> None:
 
 def test_small_data_sets_get_more_epochs() -> None:
     """Three epochs of 12 iterations are too short to judge: the patience is 1000 iterations, or half of all."""
-    assert DeadRule(10, 100, 12, 100_000).patience_iters == 1000
-    assert DeadRule(10, 100, 12, 600).patience_iters == 300
+    assert DeadRule(classes=10, n_test=100, epoch_iters=12, max_iter=100_000).patience_iters == 1000
+    assert DeadRule(classes=10, n_test=100, epoch_iters=12, max_iter=600).patience_iters == 300
 
 
 def test_progress_without_a_terminal_is_a_line_for_each_test() -> None:

@@ -144,7 +144,10 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("error", "linear", "learned"), [(19.9, 34.9, True), (20.0, 90.0, False), (10.0, 24.9, False)])
 def test_what_counts_as_learned(error: float, linear: float, learned: bool) -> None:
     """Below 20 %, and at least 15 points below the linear classifier."""
-    assert quickstart.QuickstartResult("A", error, linear, 1, {}, Path()).learned is learned
+    result = quickstart.QuickstartResult(
+        title="A", test_error_percent=error, linear_error_percent=linear, parameters=1, seconds={}, directory=Path()
+    )
+    assert result.learned is learned
 
 
 def test_a_dead_training_gives_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,9 @@ def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes
     asked, of_data = kept["settings"], kept["data"]
     folder = Path(of_data["folder"])
     data = PreparedData(
-        folder,
-        folder / "train_lmdb",
-        folder / "test_lmdb",
+        folder=folder,
+        train_lmdb=folder / "train_lmdb",
+        test_lmdb=folder / "test_lmdb",
         display_name=of_data["dataset"],
         classes=of_data["classes"],
         n_train=of_data["n_train"],
@@ -41,7 +41,9 @@ def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes
         official=of_data["official"],
         preprocessing=of_data.get("preprocessing", "gcn-zca"),
     )
-    engine = Engine(asked["engine"], ("caffe-torch",), tuple(asked["gpus"]), "", "", "")
+    engine = Engine(
+        name=asked["engine"], command=("caffe-torch",), gpus=tuple(asked["gpus"]), version="", origin="", reason=""
+    )
     monkeypatch.setattr(driver_data, "ensure", lambda *_, **__: data)
     monkeypatch.setattr(driver_engine, "choose", lambda _: engine)
     given = RunSettings(

@@ -1,0 +1,134 @@
+"""The data set of an experiment: found, prepared as its recipe says, or one line that says what is missing."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allconv_caffe.paper.datasets import DATASETS, Dataset
+from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.train import data
+from allconv_caffe.train.settings import DriverError
+from data_prep import cifar, pipeline
+from data_prep.imageset import CIFAR10_CLASSES
+
+PREPARED_HERE = [dataset for dataset in DATASETS.values() if dataset.recipe and dataset.recipe.dataset in data._KINDS]
+
+
+SIZES = {"cifar10": (40, 10), "cifar100": (100, 100)}
+"""Images for training and for the test: at least one of every class."""
+
+
+def archive_of(path: Path, kind: str) -> Path:
+    """A small archive in the form of cifar-10-python or of cifar-100-binary."""
+    random = np.random.default_rng(0)
+    train, test = (random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8) for count in SIZES[kind])
+    if kind == "cifar10":
+        labels = np.arange(40) % 10
+        return cifar.write_python_archive(path, train, labels, test, labels[:10], CIFAR10_CLASSES)
+    files = {
+        "train.bin": _records(train),
+        "test.bin": _records(test),
+        "fine_label_names.txt": "\n".join(f"fine{number}" for number in range(100)).encode(),
+        "coarse_label_names.txt": "\n".join(f"coarse{number}" for number in range(20)).encode(),
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def _records(images: np.ndarray) -> bytes:
+    """Coarse label, fine label, 3072 bytes for each image."""
+    return b"".join(bytes([number % 20, number % 100]) + image.tobytes() for number, image in enumerate(images))
+
+
+def experiment_on(dataset: Dataset) -> Experiment:
+    return next(entry for entry in EXPERIMENTS.values() if entry.dataset.name == dataset.name)
+
+
+@pytest.fixture
+def without_zca(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Preparation without ZCA, whose 3072 x 3072 eigenvectors take seconds; what was asked for is noted."""
+    asked: list[dict[str, object]] = []
+    prepare = pipeline.prepare
+
+    def quick(*words: object, **flags: object) -> object:
+        asked.append(flags)
+        return prepare(*words, **{**flags, "preprocessing": str(flags["preprocessing"]).removesuffix("-zca")})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "prepare", quick)
+    return asked
+
+
+@pytest.mark.parametrize("dataset", PREPARED_HERE, ids=lambda dataset: dataset.name)
+def test_a_data_set_is_prepared_as_its_recipe_says(
+    dataset: Dataset, tmp_path: Path, without_zca: list[dict[str, object]]
+) -> None:
+    """From the archive that lies in data/ comes the set that the experiment reads, in the form that it reads."""
+    recipe = dataset.recipe
+    assert recipe is not None
+    (tmp_path / "data").mkdir()
+    name = next(name for name in recipe.archives if (recipe.dataset == "cifar100") == ("binary" in name))
+    archive_of(tmp_path / "data" / name, recipe.dataset)
+    found = data.ensure(experiment_on(dataset), None, tmp_path, lambda line: None, progress=False)
+    assert found.folder == tmp_path / Path(dataset.train_lmdb).parent
+    assert (found.shape, found.n_train, found.n_test, found.classes) == (
+        dataset.shape,
+        *SIZES[recipe.dataset],
+        dataset.classes,
+    )
+    assert (found.mean_file is not None) == (recipe.preprocessing == "raw" and not dataset.mean_value)
+    assert [(flags["preprocessing"], flags["pad"]) for flags in without_zca] == [(recipe.preprocessing, recipe.pad)]
+
+
+def test_a_local_archive_is_prepared_once_beside_the_official_set(
+    tmp_path: Path, without_zca: list[dict[str, object]]
+) -> None:
+    """CIFAR10=path prepares a set under its own name, never under the name of the official one, and finds it again."""
+    archive = archive_of(tmp_path / "My Set.tar.gz", "cifar10")
+    said: list[str] = []
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    first = data.ensure(experiment, archive, tmp_path, said.append, progress=False)
+    assert first.folder == tmp_path / "data" / "cifar10-my-set"
+    assert not first.official and set(first.checksums) == {"train", "test", "source"}
+    again = data.ensure(experiment, archive, tmp_path, said.append, progress=False)
+    assert again == first and len(said) == 1
+    assert data.ensure(experiment, first.folder, tmp_path, said.append) == first
+    assert (first.preprocessing, first.mean_file) == ("gcn", None)
+    pipeline.prepare(archive, tmp_path / "raw", preprocessing="raw", progress=False)
+    raw = data.ensure(experiment, tmp_path / "raw", tmp_path, said.append)
+    assert raw.preprocessing == "raw" and raw.mean_file == tmp_path / "raw" / "mean.binaryproto"
+    assert raw.mean_file.is_file()
+
+
+def test_bare_lmdbs_are_counted(tmp_path: Path, without_zca: list[dict[str, object]]) -> None:
+    """Two LMDBs that lie where the solvers look for them, without a manifest, serve: their images are counted."""
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    archive = archive_of(tmp_path / "x.tar.gz", "cifar10")
+    made = data.ensure(experiment, archive, tmp_path, lambda line: None, progress=False).folder
+    shutil.copytree(made / "train_lmdb", tmp_path / "data/cifar10/train_lmdb")
+    shutil.copytree(made / "test_lmdb", tmp_path / "data/cifar10/test_lmdb")
+    found = data.ensure(experiment, None, tmp_path, lambda line: None)
+    assert (found.n_train, found.n_test, found.checksums) == (40, 10, {})
+    (tmp_path / "data/cifar10/test_lmdb/data.mdb").write_bytes(b"no database")
+    with pytest.raises(DriverError, match="test_lmdb"):
+        data.ensure(experiment, None, tmp_path, lambda line: None)
+
+
+def test_what_nothing_here_prepares_is_asked_for(tmp_path: Path) -> None:
+    """A data set without a recipe is asked for where the solvers look for it."""
+    entry = EXPERIMENTS["cifar10-allcnn-c"]
+    own = replace(entry, name="mine", dataset=replace(entry.dataset, train_lmdb="data/own/train_lmdb", recipe=None))
+    text = f"mine: no data: expected an LMDB of 32x32 images at {tmp_path}/data/own/train_lmdb, which this command "
+    with pytest.raises(DriverError, match=f"^{re.escape(text)}does not prepare$"):
+        data.ensure(own, None, tmp_path, lambda line: None)
