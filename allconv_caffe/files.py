@@ -424,8 +424,10 @@ def check_kinds(
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of an annotated kind: a list stands for a tuple, a number is one that a float
-    holds, or an integer of Caffe's."""
+    """Whether a value out of JSON is of an annotated kind.
+
+    A list stands for a tuple; a number is finite, a whole number one of 64 bits.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -347,7 +347,8 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     from allconv_caffe.caffe_torch import glog
     from allconv_caffe.caffe_torch.layer import Context
     from allconv_caffe.caffe_torch.net import load_net
-    from data_prep import database, datum
+    from allconv_caffe.proto import datum
+    from data_prep import database
     from data_prep.manifest import Manifest
 
     found = card(model, folder)

@@ -6,9 +6,9 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import cpu_count
 
-import cv2
 import numpy as np
 
+from allconv_caffe.proto import image_file
 from data_prep.errors import PrepError
 from data_prep.imageset import CIFAR10_CLASSES, Split, UInt8Array
 
@@ -49,15 +49,10 @@ def decode(data: bytes, where: str) -> UInt8Array:
     Raises:
         PrepError: OpenCV cannot decode the bytes.
     """
-    image = None
-    if data:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error as error:
-            raise PrepError(where, f"an image OpenCV refuses ({error.err})", "a JPEG or PNG file") from error
-    if image is None:
-        raise PrepError(where, f"{len(data)} bytes that are no image", "a JPEG or PNG file")
-    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))  # OpenCV gives (H, W) of B, G, R
+    try:
+        return image_file.planes(image_file.decode(data, color=True), "RGB")
+    except image_file.ImageError as error:
+        raise PrepError(where, error.found, "a JPEG or PNG file") from error
 
 
 class ImageTree:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from allconv_caffe.proto import BlobProto, Datum, write_binary
+from allconv_caffe.proto import BlobProto, Datum, ProtoError, datum, image_file, write_binary
 from data_prep import database
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import ImageSet, IntArray, Split, UInt8Array, check
@@ -59,10 +59,6 @@ class Fit:
         if self.encoded == "file" and (self.resize or self.shorter_side or self.crop or self.grey):
             raise PrepError("encoded", "the files' own bytes beside a new size or one channel", "'jpg' or 'png'")
 
-    @property
-    def flag(self) -> int:
-        return int(cv2.IMREAD_GRAYSCALE if self.grey else cv2.IMREAD_COLOR)
-
     def apply(self, image: UInt8Array, place: str) -> UInt8Array:
         """An image as OpenCV has it, (H, W, 3) in B, G, R or (H, W), brought to its size. Raises: PrepError."""
         if self.resize:
@@ -86,22 +82,12 @@ def _size(image: UInt8Array) -> str:
     return f"an image of {image.shape[1]}x{image.shape[0]} pixels"
 
 
-def decode(data: bytes, flag: int, place: str) -> UInt8Array:
+def decode(data: bytes, color: bool | None, place: str) -> UInt8Array:
     """A file's image, as Caffe's ReadImageToCVMat has it. Raises: PrepError: OpenCV has no picture for these bytes."""
-    image = None
-    if data:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-        except cv2.error as error:
-            raise PrepError(place, f"an image OpenCV refuses ({error.err})", "a picture that it can decode") from error
-    if image is None:
-        raise PrepError(place, f"{len(data)} bytes that are no image", "a picture that OpenCV can decode")
-    return image.astype(np.uint8, copy=False)
-
-
-def planes(image: UInt8Array) -> UInt8Array:
-    """(H, W, C) or (H, W) as (C, H, W): the order of a Datum's bytes."""
-    return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+    try:
+        return image_file.decode(data, color).astype(np.uint8, copy=False)
+    except image_file.ImageError as error:
+        raise PrepError(place, error.found, "a picture that OpenCV can decode") from error
 
 
 def record(data: bytes, label: int, fit: Fit, place: str) -> tuple[bytes, UInt8Array]:
@@ -109,12 +95,12 @@ def record(data: bytes, label: int, fit: Fit, place: str) -> tuple[bytes, UInt8A
 
     Raises: PrepError.
     """
-    image = fit.apply(decode(data, fit.flag, place), place)
+    image = fit.apply(decode(data, not fit.grey, place), place)
     if not fit.encoded:
-        pixels = planes(image)
+        pixels = image_file.planes(image)
         channels, height, width = pixels.shape
-        datum = Datum(channels=channels, height=height, width=width, data=pixels.tobytes(), label=label, encoded=False)
-        return bytes(datum.SerializeToString()), pixels
+        whole = Datum(channels=channels, height=height, width=width, data=pixels.tobytes(), label=label, encoded=False)
+        return bytes(whole.SerializeToString()), pixels
     if fit.encoded != "file":
         done, compressed = cv2.imencode(f".{fit.encoded}", image)
         if not done:
@@ -125,7 +111,7 @@ def record(data: bytes, label: int, fit: Fit, place: str) -> tuple[bytes, UInt8A
 
 def _seen(data: bytes, place: str) -> UInt8Array:
     """What Caffe decodes of a record unless it is told otherwise: as many channels as the file has (DecodeDatumNative)."""
-    return planes(decode(data, cv2.IMREAD_UNCHANGED, place))
+    return image_file.planes(decode(data, None, place))
 
 
 def prepare(
@@ -271,7 +257,7 @@ class _Work:
         sums = _Sums(pictures.where)
         with database.Growing(path) as written, self._bar(path.name, len(pictures)) as bar:
             for key, value in written.records():  # what an earlier attempt wrote
-                sums.add(key, value, _pixels_of(value, f"{path}: {os.fsdecode(key)}"))
+                sums.add(key, value, _pixels_of(value, f"{path}: {os.fsdecode(key)}")[0])
                 bar.update(1)
             for records in self._records(pictures, order, sums.records):
                 for key, value, pixels in records:
@@ -312,13 +298,10 @@ class _Work:
         return made
 
 
-def _pixels_of(value: bytes, place: str) -> UInt8Array:
-    """The pixels (C, H, W) of a record of ours. Raises: PrepError."""
-    datum = Datum()
-    datum.ParseFromString(value)
-    if datum.encoded:
-        return _seen(datum.data, place)
-    return np.frombuffer(datum.data, np.uint8).reshape(datum.channels, datum.height, datum.width)
+def _pixels_of(value: bytes | memoryview, place: str) -> tuple[UInt8Array, int]:
+    """The pixels (C, H, W) of a record of ours, and its label. Raises: PrepError, ProtoError."""
+    image, encoded, label = datum.parse(value)
+    return (_seen(encoded, place) if image is None else image), label
 
 
 def _manifest(
@@ -385,7 +368,8 @@ def image_set(
 
             def fitted(row: int, pictures: Pictures = pictures) -> UInt8Array:
                 place = pictures.place(row)
-                return planes(fit.apply(decode(pictures.read(row), fit.flag, place), place))[::-1]
+                image = fit.apply(decode(pictures.read(row), not fit.grey, place), place)
+                return image_file.planes(image, "RGB")
 
             bar = tqdm(pool.map(fitted, range(len(pictures))), desc=name, total=len(pictures), leave=False)
             bar.disable = not progress
@@ -421,18 +405,16 @@ def verify(folder: Path, manifest: Manifest) -> tuple[list[str], dict[str, list[
             digest.update(value)
             records += 1
             try:
-                datum = Datum()
-                datum.ParseFromString(bytes(value))
-                shape = _pixels_of(bytes(value), place).shape
-            except (PrepError, ValueError) as error:
+                pixels, label = _pixels_of(value, place)
+            except (PrepError, ProtoError) as error:
                 problems.append(f"{place}: {error}")
                 continue
-            if shape != manifest.shape:
-                problems.append(f"{place}: {shape}, expected {manifest.shape}")
-            if not 0 <= datum.label < manifest.classes:
-                problems.append(f"{place}: label {datum.label}, expected 0 to {manifest.classes - 1}")
+            if pixels.shape != manifest.shape:
+                problems.append(f"{place}: {pixels.shape}, expected {manifest.shape}")
+            if not 0 <= label < manifest.classes:
+                problems.append(f"{place}: label {label}, expected 0 to {manifest.classes - 1}")
                 continue
-            counts[datum.label] += 1
+            counts[label] += 1
         found[split] = counts.tolist()
         entry = manifest.lmdb[split]
         if records != entry["records"]:

@@ -18,7 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from allconv_caffe import files
-from data_prep import archive, database, datum, source, whitening as whitening_
+from allconv_caffe.proto import datum
+from allconv_caffe.proto.files import varint
+from data_prep import archive, database, source, whitening as whitening_
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
 from data_prep.manifest import NAME, SPLITS, Manifest
@@ -288,7 +290,7 @@ def _write_split(
     order = database.shuffled(len(split), seed, number)
     total = squares = 0.0
     sample = datum.encode(_values(split.images[order[:1]], transform), split.labels[order[:1]], pad)
-    longest = len(sample[0]) + len(datum.varint(int(split.labels.max())))
+    longest = len(sample[0]) + len(varint(int(split.labels.max())))
     with database.Writer(path, len(split), longest) as writer:
         bar = tqdm(total=len(split), desc=path.name, unit="image", disable=not progress, leave=False)
         with bar:

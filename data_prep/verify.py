@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from allconv_caffe import files
-from data_prep import database, datum, manifest as manifest_, photos
+from allconv_caffe.proto import ProtoError, datum
+from data_prep import database, manifest as manifest_, photos
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest
@@ -166,7 +167,7 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
         records += 1
         try:
             image, label = datum.decode(value)
-        except PrepError as error:
+        except ProtoError as error:
             wrong.append(f"{name}: {error}")
             continue
         if image.shape != manifest.shape or image.dtype != kind:

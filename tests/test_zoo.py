@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from allconv_caffe import proto, zoo
 from allconv_caffe.cli import main as cli
-from data_prep import cifar, database, datum, pipeline
+from allconv_caffe.proto import datum
+from data_prep import cifar, database, pipeline
 from data_prep.whitening import Whitening
 
 DEPLOY = """name: "Tiny"

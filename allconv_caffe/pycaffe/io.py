@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
-from allconv_caffe.files import check_file
+from allconv_caffe.files import open_file
+from allconv_caffe.proto import image_file
 from allconv_caffe.pycaffe.proto import caffe_pb2
 
 Shape = Sequence[int] | np.ndarray
@@ -202,10 +202,11 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     path = os.fspath(filename)
     if not os.path.exists(path):
         raise FileNotFoundError(f"No such file: '{path}'")
-    check_file(path)
-    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError(f"{path}: found no image that OpenCV can decode")
+    try:
+        with open_file(path) as file:
+            image = image_file.decode(file.read())
+    except image_file.ImageError:
+        raise ValueError(f"{path}: found no image that OpenCV can decode") from None
     scale = np.iinfo(image.dtype.name).max if np.issubdtype(image.dtype, np.integer) else 1
     values = np.asarray(image, dtype=np.float64) / scale
     if values.ndim == 2:

@@ -118,7 +118,8 @@ def write_archive(path: str | Path, n_train: int, n_test: int, seed: int) -> Pat
 
 def read_split(lmdb_folder: Path) -> tuple[FloatArray, IntArray]:
     """All images of an LMDB as Caffe sees them: (N, values) float32 and (N,) labels."""
-    from data_prep import database, datum
+    from allconv_caffe.proto import datum
+    from data_prep import database
 
     images, labels = [], []
     for _, value in database.records(lmdb_folder):

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from allconv_caffe.proto import Datum
+from allconv_caffe.proto import ProtoError, datum, image_file
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
@@ -159,7 +159,7 @@ class LmdbImages(ImageSource):
 
     def label(self, key: str) -> int:
         """The class of a record."""
-        return int(self._datum(self._value(key), key).label)
+        return self._record(self._value(key), key).label
 
     def _value(self, key: str) -> memoryview:
         with self._readable():
@@ -168,25 +168,19 @@ class LmdbImages(ImageSource):
             raise VizError(self.where, f"no record {key!r}", "the data that were mined")
         return value
 
-    def _datum(self, value: Any, key: str) -> Any:
-        datum = Datum()
+    def _record(self, value: Any, key: str) -> datum.Record:
         try:
-            datum.ParseFromString(bytes(value))
-        except Exception as error:  # protobuf's versions differ in what they raise
-            raise VizError(f"{self.where}: {key}", f"no Datum ({error})", "an LMDB of Datum") from None
-        return datum
+            return datum.parse(value)
+        except ProtoError as error:
+            raise VizError(f"{self.where}: {key}", f"no Datum ({error.reason})", "an LMDB of Datum") from None
 
     def _image(self, value: Any, key: str) -> np.ndarray:
-        datum = self._datum(value, key)
-        if datum.encoded:
-            return self._fit(_decode(datum.data, f"{self.where}: {key}", self.shape[0], self.space.order), key, False)
-        size = datum.channels * datum.height * datum.width
-        is_bytes = len(datum.data) > 0
-        values = np.frombuffer(datum.data, np.uint8) if is_bytes else np.array(datum.float_data, np.float32)
-        if not size or values.size != size:
-            raise VizError(f"{self.where}: {key}", f"{values.size} values", f"{size} for its shape")
-        ready = not is_bytes and self.space.whitening is not None
-        return self._fit(values.reshape(datum.channels, datum.height, datum.width), key, ready)
+        record = self._record(value, key)
+        if record.image is None:
+            image = _decode(record.encoded, f"{self.where}: {key}", self.shape[0], self.space.order)
+            return self._fit(image, key, False)
+        ready = record.image.dtype != np.uint8 and self.space.whitening is not None
+        return self._fit(record.image, key, ready)
 
 
 class FolderImages(ImageSource):
@@ -243,14 +237,13 @@ class FolderImages(ImageSource):
 
 def _decode(data: bytes, where: str, channels: int, order: str, size: Any = None) -> np.ndarray:
     """An image file as (C, H, W) float32, planes in `order`; `size` maps its size to the wanted one."""
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    if image is None:
-        raise VizError(where, f"{len(data)} bytes that are no image", "a JPEG or PNG file")
+    try:
+        image = image_file.decode(data, color=channels != 1)
+    except image_file.ImageError as error:
+        raise VizError(where, error.found, "a JPEG or PNG file") from None
     if size is not None:
         height, width = size(*image.shape[:2])
         if (height, width) != image.shape[:2]:
             shrink = height < image.shape[0]
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # OpenCV gives B, G, R
-    return np.asarray(planes[::-1] if order == "RGB" else planes, np.float32)
+    return np.asarray(image_file.planes(image, order), np.float32)

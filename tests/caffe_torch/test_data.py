@@ -22,9 +22,10 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
-from allconv_caffe.caffe_torch.source.datum import _parse_slowly, _scan, parse_datum
+from allconv_caffe.caffe_torch.source.datum import parse_datum
 from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.proto import TEST, TRAIN, Datum, LayerParameter
+from allconv_caffe.proto.datum import _parse_slowly, _scan
 
 
 @pytest.fixture(autouse=True)

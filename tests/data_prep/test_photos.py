@@ -50,7 +50,7 @@ def values(listing: Any) -> dict[str, list[tuple[str, int, int]]]:
             (
                 pictures.name(row),
                 int(pictures.labels[row]),
-                int(photos.decode(pictures.read(row), cv2.IMREAD_COLOR, "")[0, 0, 0]),
+                int(photos.decode(pictures.read(row), True, "")[0, 0, 0]),
             )
             for row in rows
         ]

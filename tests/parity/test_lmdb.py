@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import cifar, database, datum, pipeline
+from allconv_caffe.proto import datum
+from data_prep import cifar, database, pipeline
 from data_prep.whitening import Whitening
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,9 +16,10 @@ from support.databases import write_lmdb
 from allconv_caffe import proto
 from allconv_caffe.caffe_torch.summary import summarize
 from allconv_caffe.paper import datasets, experiments
+from allconv_caffe.proto import datum
 from allconv_caffe.train import run as driver
 from allconv_caffe.train.settings import RunSettings
-from data_prep import cifar, datum, pipeline
+from data_prep import cifar, pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 CAFFE = ROOT / ".caffe" / "bin" / "caffe"

@@ -284,7 +284,8 @@ def test_data_may_be_a_set_an_lmdb_or_image_files(world: Path) -> None:
     assert not np.array_equal(values["set"], values["train"])
 
     # the first training record's picture, as a file: GCN of its pixels is the record itself
-    from data_prep import database, datum
+    from allconv_caffe.proto import datum
+    from data_prep import database
     from data_prep.whitening import Whitening
 
     whitening = Whitening.load("data/cifar10-jpeg/whitening.npz")

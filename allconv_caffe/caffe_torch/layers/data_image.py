@@ -18,10 +18,10 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer
-from allconv_caffe.caffe_torch.source.datum import decode_file
 from allconv_caffe.caffe_torch.source.feed import StreamFeed
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.files import open_file
+from allconv_caffe.proto import ProtoError, image_file
 
 
 def read_list(path: str) -> list[tuple[str, int]]:
@@ -84,15 +84,12 @@ class ImageReader:
 
         param = self.param
         path = (param.root_folder + name).partition("\0")[0]  # where C's text ends
-        flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
         try:  # not imread, which prints lines of its own
             with open_file(path) as file:
-                image = decode_file(file.read(), flag)
-        except (OSError, ValueError, cv2.error):  # no such file, or a huge image
-            image = None
-        if image is None:
+                image = image_file.decode(file.read(), param.is_color, mend=True)
+        except (OSError, ValueError, ProtoError):  # no such file, or a huge image
             glog.error("io.cpp:81", f"Could not open or find file {path}")
-            raise CaffeError(f"Could not load {name}")
+            raise CaffeError(f"Could not load {name}") from None
         if param.new_height:
             try:
                 image = cv2.resize(image, (param.new_width, param.new_height))
@@ -100,7 +97,7 @@ class ImageReader:
                 raise CaffeError(
                     f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})"
                 ) from None
-        return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+        return image_file.planes(image)
 
 
 @register("ImageData")
