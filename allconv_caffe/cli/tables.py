@@ -84,7 +84,7 @@ def render(
                 click.echo(path)
         return
     paths = rendering.write_all(names=experiments or None)
-    click.echo(f"wrote {len(paths)} files of {len(paths) // len(rendering.FILES)} experiments into solvers/")
+    click.echo(f"wrote {len(paths)} files of {len({path.parent for path in paths})} experiments into solvers/")
 
 
 @click.command(epilog=example("allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c"))

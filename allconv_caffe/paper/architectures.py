@@ -15,12 +15,12 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from allconv_caffe.paper.errors import TableError
-from allconv_caffe.paper.rules import FLAG, LINE, NOT_NEGATIVE, RATE, SHAPE, SIZE, Number, OneOf, Whole
+from allconv_caffe.paper.rules import FLAG, LINE, NOT_NEGATIVE, POSITIVE, RATE, SHAPE, SIZE, Number, OneOf, Whole
 
 CLASSES: Literal["classes"] = "classes"
 """``num_output`` of the layer that has one channel per class: 10 or 100 in Tables 1 and 2."""
 
-FILLERS = ("xavier", "gaussian", "msra")
+FILLERS = ("xavier", "gaussian", "msra", "graham")
 STRIDE_ON = ("1x1", "5x5")
 FC_HEADS = ("class_layer", "all_1x1", "average")
 POWER = Number("a number from 1 to 64", least=1, most=64)
@@ -54,6 +54,7 @@ class Conv:
     """Pixels; ``"same"``: (kernel_size - 1) // 2; ``"conv7"``: ``NetOptions.conv7_pad``."""
     relu: Annotated[bool, FLAG] = True  # whether a ReLU follows
     dropout: Annotated[float, RATE] = 0.0  # rate printed in the table for this row
+    std: Annotated[float | None, POSITIVE] = None  # of a gaussian filler; None: NetOptions.filler_std; assumed
     replaces_pool: bool = False  # section 3.1 puts dropout after this layer
 
 
@@ -145,6 +146,8 @@ class Architecture:
     input_dropout: Annotated[float, RATE] = 0.0  # rate of section 3.2.1 on the input
     pool_dropout: Annotated[float, RATE] = 0.0  # and after each pool, or the layer that replaces it
     filler: Annotated[str, OneOf(FILLERS, "a weight filler")] = "xavier"  # of the weights; assumed
+    bias_lr_mult: Annotated[float, NOT_NEGATIVE] = 1.0  # assumed
+    bias_decay_mult: Annotated[float, NOT_NEGATIVE] = 1.0  # assumed
     family: str = "own"  # which of the assumptions concern this table: cifar, large, imagenet
     steps: tuple[str, ...] = ()  # the transformations applied so far, in order
 
@@ -454,20 +457,23 @@ IMAGENET = Architecture(
     input_shape=(3, 224, 224),
     classes=1000,
     layers=(
-        conv(96, kernel_size=11, stride=4, pad=0),  # this table's paddings are assumed: they give Table 6's 6x6
-        conv(96, kernel_size=1),
-        conv(96, kernel_size=3, stride=2, pad=1),
-        conv(256, kernel_size=5, pad=2),
-        conv(256, kernel_size=1),
-        conv(256, kernel_size=3, stride=2, pad=0),
-        conv(384, kernel_size=3, pad=1),
-        conv(384, kernel_size=1),
-        conv(384, kernel_size=3, stride=2, pad=0, dropout=0.5),
-        conv(1024, kernel_size=3, pad=1),
-        conv(1024, kernel_size=1),
-        conv(CLASSES, kernel_size=1),
+        conv(96, kernel_size=11, stride=4, pad=0, std=0.01),  # paddings are assumed: they give Table 6's 6x6
+        conv(96, kernel_size=1, std=0.05),  # each std is assumed
+        conv(96, kernel_size=3, stride=2, pad=1, std=0.05),
+        conv(256, kernel_size=5, pad=2, std=0.05),
+        conv(256, kernel_size=1, std=0.05),
+        conv(256, kernel_size=3, stride=2, pad=0, std=0.03),
+        conv(384, kernel_size=3, pad=1, std=0.01),
+        conv(384, kernel_size=1, std=0.05),
+        conv(384, kernel_size=3, stride=2, pad=0, std=0.025, dropout=0.5),
+        conv(1024, kernel_size=3, pad=1, std=0.05),
+        conv(1024, kernel_size=1, std=0.05),
+        conv(CLASSES, kernel_size=1, std=0.01),
         global_pool(),
     ),
+    filler="gaussian",  # assumed
+    bias_lr_mult=2,  # assumed
+    bias_decay_mult=0,  # assumed
     family="imagenet",
 )
 

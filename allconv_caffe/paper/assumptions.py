@@ -35,8 +35,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         key="filler",
         value="xavier",
         reason="not stated; Caffe's xavier had the only logged success in Caffe, and msra entered Caffe after the paper",
-        choices="xavier, gaussian (std 0.05), msra",
-        families=("cifar", "imagenet"),
+        choices="xavier, gaussian (std 0.05), msra, graham",
         option="filler",
     ),
     Assumption(
@@ -114,7 +113,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         value="1",
         reason="not stated; Caffe's default",
         choices="any; 2 is the habit of Caffe's examples",
-        families=_ALL,
+        families=("cifar", "large"),
         option="bias_lr_mult",
     ),
     Assumption(
@@ -122,7 +121,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         value="1",
         reason='"all models were regularized with weight decay", "in all layers"',
         choices="any; 0 is the habit of Caffe's examples",
-        families=_ALL,
+        families=("cifar", "large"),
         option="bias_decay_mult",
     ),
     Assumption(
@@ -185,22 +184,46 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         key="large_filler",
         value="msra",
         reason="not stated; over 17 leaky layers xavier would shrink the signal to less than a hundredth",
-        choices="xavier, gaussian, msra",
+        choices="xavier, gaussian, msra, graham (his own: uniform, s^2 = 6 / (fan_in + fan_out a))",
         families=("large",),
         option="filler",
     ),
     Assumption(
         key="large_solver",
-        value="Nesterov, momentum 0.99, base_lr 0.00003, times exp(-0.01) each epoch, batch 50, 410 epochs, no weight decay",
-        reason="not stated; Graham's schedule, his step lr * (1 - momentum) = 0.003 * 0.01 written as Caffe's base_lr",
+        value="Nesterov, momentum 0.99, base_lr 0.0015, times exp(-0.01) after each epoch, batch 50, no weight decay",
+        reason="not stated; Graham's schedule: his step is 0.003 * (1 - momentum) times the gradient summed over the batch of 50, "
+        "which Caffe averages; lr_policy step of an epoch, as his program sets the rate, and because a gamma for each iteration "
+        "(exp), held in float32, would be 0.6 % off at the end",
         choices="lr, momentum, weight_decay, epochs, batch_size",
         families=("large",),
     ),
     Assumption(
+        key="large_epochs",
+        value="410, the last 10 without distortion",
+        reason="not stated; Graham's later program: 400 epochs with distortion and 10 plain ones",
+        choices="epochs (both parts in proportion)",
+        families=("large",),
+    ),
+    Assumption(
+        key="large_dropout",
+        value="element by element, 10 to 50 % as Table 5 prints them",
+        reason="the paper prints rates; Graham drops the same channels for the whole batch",
+        choices="batchwise_dropout",
+        families=("large",),
+    ),
+    Assumption(
         key="large_input",
-        value="32x32 centred in 126x126 of grey 128, (pixel - 128) / 128",
+        value="32x32 centred in 126x126 of grey 128, (pixel - 128) / 128; RGB",
         reason='"the image is centered"; scale and background are Graham\'s; no whitening is mentioned for this network',
         choices="another LMDB",
+        families=("large",),
+    ),
+    Assumption(
+        key="large_distortion",
+        value="width and height times 1 +- 0.2, flip, one of shear along x, shear along y, rotation by up to 0.2, +-16 pixels; "
+        "colour: four normal terms with sigmas 0.2, 0.3, 0.6, 0.6",
+        reason='"heavily scaled, rotated and color augmented" after Graham: the ranges of his first release',
+        choices="colour_form linear (his later program's), graham (his program's slips too)",
         families=("large",),
     ),
     Assumption(
@@ -212,10 +235,37 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
     ),
     Assumption(
         key="imagenet_input",
-        value="images warped to 256x256, BGR mean (104, 117, 123), random 224 crop and mirror in training, centre in test",
-        reason="only the centre 224x224 patch at test is stated; the rest is Caffe's reference recipe",
-        choices="crop_size and mirror",
+        value="images warped to 256x256, minus the mean image of the training set, random 224 crop and mirror in training, centre "
+        "in test",
+        reason="only the centre 224x224 patch at test is stated; the rest is Network in Network's Caffe recipe for ImageNet, whose "
+        "solver is the paper's word for word: rate, steps, iterations, batch and weight decay",
+        choices="crop_size, mirror, mean_value, mean_file",
         families=("imagenet",),
+    ),
+    Assumption(
+        key="imagenet_filler",
+        value="gaussian: std 0.01 in conv1, conv7 and conv12, 0.05 in the others, 0.03 in conv6 and 0.025 in conv9",
+        reason="not stated; that recipe's, layer by layer; conv3, conv6 and conv9, which replace its pools, get (2 / fan_in)^(1/2), "
+        "which keeps the signal's size, as pooling does",
+        choices="xavier, gaussian with filler_std for all, msra, graham",
+        families=("imagenet",),
+        option="filler",
+    ),
+    Assumption(
+        key="imagenet_bias_lr_mult",
+        value="2",
+        reason="not stated; that recipe's",
+        choices="any",
+        families=("imagenet",),
+        option="bias_lr_mult",
+    ),
+    Assumption(
+        key="imagenet_bias_decay_mult",
+        value="0",
+        reason='"a weight decay of 0.0005 was used in all layers" names no biases; that recipe\'s',
+        choices="any",
+        families=("imagenet",),
+        option="bias_decay_mult",
     ),
     Assumption(
         key="imagenet_momentum",

@@ -5,6 +5,7 @@ Source: sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 
@@ -27,6 +28,58 @@ class Recipe:
     mean_image: bool = False  # the mean of the training images is written beside them
 
 
+COLOUR_SIGMAS = {"cosine": (0.2, 0.3, 0.6, 0.6), "linear": (25.5, 0.15, 2.4, 2.4)}
+"""Graham's sigmas in each form of the colour distortion: his first release, in units of 128 grey levels; his later program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What the layer AugmentedData (``allconv_caffe.python_layers``) makes of byte records while a net trains.
+
+    The fields are keys of its ``param_str``; ``allconv_caffe.augment`` says what each does. In the TEST phase, and in plain
+    epochs, ``size`` and ``background`` alone count. Source: B. Graham's programs; section 3.2.3.
+    """
+
+    size: int = 126  # of the field that the record is placed in, pixels
+    background: int = 128  # grey level around it, which becomes 0; pixels become (p - 128) / 128
+    stretch: float = 0.2  # width and height, each by up to this
+    flip: float = 0.5  # probability
+    shear: float = 0.2  # up to this, in one third of the images along x, in another along y
+    rotation: float = 0.2  # radians, up to this, in the last third
+    jiggle: int = 16  # pixels, up to this, in each direction
+    colour: tuple[float, float, float, float] = COLOUR_SIGMAS["cosine"]  # sigmas of the four terms
+    colour_form: str = "cosine"  # of Graham's first release; the later one's is linear
+    graham: bool = False  # repeats Graham's program where it does what is hardly meant
+
+    def param_str(self, source: str, batch_size: int, distorted: bool, seed: int | None, start: int) -> str:
+        """JSON, as the layer reads it.
+
+        Args:
+            source: path of the LMDB.
+            distorted: the TRAIN phase of distorted epochs; else images are plain.
+            seed: of all that is drawn; None: the engine's own.
+            start: the number of the first sample, counted from the begin of training.
+        """
+        found: dict[str, object] = {"source": source, "batch_size": batch_size}
+        found |= {"size": self.size, "background": self.background}
+        if distorted:
+            found |= {
+                "stretch": self.stretch,
+                "flip": self.flip,
+                "shear": self.shear,
+                "rotation": self.rotation,
+                "jiggle": self.jiggle,
+                "colour": list(self.colour),
+                "colour_form": self.colour_form,
+                "graham": self.graham,
+            }
+        if start:
+            found |= {"distort": False, "start": start}
+        if seed is not None:
+            found["seed"] = seed
+        return json.dumps(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One prepared data set: two LMDBs of Datum, and how Caffe reads them."""
@@ -43,12 +96,15 @@ class Dataset:
     mirror: bool = False  # horizontal flips, in training only
     scale: float = 1.0  # transform_param, for LMDBs of bytes; a whitened one needs neither this
     mean_value: tuple[float, ...] = ()  # nor this
+    mean_file: str = ""  # nor this: path of a mean image, relative to the project's root, in place of ``mean_value``
+    augmented: Augmentation | None = None  # a Python layer reads the LMDBs, of bytes, in place of Caffe's Data layer
     recipe: Recipe | None = None  # None: whoever made the set knows
 
     @property
     def crop_size(self) -> int:
         """The crop_size to write; 0 where the Datum already has the size of the input."""
-        return self.input_size if self.shape[1:] != (self.input_size, self.input_size) else 0
+        whole = self.augmented is not None or self.shape[1:] == (self.input_size, self.input_size)
+        return 0 if whole else self.input_size
 
 
 CIFAR10_RECIPE = Recipe(
@@ -110,12 +166,9 @@ CIFAR10_LARGE = replace(
     name="cifar10-large",
     train_lmdb="data/cifar10-large/train_lmdb",
     test_lmdb="data/cifar10-large/test_lmdb",
-    shape=(3, 126, 126),
     input_size=126,
-    mirror=True,
-    scale=1 / 128,
-    mean_value=(128,),
-    recipe=replace(CIFAR10_RECIPE, preprocessing="raw", pad=47),
+    augmented=Augmentation(),
+    recipe=replace(CIFAR10_RECIPE, preprocessing="raw"),
 )
 
 ILSVRC12 = Dataset(
@@ -124,12 +177,12 @@ ILSVRC12 = Dataset(
     classes=1000,
     n_train=1_281_167,
     n_test=50_000,
-    train_lmdb="data/imagenet/ilsvrc12_train_lmdb",
-    test_lmdb="data/imagenet/ilsvrc12_val_lmdb",
+    train_lmdb="data/imagenet/train_lmdb",
+    test_lmdb="data/imagenet/test_lmdb",
     shape=(3, 256, 256),
     input_size=224,
     mirror=True,
-    mean_value=(104, 117, 123),
+    mean_file="data/imagenet/mean.binaryproto",
     recipe=ILSVRC12_RECIPE,
 )
 

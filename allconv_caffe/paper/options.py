@@ -38,14 +38,17 @@ class NetOptions(Readings):
 
     relu_last: Annotated[bool | None, FLAG, "ReLU on the last 1x1 convolution: true or false"] = None
     negative_slope: Annotated[float | None, NOT_NEGATIVE, "slope of the ReLUs below zero"] = None
-    filler: Annotated[str | None, OneOf(FILLERS), "weight filler: xavier, gaussian or msra"] = None
-    filler_std: Annotated[float, POSITIVE, "standard deviation of the gaussian filler"] = 0.05
-    bias_lr_mult: Annotated[float, NOT_NEGATIVE, "lr_mult of the biases"] = 1.0
-    bias_decay_mult: Annotated[float, NOT_NEGATIVE, "decay_mult of the biases"] = 1.0
+    filler: Annotated[str | None, OneOf(FILLERS), "weight filler: xavier, gaussian, msra or graham"] = None
+    filler_std: Annotated[float | None, POSITIVE, "standard deviation of the gaussian filler"] = None
+    bias_lr_mult: Annotated[float | None, NOT_NEGATIVE, "lr_mult of the biases"] = None
+    bias_decay_mult: Annotated[float | None, NOT_NEGATIVE, "decay_mult of the biases"] = None
     conv7_pad: Annotated[int, Whole(0), "padding in pixels of the last 3x3 convolution"] = 0
     dropout: Annotated[str, OneOf(DROPOUTS), "where dropout stands: paper, all, 1x1 or none"] = "paper"
     input_dropout: Annotated[float | None, RATE, "dropout rate on the image"] = None
     dropout_ratio: Annotated[float | None, RATE, "dropout rate inside the network"] = None
+    batchwise_dropout: Annotated[
+        bool, FLAG, "drop the same channels for a whole batch, as Graham does: true or false"
+    ] = False
     num_output: Annotated[int | None, SIZE, "number of classes"] = None
 
     def __post_init__(self) -> None:
@@ -91,6 +94,10 @@ class RenderOptions(NetOptions):
         tuple[float, ...] | None, Numbers(Number("numbers")), "subtracted from each channel, with commas between"
     ] = None
     mean_file: Annotated[str | None, PATH, "mean image (binaryproto) subtracted, for an LMDB of raw bytes"] = None
+    colour_form: Annotated[
+        str | None, OneOf(("cosine", "linear")), "colour distortion of Graham's first release, or of the later one"
+    ] = None
+    graham: Annotated[bool | None, FLAG, "distort as Graham's program does, slips and all: true or false"] = None
     net_path: Annotated[str | None, PATH, "net as written into the solver"] = None
     snapshot_prefix: Annotated[str | None, PATH, "snapshot_prefix as written into the solver"] = None
 

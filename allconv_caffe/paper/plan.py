@@ -26,6 +26,9 @@ from allconv_caffe.paper.errors import TableError
 from allconv_caffe.paper.options import NetOptions
 from allconv_caffe.paper.rules import Whole, check_fields, rules
 
+GAUSSIAN_STD = 0.05
+"""Of the gaussian filler where neither the table nor an option says it."""
+
 TINY = 1e-37
 """Nearly the least number that float32 holds with all its digits: what is added where a power's gradient would be 0/0."""
 
@@ -53,6 +56,11 @@ class Layer:
     global_pooling: bool = False  # over the whole map
     negative_slope: float = 0.0  # of a ReLU
     dropout_ratio: float = 0.0  # of Dropout
+    filler: str = ""  # of learned weights, as Caffe names it
+    filler_std: float = 0.0  # of gaussian
+    filler_bound: float = 0.0  # of uniform: from minus this to this
+    second_bottom: str = ""  # of Scale: the factors
+    train_only: bool = False  # stands in the TRAIN phase alone, and in no deploy net
     power: float = 1.0  # of Power
     shift: float = 0.0  # of Power
 
@@ -119,21 +127,45 @@ class _Stack:
         place = row_place(self.base, index)
         height, width = (_map_size(place, size, **window, ceil=False) for size in (height, width))
         self.shape = (num_output, height, width)
-        count = num_output * channels * row.kernel_size**2 + num_output
-        self._lay(f"conv{self._weighted}", "Convolution", num_output=num_output, parameters=count, **window)
+        fan_in = channels * row.kernel_size**2
+        filler = self._filler(row, index, fan_in)
+        count = num_output * (fan_in + 1)
+        name = f"conv{self._weighted}"
+        self._lay(name, "Convolution", num_output=num_output, parameters=count, **window, **filler)
         self._relu(row, index)
 
     def fully_connected(self, row: FullyConnected, index: int) -> None:
         """An inner product with all that lies below, and its ReLU if it has one; numbered on from the convolutions."""
         self._weighted += 1
         num_output = self._num_output(row)
-        count = num_output * (math.prod(self.shape) + 1)
+        fan_in = math.prod(self.shape)
         self.shape = (num_output, 1, 1)
-        self._lay(f"fc{self._weighted}", "InnerProduct", num_output=num_output, parameters=count)
+        filler = self._filler(row, index, fan_in)
+        count = num_output * (fan_in + 1)
+        self._lay(f"fc{self._weighted}", "InnerProduct", num_output=num_output, parameters=count, **filler)
         self._relu(row, index)
 
     def _num_output(self, row: Weighted) -> int:
         return (self.options.num_output or self.base.classes) if row.num_output == CLASSES else int(row.num_output)
+
+    def _filler(self, row: Weighted, index: int, fan_in: int) -> dict[str, Any]:
+        """The weight filler's fields of a layer.
+
+        "graham" is uniform between -s and s, s^2 = 6 / (fan_in + fan_out a), a = (kernel / stride / following pool's
+        stride)^2, and 10,000 for the class layer. Source: NetworkInNetworkLayer of B. Graham's programs.
+        """
+        kind = self.options.filler or self.base.filler
+        if kind == "gaussian":
+            own = row.std if isinstance(row, Conv) else None
+            return {"filler": kind, "filler_std": self.options.filler_std or own or GAUSSIAN_STD}
+        if kind != "graham":
+            return {"filler": kind}
+        above = self.base.layers[index + 1] if index + 1 < len(self.base.layers) else None
+        shrink = above.stride if isinstance(above, Pool | NormPool) else 1
+        scale = (row.kernel_size / row.stride / shrink) ** 2 if isinstance(row, Conv) else 1.0
+        if index == self._last_weighted:
+            scale = 10_000.0
+        return {"filler": "uniform", "filler_bound": math.sqrt(6 / (fan_in + self._num_output(row) * scale))}
 
     def _relu(self, row: Weighted, index: int) -> None:
         relu_last, slope = self.options.relu_last, self.options.negative_slope
@@ -195,10 +227,26 @@ class _Stack:
         self._lay("global_pool", "Pooling", pool="AVE", global_pooling=True)
 
     def dropout(self, ratio: float) -> None:
-        """Dropout on what lies on top: drop0 on the image, then drop1 and so on; none where the ratio is 0."""
-        if ratio:
-            self._drops += bool(self.layers)
-            self._lay_in_place(f"drop{self._drops}", "Dropout", dropout_ratio=ratio)
+        """Dropout on what lies on top: drop0 on the image, then drop1 and so on; none where the ratio is 0.
+
+        Batchwise: ones for each channel, dropout of them, and the blob times that; as in Caffe's Dropout what stays is
+        scaled up in training, where Graham scales down in testing, and so TEST needs none of the three.
+        """
+        if not ratio:
+            return
+        on_image = not self.layers
+        self._drops += not on_image
+        name = f"drop{self._drops}"
+        if on_image or not self.options.batchwise_dropout:
+            self._lay_in_place(name, "Dropout", dropout_ratio=ratio)
+            return
+        ones, mask = f"{name}_ones", f"{name}_mask"
+        shape = (self.shape[0], 1, 1)
+        self.layers += [
+            Layer(name=ones, type="DummyData", bottom="", top=ones, shape=shape, train_only=True),
+            Layer(name=mask, type="Dropout", bottom=ones, top=mask, shape=shape, dropout_ratio=ratio, train_only=True),
+        ]
+        self._lay_in_place(name, "Scale", second_bottom=mask, train_only=True)
 
 
 def check_table(base: Architecture) -> None:

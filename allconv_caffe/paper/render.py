@@ -20,7 +20,7 @@ import jinja2
 from allconv_caffe import files
 from allconv_caffe.paper import experiments
 from allconv_caffe.paper.architectures import Architecture
-from allconv_caffe.paper.datasets import Dataset
+from allconv_caffe.paper.datasets import COLOUR_SIGMAS, Augmentation, Dataset
 from allconv_caffe.paper.errors import RenderError
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.options import RenderOptions, number, option_flags
@@ -28,7 +28,9 @@ from allconv_caffe.paper.plan import Layer, build
 from allconv_caffe.paper.rules import LARGEST_INT, OneOf
 from allconv_caffe.paper.schedules import Timetable, scaled_epochs, timetable
 
-FILES: tuple[str, ...] = ("solver.prototxt", "train_val.prototxt", "deploy.prototxt")
+SOLVER, PLAIN_SOLVER = "solver.prototxt", "solver_plain.prototxt"
+FILES: tuple[str, ...] = (SOLVER, "train_val.prototxt", "deploy.prototxt")
+"""What every experiment has; see ``file_names``."""
 
 RELU_LAYERS: dict[str, str] = {"plain": "", "deconv": "DeconvReLU", "guided": "GuidedReLU"}
 """What `--relu` names: the layer of ``allconv_caffe.python_layers`` in the place of each ReLU; plain: Caffe's own."""
@@ -52,11 +54,15 @@ def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
         channels = options.channels
     if size is not None:
         height = width = size
-        input_size = options.crop_size or size
+        input_size = input_size if dataset.augmented else options.crop_size or size
     if options.crop_size is not None:
         input_size = options.crop_size
-    if input_size > min(height, width):
+    if input_size > min(height, width) and not dataset.augmented:
         raise RenderError("option crop_size", input_size, f"at most the image size, {min(height, width)}")
+    if options.mean_value is not None and len(options.mean_value) not in (1, channels):
+        raise RenderError(
+            "option mean_value", options.mean_value, f"one number, or one for each of {channels} channels"
+        )
     changes: dict[str, Any] = {
         "classes": options.num_output,
         "n_train": options.n_train,
@@ -65,14 +71,33 @@ def resolve_dataset(experiment: Experiment, options: RenderOptions) -> Dataset:
         "test_lmdb": options.test_lmdb,
         "mirror": options.mirror,
         "scale": options.scale,
-        "mean_value": options.mean_value,
+        "mean_value": options.mean_value if options.mean_file is None else (),
+        "mean_file": options.mean_file if options.mean_value is None else "",
+        "augmented": _augmented(dataset, options, input_size),
     }
     given = {key: value for key, value in changes.items() if value is not None}
-    if options.mean_value is not None and len(options.mean_value) not in (1, channels):
-        raise RenderError(
-            "option mean_value", options.mean_value, f"one number, or one for each of {channels} channels"
-        )
     return replace(dataset, shape=(channels, height, width), input_size=input_size, **given)
+
+
+def _augmented(dataset: Dataset, options: RenderOptions, size: int) -> Augmentation | None:
+    """How a Python layer distorts the images; None where Caffe's Data layer reads them.
+
+    Raises:
+        RenderError: an option of the other kind of layer.
+    """
+    own = ("mirror", "scale", "mean_value", "mean_file") if dataset.augmented else ("graham", "colour_form")
+    for name in own:
+        if (value := getattr(options, name)) is not None:
+            layer = "AugmentedData" if dataset.augmented else "Data"
+            raise RenderError(f"option {name}", value, f"none: a layer {layer} makes the images of {dataset.name}")
+    if dataset.augmented is None:
+        return None
+    changes: dict[str, Any] = {"size": size}
+    if options.graham is not None:
+        changes["graham"] = options.graham
+    if options.colour_form is not None:
+        changes |= {"colour_form": options.colour_form, "colour": COLOUR_SIGMAS[options.colour_form]}
+    return replace(dataset.augmented, **changes)
 
 
 def resolve_network(experiment: Experiment, options: RenderOptions) -> Architecture:
@@ -138,7 +163,34 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int, mean_file: str | None) -> dict[str, Any]:
+def _data_layers(dataset: Dataset, batch_size: int, table: Timetable, seed: int | None) -> list[dict[str, Any]]:
+    """TRAIN and TEST; of a distorted data set also the TRAIN of the plain epochs, in a net of the stage ``plain``."""
+    sides = (("TRAIN", dataset.train_lmdb, batch_size), ("TEST", dataset.test_lmdb, table.test_batch_size))
+    if dataset.augmented is None:
+        return [
+            {
+                "phase": phase,
+                "rule": "",
+                "param_str": "",
+                "source": source,
+                "batch_size": size,
+                "transform": _transform(dataset, phase),
+            }
+            for phase, source, size in sides
+        ]
+    layers: list[dict[str, Any]] = []
+    for phase, source, size in sides:
+        if "'" in source:
+            raise RenderError(f"{phase} data", source, "a path without apostrophes: it stands between two in param_str")
+        start = 0
+        for rule in ("not_stage", "stage") if phase == "TRAIN" and table.plain_iter else ("",):
+            text = dataset.augmented.param_str(source, size, phase == "TRAIN" and not start, seed, start)
+            layers.append({"phase": phase, "rule": rule, "param_str": text})
+            start = table.plain_iter * batch_size
+    return layers
+
+
+def _transform(dataset: Dataset, phase: str) -> list[dict[str, str]]:
     transform: list[dict[str, str]] = []
     if dataset.scale != 1:
         transform.append({"field": "scale", "value": number(dataset.scale)})
@@ -146,11 +198,10 @@ def _data_layer(dataset: Dataset, phase: str, source: str, batch_size: int, mean
         transform.append({"field": "mirror", "value": "true"})
     if dataset.crop_size:
         transform.append({"field": "crop_size", "value": str(dataset.crop_size)})
-    if mean_file is None:
-        transform += [{"field": "mean_value", "value": number(value)} for value in dataset.mean_value]
-    else:
-        transform.append({"field": "mean_file", "value": f'"{mean_file}"'})
-    return {"phase": phase, "source": source, "batch_size": batch_size, "transform": transform}
+    transform += [{"field": "mean_value", "value": number(value)} for value in dataset.mean_value]
+    if dataset.mean_file:
+        transform.append({"field": "mean_file", "value": f'"{dataset.mean_file}"'})
+    return transform
 
 
 def render(
@@ -183,10 +234,24 @@ def render(
     context = {
         "header": f"{experiment.name}: {experiment.source}. Rendered by: {command}",
         "net": _net(experiment, options, relu),
-        "solver": _solver(experiment, options),
     }
     environment = _environment()
-    return {name: environment.get_template(f"{name}.j2").render(context) for name in (FILES[-1:] if relu else FILES)}
+    texts = {}
+    for name in FILES[-1:] if relu else file_names(experiment, options):
+        template = environment.get_template(f"{SOLVER if name == PLAIN_SOLVER else name}.j2")
+        solver = {} if relu else {"solver": _solver(experiment, options, plain=name == PLAIN_SOLVER)}
+        texts[name] = template.render({**context, **solver})
+    return texts
+
+
+def file_names(experiment: Experiment, options: RenderOptions | None = None) -> tuple[str, ...]:
+    """The names of an experiment's files; where its last epochs are plain, ``solver_plain.prototxt`` stands second.
+
+    ``caffe train -solver solver.prototxt`` ends where the plain epochs begin, and ``-solver solver_plain.prototxt -snapshot``
+    with its last snapshot goes on to the end.
+    """
+    plain = resolve_timetable(experiment, options or RenderOptions()).plain_iter
+    return (SOLVER, PLAIN_SOLVER, *FILES[1:]) if plain else FILES
 
 
 def _net(experiment: Experiment, options: RenderOptions, relu: str | None) -> dict[str, Any]:
@@ -195,19 +260,18 @@ def _net(experiment: Experiment, options: RenderOptions, relu: str | None) -> di
     network = resolve_network(experiment, options)
     layers = _resolved(network, options, relu)
     batch_size = options.batch_size or experiment.schedule.batch_size
-    test_batch_size = resolve_timetable(experiment, options).test_batch_size
+    bias_lr, bias_decay = options.bias_lr_mult, options.bias_decay_mult
     return {
         "name": network.name,
         "force_backward": relu is not None,
-        "data": [
-            _data_layer(dataset, "TRAIN", dataset.train_lmdb, batch_size, options.mean_file),
-            _data_layer(dataset, "TEST", dataset.test_lmdb, test_batch_size, options.mean_file),
-        ],
+        "data": _data_layers(dataset, batch_size, resolve_timetable(experiment, options), options.random_seed),
         "layers": [
             {
                 **dataclasses.asdict(layer),
                 "python_layer": RELU_LAYERS[relu] if relu and layer.type == "ReLU" else "",
                 "dropout_ratio": number(layer.dropout_ratio),
+                "filler_std": number(layer.filler_std),
+                "filler_bound": number(layer.filler_bound),
                 "fixed_weight": number(layer.fixed_weight) if layer.fixed_weight else "",
                 "power": number(layer.power),
                 "shift": number(layer.shift) if layer.shift else "",
@@ -217,10 +281,8 @@ def _net(experiment: Experiment, options: RenderOptions, relu: str | None) -> di
         ],
         "scores": layers[-1].top,
         "input_shape": (1, *network.input_shape),
-        "filler": options.filler or network.filler,
-        "filler_std": number(options.filler_std),
-        "bias_lr_mult": number(options.bias_lr_mult),
-        "bias_decay_mult": number(options.bias_decay_mult),
+        "bias_lr_mult": number(network.bias_lr_mult if bias_lr is None else bias_lr),
+        "bias_decay_mult": number(network.bias_decay_mult if bias_decay is None else bias_decay),
     }
 
 
@@ -238,12 +300,14 @@ def _resolved(network: Architecture, options: RenderOptions, relu: str | None) -
     return layers
 
 
-def _solver(experiment: Experiment, options: RenderOptions) -> dict[str, Any]:
-    """What the template of the solver prints."""
+def _solver(experiment: Experiment, options: RenderOptions, plain: bool) -> dict[str, Any]:
+    """What the template of the solver prints; ``plain``: of the one for the plain epochs at the end."""
     dataset, schedule = resolve_dataset(experiment, options), experiment.schedule
     table = resolve_timetable(experiment, options)
     batch_size = options.batch_size or schedule.batch_size
     epoch_iters = number(dataset.n_train / batch_size)
+    max_iter = table.plain_iter if table.plain_iter and not plain else table.max_iter
+    length = table.epochs if max_iter == table.max_iter else max_iter * batch_size / dataset.n_train
     drops = options.drop_epochs or scaled_epochs(schedule, options.epochs)[1]
     test_note = f"{table.test_iter} x {table.test_batch_size} = {dataset.n_test} test images, once each"
     return {
@@ -253,8 +317,10 @@ def _solver(experiment: Experiment, options: RenderOptions) -> dict[str, Any]:
         "test_interval": table.test_interval,
         "base_lr": number(options.lr or schedule.base_lr),
         "display": table.display,
-        "length_note": f"{table.epochs:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations",
-        "max_iter": table.max_iter,
+        "stage": "plain" if plain else "",
+        "length_note": f"{length:.6g} epochs of {dataset.n_train} / {batch_size} = {epoch_iters} iterations"
+        + (", the last of them plain" if plain else ""),
+        "max_iter": max_iter,
         "lr_policy": schedule.lr_policy,
         "gamma": number(table.gamma),
         "momentum": number(schedule.momentum if options.momentum is None else options.momentum),

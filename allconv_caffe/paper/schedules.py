@@ -20,14 +20,15 @@ from allconv_caffe.paper.errors import TableError
 class Schedule:
     """How a network is trained."""
 
-    lr_policy: str  # multistep, step or exp, as in Caffe
+    lr_policy: str  # multistep or step, as in Caffe
     base_lr: float
     momentum: float
     weight_decay: float
     batch_size: int  # images of an iteration
     gamma: float = 0.1  # factor at each drop of multistep and step
-    decay_per_epoch: float = 0.0  # of exp: the rate falls by exp(-decay_per_epoch) an epoch
+    decay_per_epoch: float = 0.0  # of step: the rate falls by exp(-decay_per_epoch) after each epoch
     epochs: float = 0.0  # in all; 0: ``max_iter`` says it
+    plain_epochs: float = 0.0  # the last of them, in which training images are not distorted
     drop_epochs: tuple[float, ...] = ()  # of multistep: the rate drops after each of them
     stepsize: int = 0  # of step: iterations between two drops
     max_iter: int = 0  # in all, where the paper counts iterations
@@ -51,13 +52,14 @@ LEARNING_RATES: tuple[float, ...] = (0.25, 0.1, 0.05, 0.01)
 """Section 3.2.1: the set that the learning rate of each model was searched in."""
 
 LARGE_SCHEDULE = Schedule(
-    lr_policy="exp",
-    base_lr=0.00003,  # assumed: Graham's 0.003 * (1 - momentum)
+    lr_policy="step",  # of an epoch: Graham's program sets the rate there, and float32 holds exp(-0.01) better than its root
+    base_lr=0.0015,  # assumed: Graham's 0.003 * (1 - momentum), times the batch, over which he sums and Caffe averages
     momentum=0.99,
     weight_decay=0.0,
     batch_size=50,
     decay_per_epoch=0.01,
     epochs=410,
+    plain_epochs=10,
     type="Nesterov",
     test_batch_size=50,
 )
@@ -104,13 +106,14 @@ class Timetable:
     max_iter: int
     stepvalue: tuple[int, ...]  # of multistep
     stepsize: int  # of step
-    gamma: float  # factor at each step; of exp, at each iteration
+    gamma: float  # factor at each step
     test_iter: int  # test batches
     test_batch_size: int
     test_interval: int  # iterations
     display: int  # iterations
     snapshot: int  # iterations
     epochs: float  # in all
+    plain_iter: int = 0  # where the epochs without distortion begin; 0: there are none
 
 
 SNAPSHOTS_PER_RUN = 14
@@ -141,7 +144,7 @@ def timetable(
         raise TableError("option test_batch_size", test_batch_size, f"a divisor of {n_test} test images", divisors)
     epoch_iters = iterations(1, n_train, batch_size)
     stepvalue: Sequence[int] = ()
-    stepsize, gamma = 0, schedule.gamma
+    stepsize, gamma, plain_iter = 0, schedule.gamma, 0
     if schedule.max_iter:  # the paper counts iterations; its own batch size turns them into epochs
         published = Fraction(schedule.max_iter * schedule.batch_size, n_train)
         total = published if epochs is None else Fraction(epochs).limit_denominator(10**6)
@@ -152,7 +155,10 @@ def timetable(
         max_iter = iterations(total, n_train, batch_size)
         stepvalue = [iterations(drop, n_train, batch_size) for drop in drops]
         if schedule.decay_per_epoch:
-            gamma = math.exp(-schedule.decay_per_epoch * schedule.epochs / float(total) * batch_size / n_train)
+            stepsize, gamma = epoch_iters, math.exp(-schedule.decay_per_epoch * schedule.epochs / float(total))
+        if schedule.plain_epochs:
+            share = 1 - Fraction(schedule.plain_epochs).limit_denominator(10**6) / Fraction(schedule.epochs)
+            plain_iter = iterations(total * share, n_train, batch_size)
     display = next(step for step in (100, 10, 1) if epoch_iters >= step)
     snapshot = max(epoch_iters, math.floor(Fraction(max_iter, SNAPSHOTS_PER_RUN) + Fraction(1, 2)))
     return Timetable(
@@ -166,4 +172,5 @@ def timetable(
         display=display,
         snapshot=snapshot,
         epochs=float(total),
+        plain_iter=plain_iter,
     )

@@ -57,7 +57,8 @@ class Rendered:
         """
         self.experiment = experiment
         values: dict[str, Any] = dict(options)
-        paths = [name for name in _MARKS if name != "mean_file" or (subtracts_mean and not options.get("mean_value"))]
+        subtracts_mean = subtracts_mean and experiment.dataset.augmented is None and not options.get("mean_value")
+        paths = [name for name in _MARKS if name != "mean_file" or subtracts_mean]
         values |= {name: _mark(name) for name in paths if name not in values}
         self.options: RenderOptions = options_from(values, "settings")
         self.timetable: Timetable = render.resolve_timetable(experiment, self.options)
@@ -84,7 +85,7 @@ class Rendered:
             head, _, body = text.partition("\n")
             if not places.devices:
                 head += " --solver-mode CPU"
-                if name == SOLVER:
+                if name in (SOLVER, render.PLAIN_SOLVER):
                     body = body.replace("\nsolver_mode: GPU\n", "\nsolver_mode: CPU\n")
             if name == TRAIN_VAL and places.devices > 1:
                 body = self._divided(body, places.devices)

@@ -141,7 +141,7 @@ def test_render_lists_the_experiments() -> None:
         ("render --lr x cifar10-model-a", "Error: option lr: found 'x', expected a number\n"),
         (
             "render --filler he cifar10-model-a",
-            "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra)\n",
+            "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra, graham)\n",
         ),
         ("prep verify nowhere", "Error: nowhere: found no manifest.json; expected a prepared data set\n"),
         ("run cifar10-allcnn-c --engine theano", "Error: ENGINE=theano: expected one of auto, caffe, torch\n"),

@@ -217,7 +217,8 @@ def test_other_wrong_tables() -> None:
     with pytest.raises(TableError) as caught:
         NetOptions(filler="he")
     assert (
-        str(caught.value) == "option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra)"
+        str(caught.value)
+        == "option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra, graham)"
     )
 
 

@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from allconv_caffe.paper import experiments as e
@@ -78,11 +79,27 @@ def test_imagenet_schedule() -> None:
     assert (doubled.max_iter, doubled.stepsize) == (900_000, 400_000)
 
 
-def test_exponential_schedule() -> None:
-    """Large-All-CNN's rate ends at exp(-4.1) of its beginning, however many epochs it is given."""
+def test_large_schedule() -> None:
+    """Large-All-CNN's rate falls by exp(-0.01) an epoch, to exp(-4.1), however many epochs it is given; 10 of 410 are plain."""
     for epochs, batch in ((None, 50), (41, 50), (410, 25)):
         plan = timetable(LARGE_SCHEDULE, 50_000, 10_000, batch, epochs)
-        assert math.isclose(plan.gamma**plan.max_iter, math.exp(-4.1), rel_tol=1e-9)
+        assert plan.stepsize * batch == 50_000
+        assert math.isclose(plan.gamma ** (plan.max_iter / plan.stepsize), math.exp(-4.1), rel_tol=1e-9)
+        assert plan.plain_iter == plan.max_iter * 400 / 410
+    published = timetable(LARGE_SCHEDULE, 50_000, 10_000, 50)
+    assert (published.plain_iter, published.max_iter) == (400_000, 410_000)
+
+
+def test_large_rate_as_caffe_computes_it() -> None:
+    """base_lr * gamma^(epoch), gamma and base_lr in float32: within 1e-5 of Graham's rate in every epoch; a gamma for each
+    iteration would be half a percent off at the end."""
+    plan = timetable(LARGE_SCHEDULE, 50_000, 10_000, 50)
+    base_lr, gamma = (float(np.float32(f"{value:.9g}")) for value in (LARGE_SCHEDULE.base_lr, plan.gamma))
+    grahams = 0.003 * (1 - 0.99) * 50  # he sums over the batch; his momentum step is (1 - momentum) times the gradient
+    for epoch in (0, 1, 100, 409):
+        assert math.isclose(base_lr * gamma**epoch, grahams * math.exp(-0.01 * epoch), rel_tol=1e-5)
+    exp = float(np.float32(f"{math.exp(-0.01 / 1000):.9g}"))
+    assert not math.isclose(exp**409_000, math.exp(-4.09), rel_tol=5e-3)
 
 
 @pytest.mark.parametrize("n_test", [1, 7, 97, 100, 360, 500, 997, 1797, 10_000, 50_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import fields, replace
@@ -61,13 +62,13 @@ def test_every_file_parses(name: str) -> None:
     assert solver.net == f"solvers/{name}/train_val.prototxt"
     assert solver.solver_mode == SolverParameter.GPU
     assert (ROOT / solver.snapshot_prefix).parent.is_dir() and not Path(solver.snapshot_prefix).is_absolute()
-    ours = [layer.name for layer in train_val.layer if layer.type not in ("Data", "Accuracy", "SoftmaxWithLoss")]
+    ours = [layer.name for layer in train_val.layer if layer.name not in ("data", "accuracy", "loss")]
     assert [layer.name for layer in deploy.layer[1:-1]] == ours
     assert [layer.name for layer in train_val.layer[-2:]] == ["accuracy", "loss"]
-    data = {layer.include[0].phase: layer for layer in train_val.layer[:2]}
-    test = next(layer for phase, layer in data.items() if phase == 1)
+    (test,) = [layer for layer in train_val.layer if layer.name == "data" and layer.include[0].phase == 1]
     n_test = EXPERIMENTS[name].dataset.n_test
-    assert solver.test_iter[0] * test.data_param.batch_size == n_test
+    text = test.python_param.param_str
+    assert solver.test_iter[0] * (json.loads(text)["batch_size"] if text else test.data_param.batch_size) == n_test
     assert not test.transform_param.mirror, "Caffe would mirror test images too"
 
 
@@ -85,6 +86,7 @@ def _orders() -> dict[str, list[str]]:
     return {
         "solver": [
             "net",
+            "train_state",
             "test_iter",
             "test_interval",
             "base_lr",
@@ -115,21 +117,27 @@ def _orders() -> dict[str, list[str]]:
             "convolution_param",
             "data_param",
             "dropout_param",
+            "dummy_data_param",
+            "inner_product_param",
             "input_param",
             "pooling_param",
+            "power_param",
+            "python_param",
             "relu_param",
+            "scale_param",
         ],
     }
 
 
 def test_fields_in_the_order_of_caffe_proto() -> None:
     """Fields follow caffe.proto, in the solver and in each layer."""
-    options = RenderOptions(clip_gradients=1, device_id=0, random_seed=1)
-    for name in ("cifar10-model-c", "imagenet-allcnn", "cifar10-large-allcnn"):
+    options = RenderOptions(clip_gradients=1, device_id=0, random_seed=1, batchwise_dropout=True, filler="graham")
+    for name in ("cifar10-model-c", "imagenet-allcnn", "cifar10-large-allcnn", "cifar10-model-a-fc"):
         texts = render(name, options)
-        keys = re.findall(r"^(\w+):", texts["solver.prototxt"], re.MULTILINE)
         order = _orders()["solver"]
-        assert keys == sorted(keys, key=order.index) and len(keys) > 12
+        for file in (file for file in texts if file.startswith("solver")):
+            keys = re.findall(r"^(\w+)[: ]", texts[file], re.MULTILINE)
+            assert keys == sorted(keys, key=order.index) and len(keys) > 12
         for block in texts["train_val.prototxt"].split("layer {\n")[1:]:
             keys = re.findall(r"^  (\w+)[: ]", block, re.MULTILINE)
             assert keys == sorted(keys, key=_orders()["layer"].index)

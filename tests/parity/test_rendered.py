@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -50,12 +51,16 @@ def _databases(root: Path) -> None:
     """A tiny LMDB of the right shape at every path that a committed file names."""
     rng = np.random.default_rng(0)
     for dataset in datasets.DATASETS.values():
-        raw = dataset.scale != 1 or dataset.mean_value
+        raw = dataset.scale != 1 or dataset.mean_value or dataset.mean_file or dataset.augmented
         for path in (dataset.train_lmdb, dataset.test_lmdb):
             (root / path).mkdir(parents=True)
             images = rng.integers(0, 256, (2, *dataset.shape), np.uint8)
             records = datum.encode(images if raw else images.astype(np.float32), np.arange(2))
             write_lmdb(root / path, map(bytes, records))
+        if dataset.mean_file:
+            mean = proto.BlobProto(num=1, data=np.zeros(int(np.prod(dataset.shape)), np.float32))
+            mean.channels, mean.height, mean.width = dataset.shape
+            (root / dataset.mean_file).write_bytes(mean.SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,12 @@ def constructed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         lines += [f"solvers/{name}/train_val.prototxt {phase}" for phase in ("TRAIN", "TEST")]
         lines.append(f"solvers/{name}/deploy.prototxt TEST")
     done = subprocess.run(
-        [str(PYTHON), "-c", CONSTRUCT, "found.json"], cwd=root, input="\n".join(lines), capture_output=True, text=True
+        [str(PYTHON), "-c", CONSTRUCT, "found.json"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((root / "found.json").read_text())
