@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.tracing import current
 from allconv_caffe.proto import Numbers, ProtoError, StoredBlob
 from allconv_caffe.proto.caffemodel import blob_shape
 
@@ -23,12 +24,11 @@ MAX_AXES = 32  # kMaxBlobAxes
 class Memory:
     """What blobs share when they share data: a flat float32 buffer, allocated (zeroed) at first use.
 
-    While a net is traced for compilation, `traced` holds the tensor that stands for the buffer's contents.
     A buffer on a GPU has a second face on the CPU, synchronised on access: after `array`, the array is the newer one,
     until `tensor` copies it to the device. Source: syncedmem.cpp.
     """
 
-    __slots__ = ("capacity", "device", "flat", "host", "host_is_newer", "on_cpu", "traced")
+    __slots__ = ("capacity", "device", "flat", "host", "host_is_newer", "on_cpu")
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
@@ -37,7 +37,6 @@ class Memory:
         self.flat: torch.Tensor | None = None
         self.host: np.ndarray | None = None
         self.host_is_newer = False
-        self.traced: torch.Tensor | None = None
 
     def tensor(self) -> torch.Tensor:
         """The buffer on its device."""
@@ -67,11 +66,9 @@ class Blob:
     """An N-dimensional array with its gradient.
 
     `data` and `diff` are float32 tensors of shape `shape`, C-contiguous, that stay in place: assigning to them copies,
-    so every view taken before (numpy's too) sees the new values. Inside `Blob.tracing` an assignment binds the tensor
-    instead, whatever its memory format or dtype; a layer that reads `x.data` and assigns whole results runs in both.
+    so every view taken before (numpy's too) sees the new values. Inside a `Tracing` an assignment binds the tensor
+    instead; a layer that reads `x.data` and assigns whole results runs in both.
     """
-
-    tracing: ClassVar[bool] = False
 
     def __init__(self, shape: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -152,8 +149,9 @@ class Blob:
 
     def accumulate_diff(self, value: torch.Tensor) -> None:
         """diff += value: how layers deliver the gradients of their parameters."""
-        if Blob.tracing:
-            self._diff.traced = value if self._diff.traced is None else self._diff.traced + value
+        if (tracing := current()) is not None:
+            before = tracing.bound.get(self._diff)
+            tracing.bound[self._diff] = value if before is None else before + value
         else:
             self.diff.add_(value.to(torch.float32).reshape(self.shape))
 
@@ -184,19 +182,18 @@ class Blob:
         return self._diff.array()[: self.count].reshape(self.shape)
 
     def _get(self, memory: Memory) -> torch.Tensor:
-        if Blob.tracing:
-            traced = memory.traced
-            if traced is None:
-                traced = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
-                memory.traced = traced
-            return traced if traced.shape == self.shape else traced.reshape(self.shape)
+        if (tracing := current()) is not None:
+            bound = tracing.bound.get(memory)
+            if bound is None:
+                bound = tracing.bound[memory] = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
+            return bound if bound.shape == self.shape else bound.reshape(self.shape)
         return memory.tensor()[: self.count].view(self.shape)
 
     def _set(self, memory: Memory, value: torch.Tensor) -> None:
         if tuple(value.shape) != self.shape:
             raise ValueError(f"cannot assign a tensor of shape {tuple(value.shape)} to a blob of shape {self.shape}")
-        if Blob.tracing:
-            memory.traced = value
+        if (tracing := current()) is not None:
+            tracing.bound[memory] = value
             return
         own = memory.tensor()[: self.count].view(self.shape)
         if value.data_ptr() != own.data_ptr() or value.stride() != own.stride() or value.dtype != own.dtype:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from support.prototxt import layer
 
-from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.solver import Solver
 from allconv_caffe.caffe_torch.solver_factory import create_solver
+from allconv_caffe.caffe_torch.tracing import Tracing
 from allconv_caffe.proto import TRAIN, NetParameter, SolverParameter, parse_text
 
 HYPER = 'base_lr: 0.01 lr_policy: "fixed" max_iter: 3 momentum: 0.5 snapshot_after_train: false\n'
@@ -126,18 +126,15 @@ def test_layers_that_follow_values_stay_outside_the_graph(type_: str, capfd: pyt
     assert f"Executor: plain (layer 'n' of type {type_} runs outside the graph)" in capfd.readouterr().err
 
 
-def test_every_tensor_lies_on_the_net_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tensor_lies_on_the_net_s_device() -> None:
     """Forward and backward of the same net mix no devices: it runs on one that holds shapes without values."""
-    monkeypatch.setattr(Blob, "tracing", False)
     net = Net(parse_text(NET, NetParameter), Context(phase=TRAIN, device=torch.device("meta"), rng=TorchGenerator(5)))
-    for top in (top for i, tops in enumerate(net.top_vecs) if not net.bottom_vecs[i] for top in tops):
-        top.data = torch.zeros(top.shape, device="meta")
-    monkeypatch.setattr(Blob, "tracing", True)
-    for i in range(len(net.layers)):
-        if net.bottom_vecs[i] or net.layers[i].blobs:
-            net.forward_layer(i)
-    net.backward()
-    assert {p.diff.device.type for p in net.learnable_params} == {"meta"}
+    with Tracing():
+        for i in range(len(net.layers)):
+            if net.bottom_vecs[i] or net.layers[i].blobs:
+                net.forward_layer(i)
+        net.backward()
+        assert {p.diff.device.type for p in net.learnable_params} == {"meta"}
 
 
 def test_window_data_is_refused_by_name() -> None:

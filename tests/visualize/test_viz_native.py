@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.nets import phases
 from allconv_caffe.visualize.nets.native import EngineNet
@@ -91,7 +91,7 @@ def test_bound_blobs_hold_what_the_plain_executor_computes() -> None:
                     found, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=f"{blob} {rule}"
                 )
                 assert expected.any()
-    assert not Blob.tracing
+    assert not is_tracing()
 
 
 def test_new_parameters_are_seen() -> None:
@@ -111,7 +111,7 @@ def test_new_parameters_are_seen() -> None:
     bound._relus[0].negative_slope = 0.5
     with pytest.raises(Exception, match="defined for negative_slope 0"):
         bound.backward("scores", seeds, "guided")
-    assert not Blob.tracing and bound._relus[0].rule == "backprop"
+    assert not is_tracing() and bound._relus[0].rule == "backprop"
 
 
 def test_a_layer_that_sends_nothing_down_sends_nothing() -> None:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import conv_algo
 from allconv_caffe.caffe_torch.compute.window import Window
+from allconv_caffe.caffe_torch.tracing import is_tracing
 
 FLT_MIN = float(torch.finfo(torch.float32).tiny)
 Scalar = float | torch.Tensor
@@ -75,7 +76,7 @@ class Math(ABC):
     def scal(self, alpha: Scalar, x: torch.Tensor) -> torch.Tensor:
         """alpha x; alpha a number, or a tensor that broadcasts to x's shape. Source: caffe_scal, caffe_cpu_scale."""
         if isinstance(alpha, torch.Tensor):
-            return x * alpha if Blob.tracing else _cleared(x * alpha, ~(alpha.abs() > 0))
+            return x * alpha if is_tracing() else _cleared(x * alpha, ~(alpha.abs() > 0))
         return _product(alpha, x) if abs(alpha) > 0 else torch.zeros_like(x)
 
     @abstractmethod
@@ -210,13 +211,13 @@ class TorchMath(Math):
         return (-torch.log(p.clamp(min=FLT_MIN))).sum()
 
     def _algorithm(self, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
-        return conv_algo.choose(x, w, window, compiled=Blob.tracing, mode=self.conv_mode)
+        return conv_algo.choose(x, w, window, compiled=is_tracing(), mode=self.conv_mode)
 
 
 def scaled(alpha: Scalar, x: torch.Tensor) -> torch.Tensor:
     """alpha x, and 0 where alpha is 0: what `axpby` makes of its first array."""
     if isinstance(alpha, torch.Tensor):
-        return x * alpha if Blob.tracing else _cleared(x * alpha, alpha == 0)
+        return x * alpha if is_tracing() else _cleared(x * alpha, alpha == 0)
     return _product(alpha, x) if alpha != 0 else torch.zeros_like(x)
 
 

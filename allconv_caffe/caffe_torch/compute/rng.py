@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import ziggurat
+from allconv_caffe.caffe_torch.tracing import is_tracing
 
 F = np.float32
 BUFFER_WORDS = 1 << 16  # drawn from the twister at once
@@ -68,7 +68,7 @@ class TorchGenerator:
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
         p = float(p)
-        if Blob.tracing:  # compiled code cannot carry a generator object
+        if is_tracing():  # compiled code cannot carry a generator object
             return (torch.rand(tuple(shape), device=device) < p).to(torch.float32)
         if device.type == "cpu":
             return torch.empty(tuple(shape)).bernoulli_(p, generator=self._cpu)

@@ -1,6 +1,6 @@
 """The compiled executor: one training iteration captured as a graph of tensor operations and compiled once.
 
-It runs the layers' own forward and backward and the solver's own update, traced with `Blob.tracing` on. Parameters and
+It runs the layers' own forward and backward and the solver's own update, traced inside a `Tracing`. Parameters and
 history stay where they are and are updated in place, so snapshots and tests see them; the blobs between layers are
 not kept. The rate and the loss stay on the device: nothing is read back unless the caller looks. On a GPU the compiled
 function is recorded as a CUDA graph (see cuda_graph.py).
@@ -9,8 +9,7 @@ function is recorded as a CUDA graph (see cuda_graph.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
 from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.caffe_torch.tracing import Tracing
 
 if TYPE_CHECKING:
     from allconv_caffe.caffe_torch.solver import Solver
@@ -53,17 +53,6 @@ def why_not(solver: Solver) -> str | None:
 def is_source(net: Net, i: int) -> bool:
     """Whether layer i only brings data in: no bottoms, nothing learned. Such layers run eagerly, before the graph."""
     return not net.bottom_vecs[i] and not net.layers[i].blobs
-
-
-@contextmanager
-def tracing(memories: Sequence[Memory]) -> Iterator[None]:
-    Blob.tracing = True
-    try:
-        yield
-    finally:
-        Blob.tracing = False
-        for memory in memories:
-            memory.traced = None
 
 
 class Graph:
@@ -148,19 +137,15 @@ class Graph:
 
     def _build(self, inputs: Tensors) -> None:
         start = time.perf_counter()
-        all_memories = _unique(
-            [m for b in [*self.net.blob_list, *self.net.params] for m in (b._data, b._diff)] + self.memories
-        )
 
         def run(buffers: Tensors, ins: Tensors, scalars: torch.Tensor) -> Tensors:
-            with tracing(all_memories):
-                for memory, buffer in zip(self.memories, buffers, strict=True):
-                    memory.traced = buffer
+            with Tracing() as tracing:
+                tracing.bound.update(zip(self.memories, buffers, strict=True))
                 self._bind(ins)
                 results = self.body(list(scalars.unbind()) if scalars.numel() else [])
-                updates = [m.traced for m in self.memories]
+                updates = [tracing.bound[memory] for memory in self.memories]
             for buffer, update in zip(buffers, updates, strict=True):
-                if update is not buffer and update is not None:
+                if update is not buffer:
                     buffer.copy_(update.reshape(buffer.shape))
             return results
 
@@ -227,9 +212,6 @@ class CompiledExecutor:
 
     def _train_body(self, scalars: Tensors) -> Tensors:
         results = self._forward_backward()
-        for blob in self.solver.net.learnable_params:
-            if blob._diff.traced is None:
-                blob.diff = torch.zeros(blob.shape, device=blob.device)
         self.solver.update(scalars)
         return results
 

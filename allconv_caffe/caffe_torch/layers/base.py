@@ -15,6 +15,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
+from allconv_caffe.caffe_torch.tracing import is_tracing
 
 FLT_MAX = float(torch.finfo(torch.float32).max)
 LOSS_WEIGHT_COUNT = "loss_weight must be unspecified or specified once per top blob."
@@ -122,7 +123,7 @@ def check_labels(label: torch.Tensor, classes: int, ignored: torch.Tensor | None
 
     Looks at values, so only outside of tracing. Differs: a release build of Caffe reads other memory here.
     """
-    if Blob.tracing or label.numel() == 0:
+    if is_tracing() or label.numel() == 0:
         return
     bad = (label < 0) | (label >= classes)
     if ignored is not None:

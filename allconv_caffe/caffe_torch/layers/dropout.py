@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import TRAIN
 
 
@@ -29,7 +30,7 @@ class DropoutLayer(NeuronLayer):
             top[0].data = x
             return
         mask = self.ctx.rng.bernoulli(x.shape, 1.0 - self.threshold, x.device)
-        self.mask = mask != 0 if Blob.tracing else mask
+        self.mask = mask != 0 if is_tracing() else mask
         top[0].data = x * self.mask * self.scale
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

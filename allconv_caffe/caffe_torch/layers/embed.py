@@ -11,6 +11,7 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32, skipping
+from allconv_caffe.caffe_torch.tracing import is_tracing
 
 
 @register("Embed")
@@ -49,7 +50,7 @@ class EmbedLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         index = self.indices(bottom)
-        if not Blob.tracing and index.numel():
+        if not is_tracing() and index.numel():
             least, most = int(index.min()), int(index.max())
             check(least >= 0, f"Check failed: index >= 0 ({least} vs. 0): indices are 0 to {self.k - 1}")
             check(most < self.k, f"Check failed: index < K_ ({most} vs. {self.k}): indices are 0 to {self.k - 1}")

@@ -13,6 +13,7 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, float32
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LRNParameter
 
 
@@ -74,7 +75,7 @@ class LRNLayer(NeuronLayer):
         for i in range(1, n):
             total = total + padded[:, i : i + channels]
         out = self.ctx.math.axpby(factor, total)
-        if Blob.tracing or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
+        if is_tracing() or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
             return out
         # Caffe's sum runs over the channels, so that one that is not finite spoils those behind it, too
         current = torch.zeros_like(x[:, 0])

@@ -8,6 +8,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled, along, creating_inner, skipping, sum_to
 from allconv_caffe.caffe_torch.layers.bias import operand_axis, operand_shape
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import FillerParameter
 
 
@@ -71,7 +72,7 @@ class ScaleLayer(Layer):
                 scale.accumulate_diff(gradient)
             else:
                 scale.diff = gradient
-            if not propagate_down[0] and top[0] is not bottom[0] and not Blob.tracing and x.numel() != scale.count:
+            if not propagate_down[0] and top[0] is not bottom[0] and not is_tracing() and x.numel() != scale.count:
                 bottom[0].diff = dy * x  # Caffe's scratch space
         if propagate_down[0]:
             bottom[0].diff = self.ctx.math.scal(factor, dy).to(dy.dtype)

@@ -17,6 +17,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
 from allconv_caffe.caffe_torch.solver import Scalar, Solver
 from allconv_caffe.caffe_torch.solver_state import State
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import SolverParameter
 
 
@@ -55,7 +56,7 @@ class SGDSolver(Solver):
         params = self.net.learnable_params
         zero = torch.zeros((), device=self.ctx.device)
         squares = sum((self.ctx.math.dot(p.diff, p.diff) for p in params), zero)  # one after the other
-        if not Blob.tracing:
+        if not is_tracing():
             value = float(np.sqrt(np.float32(float(squares))))  # on a CPU, PyTorch's root is often off by a rounding
             if value > limit:
                 scale = float(np.float32(limit) / np.float32(value))

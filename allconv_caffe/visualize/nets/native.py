@@ -1,6 +1,6 @@
 """The torch engine: the rule is a setting of the ReLU layer. No numpy on the way, no hooks, no autograd.
 
-Where every layer allows it, layers run with `Blob.tracing` on, eagerly: blobs are bound to what layers compute, images and
+Where every layer allows it, layers run inside a `Tracing`, eagerly: blobs are bound to what layers compute, images and
 weights channels_last, instead of copied into C-contiguous memory. On a CPU that is an eighth to a fifth of the time.
 """
 
@@ -15,12 +15,13 @@ import torch
 
 from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.blob import Blob, Memory
+from allconv_caffe.caffe_torch.blob import Memory
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 from allconv_caffe.caffe_torch.layers.relu import ReLULayer
 from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.caffe_torch.tracing import Tracing
 from allconv_caffe.visualize.nets import base, phases
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.graph import Graph, Node
@@ -74,6 +75,7 @@ class EngineNet(base.VizNet):
         for layer in self.net.layers:
             layer.param_propagate_down = [False] * len(layer.blobs)
         self._bound = all(layer.traceable or layer.type == "Input" for layer in self.net.layers)
+        self._tracing = Tracing()
         self._weights: list[tuple[Memory, torch.Tensor]] = []
         self._relus = [layer for layer in self.net.layers if isinstance(layer, ReLULayer)]
         self.blob_names = base.blob_names(param, self.net.blobs)
@@ -121,12 +123,9 @@ class EngineNet(base.VizNet):
                     value = blob.data
                     self._weights.append((blob._data, _channels_last(value)))
             for memory, value in self._weights:
-                memory.traced = value
-        Blob.tracing = True
-        try:
+                self._tracing.bound[memory] = value
+        with self._tracing:
             yield
-        finally:
-            Blob.tracing = False
 
     def _batch_shape(self, blob: str) -> tuple[int, ...]:
         return self.net.blobs[blob].shape
@@ -144,7 +143,7 @@ class EngineNet(base.VizNet):
         blobs = self.net.blobs
         if self._bound:  # what is bound to nothing is zero
             for each in self.net.blob_list:
-                each._diff.traced = None
+                self._tracing.bound.pop(each._diff, None)
         try:
             for relu in self._relus:
                 relu.rule = rule
