@@ -18,8 +18,7 @@ import torch
 
 from allconv_caffe.caffe_torch.compute.rng import Generator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
-
-FAN_IN, FAN_OUT, AVERAGE = 0, 1, 2
+from allconv_caffe.proto import FillerParameter
 
 Filler = Callable[[tuple[int, ...], Any, Generator], torch.Tensor]
 FILLERS: dict[str, Filler] = {}
@@ -66,9 +65,9 @@ def fan(shape: Sequence[int], variance_norm: int) -> float:
     count = math.prod(shape)
     fan_in = count // shape[0]
     fan_out = count // shape[1] if len(shape) > 1 else count
-    if variance_norm == AVERAGE:
+    if variance_norm == FillerParameter.AVERAGE:
         return (fan_in + fan_out) / 2
-    return fan_out if variance_norm == FAN_OUT else fan_in
+    return fan_out if variance_norm == FillerParameter.FAN_OUT else fan_in
 
 
 def _float32_sqrt(numerator: float, n: float) -> float:

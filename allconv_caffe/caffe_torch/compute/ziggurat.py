@@ -37,20 +37,16 @@ EXPONENTIAL_TAIL, EXPONENTIAL_AREA = (
 Words = Callable[[], int]  # the next 32-bit word
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """Layer i reaches from 0 to x[i] and from density y[i] to y[i + 1].
+    """Layer i reaches from 0 to x[i] and from density y[i] to y[i + 1]."""
 
-    x, y: (layers + 1,) float64, x falling to 0, y rising to 1; x32, y32: the same, rounded to float32; dx[i], dy[i]:
-    x[i] - x[i + 1] and y[i + 1] - y[i], subtracted in double and rounded.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    x32: np.ndarray
-    y32: np.ndarray
-    dx: np.ndarray
-    dy: np.ndarray
+    x: np.ndarray  # (layers + 1,) float64, falling to 0
+    y: np.ndarray  # (layers + 1,) float64, rising to 1
+    x32: np.ndarray  # x rounded to float32
+    y32: np.ndarray  # y rounded to float32
+    dx: np.ndarray  # (layers,) float32: x[i] - x[i + 1], subtracted in double and rounded
+    dy: np.ndarray  # (layers,) float32: y[i + 1] - y[i], likewise
 
 
 def _table(
@@ -64,7 +60,8 @@ def _table(
             xs.append(inverse(density(xs[-1]) + v / xs[-1]))
         x = np.array([float(value) for value in xs] + [0.0])
         y = np.array([0.0] + [float(density(value)) for value in xs[1:]] + [1.0])
-    return Table(x, y, x.astype(F), y.astype(F), (x[:-1] - x[1:]).astype(F), (y[1:] - y[:-1]).astype(F))
+    dx, dy = (x[:-1] - x[1:]).astype(F), (y[1:] - y[:-1]).astype(F)
+    return Table(x=x, y=y, x32=x.astype(F), y32=y.astype(F), dx=dx, dy=dy)
 
 
 @functools.cache

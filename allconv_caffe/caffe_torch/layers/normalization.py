@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-FULL, VALID, BATCH_SIZE, NONE = 0, 1, 2, 3
+from allconv_caffe.proto import LossParameter
 
 
 def loss_normalization(param: Any, default: int | None = None) -> int:
@@ -18,13 +18,13 @@ def loss_normalization(param: Any, default: int | None = None) -> int:
     if param.HasField("normalization"):
         return int(param.normalization)
     if param.HasField("normalize"):
-        return VALID if param.normalize else BATCH_SIZE
+        return LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
     return int(param.normalization) if default is None else default
 
 
 def normalizer(mode: int, outer_num: int, inner_num: int, ignored: torch.Tensor | None) -> torch.Tensor | float:
     """max(1, n), n as `mode` counts. `ignored` marks the labels that do not count (None: all count)."""
-    if mode == VALID and ignored is not None:
+    if mode == LossParameter.VALID and ignored is not None:
         return (~ignored).sum().to(torch.float32).clamp(min=1)
-    count = {FULL: outer_num * inner_num, VALID: outer_num * inner_num, BATCH_SIZE: outer_num, NONE: 1}[mode]
-    return float(max(1, count))
+    counts = {LossParameter.BATCH_SIZE: outer_num, LossParameter.NONE: 1}
+    return float(max(1, counts.get(mode, outer_num * inner_num)))

@@ -10,7 +10,8 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, float32, leading
-from allconv_caffe.caffe_torch.layers.normalization import BATCH_SIZE, loss_normalization, normalizer
+from allconv_caffe.caffe_torch.layers.normalization import loss_normalization, normalizer
+from allconv_caffe.proto import LossParameter
 
 
 @register("SigmoidCrossEntropyLoss")
@@ -28,7 +29,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         super().setup(bottom, top)
         param = self.param.loss_param
         self.ignore_label: int | None = param.ignore_label if param.HasField("ignore_label") else None
-        self.normalization = loss_normalization(param, BATCH_SIZE)
+        self.normalization = loss_normalization(param, LossParameter.BATCH_SIZE)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
