@@ -2,229 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from allconv_caffe.cli.viz_options import (
-    Inputs,
-    channels_from_text,
-    chosen_channels,
-    names_from_text,
-    viz_inputs,
-)
+from allconv_caffe.cli.viz_options import PATH, Inputs, names_from_text, options_of, viz_inputs
+from allconv_caffe.cli.viz_words import COMPARED, DRAWN, OUTPUT, Words, check_png, save
 from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from allconv_caffe.visualize.comparison import Variant
     from allconv_caffe.visualize.display import Drawing
-    from allconv_caffe.visualize.figures import Look, Variant
     from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
-_PATH = click.Path(path_type=Path)
 MODELS = dict.fromkeys(range(2, 6), "cifar10-allcnn-c-jpeg") | {6: "cifar10-model-c-jpeg"}
 """What a figure is made from unless a net is named."""
 EXPERIMENTS = {"cifar10-allcnn-c-jpeg": "cifar10-allcnn-c", "cifar10-model-c-jpeg": "cifar10-model-c"}
 DATA = Path("data/cifar10-jpeg")
 SURGERY = ("without pooling", "with pooling and switches")
 
-_OPTIONS: dict[str, Callable[..., Any]] = {
-    "blobs": click.option("--blobs", metavar="NAME,...", help="left out: those of the paper's figure that fit the net"),
-    "blob": click.option("--blob", metavar="NAME", help="whose largest activation in each image is explained"),
-    "unit": click.option(
-        "--unit", metavar="BLOB:C[:Y:X]", help="explain this unit in every image, in place of the largest"
-    ),
-    "same_unit": click.option(
-        "--same-unit", is_flag=True, help="after surgery: the channel that was largest before it"
-    ),
-    "images": click.option("--images", metavar="KEY,...", help="by their keys in the data; left out: drawn by --seed"),
-    "count": click.option("--count", type=int, default=4, show_default=True, help="images that are drawn"),
-    "channels": click.option("--channels", metavar="LIST", help="filters of each blob, as 0,5,8-11"),
-    "sample": click.option("--sample", type=int, metavar="N", help="filters of each blob that are drawn by --seed"),
-    "topk": click.option(
-        "--topk", type=_PATH, metavar="NPZ", help="of `allconv viz mine`; left out, or not there: mined"
-    ),
-    "limit": click.option("--limit", type=int, help="mine only the first so many images"),
-    "k": click.option("--k", type=int, default=10, show_default=True, help="patches of a filter"),
-    "rules": click.option("--rules", metavar="NAME,...", help="backprop, deconvnet, guided; left out: as in the paper"),
-    "layers": click.option(
-        "--layers", metavar="NAME,...", help="convolutions whose stride becomes pooling; left out: all of stride 2"
-    ),
-    "accuracy": click.option(
-        "--accuracy",
-        type=int,
-        default=2000,
-        show_default=True,
-        metavar="N",
-        help="images for the nets' top-1; 0 leaves it out",
-    ),
-    "labels": click.option(
-        "--labels", type=_PATH, metavar="FILE", help="names of the classes, a line each; left out: the data set's"
-    ),
-    "activation_seed": click.option(
-        "--activation-seed", is_flag=True, help="begin with the unit's activation, not with 1"
-    ),
-    "how": click.option(
-        "--normalisation",
-        "how",
-        default="zero-centred",
-        show_default=True,
-        help="zero-centred, shared, percentile, positive or l2-grey",
-    ),
-    "shown": click.option(
-        "--space",
-        "shown",
-        default="input",
-        show_default=True,
-        help="maps of the net's input, or of pixels: input or pixel",
-    ),
-    "size": click.option("--size", type=int, metavar="PIXELS", help="of a tile's longer side, about"),
-    "no_arrays": click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps"),
-}
-_DRAWN = ("how", "shown", "size", "no_arrays")
-_COMPARED = ("images", "count", "unit", "same_unit", "rules", "layers", "accuracy", "labels", "activation_seed")
 OF_FIGURE: dict[int, tuple[str, ...]] = {
-    1: ("unit", "images", "rules", *_DRAWN),
-    2: ("blobs", "channels", "sample", *_DRAWN),
-    3: ("blobs", "channels", "sample", "k", "rules", "topk", "limit", *_DRAWN),
-    4: ("blob", *_COMPARED, *_DRAWN),
-    5: ("blob", *_COMPARED, *_DRAWN),
-    6: ("blob", *(name for name in _COMPARED if name not in ("same_unit", "layers")), *_DRAWN),
+    1: ("unit", "images", "rules", *DRAWN),
+    2: ("blobs", "channels", "sample", *DRAWN),
+    3: ("blobs", "channels", "sample", "k", "rules", "topk", "limit", *DRAWN),
+    4: ("blob", *COMPARED, *DRAWN),
+    5: ("blob", *COMPARED, *DRAWN),
+    6: ("blob", *(name for name in COMPARED if name not in ("same_unit", "layers")), *DRAWN),
 }
 """The options that mean something for a figure."""
-
-
-def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            command = _OPTIONS[name](command)
-        return command
-
-    return add
-
-
-@dataclass
-class Words:
-    """What was typed of _OPTIONS; what a command does not take has its default."""
-
-    blobs: str | None = None
-    blob: str | None = None
-    unit: str | None = None
-    same_unit: bool = False
-    images: str | None = None
-    count: int = 4
-    channels: str | None = None
-    sample: int | None = None
-    topk: Path | None = None
-    limit: int | None = None
-    k: int = 10
-    rules: str | None = None
-    layers: str | None = None
-    accuracy: int = 2000
-    labels: Path | None = None
-    activation_seed: bool = False
-    how: str = "zero-centred"
-    shown: str = "input"
-    size: int | None = None
-    no_arrays: bool = False
-
-    def check(self) -> None:
-        """Raises: VizError: a value that no option has."""
-        from allconv_caffe.visualize import display
-        from allconv_caffe.visualize.nets.errors import VizError
-
-        for word, value, choices in (
-            ("--normalisation", self.how, display.NORMALISATIONS),
-            ("--space", self.shown, ("input", "pixel")),
-        ):
-            if value not in choices:
-                raise VizError(word, repr(value), "a way to draw maps", choices)
-        for word, number, least in (
-            ("--size", self.size, 1),
-            ("--count", self.count, 1),
-            ("--k", self.k, 1),
-            ("--sample", self.sample, 1),
-            ("--accuracy", self.accuracy, 0),
-        ):
-            if number is not None and number < least:
-                raise VizError(word, number, f"{least} or more")
-
-    def look(self, inputs: Inputs) -> Look:
-        """How maps of the net that was named are drawn."""
-        from allconv_caffe.visualize.figures import Look
-
-        self.check()
-        return Look(self.how, self.shown, inputs.space, self.size, command_line(), _classes(inputs, self.labels))
-
-    def rule_names(self, default: Sequence[str]) -> Sequence[str]:
-        from allconv_caffe.visualize.nets.rules import rule_name
-
-        return [rule_name(name) for name in names_from_text(self.rules)] if self.rules else default
-
-    def one_rule(self) -> str:
-        """Raises: VizError: several."""
-        from allconv_caffe.visualize.nets.errors import VizError
-
-        rules = self.rule_names(["guided"])
-        if len(rules) != 1:
-            raise VizError("--rules", ", ".join(rules), "one rule for this figure")
-        return rules[0]
-
-    def filters(
-        self, net: VizNet, blob: str, seed: int, default: int | None, alive: Sequence[int] | None = None
-    ) -> list[int]:
-        """Of one blob: those named, or drawn from those that are alive, or all."""
-        from allconv_caffe.visualize.unit import check_blob
-
-        count = check_blob(net, blob)[0]
-        if self.channels is not None:
-            return channels_from_text(self.channels)
-        number = self.sample or default
-        if number is None:
-            return list(range(count))
-        pool = list(range(count)) if alive is None else list(alive)
-        return [pool[i] for i in chosen_channels(None, number, len(pool), seed)]
-
-    def chosen_images(self, inputs: Inputs, source: ImageSource, count: int) -> tuple[list[str], np.ndarray]:
-        if self.images is not None:
-            keys = names_from_text(self.images)
-            return keys, source.get(keys)
-        return inputs.pick(source, count)
-
-
-def _classes(inputs: Inputs, labels: Path | None) -> list[str]:
-    """Names of the classes: of the file, else of a prepared data set, else none."""
-    if labels is not None:
-        lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines()]
-        # Caffe's synset_words.txt begins each line with a synset
-        return [
-            line.partition(" ")[2].split(",")[0] if line[:1] == "n" and line[1:9].isdigit() else line for line in lines
-        ]
-    if inputs.data is not None and (inputs.data / "manifest.json").is_file():
-        from data_prep.manifest import Manifest
-
-        return list(Manifest.load(inputs.data).class_names)
-    return []
-
-
-def _check_png(output: Path) -> None:
-    """Before the work: the picture's name ends as it must."""
-    from allconv_caffe.visualize.nets.errors import VizError
-
-    if output.suffix.lower() != ".png":
-        raise VizError(str(output), f"a name ending in '{output.suffix}'", ".png")
-
-
-def _save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
-    for note in drawing.facts.get("notes", []):
-        click.echo(note, err=True)
-    for path in drawing.save(output, arrays=not no_arrays):
-        click.echo(path)
 
 
 @click.command(
@@ -233,14 +42,14 @@ def _save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
         "allconv viz patterns --model cifar10-allcnn-c-jpeg --blobs conv1,conv3 --output build/patterns.png"
     ),
 )
-@click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
-@_options("blobs", "channels", "sample", *_DRAWN)
+@OUTPUT
+@options_of(Words, ("blobs", "channels", "sample", *DRAWN))
 @viz_inputs(data=False)
 def patterns(inputs: Inputs, output: Path, **words: Any) -> None:
     """What the filters of low layers look for, from the weights alone: the paper's figure 2."""
     chosen = Words(**words)
-    _check_png(output)
-    _save(_patterns(inputs, chosen, None), output, chosen.no_arrays)
+    check_png(output)
+    save(_patterns(inputs, chosen, None), output, chosen.no_arrays)
 
 
 def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
@@ -262,31 +71,40 @@ def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
         "--surgery --accuracy 0 --output build/conv9.png"
     ),
 )
-@click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
+@OUTPUT
 @click.option("--surgery", is_flag=True, help="beside them the maps of the net whose strides became max-pooling")
-@_options("blob", *_COMPARED, *_DRAWN)
+@click.option(
+    "--without-switches", is_flag=True, help="beside them the deconvnet with pooling's gradient spread over each window"
+)
+@options_of(Words, ("blob", *COMPARED, *DRAWN))
 @viz_inputs()
-def compare(inputs: Inputs, output: Path, surgery: bool, **words: Any) -> None:
-    """Maps by each rule of one unit in each image, with --surgery also by switches: as the paper's figures 4 to 6."""
+def compare(inputs: Inputs, output: Path, surgery: bool, without_switches: bool, **words: Any) -> None:
+    """Maps by each rule of one unit in each image, beside them with switches or without: as the paper's figures 4 to 6."""
     chosen = Words(**words)
-    _check_png(output)
-    _save(_compare(inputs, chosen, None, surgery or chosen.layers is not None), output, chosen.no_arrays)
+    check_png(output)
+    if without_switches and (surgery or chosen.layers is not None):
+        raise click.UsageError(
+            "--without-switches is for a net with max-pooling of its own: leave out --surgery, --layers"
+        )
+    beside = "surgery" if surgery or chosen.layers is not None else "no switches" if without_switches else ""
+    save(_compare(inputs, chosen, None, beside), output, chosen.no_arrays)
 
 
-def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) -> Drawing:
-    from allconv_caffe.visualize import figures
+def _compare(inputs: Inputs, words: Words, number: int | None, beside: str | None) -> Drawing:
+    """Args: beside: the trained net stands "surgery", "no switches", "" nothing; None: what its pooling asks for."""
+    from allconv_caffe.visualize import comparison, figures
     from allconv_caffe.visualize.nets.errors import VizError
     from allconv_caffe.visualize.nets.rules import RULES
-    from allconv_caffe.visualize.surgery import switches_below
-    from allconv_caffe.visualize.unit import Unit, check_blob, check_unit
+    from allconv_caffe.visualize.surgery import normalisations_below, switches_below
+    from allconv_caffe.visualize.unit import Unit, check_blob, check_unit, scores_blob
 
-    look, rules = words.look(inputs), words.rule_names(RULES)
+    labels = words.classes(inputs)
+    look, rules = words.look(inputs, labels), words.rule_names(RULES)
     net = inputs.open_net()
+    if words.labels is not None and labels is not None:
+        scores = scores_blob(net)
+        labels.check_count(check_blob(net, scores)[0], scores)
     unit = Unit.parse(words.unit) if words.unit else None
-    if words.same_unit and (unit is not None or not surgery):
-        raise VizError(
-            "--same-unit", "a unit by --unit" if unit else "one net", "--surgery, and units that each net chooses"
-        )
     if unit is not None and words.blob not in (None, unit.blob):
         raise VizError("--unit", str(unit), f"a unit of --blob {words.blob}")
     blob = unit.blob if unit else words.blob or figures.default_blobs(net, number or 5)[0]
@@ -300,33 +118,54 @@ def _compare(inputs: Inputs, words: Words, number: int | None, surgery: bool) ->
             f"no max-pooling below '{blob}'",
             "a net trained with max-pooling: figures 4 and 5 are for others",
         )
-    variants = [
-        figures.Variant(SURGERY[0] if surgery else f"switches of {', '.join(own)}" if own else "without switches", net)
-    ]
-    if surgery:
-        variants.append(figures.Variant(SURGERY[1], inputs.open_net(_pooled(inputs, words.layers, "max"))))
-    source = inputs.open_images(net)
+    if beside is None:
+        alone = "deconvnet" not in rules or normalisations_below(net.param, blob)
+        beside = "surgery" if not own or words.layers else "" if alone else "no switches"
+    if words.same_unit and (unit is not None or beside != "surgery"):
+        raise VizError(
+            "--same-unit", "a unit by --unit" if unit else "one net", "--surgery, and units that each net chooses"
+        )
+    variants = _variants(inputs, words, net, blob, beside)
+    source = inputs.open_images(net, labels)
     keys, images = words.chosen_images(inputs, source, words.count)
-    label = getattr(source, "label", None)
-    labels = [None if label is None else label(key) for key in keys]
     _measure(variants, source, words.accuracy, inputs)
     title = f"Figure {number}: " if number else ""
-    return figures.comparison(
+    return comparison.comparison(
         variants,
-        images,
-        keys,
-        blob,
+        comparison.Question(
+            images=images,
+            keys=keys,
+            blob=blob,
+            rules=rules,
+            unit=unit,
+            same_unit=words.same_unit,
+            seed=None if words.activation_seed else 1.0,
+            batch_size=inputs.batch_size,
+        ),
         look,
-        rules=rules,
-        unit=unit,
-        same_unit=words.same_unit,
-        labels=labels,
-        seed=None if words.activation_seed else 1.0,
+        labels=[source.label(key) for key in keys],
         number=number,
         source=source,
-        batch_size=inputs.batch_size,
         title=title + (f"unit {unit}" if unit else f"the largest activation of {blob} in each image"),
     )
+
+
+def _variants(inputs: Inputs, words: Words, net: VizNet, blob: str, beside: str) -> list[Variant]:
+    """The trained net, and what stands beside it."""
+    from allconv_caffe.visualize.comparison import Variant
+    from allconv_caffe.visualize.surgery import switches_below, without_switches
+
+    own = switches_below(net.param, blob)
+    name = f"switches of {', '.join(own)}" if own else SURGERY[0] if beside == "surgery" else "without switches"
+    variants = [Variant(name=name, net=net)]
+    if beside == "surgery":
+        pooled = inputs.open_net(_pooled(inputs, words.layers, "max"))
+        after = SURGERY[1] if not own else f"switches of {', '.join(switches_below(pooled.param, blob))}"
+        variants.append(Variant(name=after, net=pooled))
+    elif beside == "no switches":
+        spread = inputs.open_net(without_switches(net.param, blob, net.where))
+        variants.append(Variant(name="without switches", net=spread, backward_only=True))
+    return variants
 
 
 def _pooled(inputs: Inputs, layers: str | None, method: str) -> Any:
@@ -337,22 +176,22 @@ def _pooled(inputs: Inputs, layers: str | None, method: str) -> Any:
 
 
 def _measure(variants: Sequence[Variant], source: ImageSource, count: int, inputs: Inputs) -> None:
-    from allconv_caffe.visualize.figures import top1
+    from allconv_caffe.visualize.comparison import top1
 
-    if count:
-        for variant in variants:
+    for variant in variants:
+        if count and not variant.backward_only:
             variant.top1 = top1(variant.net, source, count, batch_size=inputs.batch_size, progress=inputs.progress)
 
 
 @click.command(
     "surgery", epilog=example("allconv viz surgery --model cifar10-allcnn-c-jpeg --output build/pooled.prototxt")
 )
-@click.option("--output", type=_PATH, required=True, metavar="PROTOTXT", help="deploy net to write")
+@click.option("--output", type=PATH, required=True, metavar="PROTOTXT", help="deploy net to write")
 @click.option(
     "--method", default="max", show_default=True, help="max, or top-left: what the stride took (the null test)"
 )
 @click.option("--switches", is_flag=True, help="a second top of each pooling layer, the places of the maxima")
-@_options("layers", "images", "count", "accuracy")
+@options_of(Words, ("layers", "images", "count", "accuracy"))
 @viz_inputs()
 def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: Any) -> None:
     """Turn the strides of a trained net into max-pooling; the same weights fit. Checked by a null test.
@@ -361,9 +200,10 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
     """
     import numpy as np
 
-    from allconv_caffe.visualize import figures
+    from allconv_caffe.visualize.comparison import Variant
     from allconv_caffe.visualize.nets.errors import VizError
-    from allconv_caffe.visualize.surgery import null_test, operate, save
+    from allconv_caffe.visualize.surgery import null_test, operate, save as save_net
+    from allconv_caffe.visualize.unit import scores_blob
 
     chosen = Words(**words)
     if chosen.count < 1:
@@ -377,19 +217,17 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
         _, images = chosen.chosen_images(inputs, source, chosen.count)
     else:
         images = np.random.default_rng(inputs.seed).standard_normal((chosen.count, *net.input_shape)).astype(np.float32)
-    blob = figures.default_blobs(net, 5)[0]
+    blob = scores_blob(net)
     values, maps = null_test(net, same, images, blob, batch_size=inputs.batch_size)
     what = "images" if source is not None else "images of noise"
-    click.echo(
-        f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, guided maps by {maps:.1e}, relative"
-    )
+    click.echo(f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, maps by {maps:.1e}, relative")
     if max(values, maps) > 1e-4:
         raise VizError(
             str(path), f"maps that differ by {max(values, maps):.1e}", "at most 1e-4: this net cannot be operated on"
         )
     if source is not None and chosen.accuracy:
         after = inputs.open_net(pooled)
-        pair = [figures.Variant("before", net), figures.Variant("after", after)]
+        pair = [Variant(name="before", net=net), Variant(name="after", net=after)]
         _measure(pair, source, chosen.accuracy, inputs)
         for variant in pair:
             found = variant.top1 or {}
@@ -399,12 +237,8 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
                 else found["reason"]
             )
             click.echo(f"top-1 {variant.name}: {text}")
-    save(pooled, output, f"{path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}")
+    save_net(pooled, output, f"{path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}")
     click.echo(output)
-
-
-def _figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    return _options(*_OPTIONS)(command)
 
 
 @click.command(
@@ -416,8 +250,8 @@ def _figure_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ),
 )
 @click.argument("number", type=click.IntRange(1, 6))
-@click.option("--output", type=_PATH, metavar="PNG", help="picture to write; left out: build/figures/figure-N.png")
-@_figure_options
+@click.option("--output", type=PATH, metavar="PNG", help="picture to write; left out: build/figures/figure-N.png")
+@options_of(Words, [field.name for field in dataclasses.fields(Words)])
 @viz_inputs()
 @click.pass_context
 def figure(context: click.Context, inputs: Inputs, number: int, output: Path | None, **words: Any) -> None:
@@ -433,10 +267,10 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
             raise click.UsageError(f"figure {number} has no {flag}")
     chosen = Words(**words)
     output = output or Path(f"build/figures/figure-{number}.png")
-    _check_png(output)
+    check_png(output)
     named = inputs.model is not None or inputs.net_path is not None
     if number == 1 and not named:
-        _save(_small_one(inputs, chosen), output, chosen.no_arrays)
+        save(_small_one(inputs, chosen), output, chosen.no_arrays)
         return
     if not named:
         inputs.model = MODELS[number]
@@ -447,11 +281,11 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
         1: lambda: _one(inputs, chosen),
         2: lambda: _patterns(inputs, chosen, 2),
         3: lambda: _patches(inputs, chosen, output),
-        4: lambda: _compare(inputs, chosen, 4, True),
-        5: lambda: _compare(inputs, chosen, 5, True),
-        6: lambda: _compare(inputs, chosen, 6, False),
+        4: lambda: _compare(inputs, chosen, 4, None),
+        5: lambda: _compare(inputs, chosen, 5, None),
+        6: lambda: _compare(inputs, chosen, 6, ""),
     }
-    _save(makers[number](), output, chosen.no_arrays)
+    save(makers[number](), output, chosen.no_arrays)
 
 
 def _ready(inputs: Inputs, number: int) -> None:
@@ -483,7 +317,7 @@ def _ready(inputs: Inputs, number: int) -> None:
 
 
 def _toy_net(inputs: Inputs, text: str) -> VizNet:
-    from allconv_caffe.visualize.figures import open_text
+    from allconv_caffe.visualize.schematic import open_text
 
     net = open_text(text, engine=inputs.engine, device=inputs.device, python=inputs.python)
     click.get_current_context().call_on_close(net.close)
@@ -491,25 +325,26 @@ def _toy_net(inputs: Inputs, text: str) -> VizNet:
 
 
 def _small_one(inputs: Inputs, words: Words) -> Drawing:
-    from allconv_caffe.visualize import figures
+    from allconv_caffe.visualize import schematic
+    from allconv_caffe.visualize.look import Look
     from allconv_caffe.visualize.nets.errors import VizError
     from allconv_caffe.visualize.unit import Unit, argmax_units, check_unit
 
     if words.images is not None or inputs.data is not None:
         raise VizError("figure 1", "images without a net", "--model, or --net and --weights")
     words.check()
-    net = _toy_net(inputs, figures.CORNERS_NET)
-    image = figures.corners(net)
+    net = _toy_net(inputs, schematic.CORNERS_NET)
+    image = schematic.corners(net)
     unit = Unit.parse(words.unit) if words.unit else argmax_units(net, image, "conv2")[0][0]
     check_unit(net, unit)
-    look = figures.Look(words.how, words.shown, size=words.size, command=command_line())
-    return figures.figure_one(
-        _toy_net(inputs, figures.TOY_NET), net, image, unit, look, rule=words.one_rule(), key="a square"
+    look = Look(how=words.how, shown=words.shown, size=words.size, command=command_line())
+    return schematic.figure_one(
+        _toy_net(inputs, schematic.TOY_NET), net, image, unit, look, rule=words.one_rule(), key="a square"
     )
 
 
 def _one(inputs: Inputs, words: Words) -> Drawing:
-    from allconv_caffe.visualize import figures
+    from allconv_caffe.visualize import figures, schematic
     from allconv_caffe.visualize.unit import Unit, argmax_units, check_unit
 
     look, net = words.look(inputs), inputs.open_net()
@@ -519,8 +354,8 @@ def _one(inputs: Inputs, words: Words) -> Drawing:
     source = inputs.open_images(net)
     keys, images = words.chosen_images(inputs, source, words.count)  # the first of figures 4 to 6
     unit = unit or argmax_units(net, images[:1], figures.default_blobs(net, 3)[-1])[0][0]
-    return figures.figure_one(
-        _toy_net(inputs, figures.TOY_NET), net, images[:1], unit, look, rule=words.one_rule(), key=keys[0]
+    return schematic.figure_one(
+        _toy_net(inputs, schematic.TOY_NET), net, images[:1], unit, look, rule=words.one_rule(), key=keys[0]
     )
 
 

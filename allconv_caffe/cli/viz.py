@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allconv_caffe.cli.viz_options import (
+    PATH,
     Inputs,
     channels_from_text,
     chosen_channels,
     names_from_text,
+    options_of,
     viz_inputs,
 )
+from allconv_caffe.cli.viz_words import DRAWN, OUTPUT, Words, check_png, save
 from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
     from allconv_caffe.visualize.mining import TopK
 
-_PATH = click.Path(path_type=Path)
-_TOPK = click.option("--topk", type=_PATH, required=True, metavar="NPZ", help="what `allconv viz mine` wrote")
-_SHOWN = click.option(
-    "--space", "shown", default="input", show_default=True, help="maps of the net's input, or of pixels: input or pixel"
-)
+_TOPK = click.option("--topk", type=PATH, required=True, metavar="NPZ", help="what `allconv viz mine` wrote")
 
 
 @click.group(epilog=example("allconv viz mine --help"))
@@ -39,7 +38,7 @@ def viz() -> None:
     ),
 )
 @click.option(
-    "--output", type=_PATH, required=True, metavar="NPZ", help="file to write; if it is there, the scan goes on"
+    "--output", type=PATH, required=True, metavar="NPZ", help="file to write; if it is there, the scan goes on"
 )
 @click.option("--blobs", metavar="NAME,...", help="left out: every blob with a ReLU")
 @click.option("--k", type=int, default=10, show_default=True, help="places of a channel that are kept")
@@ -79,8 +78,8 @@ def mine(
 
 
 @viz.command("merge", epilog=example("allconv viz merge build/part-1.npz build/part-2.npz --output build/topk.npz"))
-@click.argument("parts", nargs=-1, required=True, type=_PATH, metavar="NPZ...")
-@click.option("--output", type=_PATH, required=True, metavar="NPZ", help="file to write")
+@click.argument("parts", nargs=-1, required=True, type=PATH, metavar="NPZ...")
+@click.option("--output", type=PATH, required=True, metavar="NPZ", help="file to write")
 def merge(parts: tuple[Path, ...], output: Path) -> None:
     """Join what the shards of a scan found: the same as of one scan."""
     from allconv_caffe.visualize import mining
@@ -108,23 +107,14 @@ def _say(found: TopK, output: Path) -> None:
         "build/topk.npz --blobs conv6 --channels 0-3 --output build/conv6.png"
     ),
 )
-@click.option("--output", type=_PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz")
+@OUTPUT
 @_TOPK
 @click.option("--blobs", metavar="NAME,...", help="of those mined, one beneath the other; left out: all")
 @click.option("--channels", metavar="LIST", help="rows, as 0,5,8-11; left out: --sample of them, drawn by --seed")
 @click.option("--sample", type=int, default=10, show_default=True, help="channels of each blob that are drawn")
 @click.option("--k", type=int, help="patches of a channel; left out: as many as were mined")
 @click.option("--rules", default="guided", show_default=True, metavar="NAME,...", help="a block of maps each")
-@click.option(
-    "--normalisation",
-    "how",
-    default="zero-centred",
-    show_default=True,
-    help="zero-centred, shared, percentile, positive or l2-grey",
-)
-@click.option("--size", type=int, metavar="PIXELS", help="of a tile's longer side, about")
-@click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps")
-@_SHOWN
+@options_of(Words, DRAWN)
 @viz_inputs()
 def patches(
     inputs: Inputs,
@@ -135,20 +125,16 @@ def patches(
     sample: int,
     k: int | None,
     rules: str,
-    how: str,
-    size: int | None,
-    no_arrays: bool,
-    shown: str,
+    **words: Any,
 ) -> None:
     """The strongest patches of channels and, by their side, what in them excites the unit."""
-    from allconv_caffe.visualize.figures import Look, patch_figure
+    from allconv_caffe.visualize.figures import patch_figure
     from allconv_caffe.visualize.mining import TopK
     from allconv_caffe.visualize.nets.errors import VizError
-    from allconv_caffe.visualize.whitening import check_space
 
-    check_space(shown)  # before the work, as the name of the picture
-    if output.suffix.lower() != ".png":
-        raise VizError(str(output), f"a name ending in '{output.suffix}'", ".png")
+    drawn = Words(**words)
+    drawn.check()  # before the work, as the name of the picture
+    check_png(output)
     if k is not None and k < 1:
         raise VizError("k", k, "1 or more")
     found = TopK.load(topk)
@@ -157,20 +143,18 @@ def patches(
         for blob in (found.blobs if blobs is None else names_from_text(blobs))
     }
     net = inputs.open_net()
-    source = inputs.open_images(net)
     drawing = patch_figure(
         net,
-        source,
+        inputs.open_images(net),
         found,
         rows,
-        Look(how, shown, source.space, size, command_line()),
+        drawn.look(inputs),
         k=found.k if k is None else k,
         rules=names_from_text(rules),
         batch_size=inputs.batch_size,
         progress=inputs.progress,
     )
-    for path in drawing.save(output, arrays=not no_arrays):
-        click.echo(path)
+    save(drawing, output, drawn.no_arrays)
 
 
 @viz.command(
@@ -180,15 +164,14 @@ def patches(
         "--images 8 --output build/sanity"
     ),
 )
-@click.option("--output", type=_PATH, required=True, metavar="FOLDER", help="gets sanity.json, .md, .png and .npz")
+@click.option("--output", type=PATH, required=True, metavar="FOLDER", help="gets sanity.json, .md, .png and .npz")
 @click.option("--blob", help="whose strongest unit in each image is explained; left out: the scores")
 @click.option("--images", "count", type=int, default=32, show_default=True, help="images, drawn from the data")
 @click.option("--draws", type=int, default=3, show_default=True, help="of random weights")
 @click.option(
     "--rules", default="backprop,deconvnet,guided", show_default=True, metavar="NAME,...", help="rules to test"
 )
-@click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps")
-@_SHOWN
+@options_of(Words, ("shown", "no_arrays"))
 @viz_inputs()
 def sanity(
     inputs: Inputs, output: Path, blob: str | None, count: int, draws: int, rules: str, no_arrays: bool, shown: str
@@ -229,7 +212,7 @@ def sanity(
         "build/topk.npz --blobs conv6 --channels 0-3 --output build/gallery"
     ),
 )
-@click.option("--output", type=_PATH, required=True, metavar="FOLDER", help="gets index.html and what it links to")
+@click.option("--output", type=PATH, required=True, metavar="FOLDER", help="gets index.html and what it links to")
 @_TOPK
 @click.option("--blobs", metavar="NAME,...", help="of those mined; left out: all")
 @click.option("--channels", metavar="LIST", help="of each blob, as 0,5,8-11; left out: all")
@@ -238,8 +221,7 @@ def sanity(
     "--rules", default="guided,deconvnet,backprop", show_default=True, metavar="NAME,...", help="a row of maps each"
 )
 @click.option("--title", help="of the pages; left out: the model's or the net's name")
-@click.option("--no-arrays", is_flag=True, help="no .npz with the raw maps")
-@_SHOWN
+@options_of(Words, ("shown", "no_arrays"))
 @viz_inputs()
 def gallery(
     inputs: Inputs,

@@ -7,79 +7,132 @@
         net = inputs.open_net()
         source = inputs.open_images(net)
 
-The options are in Caffe's words; what a user did wrong becomes one line in ``main.py``.
+An option is declared once, as a field of a dataclass: its type, its default, its `Option`. They are in Caffe's words; what
+a user did wrong becomes one line in ``main.py``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import click
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from allconv_caffe.visualize.labels import Labels
     from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
     from allconv_caffe.visualize.whitening import InputSpace
 
-_PATH = click.Path(path_type=Path)
-_NET = [
-    click.option("--model", metavar="NAME", help="of models/, or a model's folder: its net, weights and whitening"),
-    click.option("--net", "net_path", type=_PATH, metavar="PROTOTXT", help="deploy net, in place of the model's"),
-    click.option("--weights", "weights_path", type=_PATH, metavar="CAFFEMODEL", help="in place of the model's"),
-    click.option("--engine", default="torch", show_default=True, help="torch or caffe"),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N"),
-    click.option("--python", type=_PATH, help="interpreter with pycaffe; left out: that of `make caffe` or CAFFE_ROOT"),
-]
-_SPACE = [
-    click.option(
-        "--whitening", type=_PATH, metavar="NPZ", help="of data_prep; left out: the model's, else the data set's"
-    ),
-    click.option(
-        "--mean", metavar="FILE|V,V,V", help="subtracted from pixels: mean.binaryproto, or a value for each channel"
-    ),
-    click.option("--scale", type=float, default=1.0, show_default=True, help="factor on pixels, after the mean"),
-    click.option("--order", metavar="BGR|RGB", help="channels of the net's input; left out: BGR, or RGB if whitened"),
-]
-_DATA = [
-    click.option("--data", type=_PATH, help="prepared data set, LMDB, folder of images or one image"),
-    click.option("--split", default="test", show_default=True, help="of a prepared data set: test or train"),
-    click.option(
-        "--resize", type=int, metavar="PIXELS", help="shorter side of image files, before the middle is taken"
-    ),
-]
-_COMMON = [
-    click.option("--batch-size", type=int, default=32, show_default=True, help="images of one pass"),
-    click.option("--seed", type=int, default=0, show_default=True, help="of what is drawn at random"),
-    click.option("--quiet", is_flag=True, help="no progress bars"),
-]
+PATH = click.Path(path_type=Path)
+Command = Callable[..., Any]
 
 
-@dataclass
+class Option:
+    """What a field of a table of options says of its option, beside its type and default.
+
+    Args:
+        least: the smallest number that serves, see `check_least`. of_data: only for commands that look at images.
+        words: what `click.option` is told besides.
+    """
+
+    def __init__(self, *flags: str, least: int | None = None, of_data: bool = False, **words: Any) -> None:
+        self.flags, self.least, self.of_data, self.words = flags, least, of_data, words
+
+
+def declared(table: type) -> dict[str, Option]:
+    """The options of a table, a dataclass whose fields are annotated with them, by field."""
+    hints = get_type_hints(table, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(table)}
+
+
+def options_of(table: type, names: Sequence[str]) -> Callable[[Command], Command]:
+    """Adds the options that the fields `names` of `table` declare to a command, in that order."""
+    options, hints = declared(table), get_type_hints(table)
+    defaults = {field.name: field.default for field in dataclasses.fields(table)}
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            kind = next(kind for kind in (*get_args(hints[name]), hints[name]) if kind is not type(None))
+            words: dict[str, Any] = {"type": PATH if kind is Path else kind, **options[name].words}
+            if kind is bool:
+                words = {"is_flag": True, **options[name].words}
+            elif defaults[name] is not None:
+                words["show_default"] = True
+            command = click.option(*options[name].flags, name, default=defaults[name], **words)(command)
+        return command
+
+    return add
+
+
+def check_least(table: Any) -> None:
+    """Raises: VizError: a number below the `least` that its option was declared with."""
+    from allconv_caffe.visualize.nets.errors import VizError
+
+    for name, option in declared(type(table)).items():
+        value = getattr(table, name)
+        if value is not None and option.least is not None and value < option.least:
+            raise VizError(option.flags[0], value, f"{option.least} or more")
+
+
+@dataclass(kw_only=True)
 class Inputs:
     """The shared options of one command, and what they open."""
 
-    model: str | None = None
-    net_path: Path | None = None
-    weights_path: Path | None = None
-    engine: str = "torch"
-    device: str = "cpu"
-    python: Path | None = None
-    whitening: Path | None = None
-    mean: str | None = None
-    scale: float = 1.0
-    order: str | None = None
-    data: Path | None = None
-    split: str = "test"
-    resize: int | None = None
-    batch_size: int = 32
-    seed: int = 0
-    quiet: bool = False
+    model: Annotated[
+        str | None,
+        Option("--model", metavar="NAME", help="of models/, or a model's folder: its net, weights and whitening"),
+    ] = None
+    net_path: Annotated[
+        Path | None, Option("--net", metavar="PROTOTXT", help="deploy net, in place of the model's")
+    ] = None
+    weights_path: Annotated[Path | None, Option("--weights", metavar="CAFFEMODEL", help="in place of the model's")] = (
+        None
+    )
+    engine: Annotated[str, Option("--engine", help="torch or caffe")] = "torch"
+    device: Annotated[str, Option("--device", help="cpu, cuda or cuda:N")] = "cpu"
+    python: Annotated[
+        Path | None,
+        Option("--python", help="interpreter with pycaffe; left out: that of `make caffe` or CAFFE_ROOT"),
+    ] = None
+    whitening: Annotated[
+        Path | None,
+        Option("--whitening", metavar="NPZ", help="of data_prep; left out: the model's, else the data set's"),
+    ] = None
+    mean: Annotated[
+        str | None,
+        Option(
+            "--mean", metavar="FILE|V,V,V", help="subtracted from pixels: mean.binaryproto, or a value for each channel"
+        ),
+    ] = None
+    scale: Annotated[float, Option("--scale", help="factor on pixels, after the mean")] = 1.0
+    order: Annotated[
+        str | None,
+        Option("--order", metavar="BGR|RGB", help="channels of the net's input; left out: BGR, or RGB if whitened"),
+    ] = None
+    data: Annotated[
+        Path | None,
+        Option("--data", of_data=True, help="prepared data set, LMDB, folder of images or one image"),
+    ] = None
+    split: Annotated[str, Option("--split", of_data=True, help="of a prepared data set: test or train")] = "test"
+    resize: Annotated[
+        int | None,
+        Option(
+            "--resize",
+            metavar="PIXELS",
+            of_data=True,
+            help="shorter side of image files, before the middle is taken",
+        ),
+    ] = None
+    batch_size: Annotated[int, Option("--batch-size", help="images of one pass")] = 32
+    seed: Annotated[int, Option("--seed", help="of what is drawn at random")] = 0
+    quiet: Annotated[bool, Option("--quiet", help="no progress bars")] = False
 
     @property
     def name(self) -> str:
@@ -145,8 +198,6 @@ class Inputs:
 
         Raises: VizError: --mean beside --whitening, unreadable files, a data set that was whitened otherwise than the model's.
         """
-        import dataclasses
-
         from allconv_caffe.visualize.nets.errors import VizError
         from allconv_caffe.visualize.whitening import InputSpace, load_mean, load_whitening
 
@@ -187,35 +238,28 @@ class Inputs:
 
         return self.data / str(Manifest.load(self.data).lmdb[self.split]["path"])
 
-    def open_images(self, net: VizNet) -> ImageSource:
-        """The images that --data names, as `net` takes them."""
+    def open_images(self, net: VizNet, labels: Labels | None = None) -> ImageSource:
+        """The images that --data names, as `net` takes them; `labels` tell the classes of image files."""
         from allconv_caffe.visualize.sources import open_images
 
-        return open_images(self.images_path, net.input_shape, self.space, resize=self.resize)
-
-    def pick(self, source: ImageSource, count: int) -> tuple[list[str], np.ndarray]:
-        """Keys and images of `count` positions drawn by --seed, in the order of the data; all, if there are no more."""
-        return source.sample(count, self.seed)
+        return open_images(self.images_path, net.input_shape, self.space, resize=self.resize, labels=labels)
 
 
-def viz_inputs(data: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def viz_inputs(data: bool = True) -> Callable[[Command], Command]:
     """Adds the shared options to a command, which gets them as its first argument, `Inputs`.
 
     Args:
         data: whether the command looks at images.
     """
 
-    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
-        names = [name for name in Inputs.__dataclass_fields__ if data or name not in ("data", "split", "resize")]
+    names = [name for name, option in declared(Inputs).items() if data or not option.of_data]
 
+    def wrap(command: Command) -> Command:
         @functools.wraps(command)
         def call(**words: Any) -> Any:
             return command(Inputs(**{name: words.pop(name) for name in names}), **words)
 
-        wrapped: Callable[..., Any] = call
-        for option in reversed([*_NET, *_SPACE, *(_DATA if data else []), *_COMMON]):
-            wrapped = option(wrapped)
-        return wrapped
+        return options_of(Inputs, names)(call)
 
     return wrap
 

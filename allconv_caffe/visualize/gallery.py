@@ -29,7 +29,7 @@ from allconv_caffe.visualize.mining import EDGES, Channels, TopK
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import FORMULAS, rule_name
-from allconv_caffe.visualize.patches import Patch, cut, top_patches_rules
+from allconv_caffe.visualize.patches import Patch, cut, top_patches
 from allconv_caffe.visualize.receptive_field import receptive_field
 from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.surgery import switches_below
@@ -152,7 +152,7 @@ def gallery(
             entries: list[Entry] = []
             for start in range(0, len(wanted[blob]), CHUNK):
                 part = wanted[blob][start : start + CHUNK]
-                rows = top_patches_rules(net, source, topk, blob, part, k=k, rules=rules, batch_size=batch_size)
+                rows = top_patches(net, source, topk, blob, part, k=k, rules=rules, batch_size=batch_size)
                 for i, channel in enumerate(part):
                     entries.append(_entry(channel, found))
                     patches = {rule: rows[rule][i] for rule in rules}

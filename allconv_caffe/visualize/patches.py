@@ -21,16 +21,20 @@ from allconv_caffe.visualize.whitening import InputSpace
 TOLERANCE = 1e-4  # relative: the same activation on another engine or machine
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Patch:
     """One place of one image, and what in it excited the unit.
 
     Attributes:
-        unit, key, rank: which place (rank from 0), in which image. activation: of the unit, recomputed.
+        unit: which unit, where.
+        key: the image's name in the data.
+        rank: among the places of its channel, from 0.
+        activation: of the unit, recomputed.
         box: the unit's nominal receptive field, the same size for all of a blob; may reach beyond the image.
-        image, map: (C, H, W) float32, the whole input and its whole reconstruction, in the input's space; cut both with
-            `crops.crop(..., patch.box)` after taking them to pixels (`InputSpace.pictures`, `InputSpace.maps`).
-        rule, seed: of the reconstruction.
+        image: (C, H, W) float32, the whole input, in the input's space.
+        map: (C, H, W) float32, its whole reconstruction. Both are cut by `cut`, after they were taken to pixels.
+        rule: of the reconstruction.
+        seed: what its backward pass began with.
     """
 
     unit: Unit
@@ -52,35 +56,17 @@ def top_patches(
     channels: Sequence[int],
     *,
     k: int | None = None,
-    rule: str = "guided",
-    seed: float | None = 1.0,
-    batch_size: int = 32,
-    progress: bool = False,
-) -> list[list[Patch]]:
-    """The strongest k places of each channel, best first; fewer where fewer were active, none for a dead channel.
-
-    Raises: VizError: results of other weights, net or data; an activation that is not the one that was mined.
-    """
-    rule = rule_name(rule)
-    return top_patches_rules(
-        net, source, topk, blob, channels, k=k, rules=[rule], seed=seed, batch_size=batch_size, progress=progress
-    )[rule]
-
-
-def top_patches_rules(
-    net: VizNet,
-    source: ImageSource,
-    topk: TopK,
-    blob: str,
-    channels: Sequence[int],
-    *,
-    k: int | None = None,
     rules: Sequence[str] = RULES,
     seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[str, list[list[Patch]]]:
-    """`top_patches` by several rules, by their names, with one forward pass for all of them."""
+    """The strongest k places of each channel, best first, by each rule: by its name, a row for each channel.
+
+    A row has fewer places where fewer were active, none for a dead channel. One forward pass serves all rules.
+
+    Raises: VizError: results of other weights, net or data; an activation that is not the one that was mined.
+    """
     topk.check(net, source)
     rules = list(dict.fromkeys(rule_name(rule) for rule in rules))
     field = receptive_field(net, blob)
@@ -115,15 +101,15 @@ def top_patches_rules(
         for rule in rules:
             out[rule][row].append(
                 Patch(
-                    unit,
-                    key,
-                    rank,
-                    now,
-                    field.box(unit),
-                    images[place[key]],
-                    maps[rule].maps[i],
-                    rule,
-                    float(maps[rule].seeds[i]),
+                    unit=unit,
+                    key=key,
+                    rank=rank,
+                    activation=now,
+                    box=field.box(unit),
+                    image=images[place[key]],
+                    map=maps[rule].maps[i],
+                    rule=rule,
+                    seed=float(maps[rule].seeds[i]),
                 )
             )
     return out

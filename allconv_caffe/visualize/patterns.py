@@ -21,7 +21,7 @@ from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.receptive_field import Box, receptive_field
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.surgery import switches_below
+from allconv_caffe.visualize.surgery import normalisations_below, switches_below
 from allconv_caffe.visualize.unit import Unit, check_blob, check_unit
 
 
@@ -45,6 +45,15 @@ def interior_unit(net: VizNet, blob: str) -> tuple[int, int, Box]:
     return y, x, box
 
 
+def image_decides(net: VizNet, blob: str) -> str | None:
+    """Why the deconvnet's maps of `blob` depend on an image: max-pooling or LRN below; None where they do not."""
+    pools = switches_below(net.param, blob)
+    if pools:
+        return f"max-pooling below ({', '.join(pools)})"
+    found = [f"{layer.type} below ('{layer.name}')" for layer in normalisations_below(net.param, blob)]
+    return found[-1] if found else None
+
+
 def patterns(
     net: VizNet, blob: str, channels: Sequence[int] | None = None, *, batch_size: int = 32, progress: bool = False
 ) -> np.ndarray:
@@ -58,15 +67,9 @@ def patterns(
     Raises: VizError: a layer with max-pooling or LRN below (its patterns depend on an image), a layer too high.
     """
     shape = check_blob(net, blob)
-    pools = switches_below(net.param, blob)
-    if pools:
-        raise VizError(
-            f"blob '{blob}'", f"max-pooling below ({', '.join(pools)})", "a path without: there the image decides"
-        )
-    for i in net.graph.path(blob)[0]:
-        if net.graph.nodes[i].type in ("LRN", "MVN"):
-            name = net.graph.nodes[i].name
-            raise VizError(f"blob '{blob}'", f"LRN below ('{name}')", "a path without: there the image decides")
+    reason = image_decides(net, blob)
+    if reason:
+        raise VizError(f"blob '{blob}'", reason, "a path without: there the image decides")
     wanted = list(range(shape[0])) if channels is None else list(channels)
     for channel in wanted:
         check_unit(net, Unit(blob, channel))

@@ -115,6 +115,31 @@ def reconstruct_rules(
     return out
 
 
+def backward_alone(
+    net: VizNet, units: Sequence[Unit], seeds: np.ndarray, rule: str, *, batch_size: int = 32
+) -> np.ndarray:
+    """Maps of units that another net's forward pass chose: from `seeds` back, reading nothing of an image.
+
+    Args:
+        units: K of one blob. seeds: (K,) float32, what the backward pass begins with at each.
+        rule: one for which no layer below reads the forward pass: the deconvnet, in a net without switches.
+
+    Returns: (K, C, H, W) float32.
+    """
+    blob = units[0].blob
+    maps = np.zeros((len(units), *net.input_shape), np.float32)
+    for start in range(0, len(units), batch_size):
+        part = units[start : start + batch_size]
+        net.forward(np.zeros((len(part), *net.input_shape), np.float32), until=blob)  # gives the blobs their shapes
+        shape = net.blob_shape(blob)
+        diff = np.zeros((len(part), *shape), np.float32)
+        for i, unit in enumerate(part):
+            place = (i, *unit.index(shape))
+            diff[place] = seeds[start + i]
+        maps[start : start + len(part)] = net.backward(blob, diff, rule)
+    return maps
+
+
 def _pairs(units: Sequence[Unit | tuple[int, Unit]], images: int) -> list[tuple[int, Unit]]:
     alone = [unit for unit in units if isinstance(unit, Unit)]
     if alone and len(alone) == len(units):

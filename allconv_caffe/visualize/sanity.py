@@ -33,7 +33,7 @@ from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.unit import Unit, check_blob
+from allconv_caffe.visualize.unit import Unit, check_blob, scores_blob
 from allconv_caffe.visualize.whitening import InputSpace
 
 MEASURES = ("cosine", "spearman", "ssim")
@@ -364,14 +364,6 @@ def _number(value: float) -> float | None:
 
 def _text(value: float) -> str:
     return f"{value + 0.0:.2f}".replace("-0.00", "0.00") if np.isfinite(value) else "-"
-
-
-def scores_blob(net: VizNet) -> str:
-    """The scores: what the first softmax reads, else the net's last blob."""
-    for node in net.graph.nodes:
-        if node.type in ("Softmax", "SoftmaxWithLoss"):
-            return net.graph._unsplit(node.bottoms[0])
-    return net.blob_names[-1]
 
 
 def layers_below(net: VizNet, blob: str) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from allconv_caffe.proto import ProtoError, datum, image_file
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
+from allconv_caffe.visualize.labels import Labels
 from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.whitening import InputSpace
@@ -50,6 +51,10 @@ class ImageSource(ABC):
     @abstractmethod
     def keys(self) -> list[str]:
         """Of all images, in order."""
+
+    @abstractmethod
+    def label(self, key: str) -> int | None:
+        """The class of an image, where the data say it."""
 
     def sample(self, count: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
         """Keys and images of `count` places drawn by `seed`, in the order of the data; of all, if there are no more.
@@ -96,7 +101,12 @@ class ImageSource(ABC):
 
 
 def open_images(
-    path: PathLike, shape: Sequence[int], space: InputSpace | None = None, *, resize: int | None = None
+    path: PathLike,
+    shape: Sequence[int],
+    space: InputSpace | None = None,
+    *,
+    resize: int | None = None,
+    labels: Labels | None = None,
 ) -> ImageSource:
     """An LMDB environment (a folder with data.mdb), or a folder of images, searched in depth.
 
@@ -106,6 +116,7 @@ def open_images(
             whitened already where the space whitens.
         resize: image files only: scale them so that the shorter side has this many pixels (Caffe's ImageNet crops come
             from 256). None: the nearest size that the net's input fits into, if the file is smaller or larger than it.
+        labels: image files only: the classes that names of files and folders are compared with.
 
     Raises: VizError: nothing there, an empty or damaged database, no images.
     """
@@ -114,9 +125,9 @@ def open_images(
     if os.path.isfile(os.path.join(where, "data.mdb")):
         return LmdbImages(where, (c, h, w), space or InputSpace())
     if os.path.isdir(where):
-        return FolderImages(where, (c, h, w), space or InputSpace(), resize)
+        return FolderImages(where, (c, h, w), space or InputSpace(), resize, labels)
     if os.path.isfile(where):
-        return FolderImages(where, (c, h, w), space or InputSpace(), resize, files=[Path(where)])
+        return FolderImages(where, (c, h, w), space or InputSpace(), resize, labels, files=[Path(where)])
     raise VizError(where, "nothing", "an LMDB environment, a folder of images, or an image")
 
 
@@ -158,7 +169,6 @@ class LmdbImages(ImageSource):
         return np.stack(images) if images else np.zeros((0, *self.shape), np.float32)
 
     def label(self, key: str) -> int:
-        """The class of a record."""
         return self._record(self._value(key), key).label
 
     def _value(self, key: str) -> memoryview:
@@ -192,9 +202,10 @@ class FolderImages(ImageSource):
         shape: tuple[int, int, int],
         space: InputSpace,
         resize: int | None,
+        labels: Labels | None = None,
         files: Sequence[Path] | None = None,
     ) -> None:
-        self.where, self.shape, self.space, self.resize = path, shape, space, resize
+        self.where, self.shape, self.space, self.resize, self.labels = path, shape, space, resize, labels
         if files is None:
             self._root = Path(path)
             files = [p for p in self._root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
@@ -214,6 +225,9 @@ class FolderImages(ImageSource):
 
     def keys(self) -> list[str]:
         return list(self._keys)
+
+    def label(self, key: str) -> int | None:
+        return None if self.labels is None else self.labels.of(key)
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
         images = [self._image(key) for key in keys]

@@ -19,14 +19,20 @@ from typing import Any
 import numpy as np
 
 from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, ProtoError, read_net, to_text
+from allconv_caffe.proto.upgrade import upgrade_net
 from allconv_caffe.visualize.display import write
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
+from allconv_caffe.visualize.nets.rules import NOT_RELU
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.unit import argmax_units
 
 METHODS = ("max", "top-left")
-ELEMENTWISE = ("ReLU", "Dropout", "Python")
+POINTWISE = {
+    *("ReLU", "Dropout", "Python", "BatchNorm", "Scale", "Bias", "PReLU", "ELU", "Sigmoid", "TanH"),
+    *("AbsVal", "BNLL", "Clip", "Exp", "Log", "Power", "Swish", "Threshold"),
+}
+"""Layers of one bottom that treat every place by itself: between a convolution and its pooling they may stay."""
 
 
 def stride2_layers(param: NetParameter) -> list[str]:
@@ -50,13 +56,17 @@ def strides_to_pools(
             what the stride took: the null test, whose result equals the net before (needs Caffe's round_mode: FLOOR).
         switches: give the pooling layers a second top, ``<layer>_switch``: the flat index of each maximum.
 
-    Raises: VizError: an unknown layer, one without stride, or a net without strided convolutions.
+    Raises: VizError: an unknown layer, one without stride, or a net without strided convolutions. ProtoError: an old net
+    that cannot be upgraded.
     """
     if method not in METHODS:
         raise VizError("method", repr(method), "a way to pool", METHODS)
-    by_name = {layer.name: layer for layer in param.layer}
-    chosen = stride2_layers(param) if layers is None else list(layers)
-    candidates = [layer.name for layer in param.layer if _stride(layer)[0] > 1]
+    out = NetParameter()
+    out.CopyFrom(param)
+    upgrade_net(out, where)
+    by_name = {layer.name: layer for layer in out.layer}
+    chosen = stride2_layers(out) if layers is None else list(layers)
+    candidates = [layer.name for layer in out.layer if _stride(layer)[0] > 1]
     if not chosen:
         raise VizError(
             where, "no convolution with stride 2", "at least one whose stride can become pooling", candidates
@@ -67,10 +77,36 @@ def strides_to_pools(
         vertical, horizontal = _stride(by_name[name])
         if vertical != horizontal or vertical < 2:
             raise VizError(f"{where}: layer '{name}'", f"stride {vertical}", "a convolution with stride 2", candidates)
-    out = NetParameter()
-    out.CopyFrom(param)
     for name in chosen:
         _replace(out, name, method, switches)
+    return out
+
+
+def without_switches(param: NetParameter, blob: str, where: str = "net") -> NetParameter:
+    """A net whose backward pass gives each max-pooling window's gradient to all of its places alike: average pooling.
+
+    Its forward pass is not the trained net's. It serves the deconvnet alone, which reads nothing of the forward pass once
+    the switches are gone. That a window's gradient is spread evenly is our reading: the paper has no such net.
+
+    Args:
+        blob: where the maps begin: the layers below it count.
+
+    Raises: VizError: no max-pooling below; LRN or MVN below, whose gradient reads the forward pass.
+    """
+    out = NetParameter()
+    out.CopyFrom(param)
+    upgrade_net(out, where)
+    names = switches_below(out, blob)
+    if not names:
+        raise VizError(f"{where}: blob '{blob}'", "no max-pooling below", "a net with switches")
+    for layer in normalisations_below(out, blob):
+        raise VizError(
+            f"{where}: layer '{layer.name}'", f"type {layer.type} below '{blob}'", "none: its gradient reads the image"
+        )
+    for layer in layers_below(out, blob):
+        if layer.name in names:
+            layer.pooling_param.pool = PoolingParameter.AVE
+            del layer.top[1:]
     return out
 
 
@@ -81,10 +117,9 @@ def operate(path: PathLike, layers: Sequence[str] | None = None, **how: Any) -> 
     """
     where = os.fspath(path)
     try:
-        param = read_net(where)
+        return strides_to_pools(read_net(where), layers, where=where, **how)
     except ProtoError as error:
-        raise VizError(where, str(error), "a deploy prototxt") from None
-    return strides_to_pools(param, layers, where=where, **how)
+        raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
 
 
 def _replace(param: NetParameter, name: str, method: str, switches: bool) -> None:
@@ -104,9 +139,13 @@ def _replace(param: NetParameter, name: str, method: str, switches: bool) -> Non
     if switches:
         pool.top.append(f"{name}_switch")
     for layer in layers[after + 1 :]:
-        for i, bottom in enumerate(layer.bottom):
-            if bottom == blob:
-                layer.bottom[i] = f"{name}_pool"
+        for names in (
+            layer.bottom,
+            layer.top,
+        ):  # tops too: a layer that worked in place on the blob now does so on the pool
+            for i, other in enumerate(names):
+                if other == blob:
+                    names[i] = f"{name}_pool"
     kept = NetParameter()
     kept.layer.extend(layers[: after + 1])
     kept.layer.append(pool) if hasattr(kept.layer, "append") else kept.layer.extend([pool])
@@ -116,7 +155,7 @@ def _replace(param: NetParameter, name: str, method: str, switches: bool) -> Non
 
 
 def _end_of_chain(layers: Sequence[Any], start: int) -> tuple[int, str]:
-    """The last of the element-wise layers that follow a convolution without a branch, and the blob it writes."""
+    """The last of the POINTWISE layers that follow a convolution without a branch, and the blob it writes."""
     index, blob = start, layers[start].top[0]
     while True:
         readers = [i for i in range(index + 1, len(layers)) if blob in layers[i].bottom]
@@ -124,7 +163,7 @@ def _end_of_chain(layers: Sequence[Any], start: int) -> tuple[int, str]:
             return index, blob
         follower = layers[readers[0]]
         in_place = blob in follower.top
-        if follower.type not in ELEMENTWISE or (len(readers) > 1 and not in_place):
+        if follower.type not in POINTWISE or len(follower.bottom) > 1 or (len(readers) > 1 and not in_place):
             return index, blob
         index, blob = readers[0], follower.top[0]
 
@@ -141,13 +180,26 @@ def _stride(layer: Any) -> tuple[int, int]:
 
 def switches_below(param: NetParameter, blob: str) -> list[str]:
     """Names of the max-pooling layers between the image and `blob`: whose switches its reconstructions use."""
-    live, names = {blob}, []
+    return [
+        layer.name
+        for layer in layers_below(param, blob)
+        if layer.type == "Pooling" and layer.pooling_param.pool == PoolingParameter.MAX
+    ]
+
+
+def normalisations_below(param: NetParameter, blob: str) -> list[LayerParameter]:
+    """The LRN and MVN layers between the image and `blob`: their gradient reads the forward pass, whatever the rule."""
+    return [layer for layer in layers_below(param, blob) if layer.type in ("LRN", "MVN")]
+
+
+def layers_below(param: NetParameter, blob: str) -> list[LayerParameter]:
+    """The layers between the image and `blob`, in the net's order."""
+    live, found = {blob}, []
     for layer in reversed(param.layer):
         if live.intersection(layer.top):
             live.update(layer.bottom)
-            if layer.type == "Pooling" and layer.pooling_param.pool == PoolingParameter.MAX:
-                names.append(layer.name)
-    return names[::-1]
+            found.append(layer)
+    return found[::-1]
 
 
 def save(param: NetParameter, path: PathLike, comment: str) -> None:
@@ -159,17 +211,19 @@ def save(param: NetParameter, path: PathLike, comment: str) -> None:
 
 
 def null_test(
-    net: VizNet, other: VizNet, images: np.ndarray, blob: str, *, rule: str = "guided", batch_size: int = 32
+    net: VizNet, other: VizNet, images: np.ndarray, blob: str, *, batch_size: int = 32
 ) -> tuple[float, float]:
     """How far `other`, the net after surgery by method "top-left", is from `net`: both 0 but for rounding.
 
     Args:
         blob: whose values are compared, and from whose strongest units maps go back.
 
-    Returns: the largest difference of the values and of the maps, each relative to the largest value of `net`'s.
+    Returns: the largest difference of the values and of the maps (guided; backprop's where a layer below is no ReLU), each
+    relative to the largest value of `net`'s.
     """
     units, _ = argmax_units(net, images, blob, batch_size=batch_size)
     pairs = list(enumerate(units))
+    rule = "backprop" if any(layer.type in NOT_RELU for layer in layers_below(net.param, blob)) else "guided"
     found = []
     for one in (net, other):
         values = np.concatenate(

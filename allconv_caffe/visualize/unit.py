@@ -72,6 +72,14 @@ def check_blob(net: VizNet, blob: str) -> tuple[int, ...]:
     return shape
 
 
+def scores_blob(net: VizNet) -> str:
+    """The scores: what the first softmax reads, else the net's last blob."""
+    for node in net.graph.nodes:
+        if node.type in ("Softmax", "SoftmaxWithLoss"):
+            return net.graph.unsplit(node.bottoms[0])
+    return net.blob_names[-1]
+
+
 def argmax_units(
     net: VizNet, images: np.ndarray, blob: str, *, channel: int | None = None, batch_size: int = 32
 ) -> tuple[Sequence[Unit], np.ndarray]:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from allconv_caffe.bvlc import find as bvlc
 from allconv_caffe.cli import main as cli
-from allconv_caffe.visualize import figures
+from allconv_caffe.visualize import schematic
 from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
 
@@ -118,9 +118,9 @@ def test_a_net_runs_inside_the_interpreter_of_pycaffe(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     caffe = bvlc.find_caffe(ROOT)
     assert caffe is not None and caffe.python is not None
-    Path("corners.prototxt").write_text(figures.CORNERS_NET)
+    Path("corners.prototxt").write_text(schematic.CORNERS_NET)
     net = open_net("corners.prototxt")
-    image = figures.corners(net)
+    image = schematic.corners(net)
     figure_nets.write_weights(net, Path("corners.caffemodel"))
     np.save("image.npy", image)
     data = net.forward(image, ("conv2",))["conv2"]

@@ -21,9 +21,10 @@ from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import derive
 from allconv_caffe.proto import NetParameter, parse_text, read_net
-from allconv_caffe.visualize import figures, surgery
+from allconv_caffe.visualize import comparison, figures, schematic, surgery
+from allconv_caffe.visualize.comparison import Question, Variant
 from allconv_caffe.visualize.crops import crop
-from allconv_caffe.visualize.figures import Look, Variant
+from allconv_caffe.visualize.look import Look
 from allconv_caffe.visualize.mining import TopK
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -114,8 +115,8 @@ def test_figure_one_shows_the_toys_numbers(world: Path) -> None:
 
 
 def test_the_docstrings_example_of_the_toy_runs() -> None:
-    """What figures.toy says in its docstring is what it gives."""
-    found = doctest.testmod(figures)
+    """What schematic.toy says in its docstring is what it gives."""
+    found = doctest.testmod(schematic)
     assert found.attempted == 1 and found.failed == 0
 
 
@@ -275,11 +276,12 @@ def test_a_shared_scale_is_shared_by_images_and_nets_of_a_rule(world: Path) -> N
     nets = [small(), small(pooled=True)]
     source = images_of(nets[0])
     keys, images = source.sample(3, 0)
-    look = Look("shared", space=source.space)
-    drawing = figures.comparison([Variant("a", nets[0]), Variant("b", nets[1])], images, keys, "conv9", look)
+    look = Look(how="shared", space=source.space)
+    variants = [Variant(name=name, net=net) for name, net in zip("ab", nets, strict=True)]
+    drawing = comparison.comparison(variants, Question(images=images, keys=keys, blob="conv9"), look)
     for rule in RULES:
         largest = max(float(np.abs(drawing.arrays[f"{v}.{rule}"]).max()) for v in (0, 1))
-        drawn = figures._scaled(drawing.arrays, 2, [rule], look)
+        drawn = comparison._scaled(drawing.arrays, [rule], look)
         for v in (0, 1):
             expected = np.rint(255 * (0.5 + drawing.arrays[f"{v}.{rule}"] / (2 * largest))).transpose(0, 2, 3, 1)
             assert np.abs(drawn[f"{v}.{rule}"] - expected).max() <= 1
@@ -369,7 +371,7 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
             "--normalisation: found 'minmax', expected a way to draw maps (choices: "
             "zero-centred, shared, percentile, positive, l2-grey)",
         ),
-        ("figure 5 --space whitened", "--space: found 'whitened', expected a way to draw maps (choices: input, pixel)"),
+        ("figure 5 --space whitened", "space: found 'whitened', expected input or pixel"),
         ("figure 5 --count 0", "--count: found 0, expected 1 or more"),
         (
             "figure 5 --images nokey",
@@ -452,7 +454,7 @@ def test_default_blobs_are_the_papers() -> None:
         ["global_pool"],
     ]
     caffenet = open_net(parse_text(figure_nets.caffenet(1 / 32), NetParameter))
-    assert figures.default_blobs(caffenet, 6) == ["fc8"] and figures.default_blobs(caffenet, 3) == ["conv3", "conv4"]
+    assert figures.default_blobs(caffenet, 6) == ["fc8"] and figures.default_blobs(caffenet, 3) == ["conv2", "conv5"]
 
 
 def test_figures_of_the_imagenet_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,9 +518,9 @@ def test_accuracy_says_why_there_is_none(world: Path) -> None:
     """Labels that the scores do not have, and data without labels, give a reason in place of a number."""
     net = small()
     source = images_of(net)
-    assert figures.top1(net, source, 5)["images"] == 5
+    assert comparison.top1(net, source, 5)["images"] == 5
     source.label = lambda key: 10  # type: ignore[attr-defined]
-    assert figures.top1(net, source)["reason"] == "labels up to 10, 10 scores"
+    assert comparison.top1(net, source)["reason"] == "labels up to 10, 10 scores"
 
 
 def test_no_convolution_no_defaults() -> None:

@@ -173,7 +173,7 @@ def test_pictures_are_the_patches_and_their_maps(built: Path, net: VizNet, sourc
     with np.load(built / "conv6" / "0001.npz") as file:
         arrays = {name: file[name] for name in file.files}
     for row, rule in enumerate(("guided", "deconvnet", "backprop"), start=1):
-        (patches,) = top_patches(net, source, topk, "conv6", [1], k=3, rule=rule)
+        (patches,) = top_patches(net, source, topk, "conv6", [1], k=3, rules=[rule])[rule]
         tiles, maps = cut(patches, source.space)
         np.testing.assert_allclose(arrays[rule], np.stack(maps), rtol=1e-4, atol=1e-6)
         h, w = tiles[0].shape[:2]

@@ -178,7 +178,7 @@ def test_dead_channels_and_histograms(net: VizNet, source: ImageSource, pixels: 
 def test_patches_recompute_the_activation(net: VizNet, source: ImageSource, pixels: np.ndarray) -> None:
     """What is drawn was checked: the image of the key, its activation again, in the mined order, one image once."""
     found = mine(net, source, ["conv2"], k=K, progress=False)
-    rows = top_patches(net, source, found, "conv2", [0, 3])
+    rows = top_patches(net, source, found, "conv2", [0, 3], rules=["guided"])["guided"]
     assert [patch.rank for patch in rows[0]] == list(range(len(rows[0]))) and rows[1] == []
     for patch, (key, unit, value) in zip(rows[0], found.units("conv2", 0), strict=True):
         assert (patch.key, patch.unit) == (key, unit) and patch.activation == pytest.approx(value, rel=1e-5)

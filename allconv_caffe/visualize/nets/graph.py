@@ -49,10 +49,11 @@ class Graph:
         """The softmax that `blob` depends on: its layer's name and bottom; None where there is none."""
         for i in self.path(blob)[0]:
             if self.nodes[i].type in ("Softmax", "SoftmaxWithLoss"):
-                return self.nodes[i].name, self._unsplit(self.nodes[i].bottoms[0])
+                return self.nodes[i].name, self.unsplit(self.nodes[i].bottoms[0])
         return None
 
-    def _unsplit(self, blob: str) -> str:
+    def unsplit(self, blob: str) -> str:
+        """The blob that `blob` is a copy of, where a Split made it; else itself."""
         for node in self.nodes:
             if node.type == "Split" and blob in node.tops:
                 return node.bottoms[0]
