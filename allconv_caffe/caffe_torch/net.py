@@ -184,6 +184,47 @@ class Net:
             self._memory_used += top.count
         glog.info("net.cpp:139", f"Memory required for data: {self._memory_used * 4}")
 
+    def _decide_backward(self, force: bool) -> None:
+        """Backward runs only where a loss lies above and something to learn lies at or below."""
+        under_loss: set[str] = set()
+        skip: set[str] = set()
+        for i in reversed(range(len(self.layers))):
+            contributes, skip_propagate = False, True
+            for blob_id, weight in zip(self.top_ids[i], self.layers[i].loss_weights, strict=True):
+                name = self.blob_names[blob_id]
+                if weight or name in under_loss:
+                    contributes = True
+                if name not in skip:
+                    skip_propagate = False
+                if contributes and not skip_propagate:
+                    break
+            if self.layer_need_backward[i] and skip_propagate:
+                self.layer_need_backward[i] = False
+                self.bottom_need_backward[i] = [False] * len(self.bottom_ids[i])
+            if not contributes:
+                self.layer_need_backward[i] = False
+            word = "needs" if self.layer_need_backward[i] else "does not need"
+            glog.info(
+                "net.cpp:200" if self.layer_need_backward[i] else "net.cpp:202",
+                f"{self.layer_names[i]} {word} backward computation.",
+            )
+            for j, blob_id in enumerate(self.bottom_ids[i]):
+                name = self.blob_names[blob_id]
+                if contributes:
+                    under_loss.add(name)
+                else:
+                    self.bottom_need_backward[i][j] = False
+                if not self.bottom_need_backward[i][j]:
+                    skip.add(name)
+        if force:
+            for i, layer in enumerate(self.layers):
+                self.layer_need_backward[i] = True
+                for j, blob_id in enumerate(self.bottom_ids[i]):
+                    need = self.bottom_need_backward[i][j] or layer.allow_force_backward(j)
+                    self.bottom_need_backward[i][j] = need
+                    self._blob_need_backward[blob_id] = self._blob_need_backward[blob_id] or need
+                layer.param_propagate_down = [True] * len(layer.blobs)
+
     def _append_top(self, layer_id: int, layer_param: Any, top_id: int) -> None:
         """A new blob, or in place that of the bottom; beyond the tops that are named, one without a name."""
         named = top_id < len(layer_param.top)
@@ -280,53 +321,6 @@ class Net:
                     has[learnable] = True
                     values[learnable] = value
 
-    def _decide_backward(self, force: bool) -> None:
-        """Backward runs only where a loss lies above and something to learn lies at or below."""
-        under_loss: set[str] = set()
-        skip: set[str] = set()
-        for i in reversed(range(len(self.layers))):
-            contributes, skip_propagate = False, True
-            for blob_id, weight in zip(self.top_ids[i], self.layers[i].loss_weights, strict=True):
-                name = self.blob_names[blob_id]
-                if weight or name in under_loss:
-                    contributes = True
-                if name not in skip:
-                    skip_propagate = False
-                if contributes and not skip_propagate:
-                    break
-            if self.layer_need_backward[i] and skip_propagate:
-                self.layer_need_backward[i] = False
-                self.bottom_need_backward[i] = [False] * len(self.bottom_ids[i])
-            if not contributes:
-                self.layer_need_backward[i] = False
-            word = "needs" if self.layer_need_backward[i] else "does not need"
-            glog.info(
-                "net.cpp:200" if self.layer_need_backward[i] else "net.cpp:202",
-                f"{self.layer_names[i]} {word} backward computation.",
-            )
-            for j, blob_id in enumerate(self.bottom_ids[i]):
-                name = self.blob_names[blob_id]
-                if contributes:
-                    under_loss.add(name)
-                else:
-                    self.bottom_need_backward[i][j] = False
-                if not self.bottom_need_backward[i][j]:
-                    skip.add(name)
-        if force:
-            for i, layer in enumerate(self.layers):
-                self.layer_need_backward[i] = True
-                for j, blob_id in enumerate(self.bottom_ids[i]):
-                    need = self.bottom_need_backward[i][j] or layer.allow_force_backward(j)
-                    self.bottom_need_backward[i][j] = need
-                    self._blob_need_backward[blob_id] = self._blob_need_backward[blob_id] or need
-                layer.param_propagate_down = [True] * len(layer.blobs)
-
-    def _share_weights(self) -> None:
-        for blob, owner in zip(self.params, self.param_owners, strict=True):
-            if owner >= 0:
-                blob.share_data(self.params[owner])
-                blob.share_diff(self.params[owner])
-
     # running
     def forward(self) -> torch.Tensor:
         """Runs every layer; returns the loss, a 0-d float32 tensor."""
@@ -401,10 +395,6 @@ class Net:
     def reshape(self) -> None:
         for layer, bottom, top in zip(self.layers, self.bottom_vecs, self.top_vecs, strict=True):
             layer.reshape(bottom, top)
-
-    def clear_param_diffs(self) -> None:
-        for blob in self.learnable_params:
-            blob.diff.zero_()
 
     def _forward_debug_info(self, i: int) -> None:
         name = self.layer_names[i]
@@ -500,6 +490,16 @@ class Net:
         for (layer_id, _), owner in zip(self.param_layer_indices, self.param_owners, strict=True):
             shared[layer_id].append(owner >= 0)
         return [LayerBlobs(layer.name, layer.blobs, own) for layer, own in zip(self.layers, shared, strict=True)]
+
+    def clear_param_diffs(self) -> None:
+        for blob in self.learnable_params:
+            blob.diff.zero_()
+
+    def _share_weights(self) -> None:
+        for blob, owner in zip(self.params, self.param_owners, strict=True):
+            if owner >= 0:
+                blob.share_data(self.params[owner])
+                blob.share_diff(self.params[owner])
 
 
 def _inner_net(param: NetParameter, context: Context) -> Net:

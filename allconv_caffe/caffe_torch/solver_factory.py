@@ -62,11 +62,11 @@ def _chooser(wanted: str) -> ChooseExecutor:
         if reason is None and wanted == "auto" and iters < MIN_ITERS_TO_COMPILE:
             reason = f"{iters} iterations are too few to pay for compiling"
         if reason is None:
-            glog.info("compiled.py:1", "Executor: compiled")
+            glog.info("solver_factory.py:1", "Executor: compiled")
             return compiled.CompiledExecutor(solver)
         if wanted == "compiled":
             raise CaffeError(f"executor compiled: {reason} (executors: auto, plain, compiled)", solver.where)
-        glog.info("compiled.py:1", f"Executor: plain ({reason})")
+        glog.info("solver_factory.py:1", f"Executor: plain ({reason})")
         return PlainExecutor(solver)
 
     return choose

@@ -66,10 +66,6 @@ class MemoryDataLayer(SourceLayer):
         self._data, self._labels = torch.from_numpy(data), torch.from_numpy(labels.reshape(n, 1, 1, 1))
         self._position = 0
 
-    def set_batch_size(self, batch_size: int) -> None:
-        check(batch_size > 0, f"Check failed: batch_size > 0 ({batch_size} vs. 0)")
-        self.batch_size = batch_size
-
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if self._data is None:
             raise CaffeError("MemoryDataLayer needs to be initialized by calling Reset")

@@ -266,11 +266,11 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
     if flags.threads:
         torch.set_num_threads(flags.threads)
     if flags.precision == "tf32" and device.type != "cuda":
-        glog.warning("caffe_torch.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
+        glog.warning("caffe.py:1", "-precision tf32 is a mode of CUDA devices: on the CPU it is float32")
     elif flags.precision != "float32":
-        glog.info("caffe_torch.py:1", f"Precision: {flags.precision}; weights and history stay float32")
+        glog.info("caffe.py:1", f"Precision: {flags.precision}; weights and history stay float32")
     if flags.seed_exact and (math := caffe_math.find()) is not None:  # where there is none, it says so itself
-        glog.info("caffe_torch.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {math.order.name}")
+        glog.info("caffe.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {math.order.name}")
     return Context(
         phase=phase,
         device=device,
