@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allconv_caffe import files, proto
+from allconv_caffe import files, markdown, proto
 from allconv_caffe.errors import FoundError, PlacedError
 from allconv_caffe.report.record import from_json
 
@@ -219,11 +219,10 @@ def page(facts: Mapping[str, Any]) -> str:
         ("engine", f"{facts['engine']}, {facts['device']}"),
         ("command", f"`{facts['command']}`"),
     ]
-    lines = [f"# {facts['name']}", "", "| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows), ""]
-    lines += ["| file | bytes | SHA-1 |", "| --- | ---: | --- |"]
-    for key in _FILES:
-        entry = facts[key]
-        lines.append(f"| [{entry['file']}]({entry['file']}) | {entry['bytes']:,} | `{entry['sha1']}` |")
+    entries = [facts[key] for key in _FILES]
+    listed = [(f"[{entry['file']}]({entry['file']})", f"{entry['bytes']:,}", f"`{entry['sha1']}`") for entry in entries]
+    lines = [f"# {facts['name']}", "", *markdown.table(("", ""), rows), ""]
+    lines += markdown.table(("file", "bytes", "SHA-1"), listed, right=(1,))
     lines += [
         "",
         f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "

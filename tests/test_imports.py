@@ -21,13 +21,14 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"errors", "files"}
+GROUND = {"errors", "files", "markdown"}
 """The rooms below all others: whoever is not of them may import them, and no row says so."""
 
 RUNTIME = {"proto"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "markdown": set(),
     "proto": set(),
     "augment": set(),
     "python_layers": {"proto", "augment"},

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from allconv_caffe import augment
+from allconv_caffe import augment, markdown
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.rng import ShapesOnly
@@ -346,10 +346,8 @@ def to_text(summary: Summary) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """A Markdown table."""
-    lines = [f"### {summary.name or summary.file} ({summary.phase})", "", "| " + " | ".join(COLUMNS) + " |"]
-    lines.append("|" + "|".join("---:" if index in _RIGHT else "---" for index in range(len(COLUMNS))) + "|")
-    for cells in [*[_cells(row) for row in summary.layers], _total(summary)]:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    rows = [*[_cells(row) for row in summary.layers], _total(summary)]
+    lines = [f"### {summary.name or summary.file} ({summary.phase})", "", *markdown.table(COLUMNS, rows, _RIGHT)]
     lines += [f"\nNote: {note}" for note in summary.notes]
     return "\n".join(lines) + "\n"
 

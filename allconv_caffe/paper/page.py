@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from allconv_caffe import markdown
 from allconv_caffe.paper.architectures import architecture
 from allconv_caffe.paper.assumptions import ASSUMPTIONS
 from allconv_caffe.paper.options import NetOptions
@@ -17,22 +18,16 @@ def _map_sizes(name: str) -> str:
     return ", ".join(map(str, map_sizes(architecture(name))))
 
 
-def _parameter_rows() -> list[str]:
-    rows = ["| network | built | 100-way | paper | paper is off by | map sizes |", "|---|---:|---:|---:|---:|---|"]
-    hundred = NetOptions(num_output=100)
+def _counts() -> list[str]:
+    rows, hundred = [], NetOptions(num_output=100)
     for name, (title, _, published) in TABLE_3_ERRORS.items():
         count = _measured(name)
-        off = 100 * (float(published.split()[0]) * 1e6 / count - 1)
-        rows.append(
-            f"| {title} | {count:,} | {_measured(name, hundred):,} | {published} | {off:+.0f} % | {_map_sizes(name)} |"
-        )
+        off = f"{100 * (float(published.split()[0]) * 1e6 / count - 1):+.0f} %"
+        rows.append([title, f"{count:,}", f"{_measured(name, hundred):,}", published, off, _map_sizes(name)])
     for name, title, published in (("large_all_cnn", "Large-All-CNN", "> 50 M"), ("imagenet", "ImageNet", "< 10 M")):
-        rows.append(f"| {title} | {_measured(name):,} | | {published} | | {_map_sizes(name)} |")
-    return rows
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+        rows.append([title, f"{_measured(name):,}", "", published, "", _map_sizes(name)])
+    head = ("network", "built", "100-way", "paper", "paper is off by", "map sizes")
+    return markdown.table(head, rows, right=(1, 2, 3, 4))
 
 
 FAMILIES = {
@@ -48,16 +43,17 @@ def document() -> str:
     off = 100 * (1.3e6 / model_c - 1)
     lines = [
         _HEAD,
-        *_parameter_rows(),
+        *_counts(),
         "",
         _CONTRADICTION.format(a=model_a, b=model_b, c=model_c, off=off),
     ]
     for family, title in FAMILIES.items():
-        lines += ["", f"### {title}", "", "| point | taken | why | else |", "|---|---|---|---|"]
-        for entry in ASSUMPTIONS:
-            if family in entry.families:
-                cells = [f"`{entry.key}`", entry.value, entry.reason, entry.choices]
-                lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        rows = [
+            [f"`{entry.key}`", entry.value, entry.reason, entry.choices]
+            for entry in ASSUMPTIONS
+            if family in entry.families
+        ]
+        lines += ["", f"### {title}", "", *markdown.table(("point", "taken", "why", "else"), rows)]
     return "\n".join([*lines, "", _TABLE_OF_YOUR_OWN]) + "\n"
 
 

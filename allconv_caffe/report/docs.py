@@ -7,12 +7,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from allconv_caffe import files
+from allconv_caffe import files, markdown
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.report import readme
 from allconv_caffe.report.tables import true_parameters
 
 PAGE = Path("docs/experiments.md")
+_HEAD = (
+    "experiment",
+    "network",
+    "source",
+    "data set",
+    "published error",
+    "published parameters",
+    "parameters",
+    "training",
+)
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
@@ -26,16 +36,16 @@ def experiments_page() -> str:
         "Written by `make docs` from `allconv_caffe/paper/experiments.py`. Errors are the paper's; parameters are counted from its "
         "tables, with biases.",
         "",
-        "| experiment | network | source | data set | published error | published parameters | parameters | training |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *markdown.table(_HEAD, [_cells(name, entry) for name, entry in EXPERIMENTS.items()]),
     ]
-    for name, entry in EXPERIMENTS.items():
-        lines.append(
-            f"| `{name}` | {entry.title} | {entry.source} | {entry.dataset.title} | {entry.published} | "
-            f"{entry.published_parameters or '–'} | {true_parameters(entry):,} | {_training(entry)} |"
-        )
     lines += ["", "`make <experiment>` trains the CIFAR ones; `allconv run <experiment>` any.", ""]
     return "\n".join(lines)
+
+
+def _cells(name: str, entry: Experiment) -> list[str]:
+    counted = entry.published_parameters or "–"
+    known = [f"`{name}`", entry.title, entry.source, entry.dataset.title, entry.published, counted]
+    return [*known, f"{true_parameters(entry):,}", _training(entry)]
 
 
 def _training(entry: Experiment) -> str:

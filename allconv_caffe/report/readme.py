@@ -6,20 +6,14 @@ A test writes them again and compares, so README shows nothing that no record sh
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from allconv_caffe import files
+from allconv_caffe import files, markdown
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.report.collect import ReportError, Run, find_runs, same_dataset
 from allconv_caffe.report.tables import clock
 
 README, RESULTS, MODELS = Path("README.md"), Path("results"), Path("models")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines]
 
 
 def _typed(run: Run) -> str:
@@ -75,7 +69,7 @@ def results_block(root: Path) -> str:
         "command",
         "record",
     )
-    return "\n".join([*_table(head, rows), "", "Errors are those of the last iteration.", ""])
+    return "\n".join([*markdown.table(head, rows), "", "Errors are those of the last iteration.", ""])
 
 
 def models_block(root: Path) -> str:
@@ -99,7 +93,7 @@ def models_block(root: Path) -> str:
         for facts in found
     ]
     head = ("model", "network", "data", "epochs", "test error", "weights", "SHA-1 of the weights")
-    return "\n".join([*_table(head, rows), ""])
+    return "\n".join([*markdown.table(head, rows), ""])
 
 
 def filled(root: Path) -> str:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from allconv_caffe import markdown
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.paper.plan import parameters
 from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN, TABLE_4_PARAMETERS
@@ -220,8 +221,7 @@ def to_markdown(found: Sequence[Table], runs: Sequence[Run], verdicts: Sequence[
     lines = ["# Measured beside published", ""]
     lines += [f"Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(runs)}.", ""]
     for table in found:
-        lines += [f"## {table.title}", "", _line(HEAD), _line(["---"] * len(HEAD))]
-        lines += [_line(row) for row in table.rows]
+        lines += [f"## {table.title}", "", *markdown.table(HEAD, table.rows)]
         lines += ["", *table.notes, ""] if table.notes else [""]
     if verdicts is not None:
         lines += ["## Sections 3.1 and 3.2, sentence by sentence", ""]
@@ -258,10 +258,6 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
 def trends_text(verdicts: Sequence[Verdict]) -> str:
     """The verdicts alone."""
     return "\n".join(line for verdict in verdicts for line in _verdict_lines(verdict))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 CSV_HEAD = (

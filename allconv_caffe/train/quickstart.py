@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from allconv_caffe import markdown
 from allconv_caffe.paper.datasets import Dataset
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.published import TABLE_3_ERRORS
@@ -295,16 +296,14 @@ def _made_from(manifest: Any, archive: Path) -> bool:
 def table(result: QuickstartResult) -> str:
     """The outcome as Markdown: the network, the linear classifier and chance; then the seconds."""
     rows = [
-        f"| {result.title} | {result.parameters:,} | {result.test_error_percent:.1f} |",
-        f"| linear classifier, same pixels | {10 * (3 * 32 * 32 + 1):,} | {result.linear_error_percent:.1f} |",
-        "| guessing | 0 | 90.0 |",
+        (result.title, f"{result.parameters:,}", f"{result.test_error_percent:.1f}"),
+        ("linear classifier, same pixels", f"{10 * (3 * 32 * 32 + 1):,}", f"{result.linear_error_percent:.1f}"),
+        ("guessing", "0", "90.0"),
     ]
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in result.seconds.items())
     return "\n".join(
         [
-            f"| {DISPLAY_NAME} | parameters | test error % |",
-            "|---|---:|---:|",
-            *rows,
+            *markdown.table((DISPLAY_NAME, "parameters", "test error %"), rows, right=(1, 2)),
             "",
             f"{spent}; {sum(result.seconds.values()):.0f} s in all",
         ]

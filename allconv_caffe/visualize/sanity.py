@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from allconv_caffe import files
+from allconv_caffe import files, markdown
 from allconv_caffe.visualize.display import zero_centred
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -202,8 +202,7 @@ class Sanity:
         """The tables and the verdict as Markdown."""
         lines = []
         for title, head, rows in self.tables():
-            marks = ["---"] + ["---:"] * (len(head) - 1)
-            lines += [title + ":", "", *("| " + " | ".join(row) + " |" for row in (head, marks, *rows)), ""]
+            lines += [title + ":", "", *markdown.table(head, rows, right=range(1, len(head))), ""]
         return "\n".join(lines + [f"* {sentence}" for sentence in self.verdict()]) + "\n"
 
     def text(self) -> str:
