@@ -146,7 +146,10 @@ def test_flags_take_one_or_two_dashes_and_equals_or_space() -> None:
             ["train", "-solver", "solver.prototxt", "-sigint_effect", "bad"],
             'Invalid signal effect "bad" was specified (choices: snapshot, stop, none)',
         ),
-        (["train", "-solver", "solver.prototxt", "-gpu", "zero"], "-gpu zero: expected a device ID, or all"),
+        (
+            ["train", "-solver", "solver.prototxt", "-gpu", "zero"],
+            "-gpu zero: expected device IDs separated by ',', or all",
+        ),
         (
             ["train", "-solver", "solver.prototxt", "-precision", "half"],
             "-precision half: expected one of float32, tf32, bf16",

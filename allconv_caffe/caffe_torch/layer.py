@@ -17,6 +17,7 @@ from allconv_caffe.caffe_torch.compute import caffe_math
 from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.source.share import ALONE, Share
 from allconv_caffe.proto import TEST, LayerParameter, NetParameter
 
 
@@ -41,6 +42,8 @@ class Context:
     # on a GPU, let float32 products round their factors to TF32's ten bits; PyTorch knows this for the whole process alone:
     # the last Context made for a GPU decides
     tf32: bool = False
+    # which of several solvers this is, where they train together
+    share: Share = ALONE
     # builds a net that a layer has inside itself; the net gives it to its layers
     inner_net: Callable[[NetParameter, Context], object] | None = None
 

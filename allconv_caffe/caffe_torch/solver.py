@@ -48,6 +48,18 @@ class Executor(Protocol):
         ...
 
 
+class Company(Protocol):
+    """The solvers that train together, each on a device of its own; this is one of them."""
+
+    def average(self, blobs: Sequence[Blob]) -> None:
+        """Every diff becomes the mean of all solvers'; while tracing, too."""
+        ...
+
+    def agree(self, request: str) -> str:
+        """What the root asks for, heard by all."""
+        ...
+
+
 ChooseExecutor = Callable[["Solver", int], Executor]
 """Gives a solver its executor, knowing how many iterations it is about to run. Raises CaffeError."""
 
@@ -62,6 +74,7 @@ class Solver(ABC):
         where: the solver file's name, for errors.
         weights: .caffemodel files to start from, in order.
         action: polled once an iteration and between test batches: "none", "stop" or "snapshot".
+        company: the others, where several solvers train together; the context says how many, and which one this is.
 
     Raises:
         CaffeError: in Caffe's words.
@@ -82,8 +95,10 @@ class Solver(ABC):
         where: str = "",
         weights: Sequence[str] = (),
         action: Callable[[], str] = lambda: "none",
+        company: Company | None = None,
     ) -> None:
         self.ctx = context
+        self.company = company
         self.where = where
         self.action = action
         self.param = SolverParameter()
@@ -110,10 +125,21 @@ class Solver(ABC):
     def _init(self) -> None:
         glog.info("solver.cpp:45", "Initializing solver from parameters: \n" + to_text(self.param))
         check(self.param.average_loss >= 1, "average_loss should be non-negative.")
-        self._check_snapshot_write_permissions()
+        self.test_nets: list[Net] = []
+        if self.root_solver:
+            self._check_snapshot_write_permissions()
         self._init_train_net()
-        self._init_test_nets()
+        if self.root_solver:
+            self._init_test_nets()
         glog.info("solver.cpp:57", "Solver scaffolding done.")
+
+    @property
+    def root_solver(self) -> bool:
+        """Whether this solver tests, and writes snapshots: it is alone, or the first."""
+        return self.ctx.share.rank == 0
+
+    def _agreed(self, request: str) -> str:
+        return request if self.company is None else self.company.agree(request)
 
     @property
     def executor(self) -> Executor:
@@ -199,7 +225,6 @@ class Solver(ABC):
 
     def _init_test_nets(self) -> None:
         param = self.param
-        self.test_nets: list[Net] = []
         check(
             not (param.HasField("net") and param.HasField("net_param")),
             "Both net_param and net_file may not be specified.",
@@ -265,8 +290,10 @@ class Solver(ABC):
                 and self.iter % param.test_interval == 0
                 and (self.iter > 0 or param.test_initialization)
             ):
-                self.test_all()
-                if self._requested_early_exit:
+                if self.root_solver:
+                    self.test_all()
+                if self._agreed("stop" if self._requested_early_exit else "none") == "stop":
+                    self._requested_early_exit = True
                     break
             for on_start, _ in self.callbacks:
                 on_start()
@@ -292,8 +319,9 @@ class Solver(ABC):
             if display:
                 glog.info("sgd_solver.cpp:112", f"Iteration {self.iter}, lr = {glog.number(rate)}")
             self._finish_update(rate)
-            request = self.action()
-            if (param.snapshot and self.iter % param.snapshot == 0) or request == "snapshot":
+            request = self._agreed(self.action())
+            due = bool(param.snapshot) and self.iter % param.snapshot == 0
+            if self.root_solver and (due or request == "snapshot"):
                 self.snapshot()
             if request == "stop":
                 self._requested_early_exit = True
@@ -303,8 +331,14 @@ class Solver(ABC):
         for _, on_gradients_ready in self.callbacks:
             on_gradients_ready()
         if not self.executor.updates:
+            self.average()
             self.update(self.step_scalars(rate))
         self.iter += 1
+
+    def average(self) -> None:
+        """With several solvers: the gradients become the mean of all."""
+        if self.company is not None:
+            self.company.average(self.net.learnable_params)
 
     def solve(self, resume_file: str | None = None) -> None:
         """Restores `resume_file` if given, then trains to max_iter or until told to stop."""

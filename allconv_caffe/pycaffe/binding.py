@@ -2,7 +2,6 @@
 
 from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob, PyBlobVec as BlobVec, PyLayer as Layer
 from allconv_caffe.pycaffe.common import (
-    NCCL,
     Timer,
     has_nccl,
     init_log,
@@ -18,6 +17,7 @@ from allconv_caffe.pycaffe.common import (
     solver_count,
     solver_rank,
 )
+from allconv_caffe.pycaffe.nccl import NCCL
 from allconv_caffe.pycaffe.net import Net
 from allconv_caffe.pycaffe.solver import (
     AdaDeltaSolver,

@@ -20,10 +20,10 @@ from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import REGISTRY, Context
 from allconv_caffe.caffe_torch.pyblob import PythonLayerError
+from allconv_caffe.caffe_torch.source.share import Share
 from allconv_caffe.proto import ProtoError
 
 NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
-NO_NCCL = "Multi-GPU execution not available - rebuild with USE_NCCL"
 
 
 class _State:
@@ -41,13 +41,14 @@ class _State:
 
 def context(phase: int) -> Context:
     """What a new net is built with: this mode's device and its random stream. Raises: CaffeError without a GPU."""
+    share = Share(_State.solver_count, _State.solver_rank)
     if not _State.gpu:
-        return Context(phase=phase, rng=_State.cpu_stream)
+        return Context(phase=phase, rng=_State.cpu_stream, share=share)
     if not torch.cuda.is_available():
         raise CaffeError(f"{NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
     if _State.gpu_stream is None:
         _State.gpu_stream = TorchGenerator(_State.seed)
-    return Context(phase=phase, device=torch.device("cuda", _State.device_id), rng=_State.gpu_stream)
+    return Context(phase=phase, device=torch.device("cuda", _State.device_id), rng=_State.gpu_stream, share=share)
 
 
 def set_mode_cpu() -> None:
@@ -92,7 +93,7 @@ def solver_count() -> int:
 
 
 def set_solver_count(val: int) -> None:
-    """Kept, but data is not dealt out among solvers: a net with a Data layer refuses to be built with more than one."""
+    """How many solvers train together: their nets' data layers, built from now on, deal the records out."""
     _State.solver_count = operator.index(val)
 
 
@@ -101,6 +102,7 @@ def solver_rank() -> int:
 
 
 def set_solver_rank(val: int) -> None:
+    """Which of them this process is, from 0, the root, on: it alone tests and writes snapshots."""
     _State.solver_rank = operator.index(val)
 
 
@@ -109,8 +111,8 @@ def set_multiprocess(val: bool) -> None:
 
 
 def has_nccl() -> bool:
-    """False: one process, one device."""
-    return False
+    """Whether gradients are averaged on GPUs, by NCCL. `NCCL` works without, too: by gloo, on CPUs."""
+    return torch.cuda.is_available() and torch.distributed.is_nccl_available()
 
 
 def layer_type_list() -> list[str]:
@@ -126,20 +128,6 @@ def init_log(level: int | None = None, stderr: bool | None = None) -> None:
 def log(message: str) -> None:
     """Writes an I line."""
     glog.info("_caffe.cpp:68", message)
-
-
-class NCCL:
-    """Not available: refuses, as `caffe train -gpu 0,1` does without NCCL."""
-
-    def __init__(self, solver: object, uid: object) -> None:
-        raise RuntimeError(NO_NCCL)
-
-    @staticmethod
-    def new_uid() -> bytes:
-        raise RuntimeError(NO_NCCL)
-
-    def bcast(self) -> None:
-        raise RuntimeError(NO_NCCL)
 
 
 class Timer:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from allconv_caffe.caffe_torch import glog, net as engine
-from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Layer as EngineLayer
 from allconv_caffe.caffe_torch.layers.data_memory import MemoryDataLayer
 from allconv_caffe.caffe_torch.layers.python import PythonLayer
@@ -130,7 +129,6 @@ class Net:
     ) -> None:
         if isinstance(stages, str):
             raise TypeError(f"stages: found the text {stages!r}, expected a list of texts")
-        refuse_sharding(param)
         with as_pycaffe():
             net = engine.Net(param, common.context(phase), level=level, stages=list(stages or ()), where=where)
             if weights is not None:
@@ -421,14 +419,6 @@ def _check_array(array: np.ndarray, name: str, shape: tuple[int, int, int]) -> N
     for word, found, expected in zip(("number of channels", "height", "width"), array.shape[1:], shape, strict=True):
         if found != expected:
             raise RuntimeError(f"{name} has wrong {word}")
-
-
-def refuse_sharding(param: Any) -> None:
-    """Raises CaffeError where several solvers would have to share a Data layer."""
-    if common.solver_count() > 1 and any(layer.type == "Data" for layer in param.layer):
-        raise CaffeError(
-            f"{common.NO_NCCL} (solver_count {common.solver_count()}, expected 1 for a net with a Data layer)"
-        )
 
 
 __all__ = ["Layer", "Net"]

@@ -16,7 +16,8 @@ from allconv_caffe.caffe_torch.upgrade import read_solver_params
 from allconv_caffe.proto import TRAIN
 from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
-from allconv_caffe.pycaffe.net import Net, Path_, refuse_sharding
+from allconv_caffe.pycaffe.nccl import NCCL
+from allconv_caffe.pycaffe.net import Net, Path_
 
 
 class Solver:
@@ -79,9 +80,19 @@ class Solver:
         with as_pycaffe():
             self._solver.apply_update()
 
-    def add_callback(self, on_start: Callable[[], object], on_gradients_ready: Callable[[], object]) -> None:
-        """`on_start` runs before each iteration's forward pass, `on_gradients_ready` before its update."""
-        self._solver.callbacks.append((lambda: _none(on_start()), lambda: _none(on_gradients_ready())))
+    def add_callback(
+        self, on_start: Callable[[], object] | NCCL, on_gradients_ready: Callable[[], object] | None = None
+    ) -> None:
+        """`on_start` runs before each iteration's forward pass, `on_gradients_ready` before its update; an NCCL has both."""
+        first: Callable[[], object]
+        second: Callable[[], object]
+        if isinstance(on_start, NCCL):
+            first, second = on_start.on_start, on_start.on_gradients_ready
+        elif on_gradients_ready is not None:
+            first, second = on_start, on_gradients_ready
+        else:
+            raise TypeError("add_callback: found one function, expected two, or an NCCL")
+        self._solver.callbacks.append((lambda: _none(first()), lambda: _none(second())))
 
     def share_weights(self, net: Net) -> None:
         """`net` uses the training net's parameters from now on."""
@@ -139,7 +150,4 @@ def get_solver(filename: Path_) -> SGDSolver:
 def _create(param: Any, where: str) -> EngineSolver:
     if param.random_seed >= 0:
         common.set_random_seed((param.random_seed + common.solver_rank()) % 2**32)
-    solver = create_solver(param, context=common.context(TRAIN), where=where)
-    for net in (solver.net, *solver.test_nets):
-        refuse_sharding(net.param)
-    return solver
+    return create_solver(param, context=common.context(TRAIN), where=where)

@@ -177,8 +177,8 @@ DIFFERENT = {
     # LevelDB is a package of its own here
     f"{TIME} no_backend.prototxt": "backend LEVELDB cannot be read without the package plyvel",
     # it dies of an exception that nobody catches
-    "train -solver solver.prototxt -gpu x": "-gpu x: expected a device ID, or all",
-    "device_query -gpu x": "-gpu x: expected a device ID, or all",
+    "train -solver solver.prototxt -gpu x": "-gpu x: expected device IDs separated by ',', or all",
+    "device_query -gpu x": "-gpu x: expected device IDs separated by ',', or all",
 }
 
 

@@ -212,6 +212,7 @@ class CompiledExecutor:
 
     def _train_body(self, scalars: Tensors) -> Tensors:
         results = self._forward_backward()
+        self.solver.average()
         self.solver.update(scalars)
         return results
 

@@ -18,6 +18,7 @@ from allconv_caffe.caffe_torch.layers.data import SourceLayer
 from allconv_caffe.caffe_torch.source.augmented import AugmentedFeed
 from allconv_caffe.caffe_torch.source.database import Reader, open_source
 from allconv_caffe.caffe_torch.source.loaded import load
+from allconv_caffe.caffe_torch.source.share import ALONE
 from allconv_caffe.proto import TRAIN, DataParameter
 
 
@@ -26,8 +27,9 @@ class AugmentedDataLayer(SourceLayer):
     """top[0] = the next batch_size records of an LMDB of bytes, set into fields; distorted in TRAIN, plain in TEST.
 
     top[0]: (N, C, size, size); top[1], if there: labels (N,). The data set lies on the device, shared by all layers that
-    read it; fields are made ahead by threads, or on the GPU. What a `param_str` says, and what is drawn for which sample:
-    `allconv_caffe.augment`. Nothing is taken from the net's random stream; without `seed`, the solver's is the seed.
+    read it; fields are made ahead by threads, or on the GPU. Of N solvers number r takes samples r, r + N, r + 2N, ...
+    What a `param_str` says, and what is drawn for which sample: `allconv_caffe.augment`. Nothing is taken from the net's
+    random stream; without `seed`, the solver's is the seed.
     Differs from the Python layer: less than a grey level in a pixel; the values come from PyTorch.
     """
 
@@ -40,6 +42,13 @@ class AugmentedDataLayer(SourceLayer):
         except augment.AugmentError as error:
             raise CaffeError(str(error)) from None
         settings = self.settings
+        self._share = self.ctx.share if self.phase == TRAIN else ALONE
+        seed = self.ctx.rng.seed if self._share.count == 1 else self._share.seed
+        if settings.seed is not None:
+            seed = settings.seed
+        if seed is None:
+            raise CaffeError(f"param_str: found no seed, expected one: {self._share.count} solvers share the records")
+        self._seed = seed
         self._position = settings.start
         self._feed: AugmentedFeed | None = None
         self.reader = Reader(open_source(settings.source, DataParameter.LMDB))
@@ -93,5 +102,4 @@ class AugmentedDataLayer(SourceLayer):
                 "the whole data set in memory",
                 settings.source,
             )
-        seed = self.ctx.rng.seed if settings.seed is None else settings.seed
-        return AugmentedFeed(settings, loaded, seed, 1, 0, self._position)
+        return AugmentedFeed(settings, loaded, self._seed, self._share, self._position)

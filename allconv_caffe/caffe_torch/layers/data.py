@@ -16,8 +16,9 @@ from allconv_caffe.caffe_torch.layer import Context, Layer, register
 from allconv_caffe.caffe_torch.source.database import Reader, open_source
 from allconv_caffe.caffe_torch.source.feed import Feed, MemoryFeed, StreamFeed
 from allconv_caffe.caffe_torch.source.loaded import load
+from allconv_caffe.caffe_torch.source.share import ALONE
 from allconv_caffe.caffe_torch.source.transformer import Transformer
-from allconv_caffe.proto import LayerParameter
+from allconv_caffe.proto import TRAIN, LayerParameter
 
 
 class SourceLayer(Layer):
@@ -71,7 +72,8 @@ class DataLayer(BatchLayer):
     """top = the next batch_size records of an LMDB, in key order, transformed; it goes round for ever.
 
     top[0]: (N, C, H, W), of the shape of the batch's first record; top[1], if there: labels (N,).
-    The position runs on over epochs and tests. `rand_skip` is ignored, as in Caffe 1.0.
+    The position runs on over epochs and tests. `rand_skip` is ignored, as in Caffe 1.0. Of N solvers that train together,
+    number r takes records r, r + N, r + 2N, ...; only the root tests.
     A data set that fits (see `source.loaded`) is kept on the device and shared by all layers that read it; a
     larger one is read by a thread, `prefetch` batches ahead.
     Source: data_layer.cpp.
@@ -87,6 +89,7 @@ class DataLayer(BatchLayer):
         self.reader = Reader(self.source, transform.force_color, transform.force_gray)
         self._feed: Feed | None = None
         self._position = 0
+        self._share = context.share if context.phase == TRAIN else ALONE
 
     def setup_data(self, top: Sequence[Blob]) -> None:
         batch_size = self.param.data_param.batch_size
@@ -105,7 +108,7 @@ class DataLayer(BatchLayer):
 
     @property
     def data_position(self) -> int:
-        """The record that the next batch begins with; assigning continues there."""
+        """The record that the next batch begins with, the root's where there are several; assigning continues there."""
         return self._position if self._feed is None else self._feed.position
 
     @data_position.setter
@@ -132,7 +135,7 @@ class DataLayer(BatchLayer):
         options = self.param.data_param
         loaded = load(self.reader, self.ctx.device)
         if loaded is not None:
-            return MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped)
+            return MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped, self._share)
         return StreamFeed(
             self.reader,
             self.transformer,
@@ -141,6 +144,7 @@ class DataLayer(BatchLayer):
             _wrapped,
             self.ctx.device,
             options.prefetch,
+            self._share,
         )
 
 

@@ -18,8 +18,9 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.data import SourceLayer
 from allconv_caffe.caffe_torch.source.hdf5 import Sink, check_class, open_hdf5, reason
+from allconv_caffe.caffe_torch.source.share import ALONE
 from allconv_caffe.files import check_file, open_file
-from allconv_caffe.proto import LayerParameter
+from allconv_caffe.proto import TRAIN, LayerParameter
 
 
 class CRand:
@@ -69,6 +70,7 @@ def load_dataset(file: Any, name: str, shapes_only: bool = False) -> np.ndarray:
 class HDF5DataLayer(SourceLayer):
     """tops = the next batch_size rows of the HDF5 data sets of the same names, file after file, going round.
 
+    Of N solvers that train together, number r takes rows r, r + N, r + 2N, ...
     `shuffle` shuffles the files, and the rows within each, with C's rand() as Caffe does, not with `random_seed`.
     Source: hdf5_data_layer.cpp.
     """
@@ -93,6 +95,8 @@ class HDF5DataLayer(SourceLayer):
         if self.shuffle:
             RAND.shuffle(self.file_order)
         self.current_file = self.current_row = 0
+        self._share = self.ctx.share if self.phase == TRAIN else ALONE
+        self._offset = 0
         self.arrays: list[np.ndarray] = []
         self._load()
         for blob, array in zip(top, self.arrays, strict=True):
@@ -126,6 +130,7 @@ class HDF5DataLayer(SourceLayer):
             RAND.shuffle(self.row_order)
 
     def _next(self) -> None:
+        self._offset += 1
         self.current_row += 1
         if self.current_row < len(self.row_order):
             return
@@ -147,6 +152,8 @@ class HDF5DataLayer(SourceLayer):
             self.current_row = 0
         batch: list[list[np.ndarray]] = [[] for _ in self.arrays]
         for _ in range(self.param.hdf5_data_param.batch_size):
+            while self._offset % self._share.count != self._share.rank:
+                self._next()
             row = self.row_order[self.current_row]
             for rows, array in zip(batch, self.arrays, strict=True):
                 rows.append(array[row])

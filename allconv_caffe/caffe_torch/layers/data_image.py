@@ -21,7 +21,7 @@ from allconv_caffe.caffe_torch.layers.data import BatchLayer
 from allconv_caffe.caffe_torch.source.feed import StreamFeed
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.files import open_file
-from allconv_caffe.proto import ProtoError, image_file
+from allconv_caffe.proto import TRAIN, ProtoError, image_file
 
 
 def read_list(path: str) -> list[tuple[str, int]]:
@@ -69,8 +69,8 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        for name, label in self.lines[start:]:
+    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+        for name, label in self.lines[start::every]:
             yield self.read(name), label
 
     def restart(self) -> Iterator[tuple[np.ndarray, int]]:
@@ -105,6 +105,7 @@ class ImageDataLayer(BatchLayer):
     """The next batch_size images of a list, transformed.
 
     top[0]: (N, C, H, W), channels B, G, R, 0 to 255 before the transformation; top[1]: labels (N,).
+    Of several solvers that train together each reads them all, as in Caffe.
     `shuffle` shuffles the list at set-up and again at each wrap; `rand_skip` begins that many images later, at most.
     Source: image_data_layer.cpp.
     """
@@ -127,6 +128,8 @@ class ImageDataLayer(BatchLayer):
             shuffle(lines, words)
         glog.info("image_data_layer.cpp:63", f"A total of {len(lines)} images.")
         self.start = 0
+        if self.phase == TRAIN and self.ctx.share.rank and not param.shuffle and not param.rand_skip:
+            glog.warning("image_data_layer.cpp:60", "Shuffling or skipping recommended for multi-GPU")
         if param.rand_skip:
             self.start = self.ctx.rng.word() % param.rand_skip
             glog.info("image_data_layer.cpp:70", f"Skipping first {self.start} data points.")

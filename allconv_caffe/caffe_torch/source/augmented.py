@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from allconv_caffe import augment
 from allconv_caffe.augment import Drawing, Order, Settings
 from allconv_caffe.caffe_torch.source.loaded import Loaded
+from allconv_caffe.caffe_torch.source.share import Share
 
 AHEAD = 4  # batches made, or being made, before they are asked for
 WORKERS = 2  # threads that make them
@@ -106,16 +107,16 @@ class AugmentedFeed:
         settings: of the layer.
         loaded: the data set, uint8.
         seed: of what is drawn; the settings' own may be absent.
-        solvers, rank: of N solvers, this one takes samples rank, rank + N, ...
+        share: which of the samples are this solver's.
         position: the sample that rank 0's next batch begins with.
     """
 
-    def __init__(self, settings: Settings, loaded: Loaded, seed: int, solvers: int, rank: int, position: int) -> None:
+    def __init__(self, settings: Settings, loaded: Loaded, seed: int, share: Share, position: int) -> None:
         self.position = position
         self.settings, self._loaded = settings, loaded
         self._order = Order(len(loaded.labels), seed, settings.shuffle)
-        self._deals = np.arange(settings.batch_size, dtype=np.int64) * solvers + rank
-        self._step = settings.batch_size * solvers
+        self._deals = np.arange(settings.batch_size, dtype=np.int64) * share.count + share.rank
+        self._step = settings.batch_size * share.count
         self._ready: deque[Future[Batch]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._close: Callable[[], object] = lambda: None

@@ -173,10 +173,11 @@ class Reader:
     def __len__(self) -> int:
         return len(self.source)
 
-    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-        """(image, label) from the `start`-th on; an image may be a view that is valid until the next one."""
-        position = start
-        for key, value in self.source.items(start):
+    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+        """(image, label) of the `start`-th and each `every`-th after it; an image may be a view, valid until the next one."""
+        for position, (key, value) in enumerate(self.source.items(start), start):
+            if (position - start) % every:
+                continue
             try:
                 record = parse_datum(value)
                 image = record.image
@@ -190,7 +191,6 @@ class Reader:
                 name = key.decode("ascii", "backslashreplace")
                 raise error.within(f"{self.source.path}: record {position} (key '{name}')") from None
             yield image, record.label
-            position += 1
 
     def restart(self) -> Iterator[tuple[np.ndarray, int]]:
         """What comes after the last record: the first again."""

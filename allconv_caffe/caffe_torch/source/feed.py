@@ -18,15 +18,19 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch.source.loaded import Loaded
+from allconv_caffe.caffe_torch.source.share import ALONE, Share
 from allconv_caffe.caffe_torch.source.transformer import Draws, Transformer
 
 
 class Feed(Protocol):
-    """Endless batches in record order, wrapping inside a batch where the data set ends."""
+    """Endless batches in record order, wrapping inside a batch where the data set ends.
+
+    Of several solvers each takes its share: their batches, laid together, are one batch of all.
+    """
 
     @property
     def position(self) -> int:
-        """The record that the next batch begins with."""
+        """The record that the next batch of all solvers begins with."""
         ...
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,24 +44,41 @@ class MemoryFeed:
     """Batches of a loaded data set: views of it, where nothing is to be done."""
 
     def __init__(
-        self, loaded: Loaded, transformer: Transformer, batch_size: int, position: int, wrapped: Callable[[], None]
+        self,
+        loaded: Loaded,
+        transformer: Transformer,
+        batch_size: int,
+        position: int,
+        wrapped: Callable[[], None],
+        share: Share = ALONE,
     ) -> None:
         self.position = position
         self._loaded, self._transformer, self._size, self._wrapped = loaded, transformer, batch_size, wrapped
+        self._share = share
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self._loaded.images, self._loaded.labels
-        count, begin, end = len(labels), self.position, self.position + self._size
+        share = self._share
+        count, begin, end = len(labels), self.position, self.position + self._size * share.count
         draws = self._transformer.draw(self._size, images.shape[2], images.shape[3])
+        if share.count > 1:
+            index = torch.arange(begin + share.rank, end, share.count, device=images.device) % count
+            batch = self._transformer.apply(images, draws, index)
+            self._pass(end)
+            return batch, labels[index]
         if draws is None or end <= count:
             batch = self._transformer.apply(_cyclic(images, begin, end), draws)
         else:
             index = torch.arange(begin, end, device=images.device) % count
             batch = self._transformer.apply(images, draws, index)
+        self._pass(end)
+        return batch, _cyclic(labels, begin, end)
+
+    def _pass(self, end: int) -> None:
+        count = len(self._loaded.labels)
         for _ in range(end // count):
             self._wrapped()
         self.position = end % count
-        return batch, _cyclic(labels, begin, end)
 
     def close(self) -> None:
         pass
@@ -96,7 +117,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]: ...
+    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]: ...
 
     def restart(self) -> Iterator[tuple[np.ndarray, int]]: ...
 
@@ -113,6 +134,7 @@ class StreamFeed:
         wrapped: Callable[[], None],
         device: torch.device,
         depth: int,
+        share: Share = ALONE,
     ) -> None:
         self.position = position
         self._transformer, self._wrapped, self._device = transformer, wrapped, device
@@ -121,7 +143,7 @@ class StreamFeed:
         self._failed: BaseException | None = None
         self._thread = threading.Thread(
             target=_prefetch,
-            args=(reader, transformer, batch_size, position, device, self._ready, self._stop),
+            args=(reader, transformer, batch_size, position, share, device, self._ready, self._stop),
             name="data prefetch",
             daemon=True,
         )
@@ -162,6 +184,7 @@ def _prefetch(
     transformer: Transformer,
     batch_size: int,
     position: int,
+    share: Share,
     device: torch.device,
     ready: queue.Queue[_Batch | BaseException],
     stop: threading.Event,
@@ -175,20 +198,31 @@ def _prefetch(
         return None
 
     try:
-        records = reader.records(position)
+        count = len(reader)
+        records = _dealt(reader, position, share)
         while not stop.is_set():
             images: list[np.ndarray] = []
             labels = np.empty(batch_size, np.float32)
-            wraps = 0
             for i in range(batch_size):
                 image, labels[i] = next(records)
                 images.append(image.copy())
-                position += 1
-                if position == len(reader):
-                    records, position, wraps = reader.restart(), 0, wraps + 1
+            wraps, position = divmod(position + batch_size * share.count, count)
             put(_assemble(images, labels, transformer, device, position, wraps))
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
         put(error)
+
+
+def _dealt(reader: Records, position: int, share: Share) -> Iterator[tuple[np.ndarray, int]]:
+    """The share of the records from the `position`-th on, for ever."""
+    if share.count == 1:
+        yield from reader.records(position)
+        while True:
+            yield from reader.restart()
+    position += share.rank
+    while True:
+        begin = position % len(reader)
+        yield from reader.records(begin, share.count)
+        position = begin - len(reader) + share.count * -(-(len(reader) - begin) // share.count)
 
 
 def _assemble(

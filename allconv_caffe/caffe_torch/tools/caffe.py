@@ -4,17 +4,23 @@
     caffe-torch test -model train_val.prototxt -weights x.caffemodel -iterations 100
     caffe-torch time -model train_val.prototxt
     caffe-torch device_query -gpu all
+    caffe-torch train -solver solver.prototxt -gpu 0,1
+    torchrun --nproc-per-node 2 -m allconv_caffe.caffe_torch train -solver solver.prototxt
 
 Flags, log lines and their order are those of `caffe`; the log goes to stderr.
 Source: tools/caffe.cpp.
 Differs: a mistake ends with one F line and exit status 1, without stack trace and abort. A solver that asks for a GPU
-by ``solver_mode: GPU`` alone runs on the CPU where there is none. One GPU at a time.
+by ``solver_mode: GPU`` alone runs on the CPU where there is none. Several GPUs are several processes, see
+`executor.distributed`.
 """
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import math
 import os
+import secrets
 import sys
 import time as clock
 import traceback
@@ -29,7 +35,10 @@ from allconv_caffe.caffe_torch.tools.gflags import Flag
 if TYPE_CHECKING:
     import torch
 
+    from allconv_caffe.caffe_torch.executor import distributed
     from allconv_caffe.caffe_torch.layer import Context
+    from allconv_caffe.caffe_torch.solver import Solver
+    from allconv_caffe.proto import SolverParameter
 
 MESSAGE = """command line brew
 usage: caffe <command> <args>
@@ -47,7 +56,12 @@ NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
 CAFFE, OWN, GLOG = "tools/caffe.cpp", "allconv_caffe/caffe_torch/tools/caffe.py", "logging.cc"
 EFFECT = "Optional; action to take when a {} signal is received: snapshot, stop or none."
 FLAGS = (
-    Flag("gpu", "", "Optional; run in GPU mode on the given device ID, or on 'all' where there is one.", CAFFE),
+    Flag(
+        "gpu",
+        "",
+        "Optional; run in GPU mode on the given device IDs, separated by ',', or on 'all'. Training takes a batch on each.",
+        CAFFE,
+    ),
     Flag("solver", "", "The solver definition protocol buffer text file.", CAFFE),
     Flag("model", "", "The model definition protocol buffer text file.", CAFFE),
     Flag("phase", "", "Optional; network phase (TRAIN or TEST). Only used for 'time'.", CAFFE),
@@ -141,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sentence in errors:
             print(f"ERROR: {sentence}", file=sys.stderr)
         return 1
-    flags = Flags(values)
+    flags = Flags({**values, "arguments": arguments})
     if flags.helpxml:
         print(gflags.xml(program, MESSAGE, FLAGS, values), end="")
         return 1
@@ -220,7 +234,7 @@ def get_gpus(text: str) -> list[int]:
     try:
         gpus = [int(part) for part in text.split(",")]
     except ValueError:
-        raise CaffeError(f"-gpu {text}: expected a device ID, or all") from None
+        raise CaffeError(f"-gpu {text}: expected device IDs separated by ',', or all") from None
     return gpus
 
 
@@ -247,10 +261,6 @@ def set_device(gpus: Sequence[int]) -> torch.device:
     if not gpus:
         return torch.device("cpu")
     check_gpus(gpus)
-    check(
-        len(gpus) == 1,
-        f"Multi-GPU execution not available - found -gpu {','.join(map(str, gpus))}, expected one device ID",
-    )
     torch.cuda.set_device(gpus[0])
     return torch.device("cuda", gpus[0])
 
@@ -310,54 +320,128 @@ def train(flags: Flags) -> int:
         not flags.snapshot or not flags.weights,
         "Give a snapshot to resume training or weights to finetune but not both.",
     )
-    from allconv_caffe.caffe_torch.solver_factory import create_solver
+    from allconv_caffe.caffe_torch.executor import distributed
     from allconv_caffe.caffe_torch.tools.signals import SignalHandler
     from allconv_caffe.caffe_torch.upgrade import read_solver_params
-    from allconv_caffe.proto import TRAIN, SolverParameter
 
     param = read_solver_params(flags.solver)
     handler = SignalHandler(flags.sigint_effect, flags.sighup_effect)
     param.train_state.level = flags.level
     param.train_state.stage.extend(flags.stage.split(","))
 
-    gpus = get_gpus(flags.gpu)
-    if not gpus and param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU:
-        import torch
-
-        if torch.cuda.is_available():
-            gpus = [param.device_id if param.HasField("device_id") else 0]
-        else:
-            glog.warning(
-                "caffe.cpp:185",
-                f"{flags.solver} says solver_mode: GPU, but PyTorch {torch.__version__} finds no CUDA device",
-            )
+    place = distributed.place()
+    gpus = training_gpus(flags, param, place)
+    if place is None and len(gpus) > 1:
+        check_gpus(gpus)
+        check(len(set(gpus)) == len(gpus), f"-gpu {flags.gpu}: found a device twice, expected each once")
+        return distributed.launch(flags.arguments, len(gpus))
+    launched = distributed.hold_lifeline()
+    if place is not None:
+        if place.rank:
+            glog.init("caffe", max(glog.min_level(), glog.WARNING), flags.log_dir or None, flags.logtostderr or None)
+        check(
+            not gpus or place.local_rank < len(gpus),
+            f"-gpu {flags.gpu}: found {len(gpus)} GPUs for solver {place.local_rank} of this machine",
+        )
+    own = gpus[place.local_rank if place else 0 :][:1]
     if gpus:
         glog.info("caffe.cpp:204", f"Using GPUs {', '.join(map(str, gpus))}")
-    device = set_device(gpus)
-    if gpus:
+    device = set_device(own)
+    if own:
         import torch
 
-        glog.info("caffe.cpp:209", f"GPU {gpus[0]}: {torch.cuda.get_device_name(gpus[0])}")
-        param.device_id = gpus[0]
+        for gpu in gpus:
+            glog.info("caffe.cpp:209", f"GPU {gpu}: {torch.cuda.get_device_name(gpu)}")
+        param.device_id = own[0]
     else:
         glog.info("caffe.cpp:197", "Use CPU.")
-
     if flags.snapshot or flags.weights:
         param.ClearField("weights")
     if flags.weights:
         param.weights.append(flags.weights)
-    context = make_context(flags, device, TRAIN, param.random_seed)
     with handler:
-        solver = create_solver(
-            param, context=context, where=flags.solver, action=handler.action, executor=flags.executor
-        )
-        if flags.snapshot:
-            glog.info("caffe.cpp:235", f"Resuming from {flags.snapshot}")
-            solver.restore(flags.snapshot)
-        glog.info("caffe.cpp:239", "Starting Optimization")
-        solver.solve()
+        try:
+            optimize(flags, param, device, handler.action, place)
+        except distributed.LostSolver:
+            if launched or (place is not None and place.rank):  # the launcher, or the root, says it
+                return 1
+            raise
     glog.info("caffe.cpp:250", "Optimization Done.")
     return 0
+
+
+def training_gpus(flags: Flags, param: SolverParameter, place: distributed.Place | None) -> list[int]:
+    """The GPUs of this machine that are to train: -gpu's, else where `solver_mode` is GPU the solver's, if there is one.
+
+    One of several solvers of torchrun's takes the GPU of its local rank, unless -gpu says which there are.
+    """
+    import torch
+
+    from allconv_caffe.proto import SolverParameter
+
+    gpus = get_gpus(flags.gpu)
+    if gpus or not param.HasField("solver_mode") or param.solver_mode != SolverParameter.GPU:
+        return gpus
+    if not torch.cuda.is_available():
+        glog.warning(
+            "caffe.cpp:185",
+            f"{flags.solver} says solver_mode: GPU, but PyTorch {torch.__version__} finds no CUDA device",
+        )
+        return []
+    if place is not None:
+        return list(range(torch.cuda.device_count()))
+    return [param.device_id if param.HasField("device_id") else 0]
+
+
+def optimize(
+    flags: Flags,
+    param: SolverParameter,
+    device: torch.device,
+    action: Callable[[], str],
+    place: distributed.Place | None,
+) -> None:
+    """Builds the solver, and trains: alone, or with the others of its company. Raises CaffeError; LostSolver is one."""
+    from allconv_caffe.caffe_torch.executor import distributed
+    from allconv_caffe.caffe_torch.solver_factory import create_solver
+    from allconv_caffe.caffe_torch.source.share import ALONE, Share
+    from allconv_caffe.proto import TRAIN
+
+    company, share, seed = None, ALONE, param.random_seed
+    if place is not None:
+        company = distributed.Company(place.rank, place.count, device, distributed.meeting_place())
+        atexit.register(distributed.abandon)
+        common = company.number(seed if seed >= 0 else secrets.randbits(31))
+        share, seed = Share(place.count, place.rank, common), common + place.rank
+        glog.info("parallel.cpp:1", f"Solver {place.rank} of {place.count}")
+        if place.rank:
+            param.ClearField("weights")  # they come from the root
+    context = dataclasses.replace(make_context(flags, device, TRAIN, seed), share=share)
+
+    def build() -> Solver:
+        solver = create_solver(
+            param, context=context, where=flags.solver, action=action, executor=flags.executor, company=company
+        )
+        if flags.snapshot and solver.root_solver:
+            glog.info("caffe.cpp:235", f"Resuming from {flags.snapshot}")
+            solver.restore(flags.snapshot)
+        return solver
+
+    solver = build() if company is None else company.follow_root(build)
+    if company is not None:
+        company.share(solver)
+    glog.info("caffe.cpp:239", "Starting Optimization")
+    try:
+        if solver.root_solver:
+            solver.solve()
+        else:
+            solver.step(param.max_iter - solver.iter)
+    except RuntimeError as error:
+        if company is not None and distributed.is_loss(error):
+            raise distributed.lost(company.rank, error) from None
+        raise
+    if company is not None:
+        company.leave()
+        atexit.unregister(distributed.abandon)
 
 
 def test(flags: Flags) -> int:
