@@ -1,6 +1,6 @@
-"""Finds, checks and drives a real BVLC Caffe, which is never modified: the engine ``caffe``.
+"""Finds and checks a real BVLC Caffe, which is never modified: the engine ``caffe``.
 
-``python -m allconv_caffe.bvlc install`` fetches one (see `bvlc_install`); ``python -m allconv_caffe.bvlc find`` says
+``python -m allconv_caffe.bvlc install`` fetches one (see `install`); ``python -m allconv_caffe.bvlc find`` says
 which one would be used.
 """
 
@@ -10,11 +10,10 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,33 +35,27 @@ class BvlcError(FoundError):
         super().__init__(where, found, expected)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BvlcCaffe:
-    """One real Caffe.
-
-    Attributes:
-        binary: the `caffe` command.
-        python: an interpreter for its pycaffe, or None if none is known.
-        version: as ``caffe --version`` says, or 'unknown'.
-        origin: how it was found: ``CAFFE``, ``CAFFE_ROOT``, ``make caffe`` or ``PATH``.
-        python_path: folder that holds its `caffe` Python package, or None where `python` finds it by itself.
-    """
+    """One real Caffe."""
 
     binary: Path
-    python: Path | None
+    """The `caffe` command."""
+    python: Path | None = None
+    """An interpreter for its pycaffe; None if none is known."""
     version: str
+    """As ``caffe --version`` says, or 'unknown'."""
     origin: str
+    """How it was found: ``CAFFE``, ``CAFFE_ROOT``, ``make caffe`` or ``PATH``."""
     python_path: Path | None = None
+    """The folder that holds its `caffe` Python package; None where `python` finds it by itself."""
 
-    def environment(self, extra_python_path: Sequence[str | Path] = ()) -> dict[str, str]:
-        """This process's environment with pycaffe, then `extra_python_path`, at the front of PYTHONPATH."""
-        own = [self.python_path] if self.python_path else []
+    def environment(self) -> dict[str, str]:
+        """This process's environment with pycaffe at the front of PYTHONPATH."""
+        if self.python_path is None:
+            return dict(os.environ)
         inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-        parts = [os.path.abspath(part) for part in [*own, *extra_python_path]] + inherited
-        environment = dict(os.environ)
-        if parts:
-            environment["PYTHONPATH"] = os.pathsep.join(parts)
-        return environment
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.abspath(self.python_path), *inherited])}
 
     def has_working_gpu(self, device_id: int = 0) -> bool:
         """Whether ``caffe device_query -gpu <device_id>`` succeeds: never true of a CPU build."""
@@ -79,65 +72,6 @@ class BvlcCaffe:
             except (OSError, subprocess.TimeoutExpired):
                 return False
         return answer.returncode == 0
-
-    def run(
-        self,
-        args: Sequence[str],
-        log_path: str | Path,
-        cwd: str | Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> int:
-        """Run ``caffe <args>``; its output is appended to `log_path` as it comes.
-
-        Args:
-            args: e.g. ``["train", "-solver", "solver.prototxt"]``.
-            log_path: glog's lines (stderr) and whatever stands on stdout, in the order written.
-            cwd: where relative paths of the prototxt begin.
-            on_line: called with each line, without its line end.
-            env: the whole environment; `environment()` if None.
-        Returns: exit status; 128 + n where signal n ended it, as a shell says.
-        Raises: BvlcError if it cannot be started; OSError if the log cannot be written; KeyboardInterrupt after Ctrl-C
-            was passed on and Caffe has ended (by its ``-sigint_effect``: it stops with a snapshot).
-        """
-        binary = os.path.abspath(self.binary)
-        with open(log_path, "ab") as log:
-            try:
-                process = subprocess.Popen(
-                    [binary, *args],
-                    cwd=cwd,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=dict(env) if env is not None else self.environment(),
-                )
-            except OSError as error:
-                raise BvlcError(binary, f"cannot start ({error.strerror})") from None
-            assert process.stdout is not None
-            interrupted = False
-            try:
-                while True:
-                    try:
-                        line = process.stdout.readline()
-                        if not line:
-                            break
-                        log.write(line)
-                        log.flush()
-                        if on_line:
-                            on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
-                    except KeyboardInterrupt:
-                        interrupted = True
-                        if process.poll() is None:
-                            process.send_signal(signal.SIGINT)
-                status = process.wait()
-            finally:
-                if process.poll() is None:  # a callback failed: leave no training behind
-                    process.terminate()
-                    process.wait()
-                process.stdout.close()
-        if interrupted:
-            raise KeyboardInterrupt
-        return status if status >= 0 else 128 - status
 
 
 def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | None = None) -> BvlcCaffe | None:
@@ -163,11 +97,11 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
         beside = binary.resolve().with_name("python")  # as `make caffe` lays them out
         module = binary.resolve().parents[2] / "python" if len(binary.resolve().parents) > 2 else None
         return BvlcCaffe(
-            binary,
-            beside if os.access(beside, os.X_OK) else _some_python(),
-            _version(path, where),
-            "CAFFE",
-            module if module and (module / "caffe").is_dir() else None,
+            binary=binary,
+            python=beside if os.access(beside, os.X_OK) else _some_python(),
+            version=_version(path, where),
+            origin="CAFFE",
+            python_path=module if module and (module / "caffe").is_dir() else None,
         )
     tree = os.environ.get("CAFFE_ROOT")
     if tree:
@@ -177,8 +111,12 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
         binary = folder / ".caffe" / "bin" / "caffe"
         if binary.is_file():
             again = f"{_EXPECTED}; remove .caffe and run `make caffe` again"
-            version = _version(str(binary), str(binary), again)
-            return BvlcCaffe(binary.absolute(), binary.absolute().with_name("python"), version, "make caffe")
+            return BvlcCaffe(
+                binary=binary.absolute(),
+                python=binary.absolute().with_name("python"),
+                version=_version(str(binary), str(binary), again),
+                origin="make caffe",
+            )
     for entry in os.get_exec_path():
         path = shutil.which("caffe", path=entry)
         if path is None:
@@ -191,7 +129,7 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
         except BvlcError as error:
             _tell(on_skip, str(error))
             continue
-        return BvlcCaffe(Path(os.path.abspath(path)), _some_python(), version, "PATH")
+        return BvlcCaffe(binary=Path(os.path.abspath(path)), python=_some_python(), version=version, origin="PATH")
     return None
 
 
@@ -216,11 +154,11 @@ def _in_tree(tree: Path) -> BvlcCaffe:
         raise BvlcError(where, "found no caffe binary", " or ".join(str(place) for place in places))
     module = (tree / "python").absolute()
     return BvlcCaffe(
-        binary.absolute(),
-        _some_python(),
-        _version(str(binary), where),
-        "CAFFE_ROOT",
-        module if (module / "caffe").is_dir() else None,
+        binary=binary.absolute(),
+        python=_some_python(),
+        version=_version(str(binary), where),
+        origin="CAFFE_ROOT",
+        python_path=module if (module / "caffe").is_dir() else None,
     )
 
 
