@@ -28,20 +28,33 @@ SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Archive:
     """An archive as its author publishes it."""
 
     name: str
+    """Of the file."""
     dataset: str
+    """cifar10 or cifar100."""
     display_name: str
+    """What tables call it."""
     bytes: int
+    """Its size."""
     md5: str
+    """Of its bytes, as the CIFAR page has it."""
     url: str
+    """Where it lies."""
 
 
 def _official(name: str, dataset: str, display_name: str, size: int, md5: str) -> Archive:
-    return Archive(name, dataset, display_name, size, md5, f"https://www.cs.toronto.edu/~kriz/{name}")
+    return Archive(
+        name=name,
+        dataset=dataset,
+        display_name=display_name,
+        bytes=size,
+        md5=md5,
+        url=f"https://www.cs.toronto.edu/~kriz/{name}",
+    )
 
 
 ARCHIVES: dict[str, Archive] = {
@@ -71,16 +84,22 @@ OFFICIAL_MEMBERS: dict[str, dict[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """Which members an archive consists of: training files in order, the test file, the files with names."""
+    """Which members an archive consists of."""
 
     dataset: str
+    """cifar10 or cifar100."""
     binary: bool
+    """Rows of bytes; else Python's pickles."""
     folder: str
+    """That its members lie in."""
     train: tuple[str, ...]
+    """The training files, in order."""
     test: str
+    """The test file."""
     meta: tuple[str, ...]
+    """The files with the classes' names."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -89,23 +108,30 @@ class Format:
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 FORMATS = (
-    Format("cifar10", False, "cifar-10-batches-py", _BATCHES, "test_batch", ("batches.meta",)),
     Format(
-        "cifar10",
-        True,
-        "cifar-10-batches-bin",
-        tuple(f"{b}.bin" for b in _BATCHES),
-        "test_batch.bin",
-        ("batches.meta.txt",),
+        dataset="cifar10",
+        binary=False,
+        folder="cifar-10-batches-py",
+        train=_BATCHES,
+        test="test_batch",
+        meta=("batches.meta",),
     ),
-    Format("cifar100", False, "cifar-100-python", ("train",), "test", ("meta",)),
     Format(
-        "cifar100",
-        True,
-        "cifar-100-binary",
-        ("train.bin",),
-        "test.bin",
-        ("coarse_label_names.txt", "fine_label_names.txt"),
+        dataset="cifar10",
+        binary=True,
+        folder="cifar-10-batches-bin",
+        train=tuple(f"{b}.bin" for b in _BATCHES),
+        test="test_batch.bin",
+        meta=("batches.meta.txt",),
+    ),
+    Format(dataset="cifar100", binary=False, folder="cifar-100-python", train=("train",), test="test", meta=("meta",)),
+    Format(
+        dataset="cifar100",
+        binary=True,
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test="test.bin",
+        meta=("coarse_label_names.txt", "fine_label_names.txt"),
     ),
 )
 MEMBER_FORMATS: dict[str, Format] = {member: form for form in FORMATS for member in form.members}

@@ -37,20 +37,22 @@ class Split:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A training and a test split with the names of their classes.
-
-    `display_name` is what tables may call the set; `dataset` says what it is in form (cifar10, cifar100, images);
-    `source` goes into the manifest as it is.
-    """
+    """A training and a test split with the names of their classes."""
 
     train: Split
+    """The images to fit and train on."""
     test: Split
+    """Those to test on."""
     class_names: tuple[str, ...]
+    """By label."""
     dataset: str
+    """What it is in form: cifar10, cifar100 or images."""
     display_name: str
+    """What tables may call it."""
     source: dict[str, Any] = field(default_factory=dict)
+    """What it was read from; goes into the manifest as it is."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

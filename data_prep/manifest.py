@@ -14,43 +14,58 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The record beside a finished data set; the file's keys are these names.
-
-    dataset: cifar10, cifar100 or images. display_name: what tables must call the set. labels: fine or coarse.
-    shape: (channels, height, width) of a Datum, padding included; image_shape: without. classes: their number.
-    class_counts, pixels_sha256, lmdb: by split ("train", "test"); lmdb has `path`, `records`, `sha256` (see
-    `database.Content`). pixels_sha256 does not depend on the archive's form (see `imageset.Split.sha256`). files:
-    SHA-256 of the other files. source: name, bytes, MD5, SHA-256 and format of the input, and whether its MD5 is the
-    official one. statistics: numbers of the result that must agree between machines to about 1e-3, where checksums of
-    floats cannot.
-    """
+    """The record beside a finished data set; the file's keys are these names."""
 
     dataset: str
+    """cifar10, cifar100 or images."""
     display_name: str
+    """What tables must call the set."""
     labels: str
+    """fine or coarse."""
     preprocessing: str
+    """gcn-zca, gcn or raw."""
     gcn_scale: float
+    """Norm of an image after GCN."""
     gcn_min_divisor: float
+    """The smallest divisor: an image below it is not scaled."""
     zca_bias: float
+    """Added to the diagonal of the covariance."""
     pad: int
+    """Border of zeros on each side, in pixels."""
     seed: int
+    """Decides the order of the records."""
     shape: tuple[int, int, int]
+    """(channels, height, width) of a Datum, padding included."""
     image_shape: tuple[int, int, int]
+    """The same without padding."""
     channel_order: str
+    """In words."""
     classes: int
+    """Their number."""
     class_names: tuple[str, ...]
+    """By label."""
     class_counts: dict[str, list[int]]
+    """Images of each class, by split ("train", "test")."""
     n_train: int
+    """Training images."""
     n_test: int
+    """Test images."""
     source: dict[str, Any]
+    """Name, bytes, MD5, SHA-256 and format of the input, and whether its MD5 is the official one."""
     pixels_sha256: dict[str, str]
+    """By split, whatever the archive's form (see `imageset.Split.sha256`)."""
     lmdb: dict[str, dict[str, Any]]
+    """By split: `path`, `records` and `sha256` (see `database.Content`)."""
     files: dict[str, str]
+    """SHA-256 of the other files, by name."""
     statistics: dict[str, float]
+    """Numbers of the result that must agree between machines to about 1e-3, where checksums of floats cannot."""
     versions: dict[str, str]
+    """Of everything that can change a number."""
     format_version: int = FORMAT_VERSION
+    """Of this record."""
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` and force it to disk.

@@ -383,7 +383,14 @@ def image_set(
                     )
                 images[row] = image
             splits.append(Split(images, pictures.labels))
-    found = ImageSet(splits[0], splits[1], listing.class_names, "images", display_name, {**source, "fit": asdict(fit)})
+    found = ImageSet(
+        train=splits[0],
+        test=splits[1],
+        class_names=listing.class_names,
+        dataset="images",
+        display_name=display_name,
+        source={**source, "fit": asdict(fit)},
+    )
     return check(found, listing.where)
 
 

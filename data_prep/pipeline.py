@@ -171,41 +171,47 @@ def prepare(
             transform.save(partial / "whitening.npz")
             if preprocessing == "raw":
                 _save_mean(partial / "mean.binaryproto", transform, pad)
-            sums = {f.name: files.digest(f) for f in sorted(partial.iterdir()) if f.is_file()}
-            channels, height, width = images.shape
-            manifest = Manifest(
-                dataset=images.dataset,
-                display_name=images.display_name,
-                labels=labels,
-                preprocessing=preprocessing,
-                gcn_scale=float(gcn_scale),
-                gcn_min_divisor=whitening_.GCN_MIN_DIVISOR,
-                zca_bias=float(zca_bias),
-                pad=pad,
-                seed=seed,
-                shape=(channels, height + 2 * pad, width + 2 * pad),
-                image_shape=images.shape,
-                channel_order=CHANNEL_ORDER,
-                classes=len(images.class_names),
-                class_names=images.class_names,
-                class_counts={
-                    name: np.bincount(getattr(images, name).labels, minlength=len(images.class_names)).tolist()
-                    for name in SPLITS
-                },
-                n_train=len(images.train),
-                n_test=len(images.test),
-                source=images.source,
-                pixels_sha256={name: getattr(images, name).sha256() for name in SPLITS},
-                lmdb={
-                    name: {"path": f"{name}_lmdb", "records": content.records, "sha256": content.sha256}
-                    for name, content in contents.items()
-                },
-                files=sums,
-                statistics=statistics,
-                versions=versions(),
-            )
+            settings = {"labels": labels, "preprocessing": preprocessing, "pad": pad, "seed": seed}
+            settings |= {"gcn_scale": float(gcn_scale), "zca_bias": float(zca_bias)}
+            manifest = _manifest(partial, images, contents, statistics, settings)
             manifest.save(partial)
     return manifest
+
+
+def _manifest(
+    partial: Path,
+    images: ImageSet,
+    contents: dict[str, database.Content],
+    statistics: dict[str, float],
+    settings: dict[str, Any],
+) -> Manifest:
+    """What `prepare` made, when all its other files lie in `partial`; settings: its arguments of the same names."""
+    channels, height, width = images.shape
+    border = 2 * int(settings["pad"])
+    counts = {name: np.bincount(getattr(images, name).labels, minlength=len(images.class_names)) for name in SPLITS}
+    return Manifest(
+        **settings,
+        dataset=images.dataset,
+        display_name=images.display_name,
+        gcn_min_divisor=whitening_.GCN_MIN_DIVISOR,
+        shape=(channels, height + border, width + border),
+        image_shape=images.shape,
+        channel_order=CHANNEL_ORDER,
+        classes=len(images.class_names),
+        class_names=images.class_names,
+        class_counts={name: found.tolist() for name, found in counts.items()},
+        n_train=len(images.train),
+        n_test=len(images.test),
+        source=images.source,
+        pixels_sha256={name: getattr(images, name).sha256() for name in SPLITS},
+        lmdb={
+            name: {"path": f"{name}_lmdb", "records": content.records, "sha256": content.sha256}
+            for name, content in contents.items()
+        },
+        files={file.name: files.digest(file) for file in sorted(partial.iterdir()) if file.is_file()},
+        statistics=statistics,
+        versions=versions(),
+    )
 
 
 def checked_name(display_name: str) -> str:

@@ -137,7 +137,14 @@ def _from_tree(
     if dataset == "cifar10" and train.images.shape[1:] != cifar.SHAPE:
         raise PrepError(path, f"images of shape {train.images.shape[1:]}", f"{cifar.SHAPE}, or dataset 'images'")
     name = display_name(classes, suffixes, train.images.shape[1:], _stem(path))
-    return ImageSet(train, test, classes, dataset, name, info | {"format": "images", "official": False})
+    return ImageSet(
+        train=train,
+        test=test,
+        class_names=classes,
+        dataset=dataset,
+        display_name=name,
+        source=info | {"format": "images", "official": False},
+    )
 
 
 def _from_batches(
@@ -176,4 +183,4 @@ def _from_batches(
     if labels == "coarse":
         name += " (coarse labels)"
     info |= {"format": form.folder, "official": is_official}
-    return ImageSet(train, test, names[labels], dataset, name, info)
+    return ImageSet(train=train, test=test, class_names=names[labels], dataset=dataset, display_name=name, source=info)

@@ -24,20 +24,22 @@ _MOST = 5  # wrong records of a database that are named one by one
 _GAP = 2
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Report:
-    """What `verify` found; `str` gives it as text.
-
-    problems: one line each, empty if all is well. counts: records by split; class_counts: by split and class, as found
-    in the databases; statistics: mean and standard deviation of the values, padding apart.
-    """
+    """What `verify` found; `str` gives it as text."""
 
     path: Path
+    """The prepared data set."""
     manifest: Manifest
+    """What is said of it."""
     counts: dict[str, int] = field(default_factory=dict)
+    """Records by split."""
     class_counts: dict[str, list[int]] = field(default_factory=dict)
+    """By split and class, as found in the databases."""
     statistics: dict[str, float] = field(default_factory=dict)
+    """Mean and standard deviation of the values, padding apart."""
     problems: list[str] = field(default_factory=list)
+    """One line each; empty if all is well."""
 
     @property
     def ok(self) -> bool:
@@ -81,7 +83,7 @@ def verify(path: str | Path, grid_png: str | Path | None = None) -> Report:
     """
     path = Path(path)
     manifest = Manifest.load(path)
-    report = Report(path, manifest)
+    report = Report(path=path, manifest=manifest)
     if not manifest.pixels_sha256:  # photographs, whose pixels lie nowhere but in the databases
         return _verify_photos(path, report, grid_png)
     samples: dict[int, list[np.ndarray]] = {i: [] for i in range(manifest.classes)}

@@ -279,16 +279,20 @@ def _unfolded(path: str | Path, triangle: FloatArray) -> FloatArray:
     return zca
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moments:
-    """count; mean (D,) float64 and covariance (D, D) float64 without bias; averages of the images' own mean and
-    norm."""
+    """Mean and covariance of images after GCN."""
 
     count: int
+    """Images."""
     mean: npt.NDArray[np.float64]
+    """(D,)."""
     covariance: npt.NDArray[np.float64]
+    """(D, D), divided by the count, without bias."""
     typical_mean: float
+    """The average of the images' own means, which GCN takes away."""
     typical_norm: float
+    """The average of their norms after that."""
 
 
 def moments(train: UInt8Array, scale: float, min_divisor: float, *, progress: bool = False) -> Moments:
@@ -315,7 +319,9 @@ def moments(train: UInt8Array, scale: float, min_divisor: float, *, progress: bo
     first /= count
     second /= count
     second -= np.outer(first, first)
-    return Moments(count, first + centre, second, means / count, norms / count)
+    return Moments(
+        count=count, mean=first + centre, covariance=second, typical_mean=means / count, typical_norm=norms / count
+    )
 
 
 def _starts(count: int) -> list[int]:

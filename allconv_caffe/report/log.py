@@ -35,35 +35,42 @@ _RESUMING = re.compile(r"Resuming from (.+)$")
 _YEAR_SECONDS = 366 * 86400  # of 2000, the year that dates without one are read in
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainRow:
-    """One displayed training iteration.
-
-    seconds: of training up to here, pauses between sessions left out; None where the log has no times. lr: of this
-    iteration; None if its line is missing. loss: as displayed (smoothed if average_loss says so); outputs: of the
-    last batch.
-    """
+    """One displayed training iteration."""
 
     iteration: int
+    """Its number, from 0."""
     loss: float
+    """As displayed: smoothed if average_loss says so."""
     seconds: float | None = None
+    """Of training up to here, pauses between sessions left out; None where the log has no times."""
     lr: float | None = None
+    """The rate of this iteration; None if its line is missing."""
     outputs: dict[str, float] = field(default_factory=dict)
+    """The net's outputs for the last batch, by name."""
     session: int = 0
+    """Which start of Caffe's it belongs to, from 1; 0 before the first."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TestRow:
-    """One pass over the test set: outputs averaged by Caffe over test_iter batches. net: index of the test net."""
+    """One pass over the test set."""
 
     __test__ = False  # not a test case
 
     iteration: int
+    """The training iteration before which it was made."""
     net: int = 0
+    """Index of the test net."""
     seconds: float | None = None
+    """As in a TrainRow."""
     lr: float | None = None
+    """The last rate that the log showed before it; None if there was none."""
     outputs: dict[str, float] = field(default_factory=dict)
+    """The net's outputs by name, averaged by Caffe over test_iter batches."""
     session: int = 0
+    """As in a TrainRow."""
 
     @property
     def error_percent(self) -> float | None:
@@ -109,10 +116,18 @@ class LogParser:
         if not text:
             return None
         if match := _TRAIN.match(text):
-            return self._begin(TrainRow(int(match[1]), float(match[2]), self._seconds(), session=self.sessions))
+            return self._begin(
+                TrainRow(iteration=int(match[1]), loss=float(match[2]), seconds=self._seconds(), session=self.sessions)
+            )
         if match := _TEST.match(text):
             return self._begin(
-                TestRow(int(match[1]), int(match[2]), self._seconds(), self._rate, session=self.sessions)
+                TestRow(
+                    iteration=int(match[1]),
+                    net=int(match[2]),
+                    seconds=self._seconds(),
+                    lr=self._rate,
+                    session=self.sessions,
+                )
             )
         if match := _OUTPUT.match(text):
             self._output(match[1], match[3], float(match[4]))

@@ -41,34 +41,36 @@ class Check:
     cited: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trend:
-    """A sentence, and the comparisons that it makes: it holds if all of them do.
-
-    reading: how its words were made into numbers; "" where they are plain. any_of: the comparisons are instances of a
-    general claim, and those at hand are enough.
-    """
+    """A sentence of the paper, and the comparisons that it makes: it holds if all of them do."""
 
     section: str
+    """Where the paper says it."""
     sentence: str
+    """Its words."""
     checks: tuple[Check, ...]
+    """The comparisons."""
     reading: str = ""
+    """How its words were made into numbers; "" where they are plain."""
     any_of: bool = False
+    """Whether the comparisons are instances of a general claim, of which those at hand are enough."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the runs say of a sentence.
-
-    verdict: ``holds``, ``fails`` or ``not enough runs``. conditions: of the runs compared. numbers: one line per
-    comparison. runs: the folders used.
-    """
+    """What the runs say of a sentence."""
 
     trend: Trend
+    """The sentence."""
     verdict: str
+    """``holds``, ``fails`` or ``not enough runs``."""
     conditions: str
+    """Of the runs compared; "" where there are none."""
     numbers: tuple[str, ...]
+    """One line for each comparison."""
     runs: tuple[str, ...]
+    """The folders of the runs used."""
 
 
 def _below(better: str, worse: str) -> Check:
@@ -142,55 +144,55 @@ _PLAIN_NAMES = [_cifar10(f, x) for x in _LETTERS for f in ("model", "strided-cnn
 
 TRENDS: tuple[Trend, ...] = (
     Trend(
-        "3.1",
-        "We performed additional experiments with fully connected layers instead of 1-by-1 convolutions but found these models to "
-        "consistently perform 0.5% - 1% worse than their fully convolutional counterparts",
-        tuple(
+        section="3.1",
+        sentence="We performed additional experiments with fully connected layers instead of 1-by-1 convolutions but "
+        "found these models to consistently perform 0.5% - 1% worse than their fully convolutional counterparts",
+        checks=tuple(
             _little_worse(f"{name}-fc", name)
             for name in (*(_cifar10("model", x) for x in _LETTERS), "cifar10-allcnn-c")
         ),
-        f"worse: above, by at most 1 point and the {ON_PAR_POINTS:g} within which two errors count as equal",
+        reading=f"worse: above, by at most 1 point and the {ON_PAR_POINTS:g} within which two errors count as equal",
     ),
     Trend(
-        "3.2.1",
-        "simply removing the max-pooling layer and just increasing the stride of the previous layer results in "
+        section="3.2.1",
+        sentence="simply removing the max-pooling layer and just increasing the stride of the previous layer results in "
         "diminished "
         "performance in all settings",
-        tuple(_below(_cifar10("model", x), _cifar10("strided-cnn", x)) for x in _LETTERS),
+        checks=tuple(_below(_cifar10("model", x), _cifar10("strided-cnn", x)) for x in _LETTERS),
     ),
     Trend(
-        "3.2.1",
-        "the drop in performance is not as dramatic as one might expect from such a drastic change to the network "
+        section="3.2.1",
+        sentence="the drop in performance is not as dramatic as one might expect from such a drastic change to the network "
         "architecture",
-        tuple(_no_drama(_cifar10("strided-cnn", x), _cifar10("model", x)) for x in _LETTERS),
-        f"dramatic: {DRAMATIC_POINTS:g} points or more; the paper's drops are 0.99, 0.78 and 0.45",
+        checks=tuple(_no_drama(_cifar10("strided-cnn", x), _cifar10("model", x)) for x in _LETTERS),
+        reading=f"dramatic: {DRAMATIC_POINTS:g} points or more; the paper's drops are 0.99, 0.78 and 0.45",
     ),
     Trend(
-        "3.2.1",
-        "when pooling is replaced by an additional convolution layer with stride r = 2 performance stabilizes and even "
+        section="3.2.1",
+        sentence="when pooling is replaced by an additional convolution layer with stride r = 2 performance stabilizes and even "
         "improves on the base model",
-        tuple(_below(_cifar10("allcnn", x), _cifar10("model", x)) for x in _LETTERS),
+        checks=tuple(_below(_cifar10("allcnn", x), _cifar10("model", x)) for x in _LETTERS),
     ),
     Trend(
-        "3.2.1",
-        "In all cases the performance of the model without any pooling and the model with pooling on top of the "
+        section="3.2.1",
+        sentence="In all cases the performance of the model without any pooling and the model with pooling on top of the "
         "additional "
         "convolution perform about on par",
-        tuple(_on_par(_cifar10("allcnn", x), _cifar10("convpool-cnn", x)) for x in _LETTERS),
-        f"on par: within {ON_PAR_POINTS:g} points; the paper's differences are 0.09, 0.23 and 0.23",
+        checks=tuple(_on_par(_cifar10("allcnn", x), _cifar10("convpool-cnn", x)) for x in _LETTERS),
+        reading=f"on par: within {ON_PAR_POINTS:g} points; the paper's differences are 0.09, 0.23 and 0.23",
     ),
     Trend(
-        "3.2.1",
-        "small 3x3 convolutions stacked after each other seem to be enough to achieve the best performance",
-        (_best_is_3x3(),),
-        "the best of all twelve networks is one of the four derived from or equal to model C",
+        section="3.2.1",
+        sentence="small 3x3 convolutions stacked after each other seem to be enough to achieve the best performance",
+        checks=(_best_is_3x3(),),
+        reading="the best of all twelve networks is one of the four derived from or equal to model C",
     ),
     Trend(
-        "3.2.1",
-        "We also experimented with additional dropout (i.e. dropout on all layers or only on the 1x1 convolution "
+        section="3.2.1",
+        sentence="We also experimented with additional dropout (i.e. dropout on all layers or only on the 1x1 convolution "
         "layer) "
         "which however did not result in increased accuracy",
-        tuple(
+        checks=tuple(
             Check(
                 (f"{name}|dropout {kind}", name),
                 _not_below(f"{name}|dropout {kind}", name),
@@ -199,35 +201,35 @@ TRENDS: tuple[Trend, ...] = (
             for name in _PLAIN_NAMES
             for kind in ("all", "1x1")
         ),
-        "any of the twelve networks",
+        reading="any of the twelve networks",
         any_of=True,
     ),
     Trend(
-        "3.2.1",
-        "both with and without data augmentation. In both cases the simple network performs better than the best "
+        section="3.2.1",
+        sentence="both with and without data augmentation. In both cases the simple network performs better than the best "
         "previously "
         "reported result",
-        (
+        checks=(
             _figure("cifar10-allcnn-c", _cited(PLAIN), "Deeply Supervised"),
             _figure("cifar10-allcnn-c-aug", _cited(AUGMENTED), "Deeply Supervised"),
         ),
     ),
     Trend(
-        "3.2.2",
-        "the simple model using only 3x3 convolutions again performs comparable to the state of the art for this "
+        section="3.2.2",
+        sentence="the simple model using only 3x3 convolutions again performs comparable to the state of the art for this "
         "dataset "
         "[...] It is only outperformed by the fractional max-pooling approach",
-        (
+        checks=(
             _figure("cifar100-allcnn-c", _cited(HUNDRED, "Fractional"), "dasNet"),
             _figure("cifar100-allcnn-c", _cited(HUNDRED), "Fractional Pooling, 12 tests", above=True),
         ),
-        "below every cited figure but those of fractional pooling",
+        reading="below every cited figure but those of fractional pooling",
     ),
     Trend(
-        "3.2.3",
-        "Large-All-CNN achieves performance comparable to the network with max-pooling. It is only outperformed by the "
+        section="3.2.3",
+        sentence="Large-All-CNN achieves performance comparable to the network with max-pooling. It is only outperformed by the "
         "fractional max-pooling approach when performing multiple passes through the network",
-        (
+        checks=(
             _figure("cifar10-large-allcnn", 4.47, "Spatially Sparse CNN"),
             _figure("cifar10-large-allcnn", 4.50, "Fractional Pooling, 1 test"),
             _figure("cifar10-large-allcnn", _cited(LARGE), "Fractional Pooling, 100 tests", above=True),
@@ -266,7 +268,13 @@ def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict
             if (verdict := _judge(trend, key, networks)) is not None
         ]
         verdicts += found or [
-            Verdict(trend, NOT_ENOUGH, "", tuple(f"{c.words}: no runs" for c in trend.checks[:3]), ())
+            Verdict(
+                trend=trend,
+                verdict=NOT_ENOUGH,
+                conditions="",
+                numbers=tuple(f"{c.words}: no runs" for c in trend.checks[:3]),
+                runs=(),
+            )
         ]
     return verdicts
 
@@ -304,7 +312,7 @@ def _judge(trend: Trend, key: Conditions, networks: Mapping[str, Measured]) -> V
         verdict = NOT_ENOUGH
     else:
         verdict = HOLDS
-    return Verdict(trend, verdict, str(key), tuple(lines), tuple(used))
+    return Verdict(trend=trend, verdict=verdict, conditions=str(key), numbers=tuple(lines), runs=tuple(used))
 
 
 def _number(group: Measured) -> str:

@@ -243,7 +243,9 @@ def test_official_md5_decides_the_display_name(
     path = cifar.write_binary_archive(tmp_path / "mine.tar.gz", **arrays)
     assert source.read(path, progress=False).display_name == "CIFAR-10 format: mine.tar.gz"
     data = path.read_bytes()
-    known = cifar.Archive("x", "cifar10", "CIFAR-10", len(data), hashlib.md5(data).hexdigest(), "")
+    known = cifar.Archive(
+        name="x", dataset="cifar10", display_name="CIFAR-10", bytes=len(data), md5=hashlib.md5(data).hexdigest(), url=""
+    )
     monkeypatch.setitem(cifar.ARCHIVES, "x", known)
     found = source.read(path, progress=False)
     assert (found.display_name, found.source["official"]) == ("CIFAR-10", True)
@@ -288,7 +290,9 @@ def test_the_official_size_with_another_md5_is_refused(
 ) -> None:
     """A file of the official name and size whose MD5 is wrong is damaged."""
     path = cifar.write_python_archive(tmp_path / "cifar-10-python.tar.gz", **arrays)
-    official = cifar.Archive(path.name, "cifar10", "CIFAR-10", path.stat().st_size, "0" * 32, "")
+    official = cifar.Archive(
+        name=path.name, dataset="cifar10", display_name="CIFAR-10", bytes=path.stat().st_size, md5="0" * 32, url=""
+    )
     monkeypatch.setitem(cifar.ARCHIVES, path.name, official)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     assert message(path) == f"ARCHIVE: found MD5 {md5}; expected {'0' * 32}; the file is damaged, download it again"

@@ -61,7 +61,14 @@ class Server:
         self.thread.start()
 
     def archive(self, **changes: Any) -> Archive:
-        official = Archive(NAME, "cifar10", "CIFAR-10", len(CONTENT), hashlib.md5(CONTENT).hexdigest(), self.url)
+        official = Archive(
+            name=NAME,
+            dataset="cifar10",
+            display_name="CIFAR-10",
+            bytes=len(CONTENT),
+            md5=hashlib.md5(CONTENT).hexdigest(),
+            url=self.url,
+        )
         return replace(official, **changes)
 
 

@@ -18,7 +18,7 @@ RULE = DeadRule(classes=10, n_test=10_000, epoch_iters=400, max_iter=100_000)
 def _judge(losses: list[tuple[int, float]], rule: DeadRule = RULE) -> str | None:
     watch = DeadWatch(rule)
     for iteration, loss in losses:
-        if why := watch.train(TrainRow(iteration, loss)):
+        if why := watch.train(TrainRow(iteration=iteration, loss=loss)):
             return why
     return None
 
@@ -62,7 +62,7 @@ def test_three_tests_at_chance_are_dead() -> None:
     assert RULE.chance_accuracy == pytest.approx(0.112)
 
     def test(iteration: int, accuracy: float, loss: float = 2.29) -> str | None:
-        return watch.test(TestRow(iteration, outputs={"accuracy": accuracy, "loss": loss}))
+        return watch.test(TestRow(iteration=iteration, outputs={"accuracy": accuracy, "loss": loss}))
 
     assert [test(400, 0.1), test(800, 0.1), test(1200, 0.1), test(1600, 0.13), test(2000, 0.1), test(2400, 0.0)] == [
         None
@@ -75,7 +75,7 @@ def test_a_net_whose_outputs_are_all_zero_is_dead_at_once() -> None:
     """Accuracy 0 (Caffe counts ties as wrong) beside a loss of ln(10) = 2.30259 needs no patience."""
 
     def judge(iteration: int, accuracy: float, loss: float) -> str | None:
-        return DeadWatch(RULE).test(TestRow(iteration, outputs={"accuracy": accuracy, "loss": loss}))
+        return DeadWatch(RULE).test(TestRow(iteration=iteration, outputs={"accuracy": accuracy, "loss": loss}))
 
     assert "all outputs are equal" in str(judge(400, 0.0, 2.30259))
     assert [judge(0, 0.0, 2.30259), judge(400, 0.0, 2.301), judge(400, 0.1, 2.30259)] == [None] * 3
@@ -92,9 +92,9 @@ def test_progress_without_a_terminal_is_a_line_for_each_test() -> None:
     lines: list[str] = []
     with open(os.devnull, "w") as stream:
         progress = Progress(1000, 0, 128, 100.0, lines.append, stream)
-        progress.train(TrainRow(0, 2.3))
-        progress.train(TrainRow(100, 1.5))
-        progress.test(TestRow(100, outputs={"accuracy": 0.4, "loss": 1.6}))
+        progress.train(TrainRow(iteration=0, loss=2.3))
+        progress.train(TrainRow(iteration=100, loss=1.5))
+        progress.test(TestRow(iteration=100, outputs={"accuracy": 0.4, "loss": 1.6}))
         progress.close()
     assert len(lines) == 1
     assert lines[0].startswith("iteration 100 of 1000 (epoch 1.00): loss 1.5, test error 60.00 %")
@@ -106,9 +106,9 @@ def test_progress_on_a_terminal_is_a_bar_with_loss_error_speed_and_time_left() -
     try:
         with open(terminal, "w", closefd=False) as stream:
             progress = Progress(1000, 0, 128, 100.0, lambda line: None, stream)
-            progress.train(TrainRow(0, 2.3))
-            progress.train(TrainRow(100, 1.5))
-            progress.test(TestRow(100, outputs={"accuracy": 0.4, "loss": 1.6}))
+            progress.train(TrainRow(iteration=0, loss=2.3))
+            progress.train(TrainRow(iteration=100, loss=1.5))
+            progress.test(TestRow(iteration=100, outputs={"accuracy": 0.4, "loss": 1.6}))
             progress.close()
         os.close(terminal)
         shown = ""
