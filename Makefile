@@ -6,13 +6,14 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.set-up
 # The folders in solvers/ are the experiments; allconv_caffe/paper/experiments.py renders them.
-CIFAR_RUNS := $(filter cifar10-% cifar100-%,$(notdir $(patsubst %/,%,$(wildcard solvers/*/))))
+RUNS := $(notdir $(patsubst %/,%,$(wildcard solvers/*/)))
 
 # Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`: each is the option of
 # `allconv run` with that name, declared in allconv_caffe/train/settings.py; a test compares.
 SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU THREADS RETRIES
 CIFAR10  ?=
 CIFAR100 ?=
+IMAGENET ?=
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
 # FIGURE_DATA=~/imagenet/val`; figure 6 takes a net with max-pooling, CONTROL_NET
@@ -26,7 +27,7 @@ FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
 
 TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
-DATA_OF = $(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10))
+DATA_OF = $(if $(filter imagenet-%,$(1)),$(IMAGENET),$(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10)))
 FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
 RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))"))
 
@@ -34,17 +35,17 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
 	seed-exact bench bench-prep bench-augment bench-viz zoo docs wheel clean \
-	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(CIFAR_RUNS)
+	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
-	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
+	@echo "make TARGET [CIFAR10=path] [CIFAR100=path] [IMAGENET=path] [ENGINE=auto|caffe|torch] [GPU=0|0,1|none] [LR=...] [EPOCHS=...]"
 	@echo "            [SEED=...] [BATCH_SIZE=...] [PRECISION=float32|tf32|bf16] [RNG=torch|caffe] [THREADS=n] [RETRIES=n]"
 	@echo
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS="$$(printf '\t')" read -r name text; do printf '  %-24s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "Experiments: data, prototxt, training, test and report, as far as they are missing"
-	@for name in $(CIFAR_RUNS); do printf '  %-24s %s\n' "$$name" \
+	@for name in $(RUNS); do printf '  %-24s %s\n' "$$name" \
 		"$$(sed -n '1s/^# [^:]*: \(.*\)\. Rendered by.*/\1/p' solvers/$$name/solver.prototxt)"; done
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -87,7 +88,7 @@ cifar10: setup ## data/cifar10 from CIFAR10=archive or the official archive (170
 cifar100: setup ## data/cifar100 from CIFAR100=archive or the official archive (169 MB)
 	$(BIN)/allconv prep cifar100 $(if $(CIFAR100),--source "$(CIFAR100)")
 
-$(CIFAR_RUNS): setup
+$(RUNS): setup
 	$(BIN)/allconv run $@ $(if $(call DATA_OF,$@),--data "$(call DATA_OF,$@)") $(RUN_FLAGS)
 
 report: setup ## measured beside published, for all runs in runs/

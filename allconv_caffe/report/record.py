@@ -12,6 +12,7 @@ from typing import Any
 
 from allconv_caffe import files
 from allconv_caffe.errors import FoundError
+from allconv_caffe.paper.experiments import EXPERIMENTS
 
 
 class ReportError(FoundError, ValueError):
@@ -154,9 +155,10 @@ class Record:
         )
 
     def _preprocessing(self) -> str:
-        """``preprocessing raw`` where the images were not whitened as in the paper; "" where they were."""
-        found = self.preprocessing or "gcn-zca"
-        return "" if found == "gcn-zca" else f"preprocessing {found}"
+        """``preprocessing raw`` where it is not the experiment's own; "" where it is."""
+        entry = EXPERIMENTS.get(self.experiment)
+        own = entry.dataset.recipe.preprocessing if entry and entry.dataset.recipe else "gcn-zca"
+        return f"preprocessing {self.preprocessing}" if self.preprocessing and self.preprocessing != own else ""
 
     def _options(self, without: tuple[str, ...]) -> str:
         options = self.options or {}

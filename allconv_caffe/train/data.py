@@ -102,7 +102,18 @@ def _prepare_cifar(recipe: Recipe, source: Path, out: Path, progress: bool) -> N
     )
 
 
-_KINDS: dict[str, Callable[[Recipe, Path, Path, bool], None]] = {"cifar10": _prepare_cifar, "cifar100": _prepare_cifar}
+def _prepare_imagenet(recipe: Recipe, source: Path, out: Path, progress: bool) -> None:
+    from data_prep import imagenet
+    from data_prep.photos import Fit
+
+    imagenet.prepare(source, out, fit=Fit(resize=recipe.warp), progress=progress)
+
+
+_KINDS: dict[str, Callable[[Recipe, Path, Path, bool], None]] = {
+    "cifar10": _prepare_cifar,
+    "cifar100": _prepare_cifar,
+    "ilsvrc12": _prepare_imagenet,
+}
 """What prepares a source of each kind that a recipe may name."""
 
 
@@ -142,6 +153,7 @@ def _bare(dataset: Dataset, root: Path) -> PreparedData:
         checksums={},
         official=False,
         preprocessing="",
+        mean_file=root / dataset.mean_file if dataset.mean_file else None,
     )
 
 
@@ -159,9 +171,13 @@ def _at_home(source: Path) -> Path:
         return source
 
 
+def _all_in(folder: Path, recipe: Recipe) -> bool:
+    return all((folder / name).is_file() for name in recipe.archives)
+
+
 def _slug_of(source: Path, recipe: Recipe) -> str:
     """``""`` for an official archive's name, else ``-`` and the source's name in lower case."""
-    if source.name in recipe.archives:
+    if source.name in recipe.archives or (recipe.all_archives and _all_in(source, recipe)):
         return ""
     stem = _ARCHIVE_SUFFIX.sub("", source.resolve().name).lower()
     slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
@@ -177,6 +193,7 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
         raise DriverError(folder, f"found images of {found}, expected {expected} for {dataset.name}")
     if manifest.classes > dataset.classes:
         raise DriverError(folder, f"found {manifest.classes} classes, expected {dataset.classes} for {dataset.name}")
+    own_mean = dataset.mean_value or dataset.augmented is not None
     checksums = {split: str(entry["sha256"]) for split, entry in manifest.lmdb.items()}
     if "sha256" in manifest.source:
         checksums["source"] = str(manifest.source["sha256"])
@@ -193,7 +210,7 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
         official=bool(manifest.source.get("official", False)),
         class_names=tuple(manifest.class_names),
         preprocessing=manifest.preprocessing,
-        mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" and not dataset.mean_value else None,
+        mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" and not own_mean else None,
     )
 
 
@@ -217,13 +234,16 @@ def _downloaded(
 ) -> Path:
     """An official archive in ``data/``, fetched where its publisher lets anybody."""
     archives = [root / "data" / name for name in recipe.archives]
-    for path in archives:
-        if path.is_file():
-            return path
-    missing = (
-        f"no data: name a local archive or image folder with {recipe.variable}=path, or try `make quickstart`, which "
-        "needs none"
-    )
+    if recipe.all_archives:
+        if _all_in(root / "data", recipe):
+            return root / "data"
+        what = f"the folder of {', '.join(recipe.archives)}"
+    else:
+        for path in archives:
+            if path.is_file():
+                return path
+        what = "a local archive or image folder"
+    missing = f"no data: name {what} with {recipe.variable}=path, or try `make quickstart`, which needs none"
     if not (download and recipe.download):
         raise DriverError(dataset.title, missing)
     from data_prep import download as fetch

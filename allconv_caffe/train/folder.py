@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files
-from allconv_caffe.paper.render import FILES
+from allconv_caffe.paper.render import FILES, PLAIN_SOLVER
 from allconv_caffe.train.settings import DriverError, RecordError
 
 SETTINGS_FILE, STATE_FILE, RESULT_FILE, LOG, TEST_LOG = "settings.json", "state.json", "result.json", "log", "test.log"
 ATTEMPT_FILES: tuple[str, ...] = (
     *FILES,
+    PLAIN_SOLVER,
     LOG,
     TEST_LOG,
     "train.csv",

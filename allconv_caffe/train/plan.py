@@ -118,7 +118,8 @@ def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], Non
     say(engine.describe())
     data = data_.ensure(experiment, settings.data, root, say, download=settings.download)
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
-    if data.mean_file is not None and "scale" not in settings.options:
+    usual = experiment.dataset.recipe.preprocessing if experiment.dataset.recipe else data.preprocessing
+    if data.preprocessing == "raw" != usual and "scale" not in settings.options:
         say(
             "data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a "
             "standard deviation near 0.5; --set scale=0.0078125 brings raw ones there"
@@ -208,7 +209,13 @@ def _folder(runs: Path, experiment: Experiment, taken: dict[str, Any], identity:
     settings took that name.
     """
     schedule = experiment.schedule
-    usual = {"lr": schedule.base_lr, "batch_size": schedule.batch_size, "gpu": 1, "data": experiment.dataset.title}
+    dataset = experiment.dataset
+    usual = {
+        "lr": schedule.base_lr,
+        "batch_size": schedule.batch_size,
+        "gpu": 1,
+        "data": (dataset.title, dataset.recipe.preprocessing if dataset.recipe else "gcn-zca"),
+    }
     plain = runs / "-".join(settings_.words(taken, usual))
     named = plain.with_name(f"{plain.name}-{identity[:8]}")
     for folder in (plain, named):

@@ -15,6 +15,8 @@ from allconv_caffe.paper.schedules import Timetable
 from allconv_caffe.train.settings import DriverError
 
 SOLVER, TRAIN_VAL, DEPLOY = render.FILES
+PLAIN_SOLVER = render.PLAIN_SOLVER
+SOLVERS = (SOLVER, PLAIN_SOLVER)
 
 _MARKS = {
     "net_path": "NET",
@@ -65,12 +67,24 @@ class Rendered:
         self.batch_size: int = self.options.batch_size or experiment.schedule.batch_size
         self._texts = render.render(experiment, self.options)
 
+    @property
+    def stages(self) -> tuple[tuple[str, int], ...]:
+        """The solvers, each with the iteration that it ends at: it goes on from the last snapshot of the one before."""
+        plain_iter = self.timetable.plain_iter
+        return (*(((SOLVER, plain_iter),) if plain_iter else ()), (self.last_solver, self.timetable.max_iter))
+
+    @property
+    def last_solver(self) -> str:
+        """The file of the solver that trains to the end."""
+        return PLAIN_SOLVER if self.timetable.plain_iter else SOLVER
+
     def identity_lines(self) -> list[str]:
         """The lines of solver and net that decide a run's outcome: whole-line comments and paths left out."""
         return [
             re.sub(r"@([A-Z]+)@", r"\1", line)
-            for name in (SOLVER, TRAIN_VAL)
-            for line in self._texts[name].splitlines()
+            for name, text in self._texts.items()
+            if name != DEPLOY
+            for line in text.splitlines()
             if line[:1] != "#"
         ]
 
@@ -85,13 +99,14 @@ class Rendered:
             head, _, body = text.partition("\n")
             if not places.devices:
                 head += " --solver-mode CPU"
-                if name in (SOLVER, render.PLAIN_SOLVER):
+                if name in SOLVERS:
                     body = body.replace("\nsolver_mode: GPU\n", "\nsolver_mode: CPU\n")
             if name == TRAIN_VAL and places.devices > 1:
                 body = self._divided(body, places.devices)
             for option in _MARKS:
                 path = getattr(places, option)
-                if any(sign in path for sign in '"\\\n'):
+                forbidden = '"\\\n' + ("'" if self.experiment.dataset.augmented else "")
+                if any(sign in path for sign in forbidden):
                     raise DriverError(path, "expected a path without quotes, backslashes or line ends")
                 head = head.replace(_mark(option), shlex.quote(path))
                 body = body.replace(_mark(option), path)
@@ -100,7 +115,14 @@ class Rendered:
 
     def _divided(self, text: str, devices: int) -> str:
         """The training batch divided among the GPUs: Caffe reads that many images on each."""
-        head, sign, tail = text.partition(f"batch_size: {self.batch_size}\n")
-        if not sign or "phase: TEST" in head:
+        each, count = self.batch_size // devices, 0
+        layers = re.split(r"(?m)^(?=layer \{)", text)
+        for index, layer in enumerate(layers):
+            if "phase: TRAIN" in layer:
+                layers[index], found = re.subn(rf'(batch_size"?: ){self.batch_size}(?=\D)', rf"\g<1>{each}", layer)
+                count += found
+        if not count:
             raise DriverError(TRAIN_VAL, f"found no training batch_size {self.batch_size}, expected one to divide")
-        return f"{head}batch_size: {self.batch_size // devices}  # on each of {devices} GPUs\n{tail}"
+        return f"# batch_size in training is {self.batch_size} / {devices}, on each of {devices} GPUs\n" + "".join(
+            layers
+        )

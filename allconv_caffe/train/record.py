@@ -123,7 +123,7 @@ def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log:
         classes=data.classes,
         data_sha256=data.checksums,
         attempts=[{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
-        resumed=len(attempt["sessions"]) - 1,
+        resumed=len(attempt["sessions"]) - len({session.get("solver") for session in attempt["sessions"]}),
         assumptions=[f"{entry.key}: {entry.value}" for entry in plan.assumptions()],
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         caffemodel=plan.path(plan.last_model) if status == "done" else None,

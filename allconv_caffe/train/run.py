@@ -25,7 +25,7 @@ from allconv_caffe.train import folder as folder_, process, record, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.points import Events, Points
-from allconv_caffe.train.prototxt import SOLVER, TRAIN_VAL
+from allconv_caffe.train.prototxt import TRAIN_VAL
 from allconv_caffe.train.settings import DriverError, RunSettings
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Follower, Progress
 
@@ -147,13 +147,32 @@ class _Run:
     # -- one training -------------------------------------------------------------------------------------------------
 
     def _train(self, attempt: dict[str, Any]) -> str:
-        """Go on with an attempt, from its newest snapshot; returns how it ended: done, interrupted or dead."""
-        plan, log_path = self.plan, self.folder / LOG
+        """Go on with an attempt to its end, solver by solver; returns how it ended: done, interrupted or dead."""
+        plan = self.plan
         plan.prefix.parent.mkdir(exist_ok=True)
         for name, text in plan.files(attempt["seed"]).items():
             files.write(self.folder / name, text)
-        snapshot = snapshots.newest_snapshot(plan.prefix, self._say)
-        words = ["train", "-solver", plan.path(self.folder / SOLVER)]
+        ended, first_iter = "", 0
+        for solver, last_iter in plan.prototxt.stages:
+            snapshot = snapshots.newest_snapshot(plan.prefix, self._say)
+            reached = snapshot[1] if snapshot else 0
+            if reached < first_iter:
+                raise DriverError(
+                    plan.path(plan.prefix.parent),
+                    f"found no whole snapshot of iteration {first_iter}, expected one for {solver} to go on from; "
+                    "the same command trains there again",
+                )
+            first_iter = last_iter
+            if reached < last_iter or last_iter == plan.max_iter:
+                ended = self._session(attempt, solver, snapshot)
+                if ended != "done":
+                    break
+        return ended
+
+    def _session(self, attempt: dict[str, Any], solver: str, snapshot: tuple[Path, int] | None) -> str:
+        """Run the engine with a solver, from a snapshot if there is one; returns how it ended."""
+        plan, log_path = self.plan, self.folder / LOG
+        words = ["train", "-solver", plan.path(self.folder / solver)]
         if snapshot:
             words += ["-snapshot", plan.path(snapshot[0])]
             self._say(f"continuing from iteration {snapshot[1]} of {plan.max_iter}: {plan.path(snapshot[0])}")
@@ -164,6 +183,7 @@ class _Run:
         self._say(f"$ {shlex.join(command)}")
         log = parse_log(log_path) if log_path.exists() else LogParser()
         session = {
+            "solver": solver,
             "command": shlex.join(process.shown(plan.engine, command)),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "git": record.git_state(Path(__file__).resolve().parent),
@@ -175,10 +195,12 @@ class _Run:
         attempt["status"], attempt["why"] = ended.status, ended.why
         attempt["iterations"] = _reached(log)
         attempt["seconds"] = record.seconds_of(log)
+        if ended.status == "done" and solver != plan.prototxt.last_solver:
+            attempt["status"] = "running"  # the next solver goes on
         self._save_state()
         if ended.status == "failed":
             raise DriverError(plan.path(log_path), f"the engine failed: {ended.why}")
-        if ended.status == "done":
+        if ended.status == "done" and solver == plan.prototxt.last_solver:
             self._final_test(log)
         return ended.status
 

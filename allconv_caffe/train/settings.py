@@ -108,11 +108,12 @@ def _unusual(form: str) -> Callable[[Any, Any], str]:
 
 
 def _data_words(taken: Any, usual: Any) -> str:
-    """The data set's name where it is another than the experiment's, and its preprocessing where it is not whitened."""
+    """The data set's name where it is another than the experiment's, and its preprocessing where that is another."""
+    title, preprocessing = usual
     words = []
-    if taken.display_name != usual:
+    if taken.display_name != title:
         words.append(re.sub(r"[^a-z0-9]+", "-", taken.display_name.lower()).strip("-"))
-    if taken.preprocessing in ("gcn", "raw"):
+    if taken.preprocessing in ("gcn", "raw") and taken.preprocessing != preprocessing:
         words.append(taken.preprocessing)
     return "-".join(words)
 

@@ -9,6 +9,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ from allconv_caffe.train.settings import DriverError
 from data_prep import cifar, pipeline
 from data_prep.imageset import CIFAR10_CLASSES
 
-PREPARED_HERE = [dataset for dataset in DATASETS.values() if dataset.recipe and dataset.recipe.dataset in data._KINDS]
+CIFARS = [entry for entry in DATASETS.values() if entry.recipe and entry.recipe.dataset.startswith("cifar")]
 
 
 SIZES = {"cifar10": (40, 10), "cifar100": (100, 100)}
@@ -70,7 +71,7 @@ def without_zca(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     return asked
 
 
-@pytest.mark.parametrize("dataset", PREPARED_HERE, ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("dataset", CIFARS, ids=lambda dataset: dataset.name)
 def test_a_data_set_is_prepared_as_its_recipe_says(
     dataset: Dataset, tmp_path: Path, without_zca: list[dict[str, object]]
 ) -> None:
@@ -87,8 +88,29 @@ def test_a_data_set_is_prepared_as_its_recipe_says(
         *SIZES[recipe.dataset],
         dataset.classes,
     )
-    assert (found.mean_file is not None) == (recipe.preprocessing == "raw" and not dataset.mean_value)
+    assert found.mean_file is None  # Large-All-CNN's bytes are made into images by a layer of its own
     assert [(flags["preprocessing"], flags["pad"]) for flags in without_zca] == [(recipe.preprocessing, recipe.pad)]
+
+
+def test_photographs_are_prepared_as_imagenets_recipe_says(tmp_path: Path) -> None:
+    """A folder of train/WNID/ and val/WNID/ becomes 256x256 bytes with their mean, under a name of its own, once."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for wnid in ("n01440764", "n01443537"):
+            folder = tmp_path / "Some photos" / split / wnid
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture = random.integers(0, 256, (40, 30 + number, 3), dtype=np.uint8)
+                cv2.imwrite(str(folder / f"{wnid}_{number}.png"), picture)
+    said: list[str] = []
+    experiment = EXPERIMENTS["imagenet-allcnn"]
+    found = data.ensure(experiment, tmp_path / "Some photos", tmp_path, said.append, progress=False)
+    assert found.folder == tmp_path / "data" / "imagenet-some-photos"
+    assert (found.shape, found.n_train, found.n_test, found.classes) == ((3, 256, 256), 8, 4, 2)
+    assert found.mean_file == found.folder / "mean.binaryproto" and found.mean_file.is_file()
+    assert data.ensure(experiment, tmp_path / "Some photos", tmp_path, said.append) == found and len(said) == 1
+    with pytest.raises(DriverError, match="name the folder of ILSVRC2012_img_train.tar, .* with IMAGENET=path"):
+        data.ensure(experiment, None, tmp_path, said.append)
 
 
 def test_a_local_archive_is_prepared_once_beside_the_official_set(

@@ -260,3 +260,48 @@ def test_a_home_folder_is_found_as_make_hands_it_on(tmp_path: Path, monkeypatch:
     for path in ("~/y.tar.gz", "~nobody-of-that-name/y"):
         with pytest.raises(DriverError, match="found nothing there, expected an archive"):
             driver_data.ensure(chosen, Path(path), tmp_path, lambda line: None)
+
+
+def large(bench: Bench, **settings: object) -> driver.RunResult:
+    """4.1 of 410 epochs of 1280 images by 50: 105 iterations, the last 3 of them plain."""
+    return bench.run("cifar10-large-allcnn", epochs=4.1, **settings)
+
+
+def test_two_solvers_are_run_one_after_the_other(bench: Bench) -> None:
+    """Large-All-CNN's plain epochs have a solver of their own, which goes on from the last snapshot of the first."""
+    ended = large(bench)
+    calls = [dict(zip(call[1::2], call[2::2], strict=True)) for call in bench.calls()]
+    assert [Path(call["-solver"]).name for call in calls] == ["solver.prototxt", "solver_plain.prototxt"]
+    assert "-snapshot" not in calls[0] and calls[1]["-snapshot"].endswith("_iter_102.solverstate")
+    plain = proto.read_solver(ended.directory / "solver_plain.prototxt")
+    assert plain.max_iter == 105 and list(plain.train_state.stage) == ["plain"]
+    assert plain.solver_mode == proto.SolverParameter.CPU and plain.net.startswith("runs/")
+    assert (ended.status, ended.record.resumed, ended.record.iterations) == ("done", 0, 105)
+    sources = [
+        json.loads(layer.python_param.param_str)["source"]
+        for layer in proto.read_net(ended.directory / "train_val.prototxt").layer
+        if layer.type == "Python"
+    ]
+    assert sources == ["data/cifar10/train_lmdb"] * 2 + ["data/cifar10/test_lmdb"]
+    assert large(bench).record == ended.record and len(bench.calls()) == 2
+
+
+@pytest.mark.parametrize(("crash_at", "solvers"), [(60, [0, 0, 1]), (103, [0, 1, 1])])
+def test_two_solvers_are_resumed_anywhere(bench: Bench, crash_at: int, solvers: list[int]) -> None:
+    """After a crash within either solver the same command goes on with that one."""
+    bench.behave(**{"1": {"crash_at": crash_at}})
+    with pytest.raises(DriverError, match="the engine failed"):
+        large(bench)
+    ended = large(bench)
+    assert ended.status == "done" and ended.record.resumed == 1
+    names = ["solver.prototxt", "solver_plain.prototxt"]
+    assert [names.index(Path(call[2]).name) for call in bench.calls()] == solvers
+
+
+def test_the_batch_of_a_python_layer_is_divided_among_gpus(bench: Bench) -> None:
+    """Two GPUs read 25 of 50 images each: the distorted and the plain layer; the test reads as many as on one."""
+    bench.behave(gpu=True)
+    ended = large(bench, gpu="0,1")
+    layers = proto.read_net(ended.directory / "train_val.prototxt").layer
+    found = [json.loads(layer.python_param.param_str)["batch_size"] for layer in layers if layer.type == "Python"]
+    assert found == [25, 25, 50]
