@@ -128,16 +128,13 @@ def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, re
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is None:
         gpus = (0,) if count else ()
-    named = ",".join(map(str, gpus))
     if gpus and max(gpus) >= count:
         choices = ", ".join(["none", *map(str, range(count))])
         raise DriverError(
-            f"GPU={named}",
+            f"GPU={','.join(map(str, gpus))}",
             f"PyTorch {torch.__version__} finds {count} CUDA devices, expected one of them (choices: {choices}; "
             "or ENGINE=caffe with a GPU build)",
         )
-    if len(gpus) > 1:
-        raise DriverError(f"GPU={named}", f"found {len(gpus)} devices, expected one for caffe-torch (or ENGINE=caffe)")
     flags: tuple[str, ...] = ()
     if precision != "float32":
         flags += ("-precision", precision)

@@ -196,32 +196,39 @@ def test_what_cannot_be_used_is_refused_in_one_line(records: str, tmp_path: Path
 
 
 # a training
-def train(folder: Path, module: str, archive: Path) -> None:
-    """Two iterations of Large-All-CNN, a fortieth as wide, its data by `module`'s layer from what `archive` holds."""
+def write_narrow(folder: Path, module: str, archive: Path) -> None:
+    """Large-All-CNN as it is rendered, a fortieth as wide, on what `archive` holds; `module` is the data layers'.
+
+    Two iterations distorted (solver.prototxt), two more plain (solver_plain.prototxt, taken up by -snapshot).
+    """
     pipeline.prepare(archive, folder / "data", preprocessing="raw", progress=False)
     param = read_net(ROOT / "solvers" / "cifar10-large-allcnn" / "train_val.prototxt")
-    rest = [layer for layer in param.layer if layer.bottom]
-    del param.layer[:]
-    for phase, source, batch in ((TRAIN, "train_lmdb", 4), (TEST, "test_lmdb", 5)):
-        text = json.dumps({"source": str(folder / "data" / source), "batch_size": batch, "seed": 3})
-        layer = parse_text(LAYER.format(module=module, text=text), NetParameter).layer[0]
-        layer.include.add(phase=phase)
-        param.layer.append(layer)
-    for layer in rest:
+    for layer in param.layer:
+        if layer.type == "Python":
+            named = json.loads(layer.python_param.param_str)
+            source = folder / "data" / Path(named["source"]).name
+            start = {"start": 8} if "start" in named else {}
+            layer.python_param.param_str = json.dumps(
+                {**named, "source": str(source), "batch_size": 4, "seed": 3, **start}
+            )
+            layer.python_param.module = module
         if layer.type == "Convolution" and layer.convolution_param.num_output != 10:
             layer.convolution_param.num_output //= 40
-        param.layer.append(layer)
     write_text(folder / "train_val.prototxt", param)
-    (folder / "solver.prototxt").write_text(
-        f'net: "{folder}/train_val.prototxt"\nbase_lr: 0.0015 lr_policy: "fixed" momentum: 0.99 type: "Nesterov"\n'
-        "max_iter: 2 display: 1 test_iter: 2 test_interval: 2 random_seed: 1 solver_mode: CPU\n"
-        f'snapshot_prefix: "{folder}/out"\n'
-    )
-    assert caffe_torch(["train", "-solver", str(folder / "solver.prototxt"), "-executor", "plain"]) == 0
+    for name, more in (("solver", "max_iter: 2"), ("solver_plain", 'max_iter: 4 train_state { stage: "plain" }')):
+        (folder / f"{name}.prototxt").write_text(
+            f'net: "{folder}/train_val.prototxt"\nbase_lr: 0.0015 lr_policy: "fixed" momentum: 0.99 type: "Nesterov"\n'
+            "display: 1 test_iter: 2 test_interval: 2 random_seed: 1 solver_mode: CPU\n"
+            f'snapshot_prefix: "{folder}/out" {more}\n'
+        )
+
+
+def losses_of(log: str) -> list[float]:
+    return [float(line.rpartition("loss = ")[2]) for line in log.splitlines() if "iters), loss = " in line]
 
 
 def test_large_all_cnn_trains_on_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """From the archive to the error, by either form: the same losses, and tests on plain images before and after."""
+    """From the archive to the error, by either form: two distorted iterations, two plain ones; the same losses, and tests."""
     rng = np.random.default_rng(1)
     images, labels = rng.integers(0, 256, (22, 3, 32, 32)).astype(np.uint8), np.arange(12) % 10
     archive = cifar.write_python_archive(
@@ -229,14 +236,19 @@ def test_large_all_cnn_trains_on_it(tmp_path: Path, capfd: pytest.CaptureFixture
     )
     losses = []
     for name, module in (("own", OWN), ("numpy", NUMPY)):
-        (tmp_path / name).mkdir()
-        train(tmp_path / name, module, archive)
+        folder = tmp_path / name
+        folder.mkdir()
+        write_narrow(folder, module, archive)
+        train = ["train", "-executor", "plain", "-solver"]
+        assert caffe_torch([*train, str(folder / "solver.prototxt")]) == 0
+        resumed = ["-snapshot", str(folder / "out_iter_2.solverstate")]
+        assert caffe_torch([*train, str(folder / "solver_plain.prototxt"), *resumed]) == 0
         log = capfd.readouterr().err
-        losses.append([float(line.rpartition("loss = ")[2]) for line in log.splitlines() if "iters), loss = " in line])
-        assert log.count("Test net output #0: accuracy") == 2
-    assert len(losses[0]) == 2 and all(0 < loss < 1000 for loss in losses[0])
+        losses.append(losses_of(log))
+        assert log.count("Test net output #0: accuracy") == 4
+    assert len(losses[0]) == 4 and all(0 < loss < 1000 for loss in losses[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    learned = read_binary(tmp_path / "own" / "out_iter_2.caffemodel", NetParameter)
+    learned = read_binary(tmp_path / "own" / "out_iter_4.caffemodel", NetParameter)
     weights = {layer.name: tuple(layer.blobs[0].shape.dim) for layer in learned.layer if layer.blobs}
     assert weights["conv1"] == (8, 3, 2, 2) and weights["conv18"] == (10, 48, 1, 1)
 

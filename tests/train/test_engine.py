@@ -93,19 +93,17 @@ def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, obj
     assert re.fullmatch(text, str(caught.value)) if text == NO_GPU_7 else str(caught.value) == text
 
 
-def test_caffe_torch_takes_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the devices that PyTorch finds, not several; what was not named is device 0."""
+def test_caffe_torch_takes_the_gpus_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices that PyTorch finds, one or several; where none was named, device 0."""
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [driver_engine.choose(RunSettings(engine="torch", gpu=gpu)).gpus for gpu in (None, "none", "1")] == [
-        (0,),
-        (),
-        (1,),
-    ]
-    with pytest.raises(DriverError, match="^GPU=0,1: found 2 devices, expected one for caffe-torch"):
-        driver_engine.choose(RunSettings(engine="torch", gpu="0,1"))
+    named = (None, "none", "1", "0,1")
+    chosen = [driver_engine.choose(RunSettings(engine="torch", gpu=gpu)).gpus for gpu in named]
+    assert chosen == [(0,), (), (1,), (0, 1)]
+    with pytest.raises(DriverError, match=r"^GPU=0,2: PyTorch \S+ finds 2 CUDA devices, expected one of them"):
+        driver_engine.choose(RunSettings(engine="torch", gpu="0,2"))
 
 
 def test_seed_exact_is_a_setting_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
