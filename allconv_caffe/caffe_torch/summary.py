@@ -25,6 +25,7 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.geometry import Fields, Shape, Span
 from allconv_caffe.caffe_torch.layer import Context, Layer
+from allconv_caffe.caffe_torch.layers.recurrent import RecurrentLayer
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.net_filter import filter_net
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
@@ -53,7 +54,7 @@ class LayerRow:
     tops: tuple[str, ...]
     shapes: tuple[Shape, ...]  # of the tops, with the batch
     parameters: int  # values in the layer's blobs; shared ones count at their owner
-    multiply_adds: int  # for one image, of weights with inputs, forward
+    multiply_adds: int  # for one image (of a recurrent layer: for one step), of weights with inputs, forward
     receptive_field: Field | None  # of the first top; None: it sees no image, or no field can be told
     multipliers: tuple[tuple[float, float], ...]  # (lr_mult, decay_mult) of each blob
 
@@ -178,9 +179,11 @@ def _multiply_adds(layer: Layer, bottoms: Sequence[Blob], tops: Sequence[Blob]) 
         return sum(layer.blobs[0].count * bottom.count // layer.blobs[0].shape[0] for bottom in bottoms)
     if param.type == "InnerProduct":
         return layer.blobs[0].count * tops[0].count // param.inner_product_param.num_output
-    if param.type in ("LSTM", "RNN"):
+    if isinstance(layer, RecurrentLayer):  # the static input is transformed once, everything else at every step
         steps, streams = bottoms[0].shape[:2]
-        return steps * streams * sum(blob.count for blob in layer.blobs if blob.num_axes == 2)
+        static = layer.blobs[2].count if layer.static else 0
+        matrices = sum(blob.count for blob in layer.blobs if blob.num_axes == 2)
+        return streams * (steps * (matrices - static) + static)
     return tops[0].count if param.type == "Scale" else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +25,18 @@ from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.layers import data_hdf5
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.proto import TEST, TRAIN, Datum, NetParameter, ProtoError, parse_text, read_net
+from allconv_caffe.proto import (
+    TEST,
+    TRAIN,
+    BlobProto,
+    BlobShape,
+    Datum,
+    NetParameter,
+    ProtoError,
+    parse_text,
+    read_net,
+    write_binary,
+)
 
 SOLVERS = Path(__file__).resolve().parents[2] / "solvers"
 
@@ -104,16 +116,19 @@ def test_the_committed_nets_have_the_engines_shapes(
     deploy = read_net(path)
     shapes, _ = found = engine(deploy, TEST)
     assert isinstance(shapes, dict) and summarized(deploy, TEST) == found
-    _, channels, height, width = next(iter(shapes.values()))[0]
+    _, channels, height, width = size = next(iter(shapes.values()))[0]
     datum = Datum(channels=channels, height=height, width=width, data=bytes(channels * height * width))
     train_val = read_net(path.with_name("train_val.prototxt"))
     monkeypatch.chdir(tmp_path)
     for layer_ in train_val.layer:
-        if layer_.type == "Data":
-            source = Path(layer_.data_param.source)
+        augmented = layer_.python_param.param_str
+        source = Path(json.loads(augmented)["source"] if augmented else layer_.data_param.source)
+        if (layer_.type == "Data" or augmented) and not source.exists():
             source.parent.mkdir(parents=True, exist_ok=True)
-            if not source.exists():
-                write_lmdb(source, [datum])
+            write_lmdb(source, [datum])
+        if layer_.transform_param.mean_file:
+            mean = BlobProto(shape=BlobShape(dim=size), data=[0] * math.prod(size))
+            write_binary(layer_.transform_param.mean_file, mean)
     for phase in (TRAIN, TEST):
         found = engine(train_val, phase)
         assert isinstance(found[0], dict) and summarized(train_val, phase) == found
@@ -146,7 +161,7 @@ def test_nothing_is_allocated(tmp_path: Path) -> None:
     assert after < 300_000 or torch.version.cuda is not None
 
 
-def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """No file is written, no random number drawn, no line logged; a module of Python layers may be set up."""
     monkeypatch.setattr(data_hdf5.RAND, "rand", None)
     with h5py.File(tmp_path / "in.h5", "w") as file:
@@ -166,6 +181,7 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [row.shapes for row in found.layers] == [((2, 3, 8, 8), (2,)), ((2, 2, 6, 6),), ((2, 2, 6, 6),), ()]
     assert found.layers[2].receptive_field == found.layers[1].receptive_field is not None
     assert torch.equal(torch.get_rng_state(), state) and not (tmp_path / "out.h5").exists()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -336,6 +352,18 @@ def test_receptive_fields_of_deconvolution_and_joins() -> None:
         )[0]
         == 8
     )
+
+
+def test_multiply_adds_of_other_layers() -> None:
+    """By hand, for one image or one step: weights times the places they meet; twice as many images cost the same."""
+    deconv = "convolution_param { num_output: 4 kernel_size: 2 stride: 2 group: 1 }"
+    for batch in (1, 2):
+        found = net(layer("Deconvolution", deconv) + layer("Scale", "", "y", "z"), (batch, 3, 8, 8))
+        assert [row.multiply_adds for row in found.layers] == [0, 3 * 4 * 2 * 2 * 8 * 8, 4 * 16 * 16]
+    sequences = input_layer("c", 4, 3) + input_layer("s", 3, 7)
+    lstm = layer("LSTM", "recurrent_param { num_output: 5 }", "x c s")
+    found = net(sequences + lstm, (4, 3, 6))
+    assert found.layers[-1].multiply_adds == 3 * (20 * 6 + 20 * 5) + 3 * 20 * 7 // 4
 
 
 def test_shared_parameters_count_once() -> None:
