@@ -26,7 +26,7 @@ from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.receptive_field import receptive_field
 from allconv_caffe.visualize.reconstruct import Reconstructions, backward_alone, reconstruct_rules
-from allconv_caffe.visualize.sanity import cosine
+from allconv_caffe.visualize.similarity import cosine
 from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.unit import Unit, argmax_units, check_blob, scores_blob

@@ -12,12 +12,15 @@ from scipy.stats import spearmanr
 
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize import sanity as module
+from allconv_caffe.visualize.display import zero_centred
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.reconstruct import reconstruct
-from allconv_caffe.visualize.sanity import cosine, edges, sanity, similarity, spearman, ssim, zero_centred
-from allconv_caffe.visualize.unit import argmax_units
+from allconv_caffe.visualize.sanity import sanity
+from allconv_caffe.visualize.similarity import cosine, edges, similarity, spearman, ssim
+from allconv_caffe.visualize.unit import Unit, argmax_units
 from allconv_caffe.visualize.whitening import InputSpace
 
 NET = """
@@ -98,14 +101,14 @@ def test_a_cascade_goes_down_layer_by_layer(net: VizNet, images: np.ndarray, mon
     """From the top: each step draws one more layer and keeps the rest as trained; every draw begins at the trained net."""
     own = net.params()
     changed: list[set[str]] = []
-    maps = module._maps
+    maps = module._Subjects.maps
 
-    def watch(*arguments: object) -> object:
+    def watch(asked: module._Subjects, net: VizNet) -> object:
         now = net.params()
         changed.append({name for name in own if not np.array_equal(now[name][0], own[name][0])})
-        return maps(*arguments)  # type: ignore[arg-type]
+        return maps(asked, net)
 
-    monkeypatch.setattr(module, "_maps", watch)
+    monkeypatch.setattr(module._Subjects, "maps", watch)
     report = sanity(net, images, draws=2)
     steps = [{"conv3"}, {"conv3", "conv2"}, {"conv3", "conv2", "conv1"}]
     assert report.layers == ("conv3", "conv2", "conv1") and report.blob == "scores"
@@ -178,6 +181,49 @@ def test_two_units_are_the_two_strongest_channels(images: np.ndarray) -> None:
     np.testing.assert_allclose(report.two_images["guided"], 1, atol=1e-5)
 
 
+def test_maps_are_compared_where_the_unit_can_see(net: VizNet, images: np.ndarray) -> None:
+    """conv2's units see 5x5 pixels: outside all maps are zero, which is no likeness. Both units of an image are of one place."""
+    report = sanity(net, images, "conv2", draws=2, rules=("backprop",))
+    first, _ = argmax_units(net, images, "conv2")
+    data = net.forward(images, ("conv2",))["conv2"]
+    expected = []
+    for i, unit in enumerate(first):
+        others = [c for c in range(8) if c != unit.channel and data[i, c, unit.y, unit.x] > 0]
+        if others:
+            rival = max(others, key=lambda c: data[i, c, unit.y, unit.x])
+            pair = [unit, Unit("conv2", rival, unit.y, unit.x)]
+            top, left = 2 * unit.y, 2 * unit.x
+            one, other = reconstruct(net, images[i : i + 1], pair, "backprop").maps[
+                :, :, top : top + 5, left : left + 5
+            ]
+            expected.append(similarity(one, other))
+    assert report.pairs[0] == len(expected) > 1
+    np.testing.assert_allclose(report.two_units["backprop"], np.mean(expected, axis=0), rtol=1e-6)
+    assert (
+        report.cascade["backprop"][-1, 2] < 0.5
+    )  # the SSIM of whole maps, of which 171 pixels of 196 are zero, is 0.8
+
+
+def test_nothing_is_judged_that_was_not_measured(images: np.ndarray) -> None:
+    """One channel has no rival, a net that dies under random weights no cascade: the verdict says so, and only that."""
+    text = NET.replace("num_output: 6", "num_output: 1")
+    net = open_net(parse_text(text, NetParameter))
+    rng = np.random.default_rng(0)
+    net.set_params({name: [np.abs(rng.normal(0, 0.3, p.shape)) for p in blobs] for name, blobs in net.params().items()})
+    report = sanity(net, np.abs(images), draws=1)
+    assert report.pairs[0] == 0
+    verdict = report.verdict()
+    for rule in RULES:
+        assert (
+            f"{rule}: no second channel is active, so whether maps depend on the unit and the image was not measured."
+            in (verdict)
+        )
+    report.cascade["guided"][:] = np.nan
+    assert report.verdict()[0] == (
+        "With conv3 to conv2 random, no unit stayed active: whether maps depend on what those layers learned was not measured."
+    )
+
+
 def test_what_is_written(net: VizNet, images: np.ndarray, tmp_path: Path) -> None:
     """JSON with every number and no NaN, the maps raw, tables as Markdown, a picture that can be read."""
     report = sanity(net, images, draws=2, examples=2)
@@ -235,6 +281,10 @@ def test_edges_are_those_of_the_picture(net: VizNet, images: np.ndarray) -> None
     maps = reconstruct(net, images[live], [units[i] for i in live], "guided").maps
     pictures = space.pictures(images[live]).transpose(0, 3, 1, 2)
     for given, seen in ((True, pictures), (False, images[live])):
-        expected = [spearman(np.abs(map_).sum(axis=0), edges(one)) for map_, one in zip(maps, seen, strict=True)]
+        read = slice(0, 13)  # conv2's stride leaves the last row and column unread
+        expected = [
+            spearman(np.abs(map_).sum(axis=0)[read, read], edges(one)[read, read])
+            for map_, one in zip(maps, seen, strict=True)
+        ]
         assert found[given].edge["guided"][0] == pytest.approx(np.mean(expected), abs=1e-6)
     assert found[True].edge["guided"][0] != found[False].edge["guided"][0]
