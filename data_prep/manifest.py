@@ -64,6 +64,8 @@ class Manifest:
     """Numbers of the result that must agree between machines to about 1e-3, where checksums of floats cannot."""
     versions: dict[str, str]
     """Of everything that can change a number."""
+    copies: tuple[str, ...] = ()
+    """Of the training images, see `copies`; n_train and class_counts count them."""
     format_version: int = FORMAT_VERSION
     """Of this record."""
 
@@ -91,7 +93,7 @@ class Manifest:
         if (version := values.get("format_version")) != FORMAT_VERSION:
             raise PrepError(path, f"format_version {version}", f"{FORMAT_VERSION}; prepare the data set again")
         files.check_kinds(path, values, get_type_hints(Manifest), PrepError)
-        for name in ("shape", "image_shape", "class_names"):
+        for name in ("shape", "image_shape", "class_names", "copies"):
             if name in values:
                 values[name] = tuple(values[name])
         try:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from allconv_caffe import files
 from allconv_caffe.proto import datum
 from allconv_caffe.proto.files import varint
 from data_prep import archive, database, source, whitening as whitening_
+from data_prep.copies import Copies
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
 from data_prep.manifest import NAME, SPLITS, Manifest
@@ -99,6 +100,7 @@ def prepare(
     gcn_scale: float = GCN_SCALE,
     zca_bias: float = ZCA_BIAS,
     pad: int = 0,
+    copies: Sequence[str] = (),
     seed: int = 0,
     force: bool = False,
     progress: bool = True,
@@ -118,7 +120,8 @@ def prepare(
         gcn_scale: Norm of every image after GCN.
         zca_bias: Added to the diagonal of the covariance.
         pad: Border of zeros on each side after whitening (5 gives the 42x42 that a 32x32 random crop needs).
-        seed: Decides the order of records, >= 0.
+        copies: Of the training images, stored beside them: see `copies`; not of raw bytes.
+        seed: Decides the order of records, and how far translated copies are moved, >= 0.
         force: Replace a finished data set.
         progress: Show bars on standard error.
         clock: Receives the seconds of each stage.
@@ -141,13 +144,16 @@ def prepare(
         raise PrepError("pad", str(pad), "0 to 1024 pixels")
     if not 0 <= seed < 1 << 63:
         raise PrepError("seed", str(seed), "a number from 0 to 2^63 - 1")
+    if copies and preprocessing == "raw":
+        raise PrepError("copies", f"{','.join(copies)} of raw bytes", "whitened images, to which 0 is the middle")
     name = checked_name(display_name)
     _check_target(out, force)
     with clock("read"):
         images = images or source.read(source_path, dataset=dataset, labels=labels, progress=progress)
     images = replace(images, display_name=name or images.display_name)
+    made = {"train": Copies(copies, len(images.train), seed), "test": Copies((), len(images.test), seed)}
     with building(out, force) as partial:
-        _check_room(partial, images, pad, preprocessing)
+        _check_room(partial, images, sum(map(len, made.values())), pad, preprocessing)
         transform = whitening_.fit(
             images.train.images,
             preprocessing,
@@ -162,7 +168,7 @@ def prepare(
             split: Split = getattr(images, name)
             with clock(f"write {name}_lmdb"):
                 contents[name], statistics[f"{name}_mean"], statistics[f"{name}_std"] = _write_split(
-                    partial / f"{name}_lmdb", split, transform, pad, seed, number, progress
+                    partial / f"{name}_lmdb", split, made[name], transform, pad, seed, number, progress
                 )
         with clock("finish"):
             if transform.eigenvalues is not None:
@@ -172,7 +178,7 @@ def prepare(
             if preprocessing == "raw":
                 _save_mean(partial / "mean.binaryproto", transform, pad)
             settings = {"labels": labels, "preprocessing": preprocessing, "pad": pad, "seed": seed}
-            settings |= {"gcn_scale": float(gcn_scale), "zca_bias": float(zca_bias)}
+            settings |= {"gcn_scale": float(gcn_scale), "zca_bias": float(zca_bias), "copies": tuple(copies)}
             manifest = _manifest(partial, images, contents, statistics, settings)
             manifest.save(partial)
     return manifest
@@ -189,6 +195,7 @@ def _manifest(
     channels, height, width = images.shape
     border = 2 * int(settings["pad"])
     counts = {name: np.bincount(getattr(images, name).labels, minlength=len(images.class_names)) for name in SPLITS}
+    counts["train"] <<= len(settings["copies"])
     return Manifest(
         **settings,
         dataset=images.dataset,
@@ -200,8 +207,8 @@ def _manifest(
         classes=len(images.class_names),
         class_names=images.class_names,
         class_counts={name: found.tolist() for name, found in counts.items()},
-        n_train=len(images.train),
-        n_test=len(images.test),
+        n_train=contents["train"].records,
+        n_test=contents["test"].records,
         source=images.source,
         pixels_sha256={name: getattr(images, name).sha256() for name in SPLITS},
         lmdb={
@@ -273,12 +280,12 @@ def building(out: Path, force: bool, token: str = "") -> Iterator[Path]:
             ) from error
 
 
-def _check_room(folder: Path, images: ImageSet, pad: int, preprocessing: str) -> None:
+def _check_room(folder: Path, images: ImageSet, records: int, pad: int, preprocessing: str) -> None:
     """Compare the free space with what will be written before hours of other work depend on it."""
     channels, height, width = images.shape
     values = channels * (height + 2 * pad) * (width + 2 * pad)
     record = values + 32 if preprocessing == "raw" else 5 * values + 32
-    need = (len(images.train) + len(images.test)) * (-(-record // 4096) * 4096 + 96)
+    need = records * (-(-record // 4096) * 4096 + 96)
     if preprocessing == "gcn-zca":
         need += 2 * 4 * (channels * height * width) ** 2
     free = shutil.disk_usage(folder).free
@@ -290,19 +297,28 @@ def _check_room(folder: Path, images: ImageSet, pad: int, preprocessing: str) ->
 
 
 def _write_split(
-    path: Path, split: Split, transform: Whitening, pad: int, seed: int, number: int, progress: bool
+    path: Path,
+    split: Split,
+    copies: Copies,
+    transform: Whitening,
+    pad: int,
+    seed: int,
+    number: int,
+    progress: bool,
 ) -> tuple[database.Content, float, float]:
     """One LMDB; also the mean and standard deviation of all values written, padding apart."""
-    order = database.shuffled(len(split), seed, number)
+    order = database.shuffled(len(copies), seed, number)
     total = squares = 0.0
-    sample = datum.encode(_values(split.images[order[:1]], transform), split.labels[order[:1]], pad)
+    first = copies.image(order[:1])
+    sample = datum.encode(_values(split.images[first], transform), split.labels[first], pad)
     longest = len(sample[0]) + len(varint(int(split.labels.max())))
-    with database.Writer(path, len(split), longest) as writer:
-        bar = tqdm(total=len(split), desc=path.name, unit="image", disable=not progress, leave=False)
+    with database.Writer(path, len(copies), longest) as writer:
+        bar = tqdm(total=len(copies), desc=path.name, unit="image", disable=not progress, leave=False)
         with bar:
-            for start in range(0, len(split), _CHUNK):
+            for start in range(0, len(copies), _CHUNK):
                 rows = order[start : start + _CHUNK]
-                values = _values(split.images[rows], transform)
+                images = copies.image(rows)
+                values = copies.make(_values(split.images[images], transform), rows)
                 flat = values.reshape(-1)
                 total += float(flat.sum(dtype=np.float64))
                 squares += (
@@ -310,10 +326,10 @@ def _write_split(
                     if values.dtype != np.uint8
                     else float(np.square(flat, dtype=np.float64).sum())
                 )
-                writer.write(database.keys(rows, start), datum.encode(values, split.labels[rows], pad))
+                writer.write(database.keys(rows, start), datum.encode(values, split.labels[images], pad))
                 bar.update(len(rows))
         content = writer.finish()
-    count = split.images.size
+    count = split.images.size // len(split) * len(copies)
     return content, total / count, float(np.sqrt(max(0.0, squares / count - (total / count) ** 2)))
 
 

@@ -33,6 +33,13 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="zeros on each side; 5 gives 42x42 for random crops",
             ),
+            click.option(
+                "--copies",
+                default="",
+                metavar="WORDS",
+                callback=lambda context, option, text: tuple(text.split(",")) if text else (),
+                help="of training images, stored beside them: flipped or flipped,translated",
+            ),
             click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records"),
             click.option("--name", "display_name", default="", help="what tables call the set"),
             click.option("--force", is_flag=True, help="replace a finished data set"),

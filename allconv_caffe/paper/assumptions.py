@@ -156,7 +156,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         key="augmentation",
         value="zero padding by 5 pixels after whitening, random 32x32 crop, flip with probability 1/2 in training",
         reason='"a maximum translation of 5 pixels", "horizontally flipped examples", order as in the maxout recipe',
-        choices="crop_size and mirror",
+        choices="crop_size and mirror; cifar10-allcnn-c-copies: the flipped and the translated copies stored before training, four "
+        "records for an image, as many iterations (Caffe of 2014 could not crop whitened records)",
     ),
     Assumption(
         key="cifar100_augmentation",

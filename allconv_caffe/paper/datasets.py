@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 class Recipe:
     """How a data set is prepared, and from what: enough for a driver to do it.
 
-    A recipe of CIFAR is an argument list of ``data_prep.pipeline.prepare``: dataset, labels, preprocessing, pad.
+    A recipe of CIFAR is an argument list of ``data_prep.pipeline.prepare``: dataset, labels, preprocessing, pad, copies.
     """
 
     dataset: str  # the kind of source: cifar10, cifar100 or ilsvrc12
@@ -24,6 +24,7 @@ class Recipe:
     preprocessing: str = "gcn-zca"  # gcn-zca, gcn, or raw: bytes as they are
     labels: str = "fine"  # of CIFAR-100: fine or coarse
     pad: int = 0  # pixels of zeros around each image, after the whitening
+    copies: tuple[str, ...] = ()  # of the training images, stored beside them: flipped, translated
     warp: tuple[int, int] | None = None  # (height, width) in pixels that each image is resized to, aspect or not
     mean_image: bool = False  # the mean of the training images is written beside them
 
@@ -161,6 +162,15 @@ CIFAR10_PAD5 = replace(
     recipe=replace(CIFAR10_RECIPE, pad=5),
 )
 
+CIFAR10_COPIES = replace(
+    CIFAR10,
+    name="cifar10-copies",
+    n_train=200_000,
+    train_lmdb="data/cifar10-copies/train_lmdb",
+    test_lmdb="data/cifar10-copies/test_lmdb",
+    recipe=replace(CIFAR10_RECIPE, copies=("flipped", "translated")),
+)
+
 CIFAR10_LARGE = replace(
     CIFAR10,
     name="cifar10-large",
@@ -169,6 +179,16 @@ CIFAR10_LARGE = replace(
     input_size=126,
     augmented=Augmentation(),
     recipe=replace(CIFAR10_RECIPE, preprocessing="raw"),
+)
+
+CIFAR100_COARSE = replace(
+    CIFAR100,
+    name="cifar100-coarse",
+    title="CIFAR-100 (coarse labels)",
+    classes=20,
+    train_lmdb="data/cifar100-coarse/train_lmdb",
+    test_lmdb="data/cifar100-coarse/test_lmdb",
+    recipe=replace(CIFAR100_RECIPE, labels="coarse"),
 )
 
 ILSVRC12 = Dataset(
@@ -187,5 +207,6 @@ ILSVRC12 = Dataset(
 )
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (CIFAR10, CIFAR10_PAD5, CIFAR10_LARGE, CIFAR100, ILSVRC12)
+    dataset.name: dataset
+    for dataset in (CIFAR10, CIFAR10_PAD5, CIFAR10_COPIES, CIFAR10_LARGE, CIFAR100, CIFAR100_COARSE, ILSVRC12)
 }

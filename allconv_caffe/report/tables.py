@@ -33,7 +33,7 @@ CITED_MARK = "cited"
 
 _OURS: dict[str, tuple[str, ...]] = {
     PLAIN: ("cifar10-allcnn-c",),
-    AUGMENTED: ("cifar10-allcnn-c-aug",),
+    AUGMENTED: ("cifar10-allcnn-c-aug", "cifar10-allcnn-c-copies"),
     HUNDRED: ("cifar100-allcnn-c",),
     LARGE: ("cifar10-large-allcnn",),
     "ILSVRC-2012, Top-1": ("imagenet-allcnn",),

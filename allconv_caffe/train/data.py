@@ -28,11 +28,26 @@ class PreparedData:
     n_train: int  # images
     n_test: int  # images
     shape: tuple[int, int, int]  # (C, H, W) of a Datum
+    pad: int = 0  # pixels of the border in it
     checksums: dict[str, str]  # SHA-256 of the LMDBs by split, of the input under "source"; empty without a manifest
     official: bool  # the source's MD5 is the published one
     class_names: tuple[str, ...] = ()
     preprocessing: str = "gcn-zca"  # gcn-zca, gcn or raw; "" where no manifest says it
     mean_file: Path | None = None  # what Caffe subtracts from raw bytes
+
+    def options(self, dataset: Dataset) -> dict[str, int]:
+        """Options of ``allconv render`` where the records are of another shape than the experiment's.
+
+        The net sees as much of them as of the experiment's: the image without its border, or the same part of it.
+        """
+        channels, size, _ = self.shape
+        if self.shape == dataset.shape:
+            return {}
+        found = {"channels": channels, "image_size": size}
+        if dataset.augmented is None:
+            part = size - 2 * self.pad if self.pad else round(size * dataset.input_size / dataset.shape[1])
+            found["crop_size"] = max(1, part)
+        return found
 
 
 def ensure(
@@ -98,6 +113,7 @@ def _prepare_cifar(recipe: Recipe, source: Path, out: Path, progress: bool) -> N
         labels=recipe.labels,
         preprocessing=recipe.preprocessing,
         pad=recipe.pad,
+        copies=recipe.copies,
         progress=progress,
     )
 
@@ -188,11 +204,7 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
     from data_prep.manifest import Manifest
 
     manifest: Any = Manifest.load(folder)
-    if tuple(manifest.shape) != dataset.shape:
-        found, expected = ("x".join(map(str, shape)) for shape in (manifest.shape, dataset.shape))
-        raise DriverError(folder, f"found images of {found}, expected {expected} for {dataset.name}")
-    if manifest.classes > dataset.classes:
-        raise DriverError(folder, f"found {manifest.classes} classes, expected {dataset.classes} for {dataset.name}")
+    _check_kind(folder, manifest, dataset)
     own_mean = dataset.mean_value or dataset.augmented is not None
     checksums = {split: str(entry["sha256"]) for split, entry in manifest.lmdb.items()}
     if "sha256" in manifest.source:
@@ -206,12 +218,40 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
         n_train=manifest.n_train,
         n_test=manifest.n_test,
         shape=tuple(manifest.shape),
+        pad=manifest.pad,
         checksums=checksums,
         official=bool(manifest.source.get("official", False)),
         class_names=tuple(manifest.class_names),
         preprocessing=manifest.preprocessing,
         mean_file=folder / "mean.binaryproto" if manifest.preprocessing == "raw" and not own_mean else None,
     )
+
+
+def _check_kind(folder: Path, manifest: Any, dataset: Dataset) -> None:
+    """Somebody's own images may have any size and number of classes; a published set is the experiment's or another one.
+
+    Raises:
+        DriverError: another one; images that are not square.
+    """
+    shape, recipe = tuple(manifest.shape), dataset.recipe
+    if manifest.dataset == "images":
+        if shape[1] != shape[2]:
+            raise DriverError(folder, f"found images of {'x'.join(map(str, shape))}, expected square ones")
+        return
+    if shape != dataset.shape:
+        found, expected = ("x".join(map(str, sizes)) for sizes in (shape, dataset.shape))
+        raise DriverError(folder, f"found images of {found}, expected {expected} for {dataset.name}")
+    if manifest.classes > dataset.classes:
+        raise DriverError(folder, f"found {manifest.classes} classes, expected {dataset.classes} for {dataset.name}")
+    for name in ("labels", "copies") if recipe else ():
+        found, expected = (
+            ",".join(words) if isinstance(words, tuple) else words
+            for words in (getattr(manifest, name), getattr(recipe, name))
+        )
+        if found != expected:
+            raise DriverError(
+                folder, f"found {name} {found or 'none'}, expected {expected or 'none'} for {dataset.name}"
+            )
 
 
 def _same_source(data: PreparedData, out: Path, source: Path) -> PreparedData:

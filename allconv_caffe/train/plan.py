@@ -198,6 +198,7 @@ def _rendered(experiment: Experiment, settings: RunSettings, data: PreparedData)
         "n_train": data.n_train,
         "n_test": data.n_test,
         "num_output": data.classes,
+        **data.options(experiment.dataset),
         **settings.options,
         **settings_.rendered(settings),
     }

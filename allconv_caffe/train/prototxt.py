@@ -59,8 +59,7 @@ class Rendered:
         """
         self.experiment = experiment
         values: dict[str, Any] = dict(options)
-        subtracts_mean = subtracts_mean and experiment.dataset.augmented is None and not options.get("mean_value")
-        paths = [name for name in _MARKS if name != "mean_file" or subtracts_mean]
+        paths = [name for name in _MARKS if name != "mean_file" or (subtracts_mean and not options.get("mean_value"))]
         values |= {name: _mark(name) for name in paths if name not in values}
         self.options: RenderOptions = options_from(values, "settings")
         self.timetable: Timetable = render.resolve_timetable(experiment, self.options)

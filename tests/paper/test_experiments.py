@@ -39,10 +39,10 @@ def test_other_published_errors() -> None:
     assert published["cifar100-allcnn-c"] == 33.71
     assert published["cifar10-large-allcnn"] == 4.41
     assert published["imagenet-allcnn"] == 41.2
-    unpublished = [name for name in e.EXPERIMENTS if name.startswith("cifar100-") and name != "cifar100-allcnn-c"]
-    controls = [name for name in e.EXPERIMENTS if name.endswith("-fc")]
-    assert [name for name, error in published.items() if error is None] == unpublished + controls
-    assert len(e.EXPERIMENTS) == 31 and len(CITED) == 19
+    unpublished = {name for name in e.EXPERIMENTS if name.startswith("cifar100-") and name != "cifar100-allcnn-c"}
+    controls = {name for name in e.EXPERIMENTS if name.endswith(("-fc", "-copies"))}
+    assert {name for name, error in published.items() if error is None} == unpublished | controls
+    assert len(e.EXPERIMENTS) == 33 and len(CITED) == 19
 
 
 def test_networks_have_the_data_sets_classes() -> None:
@@ -129,3 +129,12 @@ def test_page_is_current() -> None:
     assert (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8") == page
     assert "954,730" in page and "1.3 M" in page
     assert all(f"| `{entry.key}` | " in page for entry in ASSUMPTIONS)
+
+
+def test_stored_copies_train_as_many_iterations() -> None:
+    """Four records for each image, a quarter of the epochs: the iterations and drops of the set distorted while it trains."""
+    stored, other = e.EXPERIMENTS["cifar10-allcnn-c-copies"], e.EXPERIMENTS["cifar10-allcnn-c-aug"]
+    plans = [timetable(one.schedule, one.dataset.n_train, 10_000, 128) for one in (stored, other)]
+    assert plans[0].max_iter == plans[1].max_iter and plans[0].stepvalue == plans[1].stepvalue
+    assert stored.dataset.crop_size == 0 and not stored.dataset.mirror
+    assert stored.dataset.recipe is not None and stored.dataset.recipe.copies == ("flipped", "translated")

@@ -15,6 +15,9 @@ import pytest
 
 from allconv_caffe.paper.datasets import DATASETS, Dataset
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
+from allconv_caffe.paper.options import options_from
+from allconv_caffe.paper.render import render
+from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.train import data
 from allconv_caffe.train.settings import DriverError
 from data_prep import cifar, pipeline
@@ -85,11 +88,98 @@ def test_a_data_set_is_prepared_as_its_recipe_says(
     assert found.folder == tmp_path / Path(dataset.train_lmdb).parent
     assert (found.shape, found.n_train, found.n_test, found.classes) == (
         dataset.shape,
-        *SIZES[recipe.dataset],
+        SIZES[recipe.dataset][0] << len(recipe.copies),
+        SIZES[recipe.dataset][1],
         dataset.classes,
     )
     assert found.mean_file is None  # Large-All-CNN's bytes are made into images by a layer of its own
     assert [(flags["preprocessing"], flags["pad"]) for flags in without_zca] == [(recipe.preprocessing, recipe.pad)]
+    assert found.options(dataset) == {}
+
+
+@pytest.mark.parametrize(
+    ("prepared", "asked", "message"),
+    [
+        ("cifar10", "cifar10-copies", "found copies none, expected flipped,translated for cifar10-copies"),
+        ("cifar10-copies", "cifar10", "found copies flipped,translated, expected none for cifar10"),
+        ("cifar100", "cifar100-coarse", "found 100 classes, expected 20 for cifar100-coarse"),
+        ("cifar100-coarse", "cifar100", "found labels coarse, expected fine for cifar100"),
+        ("cifar10-pad5", "cifar10", "found images of 3x42x42, expected 3x32x32 for cifar10"),
+    ],
+)
+def test_a_set_made_by_another_recipe_is_refused(
+    prepared: str, asked: str, message: str, tmp_path: Path, without_zca: list[dict[str, object]]
+) -> None:
+    """A prepared set of another size, other labels or copies is not the experiment's, whatever its images are."""
+    made = DATASETS[prepared]
+    assert made.recipe is not None
+    archive = archive_of(tmp_path / "some.tar.gz", made.recipe.dataset)
+    folder = data.ensure(experiment_on(made), archive, tmp_path, lambda line: None, progress=False).folder
+    with pytest.raises(DriverError) as caught:
+        data.ensure(experiment_on(DATASETS[asked]), folder, tmp_path, lambda line: None)
+    assert str(caught.value) == f"{folder}: {message}"
+
+
+def own_images(folder: Path, height: int, width: int, classes: int, pad: int = 0) -> Path:
+    """A prepared set of somebody's own pictures."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for label in range(classes):
+            for number in range(count):
+                place = folder / "pictures" / split / f"kind{label}" / f"{number}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(place), random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    pipeline.prepare(
+        folder / "pictures", folder / "own", dataset="images", preprocessing="gcn", pad=pad, progress=False
+    )
+    return folder / "own"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "pad", "crop"),
+    [("cifar10-allcnn-c", 64, 0, 64), ("cifar10-allcnn-c", 20, 3, 20), ("cifar10-allcnn-c-aug", 64, 5, 64)],
+)
+def test_own_images_of_any_size_and_number_of_classes_train_any_net(
+    name: str, size: int, pad: int, crop: int, tmp_path: Path
+) -> None:
+    """The net sees the image without its border, and has one output for each of seven classes."""
+    experiment = EXPERIMENTS[name]
+    found = data.ensure(experiment, own_images(tmp_path, size, size, 7, pad), tmp_path, lambda line: None)
+    assert (found.shape, found.classes, found.n_train) == ((3, size + 2 * pad, size + 2 * pad), 7, 28)
+    options = options_from({"num_output": found.classes, "n_test": found.n_test, **found.options(experiment.dataset)})
+    texts = render(experiment, options)
+    deploy = parse_text(texts["deploy.prototxt"], NetParameter)
+    assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, crop, crop]
+    widths = [layer.convolution_param.num_output for layer in deploy.layer if layer.type == "Convolution"]
+    assert widths[-1] == 7
+    train = parse_text(texts["train_val.prototxt"], NetParameter).layer[0]
+    assert train.transform_param.crop_size == (crop if pad else 0)
+
+
+def test_own_images_must_be_square(tmp_path: Path) -> None:
+    """Their height and width are one number for the templates."""
+    folder = own_images(tmp_path, 24, 32, 2)
+    with pytest.raises(DriverError, match=r"found images of 3x24x32, expected square ones$"):
+        data.ensure(EXPERIMENTS["cifar10-allcnn-c"], folder, tmp_path, lambda line: None)
+
+
+def test_photographs_are_cropped_as_the_experiment_crops_its_own() -> None:
+    """224 of 256 pixels are 112 of 128; distorted images keep their field."""
+    imagenet, large = DATASETS["imagenet"], DATASETS["cifar10-large"]
+    found = data.PreparedData(
+        folder=Path(),
+        train_lmdb=Path(),
+        test_lmdb=Path(),
+        display_name="own",
+        classes=2,
+        n_train=1,
+        n_test=1,
+        shape=(3, 128, 128),
+        checksums={},
+        official=False,
+    )
+    assert found.options(imagenet) == {"channels": 3, "image_size": 128, "crop_size": 112}
+    assert found.options(large) == {"channels": 3, "image_size": 128}
 
 
 def test_photographs_are_prepared_as_imagenets_recipe_says(tmp_path: Path) -> None:
