@@ -10,7 +10,7 @@ RUNS := $(notdir $(patsubst %/,%,$(wildcard solvers/*/)))
 
 # Settings of a run, e.g. `make cifar10-allcnn-c CIFAR10=~/cifar-10-python.tar.gz EPOCHS=35 SEED=2`: each is the option of
 # `allconv run` with that name, declared in allconv_caffe/train/settings.py; a test compares.
-SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU THREADS RETRIES
+SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU VALIDATION THREADS RETRIES
 CIFAR10  ?=
 CIFAR100 ?=
 IMAGENET ?=

@@ -12,7 +12,7 @@ import numpy as np
 
 from allconv_caffe import files
 from allconv_caffe.proto import ProtoError, datum
-from data_prep import database, manifest as manifest_, photos
+from data_prep import database, holdout, manifest as manifest_, photos
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import FloatArray, UInt8Array
 from data_prep.manifest import SPLITS, Manifest
@@ -191,7 +191,7 @@ def _verify_split(path: Path, split: str, report: Report, samples: dict[int, lis
         whole.append("values that are not finite")
     if records != entry["records"]:
         whole.append(f"{records} records, in the manifest {entry['records']}")
-    elif not wrong and seen != database.shuffled(records, manifest.seed, SPLITS.index(split)).tolist():
+    elif not wrong and seen != holdout.order(manifest, split):
         whole.append(f"records in another order than seed {manifest.seed} gives")
     if counts.tolist() != manifest.class_counts[split]:
         whole.append(f"class counts {counts.tolist()}, in the manifest {manifest.class_counts[split]}")

@@ -266,3 +266,17 @@ def prep_download(archive: str, output: Path, url: str | None, quiet: bool) -> N
 
     output.mkdir(parents=True, exist_ok=True)
     click.echo(download(archive, output, url, progress=not quiet))
+
+
+@prep.command("hold-out", epilog=example("allconv prep hold-out data/cifar10 --count 5000"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", type=int, required=True, help="training images to hold out")
+@click.option("--output", type=click.Path(path_type=Path), help="folder; by default FOLDER-COUNT-held-out")
+@click.option("--force", is_flag=True, help="replace a finished data set")
+def prep_hold_out(folder: Path, count: int, output: Path | None, force: bool) -> None:
+    """Cut a prepared set's training images in two: to train on, and to choose settings by."""
+    from data_prep.holdout import hold_out
+
+    output = output or folder.with_name(f"{folder.name}-{count}-held-out")
+    manifest = hold_out(folder, output, count, force)
+    click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")

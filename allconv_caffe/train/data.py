@@ -103,6 +103,31 @@ def ensure(
         raise DriverError.of(error) from None
 
 
+def held_out(data: PreparedData, count: int, dataset: Dataset, say: Callable[[str], None]) -> PreparedData:
+    """The data set with ``count`` of its training images to test on, in place of its test images: found, or cut out.
+
+    Raises:
+        DriverError: a set without a manifest, or of fewer images.
+    """
+    from data_prep import holdout, pipeline
+    from data_prep.errors import PrepError
+
+    out = data.folder.with_name(f"{data.folder.name}-{count}-held-out")
+    try:
+        if not pipeline.is_prepared(out) or _cut_from(out) != data.checksums.get("train"):
+            say(f"data: holding {count} of {data.n_train} training images out, into {out}")
+            holdout.hold_out(data.folder, out, count, force=True)
+        return _load(out, dataset)
+    except PrepError as error:
+        raise DriverError.of(error) from None
+
+
+def _cut_from(folder: Path) -> str:
+    from data_prep.manifest import Manifest
+
+    return str(Manifest.load(folder).source.get("of"))
+
+
 def _prepare_cifar(recipe: Recipe, source: Path, out: Path, progress: bool) -> None:
     from data_prep import pipeline
 

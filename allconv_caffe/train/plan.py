@@ -117,6 +117,8 @@ def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], Non
     engine = engine_.choose(settings)
     say(engine.describe())
     data = data_.ensure(experiment, settings.data, root, say, download=settings.download)
+    if settings.validation is not None:
+        data = data_.held_out(data, settings.validation, experiment.dataset, say)
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
     usual = experiment.dataset.recipe.preprocessing if experiment.dataset.recipe else data.preprocessing
     if data.preprocessing == "raw" != usual and "scale" not in settings.options:

@@ -219,6 +219,15 @@ class RunSettings:
             fact=lambda taken: taken.checksums or str(taken.folder),
         ),
     ] = None
+    validation: Annotated[  # its part in name and identity is that of the data
+        int | None,
+        Setting(
+            help="training images held out, and tested on in place of the test images",
+            table="none",
+            rule=Whole(1),
+            kept=BOTH,
+        ),
+    ] = None
     options: Annotated[
         Mapping[str, Any], Setting(help="an option of `allconv render`, repeatable", word=_option_words, kept=BOTH)
     ] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import experiments, render
 from allconv_caffe.train import quickstart, run as driver
-from data_prep import cifar, download, imagenet, pipeline, verify
+from data_prep import cifar, download, holdout, imagenet, pipeline, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     monkeypatch.setattr(quickstart, "run", recorder("quickstart", SimpleNamespace(learned=True)))
     monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
     monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
+    monkeypatch.setattr(holdout, "hold_out", recorder("hold out", manifest))
     monkeypatch.setattr(imagenet, "prepare", recorder("prepare", manifest))
     model = SimpleNamespace(folder=tmp_path, facts={"test_error_percent": 1.0, "dataset": "CIFAR-10"})
     monkeypatch.setattr(zoo, "add", recorder("add", model))

@@ -244,3 +244,17 @@ def test_what_nothing_here_prepares_is_asked_for(tmp_path: Path) -> None:
     text = f"mine: no data: expected an LMDB of 32x32 images at {tmp_path}/data/own/train_lmdb, which this command "
     with pytest.raises(DriverError, match=f"^{re.escape(text)}does not prepare$"):
         data.ensure(own, None, tmp_path, lambda line: None)
+
+
+def test_held_out_images_are_cut_out_once(tmp_path: Path, without_zca: list[dict[str, object]]) -> None:
+    """`--validation 8` trains on 32 of 40 images and tests on the other 8, in a set of its own that is found again."""
+    experiment, said = EXPERIMENTS["cifar10-allcnn-c"], []
+    whole = data.ensure(experiment, archive_of(tmp_path / "x.tar.gz", "cifar10"), tmp_path, said.append, progress=False)
+    found = data.held_out(whole, 8, experiment.dataset, said.append)
+    assert (found.n_train, found.n_test, found.display_name) == (32, 8, f"{whole.display_name}, 8 held out")
+    assert found.checksums["train"] != whole.checksums["train"] and found.folder != whole.folder
+    lines = len(said)
+    assert data.held_out(whole, 8, experiment.dataset, said.append) == found and len(said) == lines
+    other = replace(whole, checksums={**whole.checksums, "train": "another"})
+    data.held_out(other, 8, experiment.dataset, said.append)
+    assert len(said) == lines + 1  # the set that it was cut out of has changed since
