@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.pycaffe.proto import caffe_pb2
 
@@ -202,8 +203,7 @@ def draw_net_to_file(
     """Draws a NetParameter into a file whose extension names the format; ``.raw`` is Graphviz's own language."""
     name = os.fspath(filename)
     picture = draw_net(caffe_net, rankdir, name[name.rfind(".") + 1 :], phase, display_lrm)
-    with open(name, "wb") as file:
-        file.write(picture)
+    files.write(name, picture)
 
 
 def to_dot(graph: Graph) -> str:

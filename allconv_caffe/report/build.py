@@ -32,6 +32,7 @@ def build(
     markdown = tables.to_markdown(found, runs, verdicts)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
+        files.sweep(output)
         files.write(output / "report.md", markdown)
         files.write(output / "report.csv", tables.to_csv(runs))
         files.write(output / "report.html", page.to_html(found, runs, verdicts))

@@ -64,6 +64,7 @@ def run(
         return RunResult("interrupted", settings.root.resolve(), None)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with folder_.locked(planned.folder) as lock:
+        files.sweep(planned.folder)
         return _Run(planned, lock, say).go()
 
 

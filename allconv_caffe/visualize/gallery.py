@@ -217,7 +217,8 @@ def _draw(
     if entry.patches:
         display.write(path + ".png", display.png(sprite(rows)))
         if arrays:
-            np.savez_compressed(path + ".npz", **{rule: np.stack(raw) for rule, raw in maps.items()})  # type: ignore[arg-type]
+            with files.writing(path + ".npz", sync=False) as file:
+                np.savez_compressed(file, **{rule: np.stack(raw) for rule, raw in maps.items()})  # type: ignore[arg-type]
 
 
 def sprite(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -182,6 +183,15 @@ def test_hdf5_weights_need_a_group_for_each_layer(tmp_path: Path, name: str) -> 
     with pytest.raises(CaffeError, match=r"layer_data_hid >= 0 \(-1 vs. 0\) Error saving weights to .*w\.h5\. "):
         net.to_hdf5(tmp_path / "w.h5")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_snapshot_left_is_cleared(tmp_path: Path) -> None:
+    """A solver that begins removes old temporary files of snapshots, and nothing else; it leaves none of its own."""
+    for name in (".s_iter_3.caffemodel.01234567.tmp", "s_iter_3.caffemodel", ".s.tmp"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    make(NET + HYPER + f'snapshot: 6 snapshot_prefix: "{tmp_path}/s"')
+    assert sorted(os.listdir(tmp_path)) == [".s.tmp", "s_iter_3.caffemodel"]
 
 
 ERRORS = [
