@@ -194,15 +194,20 @@ def _token(listing: Listing, fit: Fit, seed: int) -> str:
     return json.dumps(facts, sort_keys=True)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Split:
     """What was written of one split."""
 
     content: database.Content
+    """Number and digest of its records."""
     shape: tuple[int, int, int]
-    total: np.ndarray  # (C, H, W) float32: the sum, added in the order of the records as compute_image_mean adds
+    """(C, H, W) of each."""
+    total: np.ndarray
+    """(C, H, W) float32: the sum, added in the order of the records as compute_image_mean adds."""
     mean: float
+    """Of all values."""
     std: float
+    """Their standard deviation."""
 
 
 class _Sums:
@@ -237,11 +242,11 @@ class _Sums:
         count = self.records * self.total.size
         mean = self.values / count
         return _Split(
-            database.Content(self.records, self.digest.hexdigest()),
-            (self.total.shape[0], self.total.shape[1], self.total.shape[2]),
-            self.total,
-            mean,
-            float(np.sqrt(max(0.0, self.squares / count - mean * mean))),
+            content=database.Content(self.records, self.digest.hexdigest()),
+            shape=(self.total.shape[0], self.total.shape[1], self.total.shape[2]),
+            total=self.total,
+            mean=mean,
+            std=float(np.sqrt(max(0.0, self.squares / count - mean * mean))),
         )
 
 

@@ -137,15 +137,7 @@ def prepare(
     """
     out = Path(out)
     clock = clock or Clock()
-    if preprocessing not in whitening_.METHODS:
-        raise PrepError("preprocessing", repr(preprocessing), " or ".join(whitening_.METHODS))
-    whitening_.check_constants(gcn_scale, zca_bias)
-    if not 0 <= pad <= 1024:
-        raise PrepError("pad", str(pad), "0 to 1024 pixels")
-    if not 0 <= seed < 1 << 63:
-        raise PrepError("seed", str(seed), "a number from 0 to 2^63 - 1")
-    if copies and preprocessing == "raw":
-        raise PrepError("copies", f"{','.join(copies)} of raw bytes", "whitened images, to which 0 is the middle")
+    _check_settings(preprocessing, gcn_scale, zca_bias, pad, seed, copies)
     name = checked_name(display_name)
     _check_target(out, force)
     with clock("read"):
@@ -172,8 +164,8 @@ def prepare(
                 )
         with clock("finish"):
             if transform.eigenvalues is not None:
-                statistics["eigenvalue_min"] = float(transform.eigenvalues[0])
-                statistics["eigenvalue_max"] = float(transform.eigenvalues[-1])
+                ends = transform.eigenvalues[[0, -1]].tolist()
+                statistics["eigenvalue_min"], statistics["eigenvalue_max"] = ends
             transform.save(partial / "whitening.npz")
             if preprocessing == "raw":
                 _save_mean(partial / "mean.binaryproto", transform, pad)
@@ -182,6 +174,21 @@ def prepare(
             manifest = _manifest(partial, images, contents, statistics, settings)
             manifest.save(partial)
     return manifest
+
+
+def _check_settings(
+    preprocessing: str, gcn_scale: float, zca_bias: float, pad: int, seed: int, copies: Sequence[str]
+) -> None:
+    """Raises PrepError for a setting out of its range."""
+    if preprocessing not in whitening_.METHODS:
+        raise PrepError("preprocessing", repr(preprocessing), " or ".join(whitening_.METHODS))
+    whitening_.check_constants(gcn_scale, zca_bias)
+    if not 0 <= pad <= 1024:
+        raise PrepError("pad", str(pad), "0 to 1024 pixels")
+    if not 0 <= seed < 1 << 63:
+        raise PrepError("seed", str(seed), "a number from 0 to 2^63 - 1")
+    if copies and preprocessing == "raw":
+        raise PrepError("copies", f"{','.join(copies)} of raw bytes", "whitened images, to which 0 is the middle")
 
 
 def _manifest(

@@ -255,11 +255,6 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
     return [*lines, ""]
 
 
-def trends_text(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts alone."""
-    return "\n".join(line for verdict in verdicts for line in _verdict_lines(verdict))
-
-
 CSV_HEAD = (
     "kind",
     "table",

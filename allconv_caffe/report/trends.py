@@ -238,15 +238,6 @@ TRENDS: tuple[Trend, ...] = (
 )
 
 
-def published_errors() -> dict[str, float]:
-    """The paper's own errors in percent, by experiment."""
-    return {
-        name: entry.published_error_percent
-        for name, entry in EXPERIMENTS.items()
-        if entry.published_error_percent is not None
-    }
-
-
 def check(runs: Sequence[Run], trends: Sequence[Trend] = TRENDS) -> list[Verdict]:
     """A verdict on each sentence for each set of comparable runs at hand; else ``not enough runs``."""
     conditions: dict[Conditions, dict[str, Measured]] = {}
