@@ -16,13 +16,14 @@ CIFAR100 ?=
 IMAGENET ?=
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
-# FIGURE_DATA=~/imagenet/val`; figure 6 takes a net with max-pooling, CONTROL_NET
+# FIGURE_DATA=~/imagenet/val FIGURE_LABELS=synset_words.txt`; figure 6 takes a net with max-pooling, CONTROL_NET
 FIGURES      ?= build/figures
 FIGURE_NET   ?= --model cifar10-allcnn-c-jpeg
 CONTROL_NET  ?= --model cifar10-model-c-jpeg
 FIGURE_DATA  ?= data/cifar10-jpeg
 FIGURE_SEED  ?= 5
 FIGURE_FLAGS ?=
+FIGURE_LABELS ?=
 FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
 
 TEST_WORKERS ?= auto
@@ -133,7 +134,7 @@ wheel: setup ## build the wheel into dist/ (make test installs one elsewhere and
 figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA
 
 FIGURE = $(BIN)/allconv viz figure $(1) $(2) $(if $(filter-out 2,$(1)),--data "$(FIGURE_DATA)") --seed $(FIGURE_SEED) $(FIGURE_FLAGS) \
-	--output $(FIGURES)/figure-$(1).png
+	$(if $(filter 4 5 6,$(1)),$(if $(FIGURE_LABELS),--labels "$(FIGURE_LABELS)")) --output $(FIGURES)/figure-$(1).png
 
 figure-1: setup ## how one activation is traced back, the three rules on a toy, their formulas
 	$(call FIGURE,1,$(FIGURE_NET))
