@@ -12,6 +12,7 @@ from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net, load_net
+from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, parse_text, write_binary
 
 SMALL = """
@@ -225,7 +226,6 @@ def test_every_committed_network_is_built() -> None:
         if "large" in str(file):
             continue
         net = load_net(file, Context(rng=TorchGenerator(0)))
-        classes = 100 if "cifar100" in str(file) else 10
-        assert net.blobs[net.outputs[0]].shape[1] == classes
+        assert net.blobs[net.outputs[0]].shape[1] == EXPERIMENTS[file.parent.name].dataset.classes
         if not file.parent.name.endswith("-fc"):  # those end in fully connected layers
             assert net.blobs["global_pool"].shape[2:] == (1, 1)
