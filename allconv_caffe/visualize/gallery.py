@@ -104,15 +104,8 @@ def gallery(
     if k is not None and k < 1:
         raise VizError("k", k, "1 or more")
     space = space or source.space
-    names = list(blobs) if blobs is not None else list(topk.blobs)
-    wanted: dict[str, list[int]] = {}
-    for blob in names:
-        count = len(topk.channels(blob).values)
-        wanted[blob] = list(range(count)) if channels is None else list(channels)
-        for channel in wanted[blob]:
-            if not 0 <= channel < count:
-                raise VizError(f"blob '{blob}'", f"channel {channel}", f"0 to {count - 1}")
-    slugs = _slugs(names)
+    wanted = _wanted(topk, blobs, channels)
+    slugs = _slugs(list(wanted))
     where = os.fspath(folder)
     facts = {
         "net": net.where,
@@ -130,43 +123,56 @@ def gallery(
         "command": command,
     }
     writer = _Writer(where, title or os.path.basename(net.where) or "net", facts)
-    bar = None
-    if progress:
-        bar = tqdm(total=sum(len(rows) for rows in wanted.values()), desc="gallery", unit="unit")
     layers = []
+    total = sum(len(rows) for rows in wanted.values())
     try:
-        for blob in names:
-            found = topk.channels(blob)
-            rf = receptive_field(net, blob)
-            layer = {
-                "blob": blob,
-                "slug": slugs[blob],
-                "channels": len(found.values),
-                "dead": int(found.dead.sum()),
-                "size": rf.size,
-                "jump": rf.jump,
-                "whole": rf.whole,
-                "switches": switches_below(net.param, blob),
-            }
-            os.makedirs(os.path.join(where, slugs[blob]), exist_ok=True)
-            entries: list[Entry] = []
-            for start in range(0, len(wanted[blob]), CHUNK):
-                part = wanted[blob][start : start + CHUNK]
-                rows = top_patches(net, source, topk, blob, part, k=k, rules=rules, batch_size=batch_size)
-                for i, channel in enumerate(part):
-                    entries.append(_entry(channel, found))
-                    patches = {rule: rows[rule][i] for rule in rules}
-                    _draw(os.path.join(where, slugs[blob]), entries[-1], patches, space, shown, arrays)
-                    if bar is not None:
+        with tqdm(total=total, desc="gallery", unit="unit", disable=not progress) as bar:
+            for blob, rows in wanted.items():
+                inside = os.path.join(where, slugs[blob])
+                os.makedirs(inside, exist_ok=True)
+                entries: list[Entry] = []
+                for start in range(0, len(rows), CHUNK):
+                    part = rows[start : start + CHUNK]
+                    found = top_patches(net, source, topk, blob, part, k=k, rules=rules, batch_size=batch_size)
+                    for i, channel in enumerate(part):
+                        entries.append(_entry(channel, topk.channels(blob)))
+                        _draw(inside, entries[-1], {rule: found[rule][i] for rule in rules}, space, shown, arrays)
                         bar.update(1)
-            writer.layer(layer, entries)
-            layers.append(layer)
+                layers.append(_layer(net, topk, blob, slugs[blob]))
+                writer.layer(layers[-1], entries)
         return writer.index(layers)
     except OSError as error:
         raise VizError(where, error.strerror or str(error), "a folder that can be written") from None
-    finally:
-        if bar is not None:
-            bar.close()
+
+
+def _wanted(topk: TopK, blobs: Sequence[str] | None, channels: Sequence[int] | None) -> dict[str, list[int]]:
+    """The channels of each blob that get a page.
+
+    Raises: VizError: a blob that was not mined, a channel out of range.
+    """
+    wanted: dict[str, list[int]] = {}
+    for blob in topk.blobs if blobs is None else blobs:
+        count = len(topk.channels(blob).values)
+        wanted[blob] = list(range(count)) if channels is None else list(channels)
+        for channel in wanted[blob]:
+            if not 0 <= channel < count:
+                raise VizError(f"blob '{blob}'", f"channel {channel}", f"0 to {count - 1}")
+    return wanted
+
+
+def _layer(net: VizNet, topk: TopK, blob: str, slug: str) -> dict[str, Any]:
+    """What the templates say of a blob."""
+    found, field_ = topk.channels(blob), receptive_field(net, blob)
+    return {
+        "blob": blob,
+        "slug": slug,
+        "channels": len(found.values),
+        "dead": int(found.dead.sum()),
+        "size": field_.size,
+        "jump": field_.jump,
+        "whole": field_.whole,
+        "switches": switches_below(net.param, blob),
+    }
 
 
 def _slugs(names: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -31,12 +31,17 @@ EDGES = np.concatenate([[0.0], 2.0 ** np.linspace(-10, 10, 61)])
 """Bounds of the histogram of each image's largest activation: bin 0 is at or below 0, the last above 1024."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Channels:
     """The best of one blob, best first; C channels, k places. A free place has value -inf and position -1.
 
-    values: (C, k) float32. positions: (C, k) int64, of the image in the data. keys: (C, k) str. y, x: (C, k) int32.
-    histogram: (C, 62) int64: images by their largest activation, see EDGES. maximum: (C,) float32.
+    Attributes:
+        values: (C, k) float32.
+        positions: (C, k) int64, of the image in the data.
+        keys: (C, k) str, the image's.
+        y: (C, k) int32, the row.
+        x: (C, k) int32, the column.
+        histogram: (C, 62) int64: images by their largest activation, see EDGES.
     """
 
     values: np.ndarray
@@ -49,13 +54,17 @@ class Channels:
     @staticmethod
     def empty(channels: int, k: int) -> Channels:
         return Channels(
-            np.full((channels, k), -np.inf, np.float32),
-            np.full((channels, k), -1, np.int64),
-            np.full((channels, k), "", "U1"),
-            np.zeros((channels, k), np.int32),
-            np.zeros((channels, k), np.int32),
-            np.zeros((channels, len(EDGES) + 1), np.int64),
+            values=np.full((channels, k), -np.inf, np.float32),
+            positions=np.full((channels, k), -1, np.int64),
+            keys=np.full((channels, k), "", "U1"),
+            y=np.zeros((channels, k), np.int32),
+            x=np.zeros((channels, k), np.int32),
+            histogram=np.zeros((channels, len(EDGES) + 1), np.int64),
         )
+
+    def copy(self) -> Channels:
+        """The same, with arrays of its own."""
+        return Channels(**{part: np.array(getattr(self, part)) for part in PARTS})
 
     @property
     def maximum(self) -> np.ndarray:
@@ -72,13 +81,22 @@ class Channels:
         return 1 - self.histogram[:, 0] / np.maximum(self.histogram.sum(axis=1), 1)
 
 
-@dataclass
+PARTS = ("values", "positions", "keys", "y", "x", "histogram")
+"""The arrays of `Channels`, as a file names them."""
+
+
+@dataclass(kw_only=True)
 class TopK:
     """What a scan found.
 
     Attributes:
-        blobs: by name, `Channels`. k, per_image: places per channel; at most so many from one image.
-        weights_sha256, net_sha256, source_sha256: what was scanned with what. n_images: how many the data have.
+        blobs: by name, `Channels`.
+        k: places that are kept of a channel.
+        per_image: at most so many of them from one image.
+        weights_sha256: of the net's weights.
+        net_sha256: of the net.
+        source_sha256: of the data, their `fingerprint`.
+        n_images: how many the data have.
         done: half-open ranges of positions that were scanned, rising.
         source: the path, as a hint for the reader.
     """
@@ -145,7 +163,7 @@ class TopK:
         }
         arrays = {"head": np.array(json.dumps(head))}
         for i, channels in enumerate(self.blobs.values()):
-            for name in ("values", "positions", "keys", "y", "x", "histogram"):
+            for name in PARTS:
                 arrays[f"{i}.{name}"] = getattr(channels, name)
         packed = io.BytesIO()
         np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
@@ -166,13 +184,10 @@ class TopK:
                     raise ValueError("another format")
                 names = head.pop("blobs")
                 blobs = {
-                    name: Channels(
-                        *(file[f"{i}.{part}"] for part in ("values", "positions", "keys", "y", "x", "histogram"))
-                    )
-                    for i, name in enumerate(names)
+                    name: Channels(**{part: file[f"{i}.{part}"] for part in PARTS}) for i, name in enumerate(names)
                 }
             head["done"] = [(int(a), int(b)) for a, b in head["done"]]
-            return TopK(blobs, **head)
+            return TopK(blobs=blobs, **head)
         except FileNotFoundError:
             raise VizError(where, "no such file", "what `mine` wrote") from None
         except Exception as error:  # numpy, zipfile, json each have their own words for a damaged file
@@ -255,55 +270,52 @@ def mine(
     total = len(source) if limit is None else min(limit, len(source))
     begin, end = total * index // count, total * (index + 1) // count
     topk = TopK(
-        {blob: Channels.empty(shape[0], k) for blob, shape in shapes.items()},
-        k,
-        per_image,
-        net.weights_sha256,
-        net.net_sha256,
-        source.fingerprint,
-        total,
-        [],
-        source.where,
+        blobs={blob: Channels.empty(shape[0], k) for blob, shape in shapes.items()},
+        k=k,
+        per_image=per_image,
+        weights_sha256=net.weights_sha256,
+        net_sha256=net.net_sha256,
+        source_sha256=source.fingerprint,
+        n_images=total,
+        source=source.where,
     )
-    position = begin
     if path is not None and os.path.exists(path):
-        old = TopK.load(path)
-        old.check(net, source)
-        for word, mine_, theirs in (
-            ("blobs", list(blobs), list(old.blobs)),
-            ("k", k, old.k),
-            ("per_image", per_image, old.per_image),
-            ("images", total, old.n_images),
-        ):
-            if mine_ != theirs:
-                raise VizError(
-                    os.fspath(path), f"a scan with {word} {theirs}", f"{word} {mine_}; remove it, or name another"
-                )
-        if old.done and not (len(old.done) == 1 and old.done[0][0] == begin and old.done[0][1] <= end):
-            raise VizError(os.fspath(path), f"a scan of images {old.done}", f"a part of {begin} to {end}")
-        topk, position = old, old.done[0][1] if old.done else begin
+        topk = _gone_on_with(TopK.load(path), topk, net, source, begin, end, os.fspath(path))
+    position = topk.done[0][1] if topk.done else begin
     top = max(blobs, key=net.graph.writer)
-    bar = None
-    if progress:
-        bar = tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image")
     saved = time.monotonic()
-    try:
+    with tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image", disable=not progress) as bar:
         for positions, keys, images in source.batches(batch_size, position, end):
             data = net.forward(images, blobs, until=top)
             for blob in blobs:
                 update(topk.blobs[blob], data[blob], positions, keys, per_image)
             topk.done = [(begin, int(positions[-1]) + 1)]
-            if bar is not None:
-                bar.update(len(keys))
+            bar.update(len(keys))
             if path is not None and time.monotonic() - saved > save_seconds:
                 topk.save(path)
                 saved = time.monotonic()
-    finally:
-        if bar is not None:
-            bar.close()
     if path is not None:
         topk.save(path)
     return topk
+
+
+def _gone_on_with(old: TopK, asked: TopK, net: VizNet, source: ImageSource, begin: int, end: int, where: str) -> TopK:
+    """What an earlier scan of images `begin` to `end` found, for this one to go on with.
+
+    Raises: VizError: it is another scan than the one that is `asked` for.
+    """
+    old.check(net, source)
+    for word, wanted, found in (
+        ("blobs", list(asked.blobs), list(old.blobs)),
+        ("k", asked.k, old.k),
+        ("per_image", asked.per_image, old.per_image),
+        ("images", asked.n_images, old.n_images),
+    ):
+        if wanted != found:
+            raise VizError(where, f"a scan with {word} {found}", f"{word} {wanted}; remove it, or name another")
+    if old.done and not (len(old.done) == 1 and old.done[0][0] == begin and old.done[0][1] <= end):
+        raise VizError(where, f"a scan of images {old.done}", f"a part of {begin} to {end}")
+    return old
 
 
 def update(best: Channels, data: np.ndarray, positions: np.ndarray, keys: Sequence[str], per_image: int = 1) -> None:
@@ -364,17 +376,8 @@ def merge(first: TopK, *others: TopK) -> TopK:
     Raises: VizError: other weights, net, data, blobs or settings; parts that overlap.
     """
     done = list(first.done)
-    out = TopK(
-        {blob: Channels(*(np.array(a) for a in vars(ch).values())) for blob, ch in first.blobs.items()},
-        first.k,
-        first.per_image,
-        first.weights_sha256,
-        first.net_sha256,
-        first.source_sha256,
-        first.n_images,
-        [],
-        first.source,
-    )
+    blobs = {name: channels.copy() for name, channels in first.blobs.items()}
+    out = replace(first, blobs=blobs, done=[])
     for other in others:
         _same("weights", out.weights_sha256, other.weights_sha256)
         _same("net", out.net_sha256, other.net_sha256)
