@@ -271,6 +271,36 @@ def test_figure_six_uses_the_nets_own_switches(world: Path) -> None:
     )
 
 
+def test_figures_four_and_five_of_a_net_with_pools_show_the_deconvnet_without_its_switches(world: Path) -> None:
+    """Of Model C: its own switches, and beside them the deconvnet alone, the same for one unit in every image, of its units."""
+    for number in (4, 5):
+        words = (
+            "figure",
+            str(number),
+            "--model",
+            "cifar10-model-c-jpeg",
+            "--accuracy",
+            "0",
+            "--quiet",
+            "--output",
+            "f.png",
+        )
+        result = invoke(*words)
+        assert result.exit_code == 0, result.output
+        facts = facts_of(Path("f.png"))
+        own, without = facts["variants"]
+        assert (own["name"], without["name"]) == ("switches of pool1, pool2", "without switches")
+        assert (own["switches"], without["switches"]) == (["pool1", "pool2"], []) and own["units"] == without["units"]
+        assert list(without["one_unit_on_all_images"]) == ["unit", "deconvnet"]
+        assert without["one_unit_on_all_images"]["deconvnet"]["largest_difference"] == 0
+        assert np.load("f.npz").files == ["0.backprop", "0.deconvnet", "0.guided", "1.deconvnet", "images"]
+    both = invoke("compare", "--surgery", "--without-switches", "--output", "c.png")
+    assert both.exit_code == 2 and both.output.splitlines()[-1] == (
+        "Error: --without-switches is for a net with max-pooling of its own: leave out --surgery, --layers"
+    )
+    assert figures.default_blobs(open_net("models/cifar10-model-c-jpeg/deploy.prototxt"), 2) == ["conv1", "conv2"]
+
+
 def test_a_shared_scale_is_shared_by_images_and_nets_of_a_rule(world: Path) -> None:
     """The whitest pixel of each rule's maps is white in one of them alone; the raw maps stay as they are."""
     nets = [small(), small(pooled=True)]
