@@ -72,15 +72,15 @@ class UserError(Exception):
     """A setting that does not serve; one line."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """One comparison: the files it runs and where it keeps what is done."""
 
-    work: Path
-    solver: Path
-    train: SolverParameter
+    work: Path  # where it keeps what is done
+    solver: Path  # solver.prototxt, as both engines read it
+    train: SolverParameter  # the same, parsed
     iterations: int
-    caffe: bvlc.BvlcCaffe
+    caffe: bvlc.BvlcCaffe  # the real one
 
     def caffe_env(self, threads: int) -> dict[str, str]:
         env = self.caffe.environment()
@@ -131,7 +131,13 @@ def prepare(options: argparse.Namespace) -> Run:
     solver.net, solver.snapshot_prefix = str(work / "train_val.prototxt"), str(work / "snapshot")
     (work / "train_val.prototxt").write_text(to_text(net), encoding="utf-8")
     (work / "solver.prototxt").write_text(to_text(solver), encoding="utf-8")
-    return Run(work, work / "solver.prototxt", solver, options.iterations, caffe)
+    return Run(
+        work=work,
+        solver=work / "solver.prototxt",
+        train=solver,
+        iterations=options.iterations,
+        caffe=caffe,
+    )
 
 
 def engine_digest() -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -150,7 +150,7 @@ Reaches = tuple[Reach, Reach]
 SAME: Reaches = (Slide(), Slide())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Look:
     """One top and one bottom of a layer. shape: the bottom's."""
 
@@ -215,7 +215,7 @@ def reach(layer: Any, top: int, bottom: int, bottoms: Sequence[Shape], tops: Seq
     """
     if layer.type not in _RULES:
         raise NoReach(layer.name, f"type {layer.type}")
-    return _RULES[layer.type](_Look(layer, top, bottom, bottoms, tops))
+    return _RULES[layer.type](_Look(layer=layer, top=top, bottom=bottom, bottoms=bottoms, tops=tops))
 
 
 def known_types() -> list[str]:
@@ -421,6 +421,7 @@ class Span:
     phases: tuple[Interval | None, ...]
     step: int | Fraction
     count: int
+    _: KW_ONLY
     whole: bool = False
     flat: bool = False
 
@@ -472,7 +473,7 @@ class Span:
             return None
         seen = tuple(self.together(reach.places(place)) for place in range(phases))
         whole = self.whole or isinstance(reach, Everything)
-        return Span(seen, phases * reach.rate * self.jump, count, whole)
+        return Span(seen, phases * reach.rate * self.jump, count, whole=whole)
 
     @staticmethod
     def united(spans: Sequence[Span]) -> Span | None:
@@ -483,9 +484,11 @@ class Span:
             if n > MOST_PHASES:
                 return None
             phases = tuple(_hull(span.seen(place) for span in spans) for place in range(n))
-            return Span(phases, first.jump * n, first.count, any(span.whole for span in spans), flat)
+            return Span(phases, first.jump * n, first.count, whole=any(span.whole for span in spans), flat=flat)
         if any(span.whole for span in spans):  # each place sees everything through one of them
-            return Span((_hull(span.together(range(span.count)) for span in spans),), 0, first.count, True, flat)
+            return Span(
+                (_hull(span.together(range(span.count)) for span in spans),), 0, first.count, whole=True, flat=flat
+            )
         return None
 
 

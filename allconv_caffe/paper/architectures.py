@@ -83,6 +83,7 @@ class NormPool:
     kernel_size: Annotated[int, SIZE]  # pixels
     stride: Annotated[int, SIZE]  # pixels
     p: Annotated[float, POWER]
+    _: KW_ONLY
     pad: Annotated[int | Literal["same"], Whole(0, words=("same",))] = (
         "same"  # pixels; "same": Equation 1's centred windows
     )
@@ -345,7 +346,7 @@ def pnorm_pool(base: Architecture, p: float = 2.0, mean: bool = False) -> Archit
     """
     POWER.check("p", p)
     layers = [
-        NormPool(row.kernel_size, row.stride, p, row.pad or "same", mean) if isinstance(row, Pool) else row
+        NormPool(row.kernel_size, row.stride, p, pad=row.pad or "same", mean=mean) if isinstance(row, Pool) else row
         for row in base.layers
     ]
     return _derived(base, f"PNorm{p:g}-CNN", "pnorm_pool", layers, f"{base.source}; pooling by Equation 1")

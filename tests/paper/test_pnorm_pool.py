@@ -55,7 +55,7 @@ CASES = (
 
 def prototxt(case: Case) -> str:
     """A deploy net whose pool1 is the pooling of its image; gradients reach the image."""
-    pool = NormPool(case.kernel_size, case.stride, case.p, case.pad, case.mean)
+    pool = NormPool(case.kernel_size, case.stride, case.p, pad=case.pad, mean=case.mean)
     shape = (CHANNELS, case.size, case.size)
     network = Architecture("pooled", "test", (pool, conv(CLASSES, 1), global_pool()), input_shape=shape)
     experiment = replace(EXPERIMENTS["cifar10-model-a"], architecture=network)
@@ -128,7 +128,7 @@ def test_pnorm_pool_of_model_c() -> None:
     assert parameters(net) - parameters(a.MODEL_C) == (96 + 192) * 9
     assert net.name == "PNorm3-CNN-C" and "Table 2" not in net.source
     options = NetOptions(pnorm=4, pnorm_mean=True)
-    assert a.transform(a.MODEL_C, "pnorm_pool", options).layers[2] == NormPool(3, 2, 4, "same", True)
+    assert a.transform(a.MODEL_C, "pnorm_pool", options).layers[2] == NormPool(3, 2, 4, pad="same", mean=True)
     both = a.transform(a.MODEL_C, "pnorm_pool,fully_connected", options)
     assert both.steps == ("pnorm_pool", "fully_connected")
     with pytest.raises(TableError, match="p: found 0.5, expected a number from 1 to 64"):
