@@ -126,7 +126,7 @@ def render(folder: Path, batch: int, cpu: bool) -> Path:
     return solver
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
@@ -142,12 +142,18 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(NAMES), help="contenders, with commas between")
     parser.add_argument("--json", type=Path, help="also write every rate to this file")
     options = parser.parse_args()
-    cpu = options.device == "cpu"
-    iterations = options.iterations or (5 if cpu else 200)
-    chosen = options.only.split(",")
-    if unknown := set(chosen) - set(NAMES):
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(NAMES):
         parser.error(f"--only: found {', '.join(sorted(unknown))}, expected some of {', '.join(NAMES)}")
+    cpu = options.device == "cpu"
+    options.iterations = options.iterations or (5 if cpu else 200)
+    options.warmup = options.warmup or (3 if cpu else 30)
+    return options
 
+
+def main() -> None:
+    options = parse_options()
+    cpu = options.device == "cpu"
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(options.threads)
@@ -160,7 +166,7 @@ def main() -> None:
             "solver": str(render(folder, options.batch, cpu)),
             "batch": options.batch,
             "threads": options.threads,
-            "warmup": options.warmup or (3 if cpu else 30),
+            "warmup": options.warmup,
             "device": options.device,
             "precision": options.precision,
             "parameters": 1_369_738,
@@ -168,7 +174,7 @@ def main() -> None:
         (folder / "config.json").write_text(json.dumps(config))
         contenders: list[Contender] = []
         notes: list[str] = []
-        for kind in chosen:
+        for kind in options.only:
             if kind == "graphs" and cpu:
                 continue
             python, its_environment = sys.executable, environment
@@ -196,14 +202,25 @@ def main() -> None:
                 contender.wait()
         for turn in range(options.rounds):
             for contender in contenders:
-                contender.run(iterations, options.batch)
+                contender.run(options.iterations, options.batch)
             print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
         for contender in contenders:
             contender.close()
 
+    print_table(options, contenders, notes)
+    if options.json:
+        record = {
+            **{k: v for k, v in config.items() if k != "solver"},
+            "images_per_second": {c.kind: c.rates for c in contenders},
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def print_table(options: argparse.Namespace, contenders: list[Contender], notes: list[str]) -> None:
+    cpu = options.device == "cpu"
     device = torch.cuda.get_device_name() if not cpu else f"{platform.machine()}, {options.threads} threads"
     print(f"\nAll-CNN-C, training, batch {options.batch}, {options.precision}, {device}, torch {torch.__version__}")
-    print(f"medians of {options.rounds} interleaved turns of {iterations} iterations\n")
+    print(f"medians of {options.rounds} interleaved turns of {options.iterations} iterations\n")
     medians = {c.kind: statistics.median(c.rates) for c in contenders}
     print(f"{'':<38}{'images/s':>9}  {'range':<15}{'ours is':>9}   wanted")
     for c in contenders:
@@ -216,12 +233,6 @@ def main() -> None:
         print(row)
     for note in notes:
         print(note)
-    if options.json:
-        record = {
-            **{k: v for k, v in config.items() if k != "solver"},
-            "images_per_second": {c.kind: c.rates for c in contenders},
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
