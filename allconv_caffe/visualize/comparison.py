@@ -171,7 +171,14 @@ def _explain(variant: Variant, question: Question, first: Explained | None) -> E
         given = first.found[question.rules[0]]
         maps = backward_alone(net, units, given.seeds, "deconvnet", batch_size=question.batch_size)
         found = {
-            rule: Reconstructions(maps, given.units, given.image_indices, given.activations, given.seeds, rule)
+            rule: Reconstructions(
+                maps=maps,
+                units=given.units,
+                image_indices=given.image_indices,
+                activations=given.activations,
+                seeds=given.seeds,
+                rule=rule,
+            )
             for rule in rules
         }
     else:
@@ -237,13 +244,13 @@ def _grids(
     names = _class_names(look, answers[0].variant.net, question.blob)
     under = [_image_label(i, question.keys, labels, look) for i in range(count)]
     pictures = look.space.pictures(question.images)
-    grids = [Grid([[picture] for picture in pictures], " ", columns=["image"], under=under, size=size)]
+    grids = [Grid(tiles=[[picture] for picture in pictures], title=" ", columns=["image"], under=under, size=size)]
     scaled = _scaled(arrays, question.rules, look)
     for v, answer in enumerate(answers):
         rules = list(answer.found)
         rows = [[scaled[f"{v}.{rule}"][i] for rule in rules] for i in range(count)]
         under = [" " if answer.variant.backward_only else _row_label(answer, i, names) for i in range(count)]
-        grids.append(Grid(rows, answer.variant.name, columns=rules, under=under, size=size))
+        grids.append(Grid(tiles=rows, title=answer.variant.name, columns=rules, under=under, size=size))
     return grids
 
 

@@ -98,7 +98,7 @@ def resized(tile: np.ndarray, size: int) -> np.ndarray:
     return tile.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Grid:
     """Rows of tiles with labels.
 

@@ -67,7 +67,7 @@ def pattern_figure(
         columns = min(12, len(wanted))
         panels.append(
             Grid(
-                [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)],
+                tiles=[list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)],
                 title=f"{blob}: {len(wanted)} filters, {box.height}x{box.width}",
                 size=look.size or 30,
                 gap=3,
@@ -140,12 +140,17 @@ def patch_figure(
             maps = np.stack(cuts) if cuts else np.zeros((0, net.input_shape[0], *field_.size), np.float32)
             arrays[name] = maps
             grids.append(
-                Grid(_rows(list(look.draw(maps)), counts, k), f"{rule} maps", rows=() if grids else labels, size=size)
+                Grid(
+                    tiles=_rows(list(look.draw(maps)), counts, k),
+                    title=f"{rule} maps",
+                    rows=() if grids else labels,
+                    size=size,
+                )
             )
             tiles += [_patch_facts(patch, switches, name, i, maps[i]) for i, patch in enumerate(flat)]
-        grids.append(Grid(_rows(shown, counts, k), "image patches", size=size))
+        grids.append(Grid(tiles=_rows(shown, counts, k), title="image patches", size=size))
         if not shown:
-            grids = [Grid([[]], f"{blob}: every filter drawn is dead")]
+            grids = [Grid(tiles=[[]], title=f"{blob}: every filter drawn is dead")]
         parts.append(grids)
     title = ("Figure 3: " if number == 3 else "") + f"the {k} strongest patches of each filter"
     gone = ", ".join(f"{len(dead[b])} of {len(topk.channels(b).values)} in {b}" for b in rows)

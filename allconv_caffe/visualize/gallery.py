@@ -45,7 +45,7 @@ CAVEAT = (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Entry:
     """One unit's place in the gallery.
 
@@ -188,12 +188,12 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
 
 def _entry(channel: int, found: Channels) -> Entry:
     return Entry(
-        channel,
-        bool(found.dead[channel]),
-        float(found.maximum[channel]),
-        100 * float(found.active_share[channel]),
-        f"{channel:04d}",
-        histogram_svg(found.histogram[channel]),
+        channel=channel,
+        dead=bool(found.dead[channel]),
+        maximum=float(found.maximum[channel]),
+        active_percent=100 * float(found.active_share[channel]),
+        name=f"{channel:04d}",
+        histogram=histogram_svg(found.histogram[channel]),
     )
 
 

@@ -14,7 +14,7 @@ from allconv_caffe.visualize.nets.rules import RULES, rule_name
 from allconv_caffe.visualize.unit import Unit, check_unit
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Reconstructions:
     """K maps in the space of the input blob.
 
@@ -109,7 +109,12 @@ def reconstruct_rules(
         for rule in rules:
             maps[rule][rows] = net.backward(blob, start, rule)
     chosen, indices = [unit for _, unit in pairs], np.array([i for i, _ in pairs], np.int64)
-    out = {rule: Reconstructions(maps[rule], chosen, indices, activations, seeds, rule) for rule in rules}
+    out = {
+        rule: Reconstructions(
+            maps=maps[rule], units=chosen, image_indices=indices, activations=activations, seeds=seeds, rule=rule
+        )
+        for rule in rules
+    }
     for found in out.values():
         _explain_zeros(net, found)
     return out

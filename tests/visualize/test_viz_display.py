@@ -125,14 +125,16 @@ def test_a_sheet_holds_every_tile_whole_and_its_words() -> None:
     """Each tile's pixels are found once, enlarged; rows and columns keep their order; words make a difference."""
     colours = [[(10, 200, 30), (40, 50, 220)], [(230, 60, 70), None]]
     tiles = [[None if c is None else np.full((4, 4, 3), c, np.uint8) for c in line] for line in colours]
-    page = sheet([[Grid(tiles, "title $5", rows=["one", "two"], columns=["a", "b"], size=16)]], "head", ["a note"])
+    page = sheet(
+        [[Grid(tiles=tiles, title="title $5", rows=["one", "two"], columns=["a", "b"], size=16)]], "head", ["a note"]
+    )
     at = {c: np.argwhere((page == c).all(axis=2)) for line in colours for c in line if c is not None}
     for places in at.values():
         assert len(places) == 256 and (places.max(axis=0) - places.min(axis=0) == 15).all()
     corner = {c: places.min(axis=0) for c, places in at.items()}
     first, second, third = (corner[c] for c in ((10, 200, 30), (40, 50, 220), (230, 60, 70)))
     assert first[0] == second[0] < third[0] and first[1] == third[1] < second[1]
-    bare = sheet([[Grid(tiles, rows=["one", "two"], columns=["a", "b"], size=16)]], "head", ["a note"])
+    bare = sheet([[Grid(tiles=tiles, rows=["one", "two"], columns=["a", "b"], size=16)]], "head", ["a note"])
     assert page.shape[0] > bare.shape[0]
     assert ((page < 128).all(axis=2)).sum() > 100  # black words
 
