@@ -139,10 +139,7 @@ def _replace(param: NetParameter, name: str, method: str, switches: bool) -> Non
     if switches:
         pool.top.append(f"{name}_switch")
     for layer in layers[after + 1 :]:
-        for names in (
-            layer.bottom,
-            layer.top,
-        ):  # tops too: a layer that worked in place on the blob now does so on the pool
+        for names in (layer.bottom, layer.top):  # tops too: what worked in place on the blob now does so on the pool
             for i, other in enumerate(names):
                 if other == blob:
                     names[i] = f"{name}_pool"
