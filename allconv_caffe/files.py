@@ -132,7 +132,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
 
     Raises: OSError; ValueError: a NUL in the name.
     """
-    with replacing(path, sync=sync) as temporary, open(temporary, "w+b") as file:
+    with replacing(path, sync=sync) as temporary, os.fdopen(open_own(temporary, os.O_RDWR), "w+b") as file:
         yield file
 
 
@@ -234,7 +234,7 @@ def building(
         try:
             _begin(partial, token)
             if os.path.lexists(retired):  # a replacement was killed between its two renames, or after them
-                if os.path.lexists(out):
+                if os.path.lexists(out) or os.path.islink(retired):
                     _remove(retired)
                 else:
                     os.rename(retired, out)
@@ -277,9 +277,10 @@ def _own_folder(path: str) -> int:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             hold(handle)
-            if os.path.lexists(path) and os.fstat(handle).st_ino == os.lstat(path).st_ino:
-                kept, handle = handle, -1
-                return kept  # else its builder renamed it while it was opened here: once more
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.lstat(path)):
+                    kept, handle = handle, -1
+                    return kept  # else its builder renamed it while it was opened here: once more
         finally:
             if handle >= 0:
                 os.close(handle)

@@ -184,6 +184,15 @@ def test_a_replacement_killed_between_its_renames_is_taken_back(tmp_path: Path) 
     assert seen == [{"out/x": "old"}] and _tree(tmp_path) == {"out/x": "old"}
 
 
+def test_a_planted_link_gets_no_name_of_ours(tmp_path: Path) -> None:
+    """A link in the place of the retired folder is removed, not put where the folder was."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / ".out.replaced").symlink_to("victim")
+    with files.building(tmp_path / "out"):
+        assert not (tmp_path / "out").exists()
+    assert sorted(os.listdir(tmp_path)) == ["out", "victim"] and not (tmp_path / "out").is_symlink()
+
+
 def test_nothing_is_cleared_through_a_link(tmp_path: Path) -> None:
     """A link in the place of the partial folder is refused; what it points to stays as it is."""
     (tmp_path / "victim").mkdir()
