@@ -2,6 +2,8 @@
 # Nothing needs an activated environment: every recipe calls .venv/bin directly.
 
 PYTHON    ?= python3
+# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm` adds Ray and submitit for `allconv sweep --on`.
+EXTRAS    ?= dev
 VENV      := .venv
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.set-up
@@ -29,12 +31,15 @@ FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
 TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
 DATA_OF = $(if $(filter imagenet-%,$(1)),$(IMAGENET),$(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10)))
+GRID  ?= table-3
+RATES := .25,.1,.05,.01
+SWEEP ?=
 FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
 RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))"))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 report doctor caffe caffe-source parity \
+.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report doctor caffe caffe-source parity \
 	seed-exact bench bench-prep bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
@@ -55,7 +60,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
 		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
 
 setup: $(STAMP) ## make .venv with the pinned versions; where there is no other caffe, let `caffe` be caffe-torch
@@ -91,6 +96,10 @@ cifar100: setup ## data/cifar100 from CIFAR100=archive or the official archive (
 
 $(RUNS): setup
 	$(BIN)/allconv run $@ $(if $(call DATA_OF,$@),--data "$(call DATA_OF,$@)") $(RUN_FLAGS)
+
+grid: setup ## the paper's rates x Table 3's twelve networks x three seeds (GRID= other networks, LR=, SEED=, EPOCHS=, SWEEP= other options)
+	$(BIN)/allconv sweep $(GRID) --lr "$(or $(LR),$(RATES))" --seed "$(or $(SEED),1-3)" \
+		$(if $(CIFAR10),--data "$(CIFAR10)") $(foreach name,$(filter-out LR SEED,$(SETTINGS)),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))")) $(SWEEP)
 
 report: setup ## measured beside published, for all runs in runs/
 	$(BIN)/allconv report

@@ -43,6 +43,10 @@ def hold_out(folder: str | Path, out: str | Path, count: int, force: bool = Fals
     whole = Manifest.load(folder)
     if "held_out" in whole.source:
         raise PrepError(folder, "a set of which images are held out already", "the set that it was cut out of")
+    if whole.copies:
+        raise PrepError(
+            folder, f"copies of its images ({', '.join(whole.copies)})", "a set whose images are all different"
+        )
     if not 0 < count < whole.n_train:
         raise PrepError("held out", f"{count} images", f"1 to {whole.n_train - 1} of {whole.n_train}")
     source = folder / str(whole.lmdb["train"]["path"])

@@ -204,7 +204,7 @@ def test_every_foreign_module_is_a_declared_dependency() -> None:
 
 
 def test_every_declared_dependency_is_imported() -> None:
-    """Nothing is installed at a user's place that no file of ours imports."""
+    """Nothing is installed at a user's place that no file of ours imports, nor for an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     imported = {NAMES.get(word, word) for name in MODULES for word in {m.split(".")[0] for m in IMPORTS[name]}}
     assert not [line for line in project["dependencies"] if Requirement(line).name.lower() not in imported]

@@ -95,6 +95,7 @@ for _command in (
     tables.summary,
     prep.prep,
     train.run,
+    train.sweep,
     train.quickstart,
     zoo.zoo,
     viz.viz,

@@ -1,4 +1,4 @@
-"""``allconv run`` and ``allconv quickstart``: arguments only, for ``cli/main.py`` to add."""
+"""``allconv run``, ``allconv sweep`` and ``allconv quickstart``: arguments only, for ``cli/main.py`` to add."""
 
 from __future__ import annotations
 
@@ -70,6 +70,85 @@ def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **setting
     result = driver.run(experiment, asked, say=click.echo)
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
+        ctx.exit(status)
+
+
+_SHARED = ("gpu", "threads", "download", "runs_dir")
+"""Settings of a grid that all its runs share."""
+
+
+def _lists_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each setting, to give several values for: ``--lr .25,.1``, ``--seeds 1-3``."""
+    for name, setting in reversed(SETTINGS.items()):
+        if not setting.flag:
+            continue
+        if name in _SHARED:
+            words = (
+                {"help": "device numbers that the runs share, e.g. 0,1,2,3; none for the CPU"} if name == "gpu" else {}
+            )
+            command = _option(name, **words)(command)
+        elif name == "options":
+            command = click.option(
+                "--set", name, multiple=True, metavar="NAME=VALUE,...", help="an option of `allconv render`, repeatable"
+            )(command)
+        else:
+            flags = [setting.flag, *(["--seeds"] if name == "seed" else [])]
+            command = click.option(*flags, name, multiple=True, metavar="VALUE,...", help=setting.help)(command)
+    return command
+
+
+@click.command(
+    cls=_WithEngineFlags,
+    epilog=example(
+        "allconv sweep 'cifar10-model-*' --lr .25,.1,.05,.01 --seeds 1-3 --epochs 35 --dry-run",
+    ),
+)
+@click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
+@_lists_options
+@click.option("--on", default="local", show_default=True, help="local, ray or slurm")
+@click.option("--jobs", type=int, help="local, on a CPU: runs at a time; by default one for every two cores")
+@click.option("--per-gpu", type=int, default=1, show_default=True, help="local and ray: runs that share a GPU")
+@click.option(
+    "--slurm", multiple=True, metavar="NAME=VALUE", help="of submitit: partition, timeout_min, gpus_per_node, ..."
+)
+@click.option(
+    "--select-on", default="test", show_default=True, help="choose each network's best on: test, or val (held-out)"
+)
+@click.option("--dry-run", is_flag=True, help="only say which runs there are, and what is known of them")
+@click.pass_context
+def sweep(
+    ctx: click.Context,
+    experiments: tuple[str, ...],
+    options: tuple[str, ...],
+    on: str,
+    jobs: int | None,
+    per_gpu: int,
+    slurm: tuple[str, ...],
+    select_on: str,
+    dry_run: bool,
+    **settings: Any,
+) -> None:
+    """A grid of runs: EXPERIMENT names, groups (table-3) or patterns, times any settings as lists.
+
+    Each is an ordinary run; done before, it is not trained again. EXPERIMENT may be 'cifar10-*', and '!*-aug' takes away.
+    At the end stands the best point of each network. What stands after -- goes to the engine's `caffe train`.
+    """
+    from allconv_caffe.train import sweep as sweeping
+
+    shared = {name: settings.pop(name) for name in _SHARED}
+    asked = sweeping.Grid(
+        experiments=experiments,
+        lists=settings,
+        options=options,
+        settings=RunSettings(caffe_flags=ctx.meta[_ENGINE_FLAGS], **shared),
+        on=on,
+        jobs=jobs,
+        per_gpu=per_gpu,
+        slurm={name: value for name, _, value in (word.partition("=") for word in slurm)},
+        select_on=select_on,
+    )
+    ended = sweeping.run(asked, click.echo, dry_run)
+    if status := {"done": 0, "interrupted": 130}.get(ended.status, 1):
         ctx.exit(status)
 
 

@@ -13,6 +13,11 @@ from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 from allconv_caffe.train.settings import DriverError
 
+
+class NotPrepared(DriverError):
+    """The data set could be prepared, but only a look was asked for."""
+
+
 _ARCHIVE_SUFFIX = re.compile(r"\.(tar(\.(gz|xz|bz2))?|tgz|zip)$")
 
 
@@ -57,6 +62,7 @@ def ensure(
     say: Callable[[str], None],
     *,
     download: bool = True,
+    prepare: bool = True,
     progress: bool = True,
 ) -> PreparedData:
     """Find the experiment's data set, or prepare it as its recipe says.
@@ -65,6 +71,7 @@ def ensure(
     name that the committed solvers use, or downloads the official archive.
 
     Raises:
+        NotPrepared: ``prepare`` is False, and that would have to be done first.
         DriverError: no data, and no way to it; a set of another kind.
     """
     from data_prep import pipeline
@@ -79,6 +86,8 @@ def ensure(
             recipe = _recipe(experiment, root)
             if recipe is None:
                 return _bare(dataset, root)
+            if not prepare:
+                raise NotPrepared(default, "not prepared yet")
             source = _downloaded(dataset, recipe, root, say, download, progress)
             out = default
         else:
@@ -96,6 +105,8 @@ def ensure(
             out = default.with_name(default.name + _slug_of(source, recipe))
             if pipeline.is_prepared(out):
                 return _same_source(_load(out, dataset), out, source)
+        if not prepare:
+            raise NotPrepared(out, f"not prepared from {source} yet")
         say(f"data: preparing {out} from {source}")
         _KINDS[recipe.dataset](recipe, source, out, progress)
         return _load(out, dataset)
@@ -103,10 +114,13 @@ def ensure(
         raise DriverError.of(error) from None
 
 
-def held_out(data: PreparedData, count: int, dataset: Dataset, say: Callable[[str], None]) -> PreparedData:
+def held_out(
+    data: PreparedData, count: int, dataset: Dataset, say: Callable[[str], None], prepare: bool = True
+) -> PreparedData:
     """The data set with ``count`` of its training images to test on, in place of its test images: found, or cut out.
 
     Raises:
+        NotPrepared: ``prepare`` is False, and that would have to be done first.
         DriverError: a set without a manifest, or of fewer images.
     """
     from data_prep import holdout, pipeline
@@ -115,6 +129,8 @@ def held_out(data: PreparedData, count: int, dataset: Dataset, say: Callable[[st
     out = data.folder.with_name(f"{data.folder.name}-{count}-held-out")
     try:
         if not pipeline.is_prepared(out) or _cut_from(out) != data.checksums.get("train"):
+            if not prepare:
+                raise NotPrepared(out, "not prepared yet")
             say(f"data: holding {count} of {data.n_train} training images out, into {out}")
             holdout.hold_out(data.folder, out, count, force=True)
         return _load(out, dataset)

@@ -104,9 +104,18 @@ class Plan:
         return assumptions(self.experiment.network(options), options)
 
 
-def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], None]) -> Plan:
+def plan(
+    experiment: Experiment,
+    settings: RunSettings,
+    say: Callable[[str], None],
+    engine: Engine | None = None,
+    prepare: bool = True,
+) -> Plan:
     """Decide everything about a run; data that are missing are prepared, nothing else is written.
 
+    Args:
+        engine: None: the one that the settings name.
+        prepare: data that are missing; else they raise ``NotPrepared``.
     Raises:
         DriverError, TableError: a setting, the data or the engine does not serve; one line.
     """
@@ -114,11 +123,12 @@ def plan(experiment: Experiment, settings: RunSettings, say: Callable[[str], Non
     settings_.check(settings)
     root = settings.root.resolve()
     _check_runs_dir(root / settings.runs_dir)
-    engine = engine_.choose(settings)
-    say(engine.describe())
-    data = data_.ensure(experiment, settings.data, root, say, download=settings.download)
+    given, engine = engine, engine or engine_.choose(settings)
+    if given is None:
+        say(engine.describe())
+    data = data_.ensure(experiment, settings.data, root, say, download=settings.download, prepare=prepare)
     if settings.validation is not None:
-        data = data_.held_out(data, settings.validation, experiment.dataset, say)
+        data = data_.held_out(data, settings.validation, experiment.dataset, say, prepare)
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
     usual = experiment.dataset.recipe.preprocessing if experiment.dataset.recipe else data.preprocessing
     if data.preprocessing == "raw" != usual and "scale" not in settings.options:

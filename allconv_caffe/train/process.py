@@ -168,6 +168,14 @@ def _read_from(path: Path, offset: int) -> tuple[int, str]:
     return offset + len(whole), whole.decode("utf-8", errors="replace")
 
 
+def stop_running(seconds: float) -> None:
+    """For a scheduler that takes the machine away: the engine of this process, if one runs, snapshots and ends."""
+    for interrupts in tuple(_RUNNING):
+        interrupts.stop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            interrupts.process.wait(seconds)
+
+
 class Interrupts:
     """Ctrl-C or SIGTERM once: passed on to the engine, which snapshots and stops; a second time: the engine is killed.
 
@@ -175,27 +183,36 @@ class Interrupts:
     """
 
     def __init__(self, process: subprocess.Popen[bytes], write: Callable[[str], None]) -> None:
-        self._process, self._write = process, write
+        self.process, self._write = process, write
         self.count = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
+        _RUNNING.append(self)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _RUNNING.remove(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """The first time the engine is asked to snapshot and stop; the second time it is killed."""
         self.count += 1
-        if self._process.poll() is not None:
+        if self.process.poll() is not None:
             return
         if self.count == 1:
-            self._process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGINT)
             self._write("stopping: the engine writes a snapshot first; Ctrl-C again kills it")
         else:
-            self._process.kill()
+            self.process.kill()
             self._write("killed")
+
+
+_RUNNING: list[Interrupts] = []

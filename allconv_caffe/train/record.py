@@ -17,11 +17,12 @@ from allconv_caffe import files, proto
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, parse_log
-from allconv_caffe.report.record import Record, Schedule
+from allconv_caffe.report.record import Record, ReportError, Schedule, read
 from allconv_caffe.train import process, settings as settings_, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan
 from allconv_caffe.train.prototxt import SOLVER
+from allconv_caffe.train.settings import DriverError
 from allconv_caffe.train.watch import duration
 
 PACKAGES: tuple[str, ...] = ("torch", "numpy", "protobuf", "lmdb", "opencv-python", "jinja2")
@@ -76,6 +77,14 @@ def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]])
     published = experiment.published_error_percent if comparable else None
     files.write(plan.folder / "curves.png", plots.curves(log, plan.epoch_iters, title, published, "png"))
     return result
+
+
+def read_result(folder: Path) -> Record:
+    """What result.json in a run's directory says. Raises: DriverError."""
+    try:
+        return read(folder / RESULT_FILE)
+    except ReportError as error:
+        raise DriverError.of(error) from None
 
 
 def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log: LogParser) -> Record:

@@ -20,14 +20,14 @@ from allconv_caffe import files
 from allconv_caffe.paper import experiments
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.report.log import LogParser, parse_log
-from allconv_caffe.report.record import Record, ReportError, read
+from allconv_caffe.report.record import Record
 from allconv_caffe.train import folder as folder_, process, record, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.points import Events, Points
 from allconv_caffe.train.prototxt import TRAIN_VAL
 from allconv_caffe.train.settings import DriverError, RunSettings
-from allconv_caffe.train.watch import DeadRule, DeadWatch, Follower, Progress
+from allconv_caffe.train.watch import DeadRule, DeadWatch, Follower, Listener, Progress
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,17 @@ class RunResult:
 
 
 def run(
-    experiment: str | Experiment, settings: RunSettings | None = None, say: Callable[[str], None] = print
+    experiment: str | Experiment,
+    settings: RunSettings | None = None,
+    say: Callable[[str], None] = print,
+    listen: Callable[[Plan], Listener] | None = None,
 ) -> RunResult:
     """Do whatever is missing of an experiment, from the data to the result.
 
     Args:
         experiment: its name in ``experiments.EXPERIMENTS``, or an ``Experiment`` of one's own.
         say: takes each line for people.
+        listen: makes a listener to the run that is planned; it gets every row of every training in it.
     Raises:
         DriverError, TableError: a setting, the data or the engine does not serve; one line.
     """
@@ -65,15 +69,17 @@ def run(
     planned.folder.mkdir(parents=True, exist_ok=True)
     with folder_.locked(planned.folder) as lock:
         files.sweep(planned.folder)
-        return _Run(planned, lock, say).go()
+        return _Run(planned, lock, say, () if listen is None else (listen(planned),)).go()
 
 
 class _Run:
     """One run directory, held, and the trainings in it."""
 
-    def __init__(self, planned: Plan, lock: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, planned: Plan, lock: int, say: Callable[[str], None], listeners: tuple[Listener, ...] = ()
+    ) -> None:
         self.plan, self.folder = planned, planned.folder
-        self._lock, self._say = lock, say
+        self._lock, self._say, self._listeners = lock, say, listeners
         self._state = self._read_state()
         self._attempts: list[dict[str, Any]] = self._state["attempts"]
 
@@ -97,7 +103,7 @@ class _Run:
         """Train until done, interrupted, or dead without a retry left."""
         plan, attempts = self.plan, self._attempts
         if attempts and attempts[-1]["status"] == "done" and (self.folder / RESULT_FILE).exists():
-            result = _read(self.folder / RESULT_FILE)
+            result = record.read_result(self.folder)
             self._say(f"already done: {plan.path(self.folder)}")
             self._say(record.summary(result))
             return RunResult("done", self.folder, result)
@@ -224,7 +230,7 @@ class _Run:
         progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say)
         events = Events(self.folder / "events", log)
         points = Points(self.folder, log, plan.epoch_iters)
-        follower = Follower(log, (events, progress, points, watch), progress.write)
+        follower = Follower(log, (events, progress, points, *self._listeners, watch), progress.write)
         try:
             offset = log_path.stat().st_size if log_path.exists() else 0
             engine = process.start(plan.engine, command, log_path, plan.root, self._lock)
@@ -251,13 +257,6 @@ class _Run:
         if status or process.test_scores(log_path).get("accuracy") is None:
             why = process.failure(log_path, LogParser(), status)
             raise DriverError(plan.path(log_path), f"the test failed: {why}")
-
-
-def _read(path: Path) -> Record:
-    try:
-        return read(path)
-    except ReportError as error:
-        raise DriverError.of(error) from None
 
 
 def _reached(log: LogParser) -> int:

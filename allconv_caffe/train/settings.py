@@ -320,6 +320,28 @@ def from_text(name: str, text: str) -> Any:
         raise DriverError(f"{name.upper()}={text}", f"expected {expected}") from None
 
 
+def to_json(settings: RunSettings) -> dict[str, Any]:
+    """The settings for a file, from which `from_json` makes them again; those left at their default are absent."""
+    found = {name: getattr(settings, name) for name in SETTINGS}
+    default = RunSettings()
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in found.items()
+        if value != getattr(default, name)
+    }
+
+
+def from_json(content: Mapping[str, Any]) -> RunSettings:
+    """Settings out of a file of `to_json`."""
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        kind = SETTINGS[name].kind
+        if name == "options":
+            value = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+        values[name] = kind(value) if kind in (Path, tuple) else value
+    return RunSettings(**values)
+
+
 def by_option(options: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
     """Which of these options of ``allconv render`` are settings: option -> name of the setting."""
     return {setting.option: name for name, setting in SETTINGS.items() if setting.option in options}

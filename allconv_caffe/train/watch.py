@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -165,6 +165,12 @@ class Follower:
             self.dead = self.dead or why or ""
 
 
+def on_terminal(stream: TextIO) -> dict[str, Any]:
+    """What a tqdm bar is told of a terminal, also of one that does not know its width."""
+    knows_width = os.get_terminal_size(stream.fileno()).columns > 0
+    return {"file": stream, "dynamic_ncols": knows_width, "ncols": None if knows_width else 110}
+
+
 class Progress:
     """A bar over iterations on a terminal; elsewhere a plain line for each test, and one every ``every_seconds``."""
 
@@ -183,15 +189,7 @@ class Progress:
         stream = sys.stderr if stream is None else stream
         self._bar: tqdm | None = None
         if stream.isatty():
-            knows_width = os.get_terminal_size(stream.fileno()).columns > 0
-            self._bar = tqdm(
-                total=max_iter,
-                initial=first_iter,
-                unit="it",
-                file=stream,
-                dynamic_ncols=knows_width,
-                ncols=None if knows_width else 110,
-            )
+            self._bar = tqdm(total=max_iter, initial=first_iter, unit="it", **on_terminal(stream))
         self._iteration = first_iter
         self._loss: float | None = None
         self._error: float | None = None
