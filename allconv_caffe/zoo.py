@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,26 +312,28 @@ def _differences(found: Card, shown: Path) -> list[str]:
 def _shapes(found: Card, shown: Path) -> list[str]:
     """Whether the caffemodel has exactly the blobs that the deploy net needs."""
     from allconv_caffe.caffe_torch.summary import summarize
+    from allconv_caffe.proto.caffemodel import misfits, read_weights
 
     weights, deploy = (found.folder / found.facts[key]["file"] for key in ("weights", "deploy"))
     named = shown / weights.name
     try:
-        stored = {
-            layer.name: sum(len(blob.data) for blob in layer.blobs)
-            for layer in proto.read_binary(weights, proto.NetParameter).layer
-            if layer.blobs
-        }
+        stored = read_weights(weights)
     except proto.ProtoError as error:
         return [f"{named}: {error.reason}"]
-    needed = {row.name: row.parameters for row in summarize(deploy).layers if row.parameters}
+    net = summarize(deploy)
     problems = [
-        f"{named}: layer '{name}': found {stored.get(name, 0)} parameters, expected {needed.get(name, 0)}"
-        for name in sorted({*stored, *needed})
-        if stored.get(name) != needed.get(name)
+        f"{named}: layer '{wrong.layer}': found {_words(wrong.found)}, expected {_words(wrong.expected)}"
+        for wrong in misfits(stored, {row.name: row.blobs for row in net.layers if row.blobs})
     ]
-    if not problems and sum(stored.values()) != found.facts["parameters"]:
-        problems.append(f"{named}: found {sum(stored.values())} parameters, expected {found.facts['parameters']}")
+    if not problems and net.parameters != found.facts["parameters"]:
+        problems.append(f"{named}: found {net.parameters} parameters, expected {found.facts['parameters']}")
     return problems
+
+
+def _words(shapes: Sequence[Sequence[int]]) -> str:
+    """``parameters of 96x3x3x3, 96``, or ``no parameters``."""
+    sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
+    return f"parameters of {sizes}" if sizes else "no parameters"
 
 
 def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: str | Path = DEFAULT_FOLDER) -> float:

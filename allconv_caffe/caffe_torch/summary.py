@@ -53,6 +53,7 @@ class LayerRow:
     type: str
     tops: tuple[str, ...]
     shapes: tuple[Shape, ...]  # of the tops, with the batch
+    blobs: tuple[Shape, ...]  # of the layer's parameters, shared ones too
     parameters: int  # values in the layer's blobs; shared ones count at their owner
     multiply_adds: int  # for one image (of a recurrent layer: for one step), of weights with inputs, forward
     receptive_field: Field | None  # of the first top; None: it sees no image, or no field can be told
@@ -161,6 +162,7 @@ def _rows(net: Net, own: NetParameter, types: Sequence[str]) -> list[LayerRow]:
                 type=type_,
                 tops=names,
                 shapes=tuple(blob.shape for blob in tops),
+                blobs=tuple(blob.shape for blob in layer.blobs),
                 parameters=sum(blob.count for i, blob in enumerate(layer.blobs) if (index, i) in owned),
                 multiply_adds=_multiply_adds(layer, bottoms, tops) // max(images, 1),
                 receptive_field=field if isinstance(field, tuple) else None,
