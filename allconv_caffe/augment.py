@@ -59,7 +59,7 @@ class AugmentError(ValueError):
     """A setting, or the records, cannot be used: what was found, what was expected."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Settings:
     """What a `param_str` says. Every range is the recipe's unless it is named.
 

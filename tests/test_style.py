@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for room in ("allconv_caffe", "data_prep", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
 MOST_LINES = 80
 MOST_FIELDS = 4
+NINE = ("augment.py", "errors.py", "files.py", "proto/", "python_layers/", "visualize/nets/")
+"""What the oldest pycaffe's interpreter loads, too: Python 3.9, whose data classes know no kw_only."""
 LONG = {
     "data_prep/pipeline.py prepare": "half of it is the docstring of fifteen arguments",
 }
@@ -53,7 +55,10 @@ def test_a_function_can_be_taken_in(path: Path) -> None:
     assert not long
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+TODAYS = [path for path in FILES if not name_of(path).startswith(tuple(f"allconv_caffe/{name}" for name in NINE))]
+
+
+@pytest.mark.parametrize("path", TODAYS, ids=name_of)
 def test_a_large_data_class_is_made_by_keywords(path: Path) -> None:
     """A data class of more than four fields takes keywords only, so that no call depends on their order."""
     wrong = [
