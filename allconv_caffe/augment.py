@@ -46,6 +46,8 @@ from typing import Any
 
 import numpy as np
 
+from allconv_caffe.errors import FoundError
+
 COSINE, LINEAR = "cosine", "linear"
 COLOUR = {COSINE: (0.2, 0.3, 0.6, 0.6), LINEAR: (25.5, 0.15, 2.4, 2.4)}
 """Graham's sigmas in each form."""
@@ -55,7 +57,7 @@ LARGEST_SIZE = 4096
 _NEAR_GREY = {COSINE: 0.02, LINEAR: 2 / 128}  # in v at background 128: what `graham` takes for background
 
 
-class AugmentError(ValueError):
+class AugmentError(FoundError, ValueError):
     """A setting, or the records, cannot be used: what was found, what was expected."""
 
 
@@ -170,17 +172,17 @@ def parse(text: str, train: bool) -> Settings:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             found = None
     if not isinstance(found, dict):
-        raise AugmentError(f"param_str: found {_short(text)}, expected a dict with the keys {', '.join(CHECKS)}")
+        raise AugmentError("param_str", _short(text), f"a dict with the keys {', '.join(CHECKS)}")
     for key in found:
         if key not in CHECKS:
-            raise AugmentError(f"param_str: found the key {_short(key)}, expected one of {', '.join(CHECKS)}")
+            raise AugmentError("param_str", f"the key {_short(key)}", f"one of {', '.join(CHECKS)}")
     for key in ("source", "batch_size"):
         if key not in found:
-            raise AugmentError(f"param_str: found no {key}, expected {CHECKS[key][1]}")
+            raise AugmentError("param_str", f"no {key}", CHECKS[key][1])
     for key, value in found.items():
         fits, expected = CHECKS[key]
         if not fits(value):
-            raise AugmentError(f"param_str: found {key} {_short(value)}, expected {expected}")
+            raise AugmentError("param_str", f"{key} {_short(value)}", expected)
     found.setdefault("distort", train)
     found.setdefault("shuffle", train)
     found["colour"] = tuple(found.get("colour", COLOUR[found.get("colour_form", COSINE)]))

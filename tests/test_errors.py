@@ -11,6 +11,7 @@ import pytest
 from allconv_caffe.errors import FoundError, PlacedError
 
 SENTENCES = {
+    "allconv_caffe.augment.AugmentError": "a: net: found this, expected that",
     "allconv_caffe.bvlc.find.BvlcError": "a: net: this, expected that",
     "allconv_caffe.caffe_torch.summary.SummaryError": "a: net: found 'this', expected that",
     "allconv_caffe.paper.errors.TableError": "a: net: found 'this', expected that",

@@ -40,7 +40,7 @@ import caffe
 import numpy as np
 
 from allconv_caffe import augment
-from allconv_caffe.proto import Datum
+from allconv_caffe.proto import ProtoError, datum
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
 
 
@@ -53,32 +53,30 @@ def read_records(source: str) -> tuple[np.ndarray, np.ndarray]:
         file = LmdbFile(source)
         count = len(file)
         if not count:
-            raise augment.AugmentError(f"{source}: found no records, expected at least one")
+            raise augment.AugmentError(source, "no records", "at least one")
         labels = np.empty(count, np.float32)
         images = np.empty(0, np.uint8)
         for i, (key, value) in enumerate(file.items()):
-            image, labels[i] = _read(bytes(value), f"{source}: record {i} (key '{key.decode('ascii', 'replace')}')")
+            image, labels[i] = _read(value, f"{source}: record {i} (key '{key.decode('ascii', 'replace')}')")
             if i == 0:
                 images = np.empty((count, *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 found, expected = (" x ".join(map(str, shape)) for shape in (image.shape, images.shape[1:]))
-                raise augment.AugmentError(f"{source}: record {i}: found {found}, expected {expected}, as in record 0")
+                raise augment.AugmentError(f"{source}: record {i}", found, f"{expected}, as in record 0")
             images[i] = image
     except LmdbError as error:
-        raise augment.AugmentError(f"{source}: {error}") from None
+        raise augment.AugmentError.of(error).within(source) from None
     return images, labels
 
 
-def _read(value: bytes, where: str) -> tuple[np.ndarray, int]:
-    datum = Datum()
+def _read(value: Any, where: str) -> tuple[np.ndarray, int]:
     try:
-        whole = datum.MergeFromString(value) in (None, len(value))
-    except Exception:  # what protobuf raises differs between its versions
-        whole = False
-    shape = datum.channels, datum.height, datum.width
-    if not whole or datum.encoded or min(shape) < 1 or len(datum.data) != shape[0] * shape[1] * shape[2]:
-        raise augment.AugmentError(f"{where}: found no whole, unencoded Datum of bytes, which this layer expects")
-    return np.frombuffer(datum.data, np.uint8).reshape(shape), datum.label
+        image, label = datum.decode(value)
+    except ProtoError:
+        image, label = np.empty(0), 0
+    if image.dtype != np.uint8:
+        raise augment.AugmentError(where, "no whole, unencoded Datum of bytes", "one, as this layer takes")
+    return image, label
 
 
 class AugmentedData(caffe.Layer):
@@ -94,9 +92,7 @@ class AugmentedData(caffe.Layer):
         self.solvers = int(caffe.solver_count()) if train else 1
         self.rank = int(caffe.solver_rank()) if train else 0
         if self.solvers > 1 and settings.seed is None:
-            raise augment.AugmentError(
-                f"param_str: found no seed, expected one: {self.solvers} solvers share the records"
-            )
+            raise augment.AugmentError("param_str", "no seed", f"one: {self.solvers} solvers share the records")
         seed = int(np.random.randint(0, 2**31)) if settings.seed is None else settings.seed
         self.images, self.labels = read_records(settings.source)
         self.order = augment.Order(len(self.images), seed, settings.shuffle)
