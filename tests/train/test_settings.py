@@ -104,7 +104,11 @@ def test_make_has_a_variable_for_each_setting() -> None:
     assert line.split()[2:] == [setting.variable for setting in made]
     given = [f"{setting.variable}=7,8" for setting in made]
     shown = subprocess.run(
-        ["make", "-n", "-o", "setup", "cifar10-model-a", *given], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "-o", "setup", "cifar10-model-a", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     words = shlex.split(shown.stdout.splitlines()[-1])
     assert words[1:] == ["run", "cifar10-model-a", *[word for setting in made for word in (setting.flag, "7,8")]]
