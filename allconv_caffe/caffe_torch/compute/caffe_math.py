@@ -63,11 +63,11 @@ class CaffeMath(Math):
 
     def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Rounded once."""
-        y = _copy(y)
-        if alpha != 0:
-            x = x.contiguous()
-            self._call("axpy", x.numel(), alpha, x, y, torch.get_num_threads())
-        return y
+        if alpha == 0:
+            return y
+        x, y, z = x.contiguous(), y.contiguous(), torch.empty(y.shape)
+        self._call("axpy", x.numel(), alpha, x, y, z, torch.get_num_threads())
+        return z
 
     def axpby(self, alpha: Scalar, x: torch.Tensor, beta: float = 0.0, y: torch.Tensor | None = None) -> torch.Tensor:
         """beta y is rounded, then the sum; where beta is 0, alpha x is added to 0, so that no -0 comes out."""
@@ -76,9 +76,9 @@ class CaffeMath(Math):
         alpha = float(alpha)
         if y is None or alpha == 0 or not abs(beta) > 0:
             return self.axpy(alpha, x, torch.zeros_like(x) if y is None else self.scal(beta, y))
-        x, y = x.contiguous(), _copy(y)
-        self._call("axpby", x.numel(), alpha, x, beta, y, torch.get_num_threads())
-        return y
+        x, y, z = x.contiguous(), y.contiguous(), torch.empty(y.shape)
+        self._call("axpby", x.numel(), alpha, x, beta, y, z, torch.get_num_threads())
+        return z
 
     def powx(self, x: torch.Tensor, exponent: float) -> torch.Tensor:
         """By the C library."""
@@ -218,10 +218,6 @@ def _patches(window: Window, size: tuple[int, ...]) -> Patches:
     return Patches(window, size)
 
 
-def _copy(x: torch.Tensor) -> torch.Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
-
-
 @functools.cache
 def _load() -> tuple[CaffeMath | None, str]:
     order = order_here()
@@ -236,8 +232,8 @@ def _load() -> tuple[CaffeMath | None, str]:
     for name, types in {
         "gemm": [i] * 6 + [p, i, i, p, i, i, p, i, i],
         "columns": [i, i, p, p],
-        "axpy": [i, f, p, p, i],
-        "axpby": [i, f, p, f, p, i],
+        "axpy": [i, f, p, p, p, i],
+        "axpby": [i, f, p, f, p, p, i],
         "powx": [i, p, f, p, i],
         "dot": [i, i, p, p, p],
         "conv": [*images, p, p, p, i],

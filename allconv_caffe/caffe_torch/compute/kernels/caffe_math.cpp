@@ -309,18 +309,18 @@ void caffe_columns(I k, I n, const float* x, float* y) {
     }
 }
 
-// y += alpha x, rounded once
-void caffe_axpy(I n, float alpha, const float* x, float* y, I threads) {
+// z = alpha x + y, rounded once
+void caffe_axpy(I n, float alpha, const float* x, const float* y, float* z, I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) y[i] = __builtin_fmaf(alpha, x[i], y[i]);
+    for (I i = 0; i < n; ++i) z[i] = __builtin_fmaf(alpha, x[i], y[i]);
 }
 
-// y = alpha x + beta y, rounded after beta y and once more
-void caffe_axpby(I n, float alpha, const float* x, float beta, float* y, I threads) {
+// z = alpha x + beta y, rounded after beta y and once more
+void caffe_axpby(I n, float alpha, const float* x, float beta, const float* y, float* z, I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
     for (I i = 0; i < n; ++i) {
         const float scaled = beta * y[i];
-        y[i] = __builtin_fmaf(alpha, x[i], scaled);
+        z[i] = __builtin_fmaf(alpha, x[i], scaled);
     }
 }
 
