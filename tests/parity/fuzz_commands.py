@@ -371,7 +371,7 @@ def swap(folders: dict[str, Path], pattern: str) -> None:
             other.write_bytes(theirs)
 
 
-ONE_SIDE = re.compile(r"compiled\.py:1\]|caffe_torch\.py:1\]|^WARNING: |^\[libprotobuf ERROR")
+ONE_SIDE = re.compile(r"compiled\.py:1\]| caffe\.py:1\]|^WARNING: |^\[libprotobuf ERROR")
 DIAGNOSIS = re.compile(
     r"^(HDF5-DIAG| +#\d{3}: | +m(aj|in)or: |, name = ').*\n", re.MULTILINE
 )  # HDF5's own words on stderr

@@ -33,19 +33,20 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PYTHON = ROOT / ".caffe" / "bin" / "python"
 FORCED = "force_backward: true"  # so that the image has a gradient, too
-SIDES = {"cifar10-large-allcnn": 126}  # whose data are prepared in that size
+SIDES = {"cifar10-large-allcnn": 126}  # whose images are made in that size
 DATA, SMOOTH, FLIPPED = 2e-5, 1e-4, 0.02
 
 
 def prototxt_of(name: str, batch: int) -> str:
     """The rendered train_val of one of the project's nets, its Data layers as Inputs."""
     param = parse_text((ROOT / "solvers" / name / "train_val.prototxt").read_text(encoding="utf-8"), NetParameter)
-    size = next(layer.transform_param.crop_size for layer in param.layer if layer.type == "Data") or SIDES.get(name, 32)
+    sources = [layer for layer in param.layer if not layer.bottom]  # Data, or Python layers that make their images
+    size = sources[0].transform_param.crop_size or SIDES.get(name, 32)
     text = f'name: "{param.name}" {FORCED}\n'
     for blob, dims in (("data", (batch, 3, size, size)), ("label", (batch,))):
         shape = " ".join(f"dim: {d}" for d in dims)
         text += f'layer {{ name: "{blob}" type: "Input" top: "{blob}" input_param {{ shape {{ {shape} }} }} }}\n'
-    return text + "".join(to_text(NetParameter(layer=[layer])) for layer in param.layer if layer.type != "Data")
+    return text + "".join(to_text(NetParameter(layer=[layer])) for layer in param.layer if layer.bottom)
 
 
 PAPER = sorted(
