@@ -67,14 +67,14 @@ def _pycaffe() -> None:
     type=click.Path(path_type=Path),
     default=Path("runs/report"),
     show_default=True,
-    help="gets report.md, report.csv and report.html",
+    help="gets report.md, report.csv, report.html and curves/",
 )
 def report(folders: tuple[Path, ...], trends: bool, output: Path) -> None:
     """Measured beside published, for all runs below FOLDERS (default: runs and results)."""
     from allconv_caffe.report import build
 
     click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends))
-    click.echo(f"written: {output}/report.md, report.csv, report.html", err=True)
+    click.echo(f"written: {output}/report.md, report.csv, report.html, curves/", err=True)
 
 
 @main.command(epilog=example("allconv doctor --json"))

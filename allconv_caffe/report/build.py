@@ -1,4 +1,4 @@
-"""``allconv report``: finds the runs, writes report.md, report.csv and report.html, returns what to print."""
+"""``allconv report``: finds the runs, writes report.md, report.csv, report.html and a picture of each run's curves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allconv_caffe import files
-from allconv_caffe.report import page, tables, trends as trends_
+from allconv_caffe.report import page, runs as runs_, tables, text, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
 DEFAULT_FOLDERS: tuple[Path, ...] = (Path("runs"), Path("results"))
@@ -18,8 +18,8 @@ def build(
     """Set all runs below ``folders`` beside the published figures.
 
     Args:
-        folders: searched for ``result.json``; those that do not exist are passed over.
-        output: folder for report.md, report.csv and report.html; None writes nothing.
+        folders: searched for runs; those that do not exist are passed over.
+        output: folder for report.md, report.csv, report.html and curves/; None writes nothing.
         trends: check the sentences of section 3.2 as well.
     Returns: the report as Markdown.
     Raises:
@@ -29,11 +29,17 @@ def build(
     runs = find_runs(folder for folder in folders if folder.is_dir())
     found = tables.tables(runs)
     verdicts = trends_.check(runs) if trends else None
-    markdown = tables.to_markdown(found, runs, verdicts)
+    base = output or Path()
+    entries = runs_.shown(runs, draw=output is not None)
+    markdown = text.to_markdown(found, entries, base, verdicts)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        files.sweep(output)
+        (output / runs_.CURVES).mkdir(parents=True, exist_ok=True)
+        for folder in (output, output / runs_.CURVES):
+            files.sweep(folder)
+        for entry in entries:
+            if entry.picture is not None:
+                files.write(output / entry.file, entry.picture)
         files.write(output / "report.md", markdown)
         files.write(output / "report.csv", tables.to_csv(runs))
-        files.write(output / "report.html", page.to_html(found, runs, verdicts))
+        files.write(output / "report.html", page.to_html(found, entries, base, verdicts))
     return markdown

@@ -1,4 +1,4 @@
-"""The runs at hand: every ``result.json`` below some folders, with the curves beside it, and their means over seeds."""
+"""The runs at hand: every ``result.json`` below some folders, every training at work, their curves and means over seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from allconv_caffe import files
+from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.report import record
 from allconv_caffe.report.log import parse_log
 from allconv_caffe.report.record import Record, ReportError
@@ -17,7 +19,7 @@ from allconv_caffe.report.record import Record, ReportError
 class Run:
     """One finished or unfinished training.
 
-    folder: where its record lies. record: what stands in ``result.json``.
+    folder: where its record lies. record: what stands in ``result.json``; of a training at work, in ``settings.json``.
     """
 
     folder: Path
@@ -47,6 +49,16 @@ class Run:
         return [(row.iteration / epoch_iters, row.error_percent) for row in log.test if row.error_percent is not None]
 
 
+BEGUN = "begun"
+"""The status of a run without a result: at work, or killed."""
+
+_BEGUN = (
+    *("seed", "epochs", "engine", "lr", "batch_size", "precision", "rng", "caffe_flags", "validation", "options"),
+    "max_iter",
+)
+"""What ``settings.json`` keeps of a run that its record keeps too."""
+
+
 def same_dataset(name: str, title: str) -> bool:
     """Whether ``name`` is the data set ``title`` or a marked copy of it, such as "CIFAR-10 (JPEG)"."""
     return name == title or name.startswith(f"{title} (")
@@ -55,16 +67,47 @@ def same_dataset(name: str, title: str) -> bool:
 def find_runs(folders: Iterable[Path]) -> list[Run]:
     """Every run below the folders, in order of their paths; attempts that were given up are part of their run.
 
+    A training without a result, because it is still at work or was killed, is a run that has begun.
+
     Raises:
-        ReportError: a ``result.json`` that is not one.
+        ReportError: a ``result.json`` that is not one, or the ``settings.json`` of a run that has begun.
     """
     found: dict[Path, Run] = {}
     for folder in folders:
-        for path in sorted(Path(folder).rglob("result.json")):
-            if any(part.startswith("attempt-") for part in path.parts):
+        places = {path.parent for name in ("result.json", "settings.json") for path in Path(folder).rglob(name)}
+        for place in sorted(places):
+            if any(part.startswith("attempt-") for part in place.parts):
                 continue
-            found.setdefault(path.resolve(), Run(path.parent, record.read(path)))
+            if (place / "result.json").exists():
+                found.setdefault(place.resolve(), Run(place, record.read(place / "result.json")))
+            elif (place / "log").exists():
+                found.setdefault(place.resolve(), Run(place, _begun(place)))
     return list(found.values())
+
+
+def _begun(folder: Path) -> Record:
+    """What ``settings.json`` and the log say of a training without a result."""
+    path = folder / "settings.json"
+    content = files.read_json(path, "the settings of a run", ReportError)
+    kinds = {"experiment": str, "settings": dict, "data": dict}
+    if missing := [key for key in kinds if key not in content]:
+        raise ReportError(path, f"no {', '.join(missing)}", "the settings of a run")
+    files.check_kinds(path, content, kinds, ReportError)
+    settings, data, name = content["settings"], content["data"], content["experiment"]
+    entry, log = EXPERIMENTS.get(name), parse_log(folder / "log")
+    assumed = [f"{each.get('key')}: {each.get('value')}" for each in content.get("assumptions") or ()]
+    known = {
+        **{key: settings[key] for key in _BEGUN if key in settings},
+        **{key: data[key] for key in ("dataset", "n_train", "n_test", "classes", "preprocessing") if key in data},
+        "experiment": name,
+        "model": content.get("title") or (entry.title if entry else name),
+        "status": BEGUN,
+        "test_error_percent": None,
+        "parameters": None,
+        "iterations": max((rows[-1].iteration for rows in (log.train, log.test) if rows), default=0),
+        "assumptions": assumed,
+    }
+    return record.from_json(known, path)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Record:
 
     experiment: str  # its name, e.g. ``cifar10-allcnn-c``
     model: str  # the network, as tables call it
-    status: str  # done, interrupted or dead
+    status: str  # done, interrupted or dead; begun where there is no result yet
     test_error_percent: float | None  # of the last iteration; None: not a number
     parameters: int | None  # weights and biases, counted in the caffemodel; None: not done
     dataset: str  # as tables call it

@@ -1,4 +1,4 @@
-"""Measured beside published, in the form of the paper's Tables 3 and 4: Markdown and CSV."""
+"""Measured beside published, in the form of the paper's Tables 3 and 4, and as CSV."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allconv_caffe import markdown
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.paper.plan import parameters
 from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN, TABLE_4_PARAMETERS
 from allconv_caffe.report.collect import Measured, Run, measured, same_dataset
-from allconv_caffe.report.trends import Verdict
 
 HEAD = (
     "model",
@@ -22,6 +20,7 @@ HEAD = (
     "measured parameters",
     "epochs",
     "lr",
+    "batch",
     "seed",
     "data set",
     "engine",
@@ -69,7 +68,7 @@ def _row(name: str, group: Measured | None, published: bool = True, count: str =
     words = count or (entry.published_parameters if entry else "") or "–"
     if group is None:
         true = f"{true_parameters(entry):,}" if entry else "–"
-        return (title, shown, "–", words, f"{true} (not run)", "–", "–", "–", "–", "–", "–")
+        return (title, shown, "–", words, f"{true} (not run)", *("–",) * 7)
     first = group.first
     if first.variant:
         title += f" ({first.variant})"
@@ -83,6 +82,7 @@ def _row(name: str, group: Measured | None, published: bool = True, count: str =
         f"{first.parameters:,}" if first.parameters else "–",
         f"{first.epochs:g}",
         "–" if first.lr is None else f"{first.lr:g}",
+        "–" if first.batch_size is None else str(first.batch_size),
         group.seeds,
         first.dataset,
         ", ".join(filter(None, engine)),
@@ -130,10 +130,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
                 f"{row.error_percent:.2f} % ({CITED_MARK})",
                 "–",
                 row.parameters or "–",
-                "–",
-                "–",
-                "–",
-                "–",
+                *("–",) * 5,
                 CITED_MARK,
                 row.reference,
                 "–",
@@ -175,84 +172,6 @@ def _parameters_note() -> str:
         f"Model C and Strided-CNN-C: the layers of Table 1 have {true_parameters(entry):,} parameters; the paper's "
         f"{entry.published_parameters} contradicts its own table. Both are shown."
     )
-
-
-def unfinished(runs: Sequence[Run]) -> list[str]:
-    """A line for each run that is not done, and for each attempt that was given up."""
-    lines = []
-    for run in runs:
-        found, folder = run.record, run.folder.as_posix()
-        lines += [
-            f"{found.experiment}, seed {attempt.get('seed')}: dead, {attempt.get('why')} ({folder})"
-            for attempt in found.attempts
-            if attempt.get("status") == "dead"
-        ]
-        if not found.done and found.status != "dead":
-            lines.append(
-                f"{found.experiment}, seed {found.seed}: {found.status} at iteration {found.iterations} of "
-                f"{found.max_iter} ({folder})"
-            )
-    return lines
-
-
-def best_on_test(runs: Sequence[Run]) -> list[str]:
-    """The best test of each run: chosen on test data, so no result."""
-    lines = []
-    for run in runs:
-        found, best = run.record, run.record.best_on_test or {}
-        if found.done and best.get("error_percent") is not None:
-            lines.append(
-                f"{found.experiment}, seed {found.seed}, {found.conditions}: {best['error_percent']:.2f} % at iteration "
-                f"{best['iteration']}"
-            )
-    return lines
-
-
-def assumptions(runs: Sequence[Run]) -> list[str]:
-    """What the paper leaves open and these runs took, each once."""
-    found: dict[str, None] = {}
-    for run in runs:
-        found.update(dict.fromkeys(run.record.assumptions))
-    return list(found)
-
-
-def to_markdown(found: Sequence[Table], runs: Sequence[Run], verdicts: Sequence[Verdict] | None = None) -> str:
-    """The whole report as Markdown."""
-    lines = ["# Measured beside published", ""]
-    lines += [f"Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(runs)}.", ""]
-    for table in found:
-        lines += [f"## {table.title}", "", *markdown.table(HEAD, table.rows)]
-        lines += ["", *table.notes, ""] if table.notes else [""]
-    if verdicts is not None:
-        lines += ["## Sections 3.1 and 3.2, sentence by sentence", ""]
-        for verdict in verdicts:
-            lines += _verdict_lines(verdict)
-    for title, entries in sections(runs):
-        lines += [f"## {title}", "", *(f"- {entry}" for entry in entries), ""]
-    return "\n".join(lines)
-
-
-def sections(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Titles and lines of what stands below the tables; empty ones are left out."""
-    found = [
-        ("Best on test: chosen on test data, not results", best_on_test(runs)),
-        ("Dead and unfinished trainings", unfinished(runs)),
-        ("What the paper leaves open, as taken in these runs", assumptions(runs)),
-    ]
-    return [(title, lines) for title, lines in found if lines]
-
-
-def _verdict_lines(verdict: Verdict) -> list[str]:
-    trend = verdict.trend
-    lines = [f'- **{verdict.verdict}** ({trend.section}): "{trend.sentence}"']
-    if trend.reading:
-        lines.append(f"  - read as: {trend.reading}")
-    if verdict.conditions:
-        lines.append(f"  - compared on {verdict.conditions}")
-    lines += [f"  - {number}" for number in verdict.numbers]
-    if verdict.runs:
-        lines.append(f"  - runs: {', '.join(verdict.runs)}")
-    return [*lines, ""]
 
 
 CSV_HEAD = (

@@ -9,14 +9,17 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.published import CITED
-from allconv_caffe.report import tables, trends
+from allconv_caffe.report import page, plots, runs as runs_, tables, text, trends
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import Run, find_runs, measured
 from allconv_caffe.report.record import Record, ReportError, Schedule, from_json, read
@@ -44,6 +47,7 @@ def record(experiment: str, error: float | None, **changes: Any) -> dict[str, An
         "precision": "float32",
         "device": "1 GPU",
         "lr": lr,
+        "batch_size": 128,
         "seconds": 7380.0,
         "n_train": 50000,
         "n_test": 10000,
@@ -58,6 +62,7 @@ def record(experiment: str, error: float | None, **changes: Any) -> dict[str, An
     }
 
 
+DATA = tables.HEAD.index("data set")
 HEADS = [name for name in EXPERIMENTS if name.endswith("-fc")]
 
 
@@ -191,6 +196,7 @@ def test_the_tables_set_measured_beside_published() -> None:
         "954,730",
         "350",
         "0.05",
+        "128",
         "1",
         "CIFAR-10",
         "torch, 1 GPU",
@@ -209,8 +215,8 @@ def test_runs_on_generated_pictures_stay_out_of_the_papers_tables() -> None:
         record("cifar10-allcnn-c", 5.0, dataset="drawn shapes"),
     )
     found = tables.tables(runs)
-    assert [row[8] for row in found[0].rows if row[2] != "–"] == ["CIFAR-10 (JPEG)"]
-    assert [(row[1], row[2], row[8]) for row in found[-1].rows] == [("–", "5.00 %", "drawn shapes")]
+    assert [row[DATA] for row in found[0].rows if row[2] != "–"] == ["CIFAR-10 (JPEG)"]
+    assert [(row[1], row[2], row[DATA]) for row in found[-1].rows] == [("–", "5.00 %", "drawn shapes")]
 
 
 def test_dead_and_nan_trainings_are_no_results() -> None:
@@ -220,9 +226,9 @@ def test_dead_and_nan_trainings_are_no_results() -> None:
     )
     runs = runs_of(dead, record("cifar10-model-a", None))
     assert [group.mean for group in measured(runs)] == [None]
-    text = tables.to_markdown(tables.tables(runs), runs)
-    assert "cifar10-allcnn-c, seed 1: dead, loss at ln(10)" in text
-    assert "| Model A | 12.47 % | not a number |" in text
+    said = text.to_markdown(tables.tables(runs), runs_.shown(runs, draw=False), Path())
+    assert "cifar10-allcnn-c, seed 1: dead, loss at ln(10)" in said
+    assert "| Model A | 12.47 % | not a number |" in said
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
@@ -236,29 +242,191 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     )
 
 
-def test_the_report_is_three_files_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    """report.md, report.csv and report.html are written; the page embeds its pictures and names no address."""
-    _write(tmp_path / "runs/cifar10-allcnn-c/seed1", record("cifar10-allcnn-c", 9.3, model="All-CNN-C <b>"))
+def test_the_report_is_whole_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    """Three files and a picture for each run are written; the page embeds its pictures and leads only to the runs."""
+    _write(tmp_path / "runs/cifar10-allcnn-c/seed 1", record("cifar10-allcnn-c", 9.3, model="All-CNN-C <b>"))
     _write(tmp_path / "results/b/seed2", record("cifar10-allcnn-c", 9.5, seed=2))
-    _write(tmp_path / "runs/cifar10-allcnn-c/seed1/attempt-1", record("cifar10-allcnn-c", 90.0))
+    _write(tmp_path / "runs/cifar10-allcnn-c/seed 1/attempt-1", record("cifar10-allcnn-c", 90.0))
     text = build([tmp_path / "runs", tmp_path / "results", tmp_path / "none"], tmp_path / "out", trends=True)
     assert (tmp_path / "out/report.md").read_text() == text
     assert "9.40 % ± 0.14 (2 runs)" in text and "not enough runs" in text
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("data:image/png;base64,") == 3  # the curves of both together, and each by itself
-    assert not re.search(r"(src|href)=\"(?!data:)|https?://|<script|@import|url\(", page)
+    assert not re.search(r"<(script|link)[^>]*(src|href)|https?://|@import|url\(", page)
     assert "All-CNN-C &lt;b&gt;" in page and "<b>," not in page
+    curves = sorted(path.name for path in (tmp_path / "out/curves").iterdir())
+    assert curves == ["cifar10-allcnn-c-seed-1.png", "cifar10-allcnn-c-seed2.png"]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
     kinds = [row["kind"] for row in rows]
     assert (kinds.count("measured"), kinds.count("cited")) == (2, len(CITED))
     assert [row["test_error_percent"] for row in rows[:2]] == ["9.3", "9.5"]
 
 
+@pytest.mark.parametrize("file", ["report.html", "report.md"])
+def test_every_link_of_a_report_leads_somewhere(file: str, tmp_path: Path) -> None:
+    """Links start from the report's folder, lead to each run, its files and its curves, and are URLs."""
+    folder = tmp_path / "runs/one/seed1 (a)"
+    _write(folder, record("cifar10-allcnn-c", 9.3))
+    build([tmp_path / "runs"], tmp_path / "deep/out")
+    page = (tmp_path / "deep/out" / file).read_text()
+    found = re.findall(r'href="([^"#]+)"|\]\(([^) ]+)\)', page)
+    ways = {(tmp_path / "deep/out" / unquote(one or other)).resolve() for one, other in found}
+    curves = tmp_path / "deep/out/curves/cifar10-allcnn-c-seed1-a-.png"
+    assert ways == {folder, *(folder / name for name in ("result.json", "train.csv", "test.csv")), curves}
+    assert all(way.exists() for way in ways)
+
+
+def test_runs_that_differ_in_the_rate_alone_have_each_their_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model C's dead run and its good one: two names in the figure, two pictures, each of its own points."""
+    _write(tmp_path / "runs/cifar10-model-c/seed1-epochs350", record("cifar10-model-c", 14.16, lr=0.01))
+    _write(tmp_path / "runs/cifar10-model-c/seed1-epochs350-lr0.05", record("cifar10-model-c", None, status="dead"))
+    (tmp_path / "runs/cifar10-model-c/seed1-epochs350-lr0.05/test.csv").write_text("epoch,error_percent\n0,90\n1,100\n")
+    drawn = []
+    monkeypatch.setattr(plots, "draw", lambda losses, errors, *_: drawn.append(errors) or str(errors).encode())
+    build([tmp_path / "runs"], tmp_path / "out")
+    assert {"Model C, lr 0.01, seed 1": 50.0, "Model C, lr 0.05, seed 1": 100.0} in [
+        {name: points[-1][1] for name, points in errors.items()} for errors in drawn
+    ]
+    good, dead = (tmp_path / f"out/curves/cifar10-model-c-seed1-epochs350{end}.png" for end in ("", "-lr0.05"))
+    assert "(1.0, 50.0)" in good.read_text() and "(1.0, 100.0)" in dead.read_text()
+
+
+def test_names_of_runs_and_of_their_curves_never_agree() -> None:
+    """Runs equal in everything that a name tells are told apart by their folders; long names stay names."""
+    runs = [Run(Path(f"{place}/seed1"), from_json(record("cifar10-allcnn-c", 9.0))) for place in ("a", "b")]
+    runs += [Run(Path("c/" + "x" * 240 + end), from_json(record("cifar10-allcnn-c", 9.0))) for end in ("", "y")]
+    assert runs_.labels(runs)[:2] == ["All-CNN-C, seed 1 (a/seed1)", "All-CNN-C, seed 1 (b/seed1)"]
+    names = runs_.curve_files(runs)
+    assert len(set(names)) == 4 and max(map(len, names)) < 256
+    assert re.fullmatch(r"cifar10-allcnn-c-seed1-[0-9a-f]{8}\.png", names[0])
+
+
+def test_what_each_run_took_is_told_by_run(tmp_path: Path) -> None:
+    """What all runs share stands once; what one took otherwise stands with its name, and all of it on the page."""
+    _write(tmp_path / "runs/a", record("cifar10-allcnn-c", 9.3, assumptions=["filler: xavier", "batch_size: 128"]))
+    taken = ["filler: xavier", "batch_size: 256"]
+    _write(tmp_path / "runs/b", record("cifar10-allcnn-c", 9.5, batch_size=256, assumptions=taken))
+    _write(tmp_path / "runs/c", record("cifar10-allcnn-c", 9.5, engine="caffe", assumptions=[]))
+    text = build([tmp_path / "runs"], tmp_path / "out")
+    section = text.partition("as taken in these runs\n\n")[2]
+    assert section.splitlines()[:3] == [
+        "- filler: xavier",
+        "- All-CNN-C, batch 128, seed 1, torch: batch_size: 128",
+        "- All-CNN-C, batch 256, seed 1, torch: batch_size: 256",
+    ]
+    run = (tmp_path / "out/report.html").read_text().partition('id="run-1"')[2].partition("</details>")[0]
+    assert "<li>filler: xavier</li><li>batch_size: 256</li>" in run
+
+
+def test_a_training_at_work_is_a_run_that_has_begun(tmp_path: Path) -> None:
+    """Settings and a log without a result: shown with its curve and how far it came, and in no table of results."""
+    folder = tmp_path / "runs/cifar10-allcnn-c/seed1"
+    folder.mkdir(parents=True)
+    log = Path(__file__).resolve().parents[1] / "golden/logs/caffe_resumed.log"
+    (folder / "log").write_bytes(log.read_bytes())
+    settings = {"seed": 1, "epochs": 6.0, "engine": "caffe", "lr": 0.05, "batch_size": 128, "max_iter": 60}
+    data = {"dataset": "CIFAR-10", "n_train": 1280, "n_test": 400, "classes": 10, "preprocessing": "gcn-zca"}
+    content = {"experiment": "cifar10-allcnn-c", "settings": settings, "data": data}
+    content["assumptions"] = [{"key": "filler", "value": "xavier", "reason": "none"}]
+    (folder / "settings.json").write_text(json.dumps(content))
+    text = build([tmp_path / "runs"], tmp_path / "out")
+    assert "| All-CNN-C, seed 1 | begun | – | 6 | 0.05 | 128 | 1 | CIFAR-10 | caffe |" in text
+    assert "cifar10-allcnn-c, seed 1: begun at iteration 60 of 60" in text and "- filler: xavier" in text
+    assert (tmp_path / "out/curves/cifar10-allcnn-c-seed1.png").stat().st_size > 5000
+    assert measured(find_runs([tmp_path / "runs"])) == []
+    (folder / "settings.json").write_text("{}")
+    with pytest.raises(
+        ReportError, match=r"settings\.json: found no experiment, settings, data, expected the settings"
+    ):
+        find_runs([tmp_path / "runs"])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "title", "published", "data"),
+    [
+        ("cifar10-allcnn-c", "Table 4: CIFAR-10 without data augmentation", "9.08 %", "CIFAR-10"),
+        ("cifar10-allcnn-c-aug", "Table 4: CIFAR-10 with data augmentation", "7.25 %", "CIFAR-10 (JPEG)"),
+        (
+            "cifar10-allcnn-c-copies",
+            "Table 4: CIFAR-10 with data augmentation",
+            "7.25 %, in another reading",
+            "CIFAR-10",
+        ),
+        ("cifar100-allcnn-c", "Table 4: CIFAR-100", "33.71 %", "CIFAR-100"),
+        ("cifar10-large-allcnn", "Table 4: CIFAR-10 with large data augmentation", "4.41 %", "CIFAR-10"),
+        ("imagenet-allcnn", "Section 3.3: ILSVRC-2012, Top-1", "41.20 %", "ILSVRC-2012"),
+    ],
+)
+def test_table_4_fills_itself_from_runs(experiment: str, title: str, published: str, data: str) -> None:
+    """A run of each of its networks stands in its part, beside the published error, in place of "not run"."""
+    count = 12_345
+    runs = runs_of(record(experiment, 40.5, dataset=data, lr=0.01, parameters=count))
+    part = next(table for table in tables.tables(runs) if table.title == title)
+    rows = {row[0]: row for row in part.rows if row[0] == EXPERIMENTS[experiment].title}
+    ((_, row),) = rows.items()
+    assert (row[1], row[2], row[4], row[DATA]) == (published, "40.50 %", "12,345", data)
+    empty = next(table for table in tables.tables([]) if table.title == title)
+    before = next(row for row in empty.rows if row[0] == EXPERIMENTS[experiment].title)
+    assert before[2] == "–" and before[4].endswith("(not run)")
+
+
+NODE = shutil.which("node")
+SORTED = """
+const cell = (text, key) => ({ textContent: text, dataset: key === undefined ? {} : { key } });
+const rows = JSON.parse(process.argv[1]).map(([text, key]) => ({ cells: [cell(text, key)], text }));
+const order = (descending) => sorted(rows, 0, descending).map((row) => row.text);
+console.log(JSON.stringify([order(false), order(true)]));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js")
+def test_the_pages_script_sorts_numbers_as_numbers(tmp_path: Path) -> None:
+    """9.08 before 10.2, times by their length, texts behind numbers, what says nothing last either way, ties as they were."""
+    texts = [
+        "10.20 %",
+        "9.08 %",
+        "–",
+        "2 h 03 min",
+        "40 s",
+        "12 min",
+        "9.08 % ± 0.10 (3 runs)",
+        "954,730",
+        "> 50 M",
+        "b10",
+        "b9",
+    ]
+    keyed = []
+    for cell in texts:
+        match = re.search('data-key="([^"]+)"', page._key(cell))
+        keyed.append([cell, match[1]] if match else [cell])
+    script = Path(page.__file__).with_name("sort.js").read_text() + SORTED
+    assert NODE is not None
+    done = subprocess.run([NODE, "-e", script, json.dumps(keyed)], capture_output=True, text=True, check=True)
+    up, down = json.loads(done.stdout)
+    numbers = ["9.08 %", "9.08 % ± 0.10 (3 runs)", "10.20 %", "40 s", "12 min", "2 h 03 min", "954,730", "> 50 M"]
+    assert up == [*numbers, "b9", "b10", "–"]
+    assert down == [*numbers[:1:-1], *numbers[:2], "b10", "b9", "–"]
+
+
+def test_the_tables_are_sorted_from_the_keyboard_too(tmp_path: Path) -> None:
+    """Each head of each table holds a button, which a keyboard reaches; the script belongs to the page."""
+    _write(tmp_path / "runs/a", record("cifar10-allcnn-c", 9.3))
+    build([tmp_path / "runs"], tmp_path / "out")
+    text = (tmp_path / "out/report.html").read_text()
+    heads = re.findall(r"<th\b.*?</th>", text)
+    assert heads and all(
+        re.fullmatch(r'<th scope="col"><button type="button">[^<]+</button></th>', head) for head in heads
+    )
+    assert text.count("<table") == text.count('<table class="sortable">') and "function sortable(table)" in text
+
+
 def test_a_report_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up: an error, no temporary file, and the report that was there."""
     _write(tmp_path / "runs/a", record("cifar10-allcnn-c", 9.3))
     build([tmp_path / "runs"], tmp_path / "out")
-    before = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -267,7 +435,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, mon
     _write(tmp_path / "runs/b", record("cifar10-allcnn-c", 9.9))
     with pytest.raises(OSError, match="No space left"):
         build([tmp_path / "runs"], tmp_path / "out")
-    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

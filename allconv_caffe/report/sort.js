@@ -1,0 +1,45 @@
+// The report's own script: a button in each head sorts its table; a link to a run unfolds it.
+"use strict";
+
+// Rows in the order of one column: numbers (data-key) before texts, what says nothing last in either direction.
+function sorted(rows, column, descending) {
+  const key = (row) => {
+    const cell = row.cells[column];
+    const number = cell.dataset.key;
+    const text = cell.textContent.trim();
+    if (number !== undefined) return [0, Number(number)];
+    return text === "" || text === "–" ? [2, ""] : [1, text];
+  };
+  const keyed = rows.map((row, place) => ({ row, place, key: key(row) }));
+  keyed.sort((one, other) => {
+    const [kind, value] = one.key, [otherKind, otherValue] = other.key;
+    if (kind !== otherKind) return kind - otherKind;
+    const order = kind === 0 ? value - otherValue : value.localeCompare(otherValue, "en", { numeric: true });
+    return (descending ? -order : order) || one.place - other.place;
+  });
+  return keyed.map((entry) => entry.row);
+}
+
+function sortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const descending = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      const body = table.tBodies[0];
+      body.append(...sorted([...body.rows], column, descending));
+    });
+  });
+}
+
+function unfold() {
+  const place = document.getElementById(location.hash.slice(1));
+  if (place !== null && place.tagName === "DETAILS") place.open = true;
+}
+
+if (typeof document !== "undefined") {
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  window.addEventListener("hashchange", unfold);
+  unfold();
+}
