@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the laboratory
     "paper": set(),
     "report": {"paper"},
-    "train": {"proto", "bvlc", "paper", "report", "data_prep"},
+    "train": {"proto", "bvlc", "caffe_torch", "paper", "report", "data_prep"},  # of the runtime: how much work a net is
     "visualize/nets": {"proto", "bvlc", "caffe_torch", "pycaffe"},
     # geometry for receptive fields; a whitened input is taken back by what whitened it
     "visualize": {"proto", "caffe_torch", "visualize/nets", "data_prep"},

@@ -71,6 +71,8 @@ class TestRow:
     """The net's outputs by name, averaged by Caffe over test_iter batches."""
     session: int = 0
     """As in a TrainRow."""
+    took: float | None = None
+    """Seconds from its first line to its last output; None where the log has no times."""
 
     @property
     def error_percent(self) -> float | None:
@@ -201,6 +203,8 @@ class LogParser:
         while key in row.outputs:  # an output of several elements prints its name once for each
             key, copy = f"{name}_{copy}", copy + 1
         row.outputs[key] = value
+        if isinstance(row, TestRow) and self._now is not None and self._last_time is not None:
+            row.took = round(max(0.0, self._now - self._last_time), 6)
 
 
 def _seconds_of(date: str, time: str) -> float:

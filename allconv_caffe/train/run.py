@@ -12,7 +12,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from allconv_caffe.paper import experiments
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record
-from allconv_caffe.train import folder as folder_, process, record, snapshots
+from allconv_caffe.train import folder as folder_, probe, process, record, snapshots
+from allconv_caffe.train.estimate import Estimate, Work, measured
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.points import Events, Points
@@ -227,7 +228,14 @@ class _Run:
         for row in log.train:
             if row.iteration < first_iter:
                 watch.train(row)
-        progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say)
+        try:
+            estimate = self._estimate(log, first_iter)
+        except probe.Stopped:
+            log_path.touch()
+            return process.Ended("interrupted")
+        if line := estimate.line():
+            self._say(line)
+        progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say, estimate)
         events = Events(self.folder / "events", log)
         points = Points(self.folder, log, plan.epoch_iters)
         follower = Follower(log, (events, progress, points, *self._listeners, watch), progress.write)
@@ -240,6 +248,26 @@ class _Run:
             events.close()
             session["seconds"] = round(time.monotonic() - begin, 1)
             points.write()
+
+    def _estimate(self, log: LogParser, first_iter: int) -> Estimate:
+        """How long it will take, with what is known before it starts: the pace of its last session, or of one image."""
+        times = self.plan.prototxt.timetable
+        work = Work(
+            max_iter=self.plan.max_iter,
+            batch_size=self.plan.batch_size,
+            display=times.display,
+            test_interval=times.test_interval,
+            test_images=times.test_iter * times.test_batch_size,
+        )
+        if first_iter == 0:
+            pace = probe.pace(self.plan, work, self._lock, self._say)
+        else:
+            last = log.train[-1].session if log.train else 0
+            pace = measured(
+                [row for row in log.train if row.session == last], [row for row in log.test if row.session == last]
+            )
+            pace = pace and replace(pace, measured=f"{pace.measured} of the session before")
+        return Estimate(work, pace, first_iter)
 
     def _final_test(self, log: LogParser) -> None:
         """Test the final weights where the training's own log has no test of the last iteration."""

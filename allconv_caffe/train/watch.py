@@ -14,6 +14,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow, complete_lines
+from allconv_caffe.train.estimate import Estimate
 
 OVERFLOW_LOSS = 87.3365
 """-log(FLT_MIN): what Caffe's SoftmaxWithLoss prints when every image of a batch is wrong with certainty."""
@@ -181,11 +182,12 @@ class Progress:
         batch_size: int,
         epoch_iters: float,
         say: Callable[[str], None],
+        estimate: Estimate,
         stream: TextIO | None = None,
         every_seconds: float = 60.0,
     ) -> None:
         self.max_iter, self.batch_size, self.epoch_iters = max_iter, batch_size, epoch_iters
-        self._say, self._every = say, every_seconds
+        self._say, self._estimate, self._every = say, estimate, every_seconds
         stream = sys.stderr if stream is None else stream
         self._bar: tqdm | None = None
         if stream.isatty():
@@ -200,6 +202,7 @@ class Progress:
         """A new loss."""
         now = time.monotonic()
         self._iteration, self._loss = row.iteration, row.loss
+        news = self._estimate.train(row)
         if self._start is None:
             self._start = (now, row.iteration)
         if self._bar is not None:
@@ -207,15 +210,20 @@ class Progress:
             self._bar.set_postfix_str(self._words(), refresh=True)
         elif now - self._shown >= self._every:
             self._plain(now)
+        if news:
+            self.write(news)
 
     def test(self, row: TestRow) -> None:
         """A new, complete test."""
         self._iteration, self._error = row.iteration, row.error_percent
+        news = self._estimate.test(row)
         if self._bar is not None:
             self._bar.n = row.iteration
             self._bar.set_postfix_str(self._words(), refresh=True)
         else:
             self._plain(time.monotonic())
+        if news:
+            self.write(news)
 
     def write(self, line: str) -> None:
         """Say something without breaking the bar."""
@@ -245,16 +253,14 @@ class Progress:
         rate = self._rate()
         if rate is not None:
             words.append(f"{rate * self.batch_size:,.0f} images/s")
+        if left := self._estimate.update():
+            words.append(left)
         return ", ".join(words)
 
     def _plain(self, now: float) -> None:
         self._shown = now
         epoch = self._iteration / self.epoch_iters
-        line = f"iteration {self._iteration} of {self.max_iter} (epoch {epoch:.2f}): {self._words()}"
-        rate = self._rate()
-        if rate:
-            line += f", {duration((self.max_iter - self._iteration) / rate)} left"
-        self._say(line)
+        self._say(f"iteration {self._iteration} of {self.max_iter} (epoch {epoch:.2f}): {self._words()}")
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """A stand-in for the ``caffe`` binary: trains nothing, but writes a log and snapshots that look like Caffe's.
 
 Called as ``caffe_stand_in.py HOME VERB FLAGS...``. HOME/behaviour is a JSON object: ``sleep`` seconds an iteration,
-``deaf`` to signals, ``gpu``; and by seed an object with ``dead_from``, ``nan_from``, ``crash_at`` (once), ``no_last_test``.
+``deaf`` to signals, ``gpu``, ``time_ms`` (forward, forward and backward); and by seed an object
+with ``dead_from``, ``nan_from``, ``crash_at`` (once), ``no_last_test``.
 Each call is a line of HOME/calls.
 """
 
@@ -34,6 +35,16 @@ def test() -> None:
     log("Loss: 0.7")
     log("accuracy = 0.875")
     log("loss = 0.7 (* 1 = 0.7 loss)")
+
+
+def time_(milliseconds: list[float] | None) -> None:
+    """``caffe time``: as long as it is told to say."""
+    if milliseconds is None:
+        log("Check failed: out of memory", "F", "syncedmem.cpp:71")
+        os.abort()
+    log(f"Average Forward pass: {milliseconds[0]:g} ms.", place="caffe.cpp:408")
+    log(f"Average Backward pass: {milliseconds[1] - milliseconds[0]:g} ms.", place="caffe.cpp:410")
+    log(f"Average Forward-Backward: {milliseconds[1]:g} ms.", place="caffe.cpp:412")
 
 
 class Training:
@@ -127,10 +138,12 @@ class Training:
 def main(home: Path, words: list[str]) -> None:
     with open(home / "calls", "a") as calls:
         calls.write(json.dumps(words) + "\n")
+    behaviour = json.loads((home / "behaviour").read_text())
     if words[0] == "test":
         test()
+    elif words[0] == "time":
+        time_(behaviour.get("time_ms"))
     else:
-        behaviour = json.loads((home / "behaviour").read_text())
         Training(home, dict(zip(words[1::2], words[2::2], strict=False)), behaviour).solve()
 
 

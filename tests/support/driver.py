@@ -64,8 +64,11 @@ class Bench:
         (self.home / "behaviour").write_text(json.dumps({"gpu": False, **behaviour}))
 
     def calls(self, verb: str = "train") -> list[list[str]]:
-        lines = (self.home / "calls").read_text().splitlines()
-        return [call for call in map(json.loads, lines) if call[0] == verb]
+        return [call for call in self.all_calls() if call[0] == verb]
+
+    def all_calls(self) -> list[list[str]]:
+        calls = self.home / "calls"
+        return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
     def run(self, experiment: str = "cifar10-allcnn-c", **settings: object) -> run.RunResult:
         options = {"engine": "caffe", "epochs": 4, "root": self.home, **settings}

@@ -10,8 +10,10 @@ import re
 import pytest
 
 from allconv_caffe.report.log import TestRow, TrainRow
+from allconv_caffe.train.estimate import Estimate, Work
 from allconv_caffe.train.watch import DeadRule, DeadWatch, Progress, duration
 
+WORK = Work(max_iter=1000, batch_size=128, display=100, test_interval=100, test_images=400)
 RULE = DeadRule(classes=10, n_test=10_000, epoch_iters=400, max_iter=100_000)
 
 
@@ -91,7 +93,7 @@ def test_progress_without_a_terminal_is_a_line_for_each_test() -> None:
     """Without a terminal a test prints one plain line with iteration, loss and error."""
     lines: list[str] = []
     with open(os.devnull, "w") as stream:
-        progress = Progress(1000, 0, 128, 100.0, lines.append, stream)
+        progress = Progress(1000, 0, 128, 100.0, lines.append, Estimate(WORK), stream)
         progress.train(TrainRow(iteration=0, loss=2.3))
         progress.train(TrainRow(iteration=100, loss=1.5))
         progress.test(TestRow(iteration=100, outputs={"accuracy": 0.4, "loss": 1.6}))
@@ -105,7 +107,7 @@ def test_progress_on_a_terminal_is_a_bar_with_loss_error_speed_and_time_left() -
     main, terminal = os.openpty()
     try:
         with open(terminal, "w", closefd=False) as stream:
-            progress = Progress(1000, 0, 128, 100.0, lambda line: None, stream)
+            progress = Progress(1000, 0, 128, 100.0, lambda line: None, Estimate(WORK), stream)
             progress.train(TrainRow(iteration=0, loss=2.3))
             progress.train(TrainRow(iteration=100, loss=1.5))
             progress.test(TestRow(iteration=100, outputs={"accuracy": 0.4, "loss": 1.6}))
