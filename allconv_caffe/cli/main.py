@@ -59,7 +59,12 @@ def _pycaffe() -> None:
     pycaffe.install()
 
 
-@main.command(epilog=example("allconv report --trends"))
+@main.command(
+    epilog=example(
+        "allconv report --trends",
+        "allconv report runs/cifar10-allcnn-c --beside public=caffe_allcnn_c.log --output build/beside",
+    )
+)
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--trends", is_flag=True, help="check the sentences of section 3.2 that compare networks")
 @click.option(
@@ -69,12 +74,19 @@ def _pycaffe() -> None:
     show_default=True,
     help="gets report.md, report.csv, report.html and curves/",
 )
-def report(folders: tuple[Path, ...], trends: bool, output: Path) -> None:
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="[NAME=]LOG",
+    help="lay the runs over another training, repeatable: a log of `caffe train`, or a CSV with epoch and error_percent",
+)
+def report(folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[str, ...]) -> None:
     """Measured beside published, for all runs below FOLDERS (default: runs and results)."""
     from allconv_caffe.report import build
 
-    click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends))
-    click.echo(f"written: {output}/report.md, report.csv, report.html, curves/", err=True)
+    click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends, beside))
+    also = ", beside.png, beside.csv" if beside else ""
+    click.echo(f"written: {output}/report.md, report.csv, report.html, curves/{also}", err=True)
 
 
 @main.command(epilog=example("allconv doctor --json"))

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allconv_caffe import files
-from allconv_caffe.report import page, runs as runs_, tables, text, trends as trends_
+from allconv_caffe.report import beside as beside_, page, runs as runs_, tables, text, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
 DEFAULT_FOLDERS: tuple[Path, ...] = (Path("runs"), Path("results"))
 
 
 def build(
-    folders: Sequence[Path] = DEFAULT_FOLDERS, output: Path | None = Path("runs/report"), trends: bool = False
+    folders: Sequence[Path] = DEFAULT_FOLDERS,
+    output: Path | None = Path("runs/report"),
+    trends: bool = False,
+    beside: Sequence[str] = (),
 ) -> str:
     """Set all runs below ``folders`` beside the published figures.
 
@@ -21,17 +24,21 @@ def build(
         folders: searched for runs; those that do not exist are passed over.
         output: folder for report.md, report.csv, report.html and curves/; None writes nothing.
         trends: check the sentences of section 3.2 as well.
+        beside: other trainings to lay the runs over: logs or CSVs, ``PATH`` or ``NAME=PATH``.
     Returns: the report as Markdown.
     Raises:
-        ReportError: a record that is not one.
+        ReportError: a record that is not one, another training that cannot be read, or none to lay over it.
         OSError: ``output`` cannot be written.
     """
+    sources = [beside_.read(word) for word in beside]
     runs = find_runs(folder for folder in folders if folder.is_dir())
     found = tables.tables(runs)
     verdicts = trends_.check(runs) if trends else None
     base = output or Path()
     entries = runs_.shown(runs, draw=output is not None)
-    markdown = text.to_markdown(found, entries, base, verdicts)
+    laid = beside_.compare(sources, entries) if sources else []
+    figure = beside_.figure(laid) if laid and output is not None else None
+    markdown = text.to_markdown(found, entries, base, verdicts, beside_.to_markdown(laid, bool(figure)) if laid else ())
     if output is not None:
         (output / runs_.CURVES).mkdir(parents=True, exist_ok=True)
         for folder in (output, output / runs_.CURVES):
@@ -39,7 +46,10 @@ def build(
         for entry in entries:
             if entry.picture is not None:
                 files.write(output / entry.file, entry.picture)
+        if figure is not None:
+            files.write(output / beside_.FIGURE, figure)
+            files.write(output / beside_.POINTS, beside_.to_csv(laid))
         files.write(output / "report.md", markdown)
         files.write(output / "report.csv", tables.to_csv(runs))
-        files.write(output / "report.html", page.to_html(found, entries, base, verdicts))
+        files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid, figure))
     return markdown

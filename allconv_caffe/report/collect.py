@@ -26,7 +26,19 @@ class Run:
     record: Record
 
     def curve(self, kind: str) -> list[tuple[float, float]]:
-        """(epoch, value) of every point: ``train`` gives the loss, ``test`` the error in percent."""
+        """(epoch, value) of every point: ``train`` gives the loss, ``test`` the error in percent.
+
+        A last test that the training's own log does not hold, because an epoch is no whole number of iterations, is
+        taken from the record.
+        """
+        points = self._points(kind)
+        found = self.record
+        final = found.error_percent if kind == "test" and found.test_iteration == found.max_iter else None
+        if final is not None and points and points[-1][0] < found.epochs * (1 - 1e-6):
+            points.append((found.epochs, final))
+        return points
+
+    def _points(self, kind: str) -> list[tuple[float, float]]:
         column = {"train": "loss", "test": "error_percent"}[kind]
         path = self.folder / f"{kind}.csv"
         if path.exists():

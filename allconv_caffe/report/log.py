@@ -214,6 +214,12 @@ def _seconds_of(date: str, time: str) -> float:
     return (stamp - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds() + float(f"0.{fraction or 0}")
 
 
+def message_of(line: str) -> str:
+    """A line without glog's prefix; the line itself where it has none."""
+    match = _PREFIX.match(line)
+    return match["text"] if match else line
+
+
 def complete_lines(text: str) -> Iterator[str]:
     """The lines of ``text`` that end in a newline; a last piece without one is still being written."""
     for line in text.splitlines(keepends=True):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from allconv_caffe.report import plots
+from allconv_caffe.report import beside, plots
+from allconv_caffe.report.beside import Comparison
 from allconv_caffe.report.runs import RUNS_HEAD, Shown, cells, labels, link, links
 from allconv_caffe.report.tables import CITED_MARK, HEAD, Table
 from allconv_caffe.report.text import sections
@@ -29,11 +30,22 @@ th[aria-sort=ascending] button::after{content:" ▲"}th[aria-sort=descending] bu
 
 
 def to_html(
-    found: Sequence[Table], entries: Sequence[Shown], base: Path, verdicts: Sequence[Verdict] | None = None
+    found: Sequence[Table],
+    entries: Sequence[Shown],
+    base: Path,
+    verdicts: Sequence[Verdict] | None = None,
+    laid: Sequence[Comparison] = (),
+    figure: bytes | None = None,
 ) -> str:
-    """The whole page; its links to runs start from the folder ``base`` that it lies in."""
+    """The whole page; its links to runs start from the folder ``base`` that it lies in.
+
+    Args:
+        laid: runs over other trainings. figure: the picture of them.
+    """
     body = ["<h1>Measured beside published</h1>"]
     body.append(f"<p>Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(entries)}.</p>")
+    if laid:
+        body += _beside(laid, figure)
     for table in found:
         body.append(f"<h2>{escape(table.title)}</h2>")
         body.append(_table(HEAD, [(CITED_MARK in row, [escape(cell) for cell in row], row) for row in table.rows]))
@@ -60,6 +72,20 @@ def to_html(
     )
 
 
+def _beside(laid: Sequence[Comparison], figure: bytes | None) -> list[str]:
+    said = [beside.rule(source) for source in dict.fromkeys(each.source for each in laid)] + [
+        str(each) for each in laid
+    ]
+    body = ["<h2>Beside other trainings</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in said) + "</ul>"]
+    if figure is not None:
+        body.append(_picture(figure, f"Test error beside {laid[0].source.name}"))
+    for each in laid:
+        rows = [(False, [escape(cell) for cell in row], row) for row in beside.rows(each)]
+        title = escape(f"{each.entry.label} beside {each.source.name}")
+        body.append(f"<details><summary>{title}</summary>{_table(beside.HEAD, rows)}</details>")
+    return body
+
+
 def _table(head: Sequence[str], rows: Sequence[tuple[bool, Sequence[str], Sequence[str]]]) -> str:
     """A table with a button in each head; each row: whether it is cited, its cells as HTML, and as plain text."""
     heads = "".join(f'<th scope="col"><button type="button">{escape(cell)}</button></th>' for cell in head)
@@ -72,7 +98,7 @@ def _table(head: Sequence[str], rows: Sequence[tuple[bool, Sequence[str], Sequen
 
 
 _CLOCK = re.compile(r"(?:(\d+) h )?(\d+) (min|s)")
-_NUMBER = re.compile(r"(?:[<>] )?(-?\d{1,3}(?:,\d{3})+|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)( M\b)?(?: |,|%|$)")
+_NUMBER = re.compile(r"(?:[<>] )?([-+]?\d{1,3}(?:,\d{3})+|[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)( M\b)?(?: |,|%|$)")
 
 
 def _key(text: str) -> str:

@@ -1,10 +1,12 @@
-"""Curves of a training: loss, rate and test error over epochs."""
+"""Curves of a training: loss, rate and test error over epochs; of trainings one over the other."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from allconv_caffe.report.log import LogParser
 
@@ -43,7 +45,6 @@ def draw(
     form: str = "png",
 ) -> bytes:
     """Draw named series, x in epochs: losses on the left, errors in percent on the right."""
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,11 +56,7 @@ def draw(
         if axes is None:
             continue
         for name, points in series.items():
-            finite = [(x, y) for x, y in points if math.isfinite(y)]
-            if finite:
-                axes.plot(
-                    *zip(*finite, strict=True), label=name, linewidth=1.2, marker="." if len(finite) < 40 else None
-                )
+            _line(axes, points, label=name)
         for drop in drops:
             axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlabel("epoch")
@@ -73,6 +70,57 @@ def draw(
         if axes is not None and axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.suptitle(title, fontsize="medium")
+    return _saved(figure, form)
+
+
+def overlay(
+    others: Mapping[str, Points], runs: Mapping[str, Points], differences: Mapping[tuple[str, str], Points]
+) -> bytes:
+    """Test errors of runs over those of other trainings, and below them run minus other, as PNG.
+
+    The epochs shown are those that the runs have reached. Every run has a colour, every other training a style of line.
+
+    Args:
+        differences: by the names of run and other.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    last = max((x for points in runs.values() for x, _ in points), default=0.0)
+    styles = dict(zip(others, itertools.cycle(["-", "--", ":", "-."])))
+    colours = dict(zip(runs, itertools.cycle([f"C{number}" for number in range(10)])))
+    for name, points in others.items():
+        points = [(x, y) for x, y in points if not last or x <= last * 1.02]
+        _line(above, points, label=name, color="black", linestyle=styles[name], markerfacecolor="none", zorder=1)
+    for name, points in runs.items():
+        _line(above, points, label=name, color=colours[name], zorder=2)
+    for (run, other), points in differences.items():
+        _line(below, points, color=colours[run], linestyle=styles[other])
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    below.axhline(0.0, color="black", linewidth=0.8)
+    above.set_ylabel("test error (%)")
+    below.set_ylabel("difference (points)")
+    below.set_xlabel("epoch")
+    above.legend(fontsize="small")
+    return _saved(figure, "png")
+
+
+def _line(axes: Any, points: Points, **look: Any) -> None:
+    """The finite points, each with a mark where they are few."""
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    if finite:
+        axes.plot(
+            *zip(*finite, strict=True), linewidth=1.2, marker="o" if len(finite) < 40 else None, markersize=4, **look
+        )
+
+
+def _saved(figure: Any, form: str) -> bytes:
+    from matplotlib import rc_context
+
     out = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else {"Software": None}
     with rc_context({"svg.hashsalt": "allconv", "svg.fonttype": "path"}):

@@ -50,11 +50,19 @@ def taken(entries: Sequence[Shown]) -> list[str]:
 
 
 def to_markdown(
-    found: Sequence[Table], entries: Sequence[Shown], base: Path, verdicts: Sequence[Verdict] | None = None
+    found: Sequence[Table],
+    entries: Sequence[Shown],
+    base: Path,
+    verdicts: Sequence[Verdict] | None = None,
+    beside: Sequence[str] = (),
 ) -> str:
-    """The whole report as Markdown; its links start from ``base``."""
+    """The whole report as Markdown; its links start from ``base``. beside: the lines of a section that stands first."""
     lines = ["# Measured beside published", ""]
-    lines += [f"Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(entries)}.", ""]
+    lines += [
+        f"Test error of the last iteration; mean ± standard deviation over seeds. Runs: {len(entries)}.",
+        "",
+        *beside,
+    ]
     for table in found:
         lines += [f"## {table.title}", "", *markdown.table(HEAD, table.rows)]
         lines += ["", *table.notes, ""] if table.notes else [""]
