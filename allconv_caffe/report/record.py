@@ -106,6 +106,7 @@ class Record:
     data_sha256: dict | None = None  # of the LMDBs by split, and of the source
     attempts: list[dict] = field(default_factory=list)  # each with seed, status, why it died
     resumed: int | None = None  # times
+    course: dict | None = None  # what was decided at the check-points on the way, and for what they are confirmed
     options: dict | None = None  # of ``allconv render``
     assumptions: list[str] = field(default_factory=list)  # "key: value" of what the paper leaves open
     finished: str | None = None  # UTC

@@ -18,7 +18,7 @@ from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record, ReportError, Schedule, read
-from allconv_caffe.train import process, settings as settings_, snapshots
+from allconv_caffe.train import course, process, settings as settings_, snapshots
 from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan
 from allconv_caffe.train.prototxt import SOLVER
@@ -133,6 +133,7 @@ def _result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]], log:
         data_sha256=data.checksums,
         attempts=[{key: value for key, value in entry.items() if key != "sessions"} for entry in attempts],
         resumed=len(attempt["sessions"]) - len({session.get("solver") for session in attempt["sessions"]}),
+        course=course.of(plan).record(log.test),
         assumptions=[f"{entry.key}: {entry.value}" for entry in plan.assumptions()],
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         caffemodel=plan.path(plan.last_model) if status == "done" else None,

@@ -21,7 +21,7 @@ from allconv_caffe.paper import experiments
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record
-from allconv_caffe.train import folder as folder_, probe, process, record, snapshots
+from allconv_caffe.train import course, folder as folder_, probe, process, record, snapshots
 from allconv_caffe.train.estimate import Estimate, Work, measured
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.plan import Plan, plan
@@ -233,12 +233,13 @@ class _Run:
         except probe.Stopped:
             log_path.touch()
             return process.Ended("interrupted")
-        if line := estimate.line():
+        for line in filter(None, (estimate.line(), course.of(plan).note)):
             self._say(line)
         progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say, estimate)
         events = Events(self.folder / "events", log)
         points = Points(self.folder, log, plan.epoch_iters)
-        follower = Follower(log, (events, progress, points, *self._listeners, watch), progress.write)
+        on_course = course.CourseWatch(course.of(plan), log, progress.write)
+        follower = Follower(log, (events, progress, points, on_course, *self._listeners, watch), progress.write)
         try:
             offset = log_path.stat().st_size if log_path.exists() else 0
             engine = process.start(plan.engine, command, log_path, plan.root, self._lock)
