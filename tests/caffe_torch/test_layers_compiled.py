@@ -143,13 +143,3 @@ def test_window_data_is_refused_by_name() -> None:
         CaffeError, match="layer 'w': WindowData is the one layer type of Caffe that this engine does not"
     ):
         Net(parse_text(layer("w", "WindowData", ""), NetParameter))
-
-
-def test_the_lowest_number_of_pooling_and_eltwise_fits_bfloat16() -> None:
-    """A window of nan alone gives bfloat16's lowest number where a compiled net computes in it, and -FLT_MAX in float32."""
-    net = f"""layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 1 dim: 1 dim: 2 dim: 2 }} }} }}
-    {layer("pool", "Pooling", "x", "pooling_param { kernel_size: 2 }")}"""
-    pool: Any = Net(parse_text(net, NetParameter), Context()).layers[1]
-    for dtype in (torch.bfloat16, torch.float32):
-        values, index = pool.maxima(torch.full((1, 1, 2, 2), float("nan"), dtype=dtype))
-        assert values.item() == torch.finfo(dtype).min and index.item() == -1

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import conv_algo
+from allconv_caffe.caffe_torch.compute import conv_algo, pooling
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import is_tracing
 
@@ -187,22 +186,10 @@ class TorchMath(Math):
         return wanted.deliver(*conv_algo.transposed_backward(dy, x, w, window, wanted.need))
 
     def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
-        if window.covers(x.shape[2:]):
-            return x.mean((2, 3), keepdim=True)
-        padded = F.pad(x, window.margins(x.shape[2:], out))
-        totals = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
-        return totals / _divisors(x, window, x.shape[2:], out)
+        return pooling.means(x, window, out)
 
     def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
-        n, c, *out = dy.shape
-        h, w = size
-        if window.covers(size):
-            return (dy / (h * w)).expand(n, c, h, w)
-        left, right, above, below = window.margins(size, out)
-        like = torch.empty(n, c, h + above + below, w + left + right, dtype=dy.dtype, device=dy.device)
-        each = dy / _divisors(dy, window, size, out)
-        dx = torch.ops.aten.avg_pool2d_backward(each, like, window.kernel, window.stride, [0, 0], False, True, 1)
-        return F.pad(dx, (-left, -right, -above, -below))
+        return pooling.means_backward(dy, window, size)
 
     def softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         return torch.softmax(x, axis)
@@ -230,12 +217,3 @@ def _cleared(product: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
     if nothing.device.type == "cpu" and not bool(nothing.any()):
         return product
     return product.masked_fill(nothing, 0)
-
-
-def _divisors(x: torch.Tensor, window: Window, size: Sequence[int], out: Sequence[int]) -> torch.Tensor:
-    """(1, 1, *out), of x's type and device: the values under each window, clipped to image plus padding."""
-    lengths = []
-    for k, p, s, places, h in zip(window.kernel, window.pad, window.stride, out, size, strict=True):
-        start = torch.arange(places, device=x.device) * s - p
-        lengths.append(torch.minimum(start + k, torch.full_like(start, h + p)) - start)
-    return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(x.dtype)

@@ -17,7 +17,6 @@ from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
 from allconv_caffe.caffe_torch.tracing import is_tracing
 
-FLT_MAX = float(torch.finfo(torch.float32).max)
 LOSS_WEIGHT_COUNT = "loss_weight must be unspecified or specified once per top blob."
 LABEL_COUNT = (
     "Number of labels must match number of predictions; e.g., if {0} axis == 1 and prediction shape is (N, C, H, W), "
@@ -52,11 +51,6 @@ class LossLayer(Layer):
     def refuse_label_gradient(self, propagate_down: Sequence[bool], index: int = 1) -> None:
         if propagate_down[index]:
             raise CaffeError(f"{self.type} Layer cannot backpropagate to label inputs.")
-
-
-def lowest(dtype: torch.dtype) -> float:
-    """-FLT_MAX, or what is left of it in a type that ends earlier: bfloat16's -3.39e38."""
-    return max(-FLT_MAX, float(torch.finfo(dtype).min))
 
 
 def leading(blob: Blob) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.pooling import lowest
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import lowest
 from allconv_caffe.proto import EltwiseParameter
 
 

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import pooling
 from allconv_caffe.caffe_torch.compute.window import read_pooling
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import lowest
 from allconv_caffe.proto import PoolingParameter
 
 
@@ -78,7 +77,7 @@ class PoolingLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
         if self.method == PoolingParameter.MAX:
-            top[0].data, self.index = self.maxima(bottom[0].data)
+            top[0].data, self.index = pooling.maxima(bottom[0].data, self.window, self.out)
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
         else:
@@ -87,31 +86,8 @@ class PoolingLayer(Layer):
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
-        n, c, h, w = bottom[0].shape
-        dy = top[0].diff
+        dy, size = top[0].diff, bottom[0].shape[2:]
         if self.method == PoolingParameter.MAX:
-            index = self.index
-            inside = index >= 0
-            flat = torch.zeros(n, c, h * w, dtype=dy.dtype, device=dy.device)
-            flat = flat.scatter_add(
-                2, index.clamp(min=0).reshape(n, c, -1), torch.where(inside, dy, torch.zeros_like(dy)).reshape(n, c, -1)
-            )
-            bottom[0].diff = flat.reshape(n, c, h, w)
+            bottom[0].diff = pooling.maxima_backward(dy, self.index, self.window, size)
         else:
-            bottom[0].diff = self.ctx.math.average_pool_backward(dy, self.window, (h, w))
-
-    def maxima(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The maximum of every window and its flat index in the image; -FLT_MAX and -1 where nothing compares."""
-        h, w = x.shape[2:]
-        left, right, above, below = self.window.margins((h, w), self.out)
-        clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
-        padded = F.pad(clean, (left, right, above, below), value=-float("inf"))
-        values, index = F.max_pool2d(padded, self.window.kernel, self.window.stride, return_indices=True)
-        wide = w + left + right
-        row, column = index // wide - above, index % wide - left
-        flat = row * w + column
-        nothing = values == -float("inf")
-        return (
-            torch.where(nothing, torch.full_like(values, lowest(values.dtype)), values),
-            torch.where(nothing, torch.full_like(flat, -1), flat),
-        )
+            bottom[0].diff = self.ctx.math.average_pool_backward(dy, self.window, size)

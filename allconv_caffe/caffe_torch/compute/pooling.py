@@ -1,0 +1,208 @@
+"""Pooling: the maxima and means under windows, forward and backward.
+
+PyTorch's own operations say them for any device and type; torch.compile turns these into scattered reads and writes. So a
+compiled net that runs float32 on the CPU calls the C++ of kernels/pooling.cpp, as torch ops, over channels_last. The numbers
+are the same bit for bit: both add up in row order.
+
+Source: pooling_layer.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
+from allconv_caffe.caffe_torch.compute.window import Window
+from allconv_caffe.caffe_torch.tracing import is_tracing
+
+FLT_MAX = float(torch.finfo(torch.float32).max)
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """-FLT_MAX, or what is left of it in a type that ends earlier: bfloat16's -3.39e38."""
+    return max(-FLT_MAX, float(torch.finfo(dtype).min))
+
+
+def maxima(x: torch.Tensor, window: Window, out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every window the maximum and its flat place h * w in the image, the first in row order; nan is ignored.
+
+    Where nothing is greater than -FLT_MAX, that and -1.
+
+    Args:
+        x: (N, C, H, W).
+        out: places of the window along H and W.
+    Returns: (N, C, *out) each.
+    """
+    if _kernels_for(x):
+        return torch.ops.allconv_caffe.pool_max(x, *_geometry(window, out))
+    h, w = x.shape[2:]
+    left, right, above, below = window.margins((h, w), out)
+    clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
+    padded = F.pad(clean, (left, right, above, below), value=-float("inf"))
+    values, index = F.max_pool2d(padded, window.kernel, window.stride, return_indices=True)
+    wide = w + left + right
+    row, column = index // wide - above, index % wide - left
+    flat = row * w + column
+    nothing = values <= lowest(values.dtype)
+    return (
+        torch.where(nothing, torch.full_like(values, lowest(values.dtype)), values),
+        torch.where(nothing, torch.full_like(flat, -1), flat),
+    )
+
+
+def maxima_backward(dy: torch.Tensor, index: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+    """dx (N, C, *size) of `maxima`, whose second result is `index`."""
+    if _kernels_for(dy):
+        return torch.ops.allconv_caffe.pool_max_backward(dy, index, *_geometry(window, dy.shape[2:]), list(size))
+    n, c = dy.shape[:2]
+    flat = torch.zeros(n, c, size[0] * size[1], dtype=dy.dtype, device=dy.device)
+    given = torch.where(index >= 0, dy, torch.zeros_like(dy)).reshape(n, c, -1)
+    return flat.scatter_add(2, index.clamp(min=0).reshape(n, c, -1), given).reshape(n, c, *size)
+
+
+def means(x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
+    """The mean under each window, clipped to image plus padding: (N, C, H, W) to (N, C, *out)."""
+    if window.covers(x.shape[2:]):
+        return x.mean((2, 3), keepdim=True)
+    if _kernels_for(x):
+        return torch.ops.allconv_caffe.pool_average(x, *_geometry(window, out))
+    padded = F.pad(x, window.margins(x.shape[2:], out))
+    totals = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+    return totals / _divisors(x, window, x.shape[2:], out)
+
+
+def means_backward(dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+    """dx (N, C, *size) of `means`."""
+    n, c, *out = dy.shape
+    h, w = size
+    if window.covers(size):
+        return (dy / (h * w)).expand(n, c, h, w)
+    if _kernels_for(dy):
+        return torch.ops.allconv_caffe.pool_average_backward(dy, *_geometry(window, out), list(size))
+    left, right, above, below = window.margins(size, out)
+    like = torch.empty(n, c, h + above + below, w + left + right, dtype=dy.dtype, device=dy.device)
+    each = dy / _divisors(dy, window, size, out)
+    dx = torch.ops.aten.avg_pool2d_backward(each, like, window.kernel, window.stride, [0, 0], False, True, 1)
+    return F.pad(dx, (-left, -right, -above, -below))
+
+
+def _divisors(x: torch.Tensor, window: Window, size: Sequence[int], out: Sequence[int]) -> torch.Tensor:
+    """(1, 1, *out), of x's type and device: the values under each window, clipped to image plus padding."""
+    lengths = []
+    for k, p, s, places, h in zip(window.kernel, window.pad, window.stride, out, size, strict=True):
+        start = torch.arange(places, device=x.device) * s - p
+        lengths.append(torch.minimum(start + k, torch.full_like(start, h + p)) - start)
+    return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(x.dtype)
+
+
+# the kernels
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    try:
+        library = load("pooling", [])
+    except (BuildError, OSError) as error:
+        return None, str(error)
+    for name, arrays in (("max", 3), ("max_backward", 3), ("average", 2), ("average_backward", 2)):
+        function = getattr(library, f"pool_{name}")
+        function.argtypes, function.restype = [*[ctypes.c_void_p] * (1 + arrays), ctypes.c_int], None
+    return library, None
+
+
+def why_not() -> str | None:
+    """What keeps this machine from the kernels, in words; None where nothing does. Compiles them on the first call."""
+    return _load()[1]
+
+
+def _kernels_for(x: torch.Tensor) -> bool:
+    traced = is_tracing() and x.device.type == "cpu" and x.dtype == torch.float32
+    return traced and x.shape[2:].numel() < 2**31 and why_not() is None
+
+
+def _geometry(window: Window, out: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+    return list(out), list(window.kernel), list(window.stride), list(window.pad)
+
+
+def _call(name: str, sizes: Sequence[int], *arrays: torch.Tensor) -> None:
+    library, reason = _load()
+    if library is None:
+        raise BuildError(f"the pooling kernels are not available: {reason}")
+    numbers = (ctypes.c_int64 * len(sizes))(*sizes)
+    getattr(library, f"pool_{name}")(numbers, *(a.data_ptr() for a in arrays), torch.get_num_threads())
+
+
+Pair = Sequence[int]  # along H and W
+GEOMETRY = "int[] out, int[] kernel, int[] stride, int[] pad"
+
+
+def _empty(like: torch.Tensor, size: Pair, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    shape = (*like.shape[:2], *size)
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _pool_max_fake(x: torch.Tensor, out: Pair, *_: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    return _empty(x, out), _empty(x, out, torch.int32)
+
+
+def _pool_max(x: torch.Tensor, out: Pair, kernel: Pair, stride: Pair, pad: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+    y, index = _pool_max_fake(x, out)
+    _call("max", [*x.shape, *out, *kernel, *stride, *pad], _last(x), y, index)
+    return y, index
+
+
+def _pool_max_backward(
+    dy: torch.Tensor, index: torch.Tensor, out: Pair, kernel: Pair, stride: Pair, pad: Pair, size: Pair
+) -> torch.Tensor:
+    dx = _empty(dy, size)
+    _call("max_backward", [*dx.shape, *out, *kernel, *stride, *pad], _last(dy), _last(index), dx)
+    return dx
+
+
+def _pool_average(x: torch.Tensor, out: Pair, kernel: Pair, stride: Pair, pad: Pair) -> torch.Tensor:
+    y = _empty(x, out)
+    _call("average", [*x.shape, *out, *kernel, *stride, *pad], _last(x), y)
+    return y
+
+
+def _pool_average_backward(
+    dy: torch.Tensor, out: Pair, kernel: Pair, stride: Pair, pad: Pair, size: Pair
+) -> torch.Tensor:
+    dx = _empty(dy, size)
+    _call("average_backward", [*dx.shape, *out, *kernel, *stride, *pad], _last(dy), dx)
+    return dx
+
+
+def _define() -> torch.library.Library:
+    """Plain operators, without the wrappers for autograd of `custom_op`, which cost more than a small layer's pooling.
+
+    They take their arrays in whatever layout the compiler chose for them; results are channels_last.
+    """
+    library = torch.library.Library("allconv_caffe", "FRAGMENT")
+    tags = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
+    for arguments, results, run, fake in (
+        (f"Tensor x, {GEOMETRY}", "(Tensor, Tensor)", _pool_max, _pool_max_fake),
+        (
+            f"Tensor dy, Tensor index, {GEOMETRY}, int[] size",
+            "Tensor",
+            _pool_max_backward,
+            lambda dy, *a: _empty(dy, a[-1]),
+        ),
+        (f"Tensor x, {GEOMETRY}", "Tensor", _pool_average, lambda x, out, *_: _empty(x, out)),
+        (f"Tensor dy, {GEOMETRY}, int[] size", "Tensor", _pool_average_backward, lambda dy, *a: _empty(dy, a[-1])),
+    ):
+        name = run.__name__.lstrip("_")
+        library.define(f"{name}({arguments}) -> {results}", tags=tags)
+        library.impl(name, run, "CPU")
+        torch.library.register_fake(f"allconv_caffe::{name}", fake, lib=library)
+    return library
+
+
+_OPERATORS = _define()  # they live as long as this
