@@ -140,6 +140,7 @@ def _torch(advice: list[str]) -> dict[str, Any]:
     try:
         import torch
 
+        from allconv_caffe.caffe_torch.compute.bf16 import cpu_multiplies_bf16
         from allconv_caffe.caffe_torch.compute.compiler import compiler
     except ImportError as error:
         advice.append(f"caffe-torch needs PyTorch: run `make setup` ({error})")
@@ -164,6 +165,8 @@ def _torch(advice: list[str]) -> dict[str, Any]:
         "version": torch.__version__,
         "cuda_devices": devices,
         "cpu_threads": torch.get_num_threads(),
+        "cpu_vectors": torch.backends.cpu.get_cpu_capability(),
+        "cpu_multiplies_bf16": cpu_multiplies_bf16(),
         "compiler": cxx,
         "compiled_execution": cxx is not None or bool(devices),
     }
@@ -283,6 +286,8 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"engine torch  PyTorch {torch['version']}, {device}, {torch['cpu_threads']} CPU threads")
         how = f"compiled with {torch['compiler']}" if torch["compiler"] else "plain (no C++ compiler)"
         lines.append(f"              execution on the CPU: {how}")
+        bf16 = "in the processor" if torch["cpu_multiplies_bf16"] else "as float32 products of rounded factors"
+        lines.append(f"              the processor: {torch['cpu_vectors']}; bf16 {bf16}")
     else:
         lines.append("engine torch  not found")
     if caffe["found"]:

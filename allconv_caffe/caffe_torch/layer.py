@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute import bf16, caffe_math
 from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
@@ -35,7 +35,8 @@ class Context:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     # where fillers, dropout and transformers draw
     rng: Generator = field(default_factory=TorchGenerator)
-    # what convolutions and inner products compute in; parameters and blobs stay float32
+    # what convolutions and inner products compute in; parameters and blobs stay float32; bfloat16 on a CPU that has no
+    # instructions for it: float32 products of factors rounded to bfloat16
     compute_dtype: torch.dtype = torch.float32
     # "direct" (one algorithm, the plain executor's) or "auto" (the fastest known, compiled execution)
     conv_mode: str = "direct"
@@ -60,6 +61,15 @@ class Context:
         if self.compute_dtype != torch.float32:
             name = str(self.compute_dtype).removeprefix("torch.")
             raise CaffeError(f"seed-exact: found precision {name}, expected float32, the only one that Caffe has")
+
+    def factor(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 `x` as convolutions and inner products take it: in compute_dtype, or rounded to it."""
+        return bf16.rounded(x) if self.rounds_factors else x.to(self.compute_dtype)
+
+    @property
+    def rounds_factors(self) -> bool:
+        """The precision asked for is bfloat16, and this machine's CPU cannot multiply it."""
+        return self.compute_dtype == torch.bfloat16 and self.device.type == "cpu" and not bf16.cpu_multiplies_bf16()
 
     @property
     def shapes_only(self) -> bool:

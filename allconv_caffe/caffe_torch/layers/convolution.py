@@ -96,8 +96,8 @@ class ConvolutionLayer(Layer):
                     fro.diff = dx[image].reshape(fro.shape)
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        dtype = self.ctx.compute_dtype
-        return self.blobs[0].data.to(dtype), self.blobs[1].data.to(dtype) if self.bias_term else None
+        factor = self.ctx.factor
+        return factor(self.blobs[0].data), factor(self.blobs[1].data) if self.bias_term else None
 
     def wanted(self, propagate_down: bool) -> Wanted:
         """The gradients of one bottom, of W and of b that backward has to give."""
@@ -109,8 +109,8 @@ class ConvolutionLayer(Layer):
         )
 
     def images(self, x: torch.Tensor) -> torch.Tensor:
-        """(N..., C, spatial...) with the leading axes as one, in compute_dtype."""
-        x = x.to(self.ctx.compute_dtype)
+        """(N..., C, spatial...) with the leading axes as one, as a factor."""
+        x = self.ctx.factor(x)
         return x if self.axis == 1 else x.reshape(-1, *x.shape[self.axis :])
 
     def under_windows(self, x: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,7 @@ class InnerProductLayer(Layer):
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
-        dy = top[0].diff.reshape(self.m, self.n).to(self.ctx.compute_dtype)
+        dy = self.ctx.factor(top[0].diff.reshape(self.m, self.n))
         if self.param_propagate_down[0]:
             a, b = (x, dy) if self.transpose else (dy, x)
             self.ctx.math.accumulate_gemm(self.blobs[0], a.t(), b)
@@ -67,6 +67,6 @@ class InnerProductLayer(Layer):
 
     def matrices(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor]:
         """bottom as (M, K) and the weight as (N, K)."""
-        x = bottom[0].data.reshape(self.m, self.k).to(self.ctx.compute_dtype)
-        weight = self.blobs[0].data.to(self.ctx.compute_dtype)
+        x = self.ctx.factor(bottom[0].data.reshape(self.m, self.k))
+        weight = self.ctx.factor(self.blobs[0].data)
         return x, weight.reshape(self.k, self.n).t() if self.transpose else weight.reshape(self.n, self.k)

@@ -247,12 +247,12 @@ class RecurrentLayer(Layer):
 
     def times(self, x: torch.Tensor, i: int) -> torch.Tensor:
         """x (rows, K) times the transpose of blobs[i] (out, K), multiplied in the context's compute_dtype; float32."""
-        dtype = self.ctx.compute_dtype
-        return float32(x.to(dtype) @ self.blobs[i].data.to(dtype).t())
+        factor = self.ctx.factor
+        return float32(factor(x) @ factor(self.blobs[i].data).t())
 
     def times_backward(self, x: torch.Tensor, dy: torch.Tensor, i: int) -> torch.Tensor:
         """Adds dy^T x to the gradient of blobs[i]; returns that of x."""
-        dtype = self.ctx.compute_dtype
-        narrow = dy.to(dtype)
-        self.blobs[i].accumulate_diff(float32(narrow.t() @ x.to(dtype)))
-        return float32(narrow @ self.blobs[i].data.to(dtype))
+        factor = self.ctx.factor
+        narrow = factor(dy)
+        self.blobs[i].accumulate_diff(float32(narrow.t() @ factor(x)))
+        return float32(narrow @ factor(self.blobs[i].data))

@@ -52,6 +52,7 @@ VERSION = "1.0.0"  # of Caffe
 PRECISIONS = ("float32", "tf32", "bf16")
 EXECUTORS = ("auto", "plain", "compiled")
 
+NO_BF16 = "This CPU has no bfloat16 instructions: factors are rounded to bfloat16 and multiplied in float32"
 NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
 CAFFE, OWN, GLOG = "tools/caffe.cpp", "allconv_caffe/caffe_torch/tools/caffe.py", "logging.cc"
 EFFECT = "Optional; action to take when a {} signal is received: snapshot, stop or none."
@@ -281,7 +282,7 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         glog.info("caffe.py:1", f"Precision: {flags.precision}; weights and history stay float32")
     if flags.seed_exact and (math := caffe_math.find()) is not None:  # where there is none, it says so itself
         glog.info("caffe.py:1", f"Sums are taken in the order of OpenBLAS 0.3.13, kernels for {math.order.name}")
-    return Context(
+    context = Context(
         phase=phase,
         device=device,
         rng=CaffeGenerator(seed) if flags.seed_exact else TorchGenerator(seed),
@@ -289,6 +290,9 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         conv_mode="direct" if flags.executor == "plain" or flags.seed_exact else "auto",
         tf32=flags.precision == "tf32",
     )
+    if context.rounds_factors:
+        glog.info("caffe.py:1", NO_BF16)
+    return context
 
 
 # actions
