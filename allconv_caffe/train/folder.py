@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files
 from allconv_caffe.paper.render import FILES, PLAIN_SOLVER
+from allconv_caffe.train import lease as lease_
+from allconv_caffe.train.lease import Lease, Taken
 from allconv_caffe.train.settings import DriverError, RecordError
 
 SETTINGS_FILE, STATE_FILE, RESULT_FILE, LOG, TEST_LOG = "settings.json", "state.json", "result.json", "log", "test.log"
@@ -34,26 +36,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold a run directory; yields the descriptor that an engine inherits, so that the lock lasts while either lives.
+def locked(folder: Path, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold a run directory, by flock where the file system has it, and by signs of life.
 
     Raises:
         DriverError: another training holds it, or nothing can be held there.
     """
-    path = folder / ".lock"
-    with contextlib.ExitStack() as stack:
+    try:
+        handle = files.open_own(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    except files.Planted as error:
+        raise DriverError(folder, f"found {error.strerror}, expected a folder of runs") from None
+    try:
         try:
-            lock = stack.enter_context(files.locked(path))
-        except files.Held:
-            who = path.read_text(encoding="utf-8").strip()
-            process = f" (engine: process {who})" if who else ""
+            with contextlib.suppress(files.NoLocks):
+                files.hold(handle)
+            lease = Lease(folder, handle, say)
+        except (files.Held, Taken) as error:
             raise DriverError(
-                folder, f"found another training at work in it{process}; wait for it, or stop it"
+                folder, f"found another training at work in it{_who(folder, error)}; wait for it, or stop it"
             ) from None
-        except (files.NoLocks, files.Planted) as error:
-            raise DriverError(folder, f"found {error.strerror}, expected a folder of runs") from None
-        os.ftruncate(lock, 0)
-        yield lock
+        try:
+            yield lease
+        finally:
+            lease.release()
+    finally:
+        os.close(handle)
+
+
+def _who(folder: Path, error: Exception) -> str:
+    if isinstance(error, Taken):
+        return f" ({error})"
+    holder = lease_.holder(folder)
+    return f" (engine: process {holder.engine})" if holder and holder.engine else ""
 
 
 def move_into(folder: Path, names: Iterable[str], target: Path) -> None:

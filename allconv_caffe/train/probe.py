@@ -13,6 +13,7 @@ from allconv_caffe.proto import NetParameter
 from allconv_caffe.report.log import parse_log
 from allconv_caffe.train import process
 from allconv_caffe.train.estimate import PASSES, Pace, Work
+from allconv_caffe.train.lease import Lease
 from allconv_caffe.train.plan import Plan
 from allconv_caffe.train.prototxt import DEPLOY
 
@@ -27,7 +28,7 @@ class Stopped(Exception):
     """Ctrl-C while it ran."""
 
 
-def pace(plan: Plan, work: Work, lock: int, say: Callable[[str], None]) -> Pace | None:
+def pace(plan: Plan, work: Work, lease: Lease, say: Callable[[str], None]) -> Pace | None:
     """Of a training whose first test and first iteration are more than is waited for in silence; None for a lighter one.
 
     The engine's own ``caffe time`` runs the net once, with a batch on a GPU and with one image on a CPU.
@@ -47,7 +48,7 @@ def pace(plan: Plan, work: Work, lock: int, say: Callable[[str], None]) -> Pace 
         if layer.type == "Input":
             layer.input_param.shape[0].dim[0] = batch
     with tempfile.TemporaryDirectory(dir=plan.folder, prefix=".probe-") as folder:
-        times = _timed(plan, net, Path(folder), lock)
+        times = _timed(plan, net, Path(folder), lease)
     if isinstance(times, str):
         say(f"how long it will take is not known yet: {times}")
         return None
@@ -60,13 +61,13 @@ def pace(plan: Plan, work: Work, lock: int, say: Callable[[str], None]) -> Pace 
     )
 
 
-def _timed(plan: Plan, net: NetParameter, folder: Path, lock: int) -> tuple[float, float] | str:
+def _timed(plan: Plan, net: NetParameter, folder: Path, lease: Lease) -> tuple[float, float] | str:
     """Seconds of a forward pass, and of one there and back; or why they are not known."""
     path, log = folder / "net.prototxt", folder / "log"
     proto.write_text(path, net)
     words = ["time", "-model", plan.path(path), "-iterations", "1"]
     command = process.command_of(plan.engine, words, plan.settings.caffe_flags)
-    engine = process.start(plan.engine, command, log, plan.root, lock)
+    engine = process.start(plan.engine, command, log, plan.root, lease)
     try:
         with process.Interrupts(engine, lambda _: None) as interrupts:
             status = engine.wait()

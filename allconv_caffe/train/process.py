@@ -19,6 +19,7 @@ from typing import Any
 
 from allconv_caffe.report.log import LogParser
 from allconv_caffe.train.engine import Engine
+from allconv_caffe.train.lease import Lease
 from allconv_caffe.train.settings import DriverError
 from allconv_caffe.train.watch import Follower
 
@@ -39,11 +40,11 @@ def shown(engine: Engine, command: Sequence[str]) -> list[str]:
     return [short, *command[len(engine.command) :]]
 
 
-def start(engine: Engine, command: Sequence[str], log_path: Path, root: Path, lock: int) -> subprocess.Popen[bytes]:
+def start(engine: Engine, command: Sequence[str], log_path: Path, root: Path, lease: Lease) -> subprocess.Popen[bytes]:
     """Start an engine in ``root``, in a session of its own; what it says is appended to ``log_path``.
 
     Args:
-        lock: descriptor of the run directory's lock file, which the engine inherits and which gets its process number.
+        lease: of the run directory, which the engine holds, too.
     Raises:
         DriverError: it cannot be started.
     """
@@ -60,12 +61,11 @@ def start(engine: Engine, command: Sequence[str], log_path: Path, root: Path, lo
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock,),
+                pass_fds=(lease.descriptor,),
             )
         except OSError as error:
             raise DriverError(command[0], f"cannot be started ({error.strerror})") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{process.pid}\n".encode(), 0)
+    lease.engine(process.pid)
     return process
 
 

@@ -24,6 +24,7 @@ from allconv_caffe.report.record import Record
 from allconv_caffe.train import course, folder as folder_, probe, process, record, snapshots
 from allconv_caffe.train.estimate import Estimate, Work, measured
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
+from allconv_caffe.train.lease import DEAD_SECONDS, Lease
 from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.points import Events, Points
 from allconv_caffe.train.prototxt import TRAIN_VAL
@@ -68,19 +69,19 @@ def run(
         say("stopped while the data were prepared; nothing half-done is left, the same command begins again")
         return RunResult("interrupted", settings.root.resolve(), None)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with folder_.locked(planned.folder) as lock:
+    with folder_.locked(planned.folder, say) as lease:
         files.sweep(planned.folder)
-        return _Run(planned, lock, say, () if listen is None else (listen(planned),)).go()
+        return _Run(planned, lease, say, () if listen is None else (listen(planned),)).go()
 
 
 class _Run:
     """One run directory, held, and the trainings in it."""
 
     def __init__(
-        self, planned: Plan, lock: int, say: Callable[[str], None], listeners: tuple[Listener, ...] = ()
+        self, planned: Plan, lease: Lease, say: Callable[[str], None], listeners: tuple[Listener, ...] = ()
     ) -> None:
         self.plan, self.folder = planned, planned.folder
-        self._lock, self._say, self._listeners = lock, say, listeners
+        self._lease, self._say, self._listeners = lease, say, listeners
         self._state = self._read_state()
         self._attempts: list[dict[str, Any]] = self._state["attempts"]
 
@@ -200,6 +201,11 @@ class _Run:
         attempt["status"], attempt["why"] = "running", ""
         self._save_state()
         ended = self._follow(command, log, snapshot[1] if snapshot else 0, session)
+        if self._lease.lost:
+            raise DriverError(
+                plan.path(self.folder),
+                f"this training showed no life for {DEAD_SECONDS:g} s, and another one has taken the directory over",
+            )
         attempt["status"], attempt["why"] = ended.status, ended.why
         attempt["iterations"] = _reached(log)
         attempt["seconds"] = record.seconds_of(log)
@@ -242,7 +248,7 @@ class _Run:
         follower = Follower(log, (events, progress, points, on_course, *self._listeners, watch), progress.write)
         try:
             offset = log_path.stat().st_size if log_path.exists() else 0
-            engine = process.start(plan.engine, command, log_path, plan.root, self._lock)
+            engine = process.start(plan.engine, command, log_path, plan.root, self._lease)
             return process.follow(engine, log_path, offset, follower, plan.settings.stop_dead)
         finally:
             progress.close()
@@ -261,7 +267,7 @@ class _Run:
             test_images=times.test_iter * times.test_batch_size,
         )
         if first_iter == 0:
-            pace = probe.pace(self.plan, work, self._lock, self._say)
+            pace = probe.pace(self.plan, work, self._lease, self._say)
         else:
             last = log.train[-1].session if log.train else 0
             pace = measured(
@@ -282,7 +288,7 @@ class _Run:
         words = ["test", "-model", plan.path(self.folder / TRAIN_VAL), "-weights", model]
         words += ["-iterations", str(plan.prototxt.timetable.test_iter)]
         command = process.command_of(plan.engine, words, plan.settings.caffe_flags)
-        status = process.wait(process.start(plan.engine, command, log_path, plan.root, self._lock), self._say)
+        status = process.wait(process.start(plan.engine, command, log_path, plan.root, self._lease), self._say)
         if status or process.test_scores(log_path).get("accuracy") is None:
             why = process.failure(log_path, LogParser(), status)
             raise DriverError(plan.path(log_path), f"the test failed: {why}")

@@ -77,7 +77,9 @@ def test_a_done_run_is_not_trained_again(bench: Bench) -> None:
 def test_looking_at_a_done_run_changes_nothing_of_its_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run's settings, versions and commit stay those it was trained with, whoever looks later."""
     folder = bench.run().directory
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    before = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and not path.name.startswith(".l")
+    }
     monkeypatch.setattr(record, "versions", lambda: {"torch": "another"})
     monkeypatch.setattr(record, "git_state", lambda folder: {"commit": "another"})
     bench.run(command="another")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from support.driver import Bench
 
-from allconv_caffe.train import run as driver
+from allconv_caffe import files
+from allconv_caffe.train import lease, run as driver
 from allconv_caffe.train.settings import DriverError, RunSettings
 
 
@@ -88,8 +90,18 @@ def test_a_second_ctrl_c_kills(bench: Bench) -> None:
     assert "stopped early" not in log.read_text()
 
 
+@pytest.fixture(params=["flock", "no flock"])
+def with_and_without_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if request.param == "no flock":
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("with_and_without_flock")
 def test_two_drivers_do_not_share_a_run(bench: Bench) -> None:
-    """A run directory that another driver or its engine works in is refused."""
+    """A run directory that another driver or its engine works in is refused, whether the file system has locks or not."""
     bench.behave(sleep=0.05)
     running = Running(bench)
     try:
@@ -101,6 +113,7 @@ def test_two_drivers_do_not_share_a_run(bench: Bench) -> None:
         running.output()
 
 
+@pytest.mark.usefixtures("with_and_without_flock")
 def test_an_engine_that_outlives_its_driver_keeps_the_run(bench: Bench) -> None:
     """Where the driver was killed but its engine trains on, the run stays refused, and the engine's process is named."""
     bench.behave(sleep=0.05)
@@ -110,7 +123,7 @@ def test_an_engine_that_outlives_its_driver_keeps_the_run(bench: Bench) -> None:
     running.output()
     with pytest.raises(DriverError) as caught:
         bench.run(epochs=40)
-    engine = int((log.parent / ".lock").read_text())
+    engine = lease.holder(log.parent).engine
     assert f"found another training at work in it (engine: process {engine})" in str(caught.value)
     os.kill(engine, signal.SIGINT)
     for _ in range(200):

@@ -14,7 +14,7 @@ import pytest
 from support.driver import stand_in
 from support.extras import needed
 
-from allconv_caffe.train import job as job_, pools, sweep
+from allconv_caffe.train import job as job_, lease, pools, sweep
 from allconv_caffe.train.job import Outcome, Progress
 from allconv_caffe.train.pools import LocalPool
 from allconv_caffe.train.settings import DriverError, RunSettings
@@ -237,7 +237,9 @@ def test_a_preempted_job_comes_back_and_goes_on(field: Field) -> None:
             break
         time.sleep(0.05)
     (lock,) = field.home.glob("runs/*/*/.lock")
-    status = Path(f"/proc/{lock.read_text().strip()}/status").read_text()  # of the engine, whose parent is the task
+    status = Path(
+        f"/proc/{lease.holder(lock.parent).engine}/status"
+    ).read_text()  # of the engine, whose parent is the task
     task = int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid")))
     os.kill(task, LocalJobEnvironment._usr_sig())
     for _ in range(1200):
@@ -282,7 +284,9 @@ def test_a_terminal_shows_a_bar_for_each_run() -> None:
         with open(terminal, "w", closefd=False) as stream:
             show = Show(2, lines.append, stream)
             show.progress({"one": Progress(directory="x", iteration=5, max_iter=40, loss=1.5, error_percent=60.0)})
-            shown = os.read(main, 65536).decode()
+            shown = ""
+            while "60.00 %" not in shown:  # a read may give a part of what was written
+                shown += os.read(main, 65536).decode()
             show.end("one", Outcome(status="done", error_percent=12.5, seconds=61.0))
             show.end("two", Outcome(status="dead", why="loss nan"))
             show.close()
