@@ -40,7 +40,7 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep bench-augment bench-viz zoo docs wheel clean \
+	seed-exact bench bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
@@ -124,6 +124,9 @@ bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in on
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py
+
+bench-data: setup ## records/s of the Data layer on one thread, beside BVLC Caffe's own and OpenCV's decoding alone
+	$(BIN)/python benchmarks/bench_data.py
 
 bench-augment: setup ## Large-All-CNN's training images/s, beside the limits it must keep
 	$(BIN)/python benchmarks/bench_augment.py

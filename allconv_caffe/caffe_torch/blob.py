@@ -147,6 +147,23 @@ class Blob:
         else:
             self.data = value
 
+    def take_data(self, value: torch.Tensor) -> None:
+        """data = value, a tensor that nobody else keeps and that becomes this blob's memory, as `set_cpu_data` has it.
+
+        Views taken before keep the old one. Aligned otherwise than PyTorch's own, it is copied (see `adopt_data`).
+        """
+        memory = self._data
+        alike = value.dtype == torch.float32 and value.is_contiguous() and value.device == self.device
+        if (
+            current() is None
+            and alike
+            and value.numel() == memory.capacity == self.count
+            and value.data_ptr() % 64 == 0
+        ):
+            memory.flat, memory.host_is_newer = value.view(-1), False
+        else:
+            self.data = value
+
     def accumulate_diff(self, value: torch.Tensor) -> None:
         """diff += value: how layers deliver the gradients of their parameters."""
         if (tracing := current()) is not None:

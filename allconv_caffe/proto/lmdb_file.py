@@ -137,6 +137,25 @@ class LmdbFile:
             low, high, top, _ = _NODE.unpack_from(raw, at)
             yield from self._leaves(low | high << 16 | top << 32, depth - 1)
 
+    @property
+    def page_size(self) -> int:
+        return self._page_size
+
+    @property
+    def end(self) -> int:
+        """Where the last page ends, or the file before it."""
+        return min(self._size, self._pages * self._page_size)
+
+    def fileno(self) -> int:
+        """The open file's descriptor."""
+        return self._file.fileno()
+
+    def leaves(self, start: int = 0) -> Iterator[Tuple[int, int, bytes, Tuple[int, ...]]]:
+        """The leaf pages from that of the `start`-th record on: how many records lie before, number, bytes, nodes."""
+        for leaf in self._counted_leaves():
+            if start < leaf[0] + len(leaf[3]):
+                yield leaf
+
     def items(self, start: int = 0) -> Iterator[Tuple[bytes, memoryview]]:
         """(key, value) pairs from the `start`-th on."""
         for done, number, raw, nodes in self._counted_leaves():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ from support.databases import write_lmdb
 
 from allconv_caffe.caffe_torch import layers as _layers  # noqa: F401  (registers the layer types)
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import data_kernel
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
-from allconv_caffe.caffe_torch.source.datum import parse_datum
+from allconv_caffe.caffe_torch.source.datum import decode_image, parse_datum
 from allconv_caffe.caffe_torch.source.loaded import forget_loaded
+from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.proto import TEST, TRAIN, Datum, LayerParameter
 from allconv_caffe.proto.datum import _parse_slowly, _scan
 
@@ -191,6 +194,89 @@ def test_a_rewritten_data_set_is_read_again(tmp_path: Path) -> None:
     assert labels(build(data_text(source, 2))[0], 1) == [[3, 2]]
 
 
+def mixed(count: int, same_size: bool) -> list[Any]:
+    """Datums as the kernel reads them and as it leaves them to Python: bytes, both kinds of floats, files, odd fields."""
+    rs = np.random.RandomState(3)
+    found: list[Any] = []
+    for i in range(count):
+        height, width = (9, 8) if same_size else (9 + i % 3, 8 + i % 2)
+        image = rs.randint(0, 256, (3, height, width)).astype(np.uint8)
+        datum = Datum(channels=3, height=height, width=width, label=10 * i)
+        if i % 5 == 0:
+            ok, encoded = cv2.imencode(".png", image.transpose(1, 2, 0))
+            assert ok
+            datum.data, datum.encoded = encoded.tobytes(), True
+        elif i % 5 == 1:
+            datum.float_data.extend(image.ravel().tolist())
+        else:
+            datum.data = image.tobytes()
+        raw = datum.SerializeToString()
+        if i % 5 == 3:
+            raw += bytes([0x78, 1])  # a field that no Datum has
+        if i % 5 == 4:
+            datum.ClearField("data")
+            values = image.astype("<f4").tobytes()
+            raw = datum.SerializeToString() + bytes([0x32, 0x80 | len(values) % 128, len(values) // 128]) + values
+        found.append(raw)
+    return found
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("same_size", [True, False])
+def test_a_stream_gives_what_one_record_at_a_time_gives(
+    same_size: bool, compiled: bool, threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is read, on however many threads: the batches of a loop over records that draws for each in turn."""
+    monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
+    monkeypatch.setenv("ALLCONV_DATA_THREADS", threads)
+    if compiled:
+        assert data_kernel.load() is not None
+    else:
+        monkeypatch.setattr(data_kernel, "load", lambda: None)
+    raws = mixed(23, same_size)
+    source = write_lmdb(tmp_path / "db", raws)
+    layer: Any
+    layer, tops = build(data_text(source, 7, "transform_param { crop_size: 6 mirror: true mean_value: 3 scale: 0.5 }"))
+    words = Words(0)
+    words._bits = copy.deepcopy(layer.transformer._words._bits)
+    position = 0
+    for _ in range(8):
+        layer.forward([], tops)
+        for i in range(7):
+            record = parse_datum(raws[position])
+            image = decode_image(record.encoded) if record.image is None else record.image
+            mirror, top, left = words.draw(3) % (2, image.shape[1] - 5, image.shape[2] - 5)
+            crop = (image[:, top : top + 6, left : left + 6].astype(np.float32) - np.float32(3)) * np.float32(0.5)
+            np.testing.assert_array_equal(tops[0].data[i].numpy(), crop[:, :, ::-1] if mirror else crop)
+            assert float(tops[1].data[i]) == record.label == 10 * position
+            position = (position + 1) % len(raws)
+    layer.close()
+
+
+def test_a_batch_of_its_own_is_taken_and_the_data_sets_is_not(tmp_path: Path) -> None:
+    """Who writes into a top never writes into the data set that is kept in memory; what is made for it is not copied."""
+    source = write_lmdb(tmp_path / "db", numbered(2, "floats", (1, 8, 8)))
+    layer, tops = build(data_text(source, 2))
+    layer.forward([], tops)
+    tops[0].data.fill_(7)
+    tops[1].data.fill_(7)
+    layer.forward([], tops)
+    assert tops[0].data[:, 0, 0, 0].tolist() == [0, 1] and tops[1].data.tolist() == [0, 10]
+    layer, tops = build(data_text(source, 2, "transform_param { scale: 2 }"))
+    layer.forward([], tops)
+    before = tops[0].data
+    layer.forward([], tops)
+    assert before.data_ptr() != tops[0].data.data_ptr() and tops[0].data[:, 0, 0, 0].tolist() == [0, 2]
+
+
+def test_a_bad_number_of_threads_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALLCONV_DATA_THREADS must be a number from 1 on."""
+    monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
+    monkeypatch.setenv("ALLCONV_DATA_THREADS", "0")
+    assert message(data_text(write_lmdb(tmp_path / "db", numbered(2)), 1), 1).startswith("ALLCONV_DATA_THREADS=0: ")
+
+
 def test_one_top_means_no_labels(tmp_path: Path) -> None:
     """With one top, a batch is the images alone."""
     layer, tops = build(data_text(write_lmdb(tmp_path / "db", numbered(4)), 2, tops='top: "data"'))
@@ -199,16 +285,18 @@ def test_one_top_means_no_labels(tmp_path: Path) -> None:
 
 
 def test_a_streaming_layer_ends_its_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the layer is gone, so is its prefetch thread: it must not be inside PyTorch when the interpreter ends."""
+    """When the layer is gone, so are its threads: none must be inside PyTorch when the interpreter ends."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", "0")
+    monkeypatch.setenv("ALLCONV_DATA_THREADS", "2")
     before = set(threading.enumerate())
     layer: Any
     layer, _ = build(data_text(write_lmdb(tmp_path / "db", numbered(9)), 2))
     layer.next_batch()
-    (thread,) = set(threading.enumerate()) - before
+    threads = set(threading.enumerate()) - before
+    assert len(threads) > 1
     del layer
     gc.collect()
-    assert not thread.is_alive()
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_streaming_serves_sizes_that_differ(tmp_path: Path) -> None:
@@ -273,10 +361,12 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("memory", ["64", "0"], ids=["memory", "stream"])
-def test_a_broken_record_is_named(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_record_is_named(memory: str, threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A truncated record stops with its number and key."""
     monkeypatch.setenv("ALLCONV_DATA_MEMORY_MB", memory)
+    monkeypatch.setenv("ALLCONV_DATA_THREADS", threads)
     good = numbered(3)
     source = write_lmdb(tmp_path / "db", [good[0], good[1], good[2].SerializeToString()[:-4]])
     assert message(data_text(source, 2), 3).startswith(f"{source}: record 2 (key '00000002'): ")

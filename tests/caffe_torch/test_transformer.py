@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from allconv_caffe.caffe_torch.compute import data_kernel
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.source.images import Images
 from allconv_caffe.caffe_torch.source.transformer import Transformer, Words
 from allconv_caffe.proto import TEST, TRAIN, BlobProto, TransformationParameter
 
@@ -40,12 +42,22 @@ def slow(image: np.ndarray, param: Any, mean: np.ndarray | None, draw: np.ndarra
     st.sampled_from([TRAIN, TEST]),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 1000),
 )
 def test_a_batch_is_transformed_as_each_of_its_images(
+    crop: int, mirror: bool, mean: str, scale: float, phase: int, floats: bool, indexed: bool, compiled: bool, seed: int
+) -> None:
+    """Whole batches equal the loop over pixels bit for bit, for every combination of options, by the kernel or by numpy."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(data_kernel, "load", lambda: None)
+        check_a_batch(crop, mirror, mean, scale, phase, floats, indexed, seed)
+
+
+def check_a_batch(
     crop: int, mirror: bool, mean: str, scale: float, phase: int, floats: bool, indexed: bool, seed: int
 ) -> None:
-    """Whole batches, gathered at once, equal the loop over pixels bit for bit, for every combination of options."""
     rs = np.random.RandomState(seed)
     images = rs.randint(0, 256, (5, 2, 4, 3)).astype(np.float32 if floats else np.uint8)
     param = TransformationParameter(crop_size=crop, mirror=mirror, scale=scale)
@@ -64,6 +76,33 @@ def test_a_batch_is_transformed_as_each_of_its_images(
     for n, i in enumerate(index):
         expected = slow(images[i], param, image_mean, middle if draws is None else draws[n])
         np.testing.assert_array_equal(got[n].numpy(), expected)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_images_lie_anyhow(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes, pixels as OpenCV has them, floats with a tag before each, odd strides: the same batch, also as bytes."""
+    if not compiled:
+        monkeypatch.setattr(data_kernel, "load", lambda: None)
+    else:
+        assert data_kernel.load() is not None
+    rs = np.random.RandomState(0)
+    planes = rs.randint(0, 256, (3, 19, 23)).astype(np.uint8)
+    tagged = np.zeros(planes.shape, [("tag", "u1"), ("value", "<f4")])
+    tagged["value"] = planes
+    wide = np.zeros((3, 19, 46), np.uint8)
+    wide[:, :, ::2] = planes
+    pixels = np.ascontiguousarray(planes.transpose(1, 2, 0)).transpose(2, 0, 1)
+    images = [planes, pixels, wide[:, :, ::2], tagged["value"], planes.astype(np.float32)]
+    draws = np.array([(i % 2, i, 2 * i) for i in range(5)])
+    mean = data_kernel.Mean(rs.randn(3, 19, 23).astype(np.float32))
+    out = np.empty((5, 3, 12, 12), np.float32)
+    Images.of(images, range(5)).put(out, draws, mean, 0.3)
+    param = TransformationParameter(crop_size=12, scale=0.3)
+    for got, draw in zip(out, draws, strict=True):
+        np.testing.assert_array_equal(got, slow(planes, param, mean.values, draw))
+    copied = np.empty((3, *planes.shape), np.uint8)
+    Images.of(images[:3], range(3)).put(copied)
+    np.testing.assert_array_equal(copied, [planes] * 3)
 
 
 def test_nothing_to_do_costs_nothing() -> None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe import augment
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register_native
-from allconv_caffe.caffe_torch.layers.data import SourceLayer
+from allconv_caffe.caffe_torch.layers.data import PlacedLayer
 from allconv_caffe.caffe_torch.source.augmented import AugmentedFeed
 from allconv_caffe.caffe_torch.source.database import Reader, open_source
 from allconv_caffe.caffe_torch.source.loaded import load
@@ -23,7 +21,7 @@ from allconv_caffe.proto import TRAIN, DataParameter
 
 
 @register_native("allconv_caffe.python_layers", "AugmentedData")
-class AugmentedDataLayer(SourceLayer):
+class AugmentedDataLayer(PlacedLayer):
     """top[0] = the next batch_size records of an LMDB of bytes, set into fields; distorted in TRAIN, plain in TEST.
 
     top[0]: (N, C, size, size); top[1], if there: labels (N,). The data set lies on the device, shared by all layers that
@@ -50,7 +48,6 @@ class AugmentedDataLayer(SourceLayer):
             raise CaffeError(f"param_str: found no seed, expected one: {self._share.count} solvers share the records")
         self._seed = seed
         self._position = settings.start
-        self._feed: AugmentedFeed | None = None
         self.reader = Reader(open_source(settings.source, DataParameter.LMDB))
         try:
             first = self.reader.first()
@@ -65,35 +62,11 @@ class AugmentedDataLayer(SourceLayer):
             top[1].reshape(settings.batch_size)
         glog.info("augmented_data.py:1", f"output data size: {','.join(str(d) for d in top[0].shape)}")
 
-    @property
-    def data_position(self) -> int:
-        """The sample that the next batch begins with, counted from the start of training; assigning continues there."""
-        return self._position if self._feed is None else self._feed.position
-
-    @data_position.setter
-    def data_position(self, position: int) -> None:
+    def check_position(self, position: int) -> None:
+        """`position` is that of a sample, counted from the start of training."""
         check(position >= 0, f"{self.settings.source}: sample {position} (expected 0 or more)")
-        self.close()
-        self._position = position
 
-    def close(self) -> None:
-        """Ends the threads; the next batch begins at `data_position`."""
-        if self._feed is not None:
-            self._position = self._feed.position
-            self._feed.close()
-            self._feed = None
-
-    def next_batch(self) -> list[torch.Tensor]:
-        if self._feed is None:
-            self._feed = self._open_feed()
-        fields, labels = self._feed.next()
-        return [fields, labels][: len(self.param.top)]
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for blob, value in zip(top, self.next_batch(), strict=True):
-            blob.data = value
-
-    def _open_feed(self) -> AugmentedFeed:
+    def open_feed(self, position: int) -> AugmentedFeed:
         settings = self.settings
         loaded = load(self.reader, self.ctx.device)
         if loaded is None:
@@ -102,4 +75,4 @@ class AugmentedDataLayer(SourceLayer):
                 "the whole data set in memory",
                 settings.source,
             )
-        return AugmentedFeed(settings, loaded, self._seed, self._share, self._position)
+        return AugmentedFeed(settings, loaded, self._seed, self._share, position)

@@ -34,8 +34,70 @@ class SourceLayer(Layer):
         """Nothing lies below."""
 
 
-class BatchLayer(SourceLayer):
-    """A layer that transforms batches of images; subclasses give `setup_data` and `next_batch`.
+class FedLayer(SourceLayer):
+    """tops = the next batch of a feed, which is opened when the first is asked for; subclasses give `open_feed`."""
+
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__(param, context)
+        self._feed: Feed | None = None
+        self._position = 0
+
+    def open_feed(self, position: int) -> Feed:
+        """Batches from the record at `position` on."""
+        raise CaffeError(f"layer type {self.type} lacks open_feed")
+
+    def close(self) -> None:
+        """Ends the feed and its threads; a new one goes on with the next batch."""
+        if self._feed is not None:
+            self._position = self._feed.position
+            self._feed.close()
+            self._feed = None
+
+    def next_batch(self) -> list[torch.Tensor]:
+        """Data (N, C, H, W) and, with two tops, labels (N,): float32 on the device; may be views: do not write."""
+        return self._next(self._opened())
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        feed = self._opened()
+        for blob, value in zip(top, self._next(feed), strict=True):
+            if blob.shape != tuple(value.shape):
+                blob.reshape(*value.shape)
+            if feed.fresh:
+                blob.take_data(value)
+            else:
+                blob.data = value
+
+    def _opened(self) -> Feed:
+        if self._feed is None:
+            self._feed = self.open_feed(self._position)
+        return self._feed
+
+    def _next(self, feed: Feed) -> list[torch.Tensor]:
+        images, labels = feed.next()
+        return [images, labels][: len(self.param.top)]
+
+
+class PlacedLayer(FedLayer):
+    """A fed layer that knows where in its records it is, and goes on anywhere."""
+
+    @property
+    def data_position(self) -> int:
+        """The record that the next batch begins with, the root's where there are several; assigning continues there."""
+        return self._position if self._feed is None else self._feed.position
+
+    @data_position.setter
+    def data_position(self, position: int) -> None:
+        self.check_position(position)
+        self.close()
+        self._position = position
+
+    def check_position(self, position: int) -> None:
+        """Raises CaffeError for a record that there is not."""
+        raise CaffeError(f"layer type {self.type} lacks check_position")
+
+
+class BatchLayer(FedLayer):
+    """A layer that transforms batches of images; subclasses give `setup_data` and `open_feed`.
 
     Words taken from the main stream at set-up, as Caffe takes them: where anything is random, one that is thrown away
     and, after `setup_data`, the seed of the transformer's generator; then always one for the prefetch thread.
@@ -46,7 +108,6 @@ class BatchLayer(SourceLayer):
         self.transformer: Transformer
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.output_labels = len(top) > 1
         self.transformer = Transformer(self.param.transform_param, self.phase, self.ctx.rng)
         self.transformer.init_rand()
         self.setup_data(top)
@@ -56,19 +117,9 @@ class BatchLayer(SourceLayer):
     def setup_data(self, top: Sequence[Blob]) -> None:
         raise CaffeError(f"layer type {self.type} lacks setup_data")
 
-    def next_batch(self) -> list[torch.Tensor]:
-        """Data (N, C, H, W) and, with two tops, labels (N,): float32 on the device; may be views: do not write."""
-        raise CaffeError(f"layer type {self.type} lacks next_batch")
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for blob, value in zip(top, self.next_batch(), strict=True):
-            if blob.shape != tuple(value.shape):
-                blob.reshape(*value.shape)
-            blob.data = value
-
 
 @register("Data")
-class DataLayer(BatchLayer):
+class DataLayer(PlacedLayer, BatchLayer):
     """top = the next batch_size records of an LMDB, in key order, transformed; it goes round for ever.
 
     top[0]: (N, C, H, W), of the shape of the batch's first record; top[1], if there: labels (N,).
@@ -87,8 +138,6 @@ class DataLayer(BatchLayer):
         self.source = open_source(options.source, options.backend)
         transform = param.transform_param
         self.reader = Reader(self.source, transform.force_color, transform.force_gray)
-        self._feed: Feed | None = None
-        self._position = 0
         self._share = context.share if context.phase == TRAIN else ALONE
 
     def setup_data(self, top: Sequence[Blob]) -> None:
@@ -103,44 +152,23 @@ class DataLayer(BatchLayer):
             raise error.within("" if error.where else self.source.path) from None
         top[0].reshape(batch_size, *shape)
         glog.info("data_layer.cpp:45", f"output data size: {','.join(str(d) for d in top[0].shape)}")
-        if self.output_labels:
+        if len(top) > 1:
             top[1].reshape(batch_size)
 
-    @property
-    def data_position(self) -> int:
-        """The record that the next batch begins with, the root's where there are several; assigning continues there."""
-        return self._position if self._feed is None else self._feed.position
-
-    @data_position.setter
-    def data_position(self, position: int) -> None:
+    def check_position(self, position: int) -> None:
         count = len(self.source)
         check(0 <= position < count, f"{self.source.path}: record {position} (expected 0 to {count - 1})")
-        self.close()
-        self._position = position
 
-    def close(self) -> None:
-        """Stops the prefetch thread; the next batch begins at `data_position`."""
-        if self._feed is not None:
-            self._position = self._feed.position
-            self._feed.close()
-            self._feed = None
-
-    def next_batch(self) -> list[torch.Tensor]:
-        if self._feed is None:
-            self._feed = self._open_feed()
-        images, labels = self._feed.next()
-        return [images, labels] if self.output_labels else [images]
-
-    def _open_feed(self) -> Feed:
+    def open_feed(self, position: int) -> Feed:
         options = self.param.data_param
         loaded = load(self.reader, self.ctx.device)
         if loaded is not None:
-            return MemoryFeed(loaded, self.transformer, options.batch_size, self._position, _wrapped, self._share)
+            return MemoryFeed(loaded, self.transformer, options.batch_size, position, _wrapped, self._share)
         return StreamFeed(
             self.reader,
             self.transformer,
             options.batch_size,
-            self._position,
+            position,
             _wrapped,
             self.ctx.device,
             options.prefetch,

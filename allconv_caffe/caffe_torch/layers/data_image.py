@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
@@ -18,7 +17,9 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer
+from allconv_caffe.caffe_torch.source.datum import channels_first
 from allconv_caffe.caffe_torch.source.feed import StreamFeed
+from allconv_caffe.caffe_torch.source.images import Images
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.files import open_file
 from allconv_caffe.proto import TRAIN, ProtoError, image_file
@@ -69,14 +70,17 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-        for name, label in self.lines[start::every]:
-            yield self.read(name), label
+    def runs(self, start: int = 0, every: int = 1) -> Iterator[list[tuple[str, int]]]:
+        yield self.lines[start::every]
 
-    def restart(self) -> Iterator[tuple[np.ndarray, int]]:
+    def restart(self) -> Iterator[list[tuple[str, int]]]:
         if self.words is not None:
             shuffle(self.lines, self.words)
-        return self.records()
+        return self.runs()
+
+    def load(self, run: list[tuple[str, int]]) -> Iterator[Images]:
+        for name, label in run:
+            yield Images.of([self.read(name)], [label])
 
     def read(self, name: str) -> np.ndarray:
         """C x H x W uint8, channels B, G, R. Raises CaffeError."""
@@ -97,7 +101,7 @@ class ImageReader:
                 raise CaffeError(
                     f"Could not load {name} as {param.new_height} x {param.new_width} ({error.err})"
                 ) from None
-        return image_file.planes(image)
+        return channels_first(image)
 
 
 @register("ImageData")
@@ -127,38 +131,29 @@ class ImageDataLayer(BatchLayer):
             words = Words(self.ctx.rng.word())
             shuffle(lines, words)
         glog.info("image_data_layer.cpp:63", f"A total of {len(lines)} images.")
-        self.start = 0
         if self.phase == TRAIN and self.ctx.share.rank and not param.shuffle and not param.rand_skip:
             glog.warning("image_data_layer.cpp:60", "Shuffling or skipping recommended for multi-GPU")
         if param.rand_skip:
-            self.start = self.ctx.rng.word() % param.rand_skip
-            glog.info("image_data_layer.cpp:70", f"Skipping first {self.start} data points.")
-            check(len(lines) > self.start, "Not enough points to skip")
+            self._position = self.ctx.rng.word() % param.rand_skip
+            glog.info("image_data_layer.cpp:70", f"Skipping first {self._position} data points.")
+            check(len(lines) > self._position, "Not enough points to skip")
         self.reader = ImageReader(lines, param, words)
         self.transformer.word = "img"
-        first = self.reader.read(lines[self.start][0]).shape
+        first = self.reader.read(lines[self._position][0]).shape
         shape = self.transformer.shape(*first)
         check(param.batch_size > 0, "Positive batch size required")
         self.transformer.check_mean(*first)
         top[0].reshape(param.batch_size, *shape)
         glog.info("image_data_layer.cpp:90", f"output data size: {','.join(str(d) for d in top[0].shape)}")
         top[1].reshape(param.batch_size)
-        self._feed: StreamFeed | None = None
 
-    def next_batch(self) -> list[torch.Tensor]:
-        if self._feed is None:
-            self._feed = StreamFeed(
-                self.reader,
-                self.transformer,
-                self.param.image_data_param.batch_size,
-                self.start,
-                lambda: None,
-                self.ctx.device,
-                self.param.data_param.prefetch,
-            )
-        return list(self._feed.next())
-
-    def close(self) -> None:
-        """Stops the prefetch thread."""
-        if self._feed is not None:
-            self._feed.close()
+    def open_feed(self, position: int) -> StreamFeed:
+        return StreamFeed(
+            self.reader,
+            self.transformer,
+            self.param.image_data_param.batch_size,
+            position,
+            lambda: None,
+            self.ctx.device,
+            self.param.data_param.prefetch,
+        )

@@ -111,6 +111,8 @@ class AugmentedFeed:
         position: the sample that rank 0's next batch begins with.
     """
 
+    fresh = True
+
     def __init__(self, settings: Settings, loaded: Loaded, seed: int, share: Share, position: int) -> None:
         self.position = position
         self.settings, self._loaded = settings, loaded

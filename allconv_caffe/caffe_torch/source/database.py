@@ -5,6 +5,7 @@ Source: db.hpp, db_lmdb.hpp (MDB_CHECK), db_lmdb.cpp, db_leveldb.cpp.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
@@ -12,14 +13,36 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 import numpy as np
 
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import data_kernel
+from allconv_caffe.caffe_torch.compute.data_kernel import ADDRESS, BYTES, ENCODED, FLOATS, KIND, LABEL, LENGTH, UNREAD
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.source.datum import decode_image, parse_datum
+from allconv_caffe.caffe_torch.source.images import Images
 from allconv_caffe.proto import DataParameter, lmdb_file
+
+CHUNK_BYTES = 1 << 20  # of records read at once by the kernel: they are still in the cache when they are transformed
+Value = tuple[int, bytes, Any]  # position, key, value
+
+
+class Places:
+    """Where some of an LMDB's values lie: positions in the data set, and (n, 3) places as the kernel has them."""
+
+    def __init__(self, positions: np.ndarray, places: np.ndarray) -> None:
+        self.positions, self.places = positions, places
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, part: slice) -> Places:
+        return Places(self.positions[part], self.places[part])
+
+
+Run = Union[Places, "list[Value]"]
 
 
 class Source(Protocol):
@@ -30,7 +53,18 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def items(self, start: int = 0) -> Iterator[tuple[bytes, Any]]:
-        """(key, value) pairs from the `start`-th on; a value is valid until the next one is asked for."""
+        """(key, value) pairs from the `start`-th on; a value stays valid."""
+        ...
+
+    def runs(self, start: int = 0) -> Iterator[Run]:
+        """The same, several at once, or where they lie."""
+        ...
+
+    def read(self, places: Places) -> tuple[np.ndarray, object]:
+        """The table of the values at `places` (see `data_kernel`), and what must live as long as it is used.
+
+        It is valid until the next reading by the same thread.
+        """
         ...
 
     def version(self) -> tuple[Any, ...]:
@@ -63,6 +97,7 @@ class LmdbSource:
         except CaffeError as error:
             raise error.within(path) from None
         self.opened_version = self.version()
+        self._scratch = threading.local()
 
     def __len__(self) -> int:
         return len(self._file)
@@ -72,6 +107,32 @@ class LmdbSource:
             yield from self._file.items(start)
         except CaffeError as error:
             raise error.within(self.path) from None
+
+    def runs(self, start: int = 0) -> Iterator[Run]:
+        kernel = data_kernel.load()
+        if kernel is None:
+            yield from _one_by_one(self, start)
+            return
+        try:
+            for done, number, page, nodes in self._file.leaves(start):
+                places = kernel.leaf(page, number, self._file.page_size, len(nodes))
+                if places is None or (places.sum(1) > self._file.end).any():
+                    yield from _one_by_one(self, max(start, done))  # which says what is wrong with it
+                    return
+                skipped = max(0, start - done)
+                yield Places(np.arange(done + skipped, done + len(nodes)), places[skipped:])
+        except CaffeError as error:
+            raise error.within(self.path) from None
+
+    def read(self, places: Places) -> tuple[np.ndarray, object]:
+        kernel = data_kernel.load()
+        assert kernel is not None
+        needed = int(places.places[:, 1:].sum()) + len(places) * self._file.page_size
+        buffer = getattr(self._scratch, "buffer", None)
+        if buffer is None or len(buffer) < needed:
+            buffer = self._scratch.buffer = np.empty(max(needed, 2 * CHUNK_BYTES), np.uint8)
+        rows = np.ascontiguousarray(places.places)
+        return kernel.read(self._file.fileno(), self._file.page_size, rows, buffer), buffer
 
     def version(self) -> tuple[Any, ...]:
         found = os.stat(os.path.join(self.path, "data.mdb"))
@@ -120,8 +181,19 @@ class LevelDbSource:
             if i >= start:
                 yield key, value
 
+    def runs(self, start: int = 0) -> Iterator[Run]:
+        return _one_by_one(self, start)
+
+    def read(self, places: Places) -> tuple[np.ndarray, object]:
+        raise AssertionError("a LevelDB has no places")
+
     def version(self) -> tuple[Any, ...]:
         return (os.stat(os.path.join(self.path, "CURRENT")).st_mtime_ns,)
+
+
+def _one_by_one(source: Source, start: int) -> Iterator[Run]:
+    for position, (key, value) in enumerate(source.items(start), start):
+        yield [(position, key, value)]
 
 
 _sources: weakref.WeakValueDictionary[tuple[Any, ...], Any] = weakref.WeakValueDictionary()
@@ -173,28 +245,90 @@ class Reader:
     def __len__(self) -> int:
         return len(self.source)
 
-    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-        """(image, label) of the `start`-th and each `every`-th after it; an image may be a view, valid until the next one."""
-        for position, (key, value) in enumerate(self.source.items(start), start):
-            if (position - start) % every:
-                continue
-            try:
-                record = parse_datum(value)
-                image = record.image
-                self.decodes = image is None
-                if image is None:
-                    image = decode_image(record.encoded, self.force_color, self.force_gray)
-                elif (self.force_color or self.force_gray) and not self._told:
-                    self._told = True
-                    glog.error("data_transformer.cpp:151", "force_color and force_gray only for encoded datum")
-            except CaffeError as error:
-                name = key.decode("ascii", "backslashreplace")
-                raise error.within(f"{self.source.path}: record {position} (key '{name}')") from None
-            yield image, record.label
+    def runs(self, start: int = 0, every: int = 1) -> Iterator[Run]:
+        """The `start`-th and each `every`-th after it, some at once, for `load`."""
+        following = start
+        for run in self.source.runs(start):
+            begin = int(run.positions[0]) if isinstance(run, Places) else run[0][0]
+            if every > 1:
+                run = run[following - begin :: every]
+                following += every * len(run)
+            if len(run):
+                yield run
 
-    def restart(self) -> Iterator[tuple[np.ndarray, int]]:
+    def restart(self) -> Iterator[Run]:
         """What comes after the last record: the first again."""
-        return self.records()
+        return self.runs()
+
+    def load(self, run: Run) -> Iterator[Images]:
+        """The images of a run, decoded, some at once; valid until the next are asked for by the same thread."""
+        if not isinstance(run, Places):
+            for position, key, value in run:
+                yield self._image(position, key, value)
+            return
+        longest = int(run.places[:, 1].max())
+        step = max(1, CHUNK_BYTES // max(1, longest))
+        for begin in range(0, len(run), step):
+            yield from self._read(run[begin : begin + step])
+
+    def _read(self, places: Places) -> Iterator[Images]:
+        table, buffer = self.source.read(places)
+        kinds = table[:, KIND]
+        if ((kinds == BYTES) | (kinds == FLOATS)).all():
+            self._tell()
+            yield Images(table, keep=buffer)
+            return
+        for i, (kind, position) in enumerate(zip(kinds.tolist(), places.positions.tolist(), strict=True)):
+            if kind in (BYTES, FLOATS):
+                self._tell()
+                yield Images(table[i : i + 1], keep=buffer)
+            elif kind == ENCODED:
+                encoded = ctypes.string_at(int(table[i, ADDRESS]), int(table[i, LENGTH]))
+                try:
+                    image = decode_image(encoded, self.force_color, self.force_gray)
+                except CaffeError as error:
+                    raise self._within(error, position, self._key(position)) from None
+                yield Images.of([image], table[i : i + 1, LABEL])
+            elif kind == UNREAD:
+                yield self._image(position, *next(self.source.items(position)))
+            else:
+                value = ctypes.string_at(int(table[i, ADDRESS]), int(table[i, LENGTH]))
+                yield self._image(position, None, value)
+
+    def _image(self, position: int, key: bytes | None, value: Any) -> Images:
+        image, label = self._parse(position, key, value)
+        return Images.of([image], [label])
+
+    def _parse(self, position: int, key: bytes | None, value: Any) -> tuple[np.ndarray, int]:
+        """The image and the label of a value; a key that is None is looked up if it is needed."""
+        try:
+            record = parse_datum(value)
+            image = record.image
+            self.decodes = image is None
+            if image is None:
+                image = decode_image(record.encoded, self.force_color, self.force_gray)
+            else:
+                self._tell()
+        except CaffeError as error:
+            raise self._within(error, position, self._key(position) if key is None else key) from None
+        return image, record.label
+
+    def _key(self, position: int) -> bytes:
+        return next(self.source.items(position))[0]
+
+    def _within(self, error: CaffeError, position: int, key: bytes) -> CaffeError:
+        name = key.decode("ascii", "backslashreplace")
+        return error.within(f"{self.source.path}: record {position} (key '{name}')")
+
+    def _tell(self) -> None:
+        if (self.force_color or self.force_gray) and not self._told:
+            self._told = True
+            glog.error("data_transformer.cpp:151", "force_color and force_gray only for encoded datum")
+
+    def records(self, start: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+        """(image, label) of the `start`-th record and those after it, one by one; an image may be a view."""
+        for position, (key, value) in enumerate(self.source.items(start), start):
+            yield self._parse(position, key, value)
 
     def first(self) -> np.ndarray:
         """The first record's image. Raises CaffeError for an empty data set."""

@@ -22,11 +22,16 @@ def parse_datum(value: Any) -> datum.Record:
 
 
 def decode_image(encoded: bytes, force_color: bool = False, force_gray: bool = False) -> np.ndarray:
-    """C x H x W uint8 of an image file's bytes; B, G, R as OpenCV has them. Raises CaffeError."""
+    """C x H x W uint8 of an image file's bytes; B, G, R as OpenCV has them, whose array it is a view of. Raises CaffeError."""
     check(not (force_color and force_gray), "cannot set both force_color and force_gray")
     try:
         image = image_file.decode(encoded, True if force_color else False if force_gray else None, mend=True)
     except image_file.ImageError as error:
         raise CaffeError("Could not decode datum " + (f"({error.detail})" if error.detail else "")) from None
     check(image.dtype == np.uint8, "Image data type must be unsigned byte")
-    return image_file.planes(image)
+    return channels_first(image)
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """(H, W, channels) or (H, W) as OpenCV has them seen as (C, H, W)."""
+    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.source.images import Images, Shape
 from allconv_caffe.caffe_torch.source.loaded import Loaded
 from allconv_caffe.caffe_torch.source.share import ALONE, Share
 from allconv_caffe.caffe_torch.source.transformer import Draws, Transformer
@@ -31,6 +35,11 @@ class Feed(Protocol):
     @property
     def position(self) -> int:
         """The record that the next batch of all solvers begins with."""
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last batch belongs to whoever asked for it; else it may be views of the data set."""
         ...
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +62,7 @@ class MemoryFeed:
         share: Share = ALONE,
     ) -> None:
         self.position = position
+        self.fresh = False
         self._loaded, self._transformer, self._size, self._wrapped = loaded, transformer, batch_size, wrapped
         self._share = share
 
@@ -64,6 +74,7 @@ class MemoryFeed:
         if share.count > 1:
             index = torch.arange(begin + share.rank, end, share.count, device=images.device) % count
             batch = self._transformer.apply(images, draws, index)
+            self.fresh = True
             self._pass(end)
             return batch, labels[index]
         if draws is None or end <= count:
@@ -71,8 +82,9 @@ class MemoryFeed:
         else:
             index = torch.arange(begin, end, device=images.device) % count
             batch = self._transformer.apply(images, draws, index)
+        self.fresh = batch.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
         self._pass(end)
-        return batch, _cyclic(labels, begin, end)
+        return batch, _cyclic(labels, begin, end).clone()
 
     def _pass(self, end: int) -> None:
         count = len(self._loaded.labels)
@@ -97,33 +109,194 @@ def _cyclic(values: torch.Tensor, begin: int, end: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
+class Records(Protocol):
+    """Records, again and again: runs of them in order, which any thread may load."""
+
+    def __len__(self) -> int: ...
+
+    def runs(self, start: int = 0, every: int = 1) -> Iterator[Any]:
+        """Sequences of whatever `load` understands: the `start`-th record and each `every`-th after it."""
+        ...
+
+    def restart(self) -> Iterator[Any]:
+        """What comes after the last record."""
+        ...
+
+    def load(self, run: Any) -> Iterator[Images]:
+        """The images of a run or a part of one, some at once, valid until the next."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a batch is made as: transformed images of `shape`, or those of the data set, all of this shape and type."""
+
+    shape: Shape
+    floats: bool
+    transformed: bool
+
+
+class _OtherShape(Exception):
+    """The batch cannot be made as planned."""
+
+
 @dataclass(kw_only=True)
 class _Batch:
-    """What the thread hands over."""
+    """What the thread hands over: being made, or made."""
 
+    plan: _Plan
     images: torch.Tensor
     labels: torch.Tensor
-    # whether `images` are transformed already, or `draws` are still to be applied, on the device
-    transformed: bool
-    draws: Draws | None = None
+    # the random words of its images, None where nothing is random
+    words: np.ndarray | None
+    # where its records are: runs, and the rows of the batch that they fill
+    pieces: list[tuple[Any, slice]]
     # the record that the next batch begins with
     position: int
     # how often the end of the data set was passed
     wraps: int
+    # the work on it that threads of the pool do, in the order of its records
+    jobs: list[Future[None]] = field(default_factory=list)
 
 
-class Records(Protocol):
-    """Decoded records, again and again."""
+class _Maker:
+    """Makes batches: reads, decodes, transforms on a CPU or leaves that to the device; with a pool, its threads do.
 
-    def __len__(self) -> int: ...
+    A batch has the shape of its first image. It is made as the one before, and once more if that proves wrong.
+    """
 
-    def records(self, start: int = 0, every: int = 1) -> Iterator[tuple[np.ndarray, int]]: ...
+    def __init__(
+        self, records: Records, transformer: Transformer, size: int, device: torch.device, threads: int
+    ) -> None:
+        self.records, self.transformer, self.size, self.device, self.threads = (
+            records,
+            transformer,
+            size,
+            device,
+            threads,
+        )
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="data") if threads > 1 else None
+        self._plan: _Plan | None = None
 
-    def restart(self) -> Iterator[tuple[np.ndarray, int]]: ...
+    def begin(self, pieces: list[tuple[Any, slice]], position: int, wraps: int) -> _Batch:
+        words = self.transformer.words(self.size)
+        if self._plan is None:
+            self._plan = self._own_plan(pieces)
+        batch = self._empty(self._plan, words, pieces, position, wraps)
+        if self.pool is not None:
+            for job in self._jobs(pieces):
+                batch.jobs.append(self.pool.submit(self._fill, batch, job))
+            return batch
+        return self._made(batch)
+
+    def finish(self, batch: _Batch) -> _Batch:
+        """Waits for the pool's threads. Raises what the first of the records that cannot be had raises."""
+        if not batch.jobs:
+            return batch
+        try:
+            for job in batch.jobs:
+                job.result()
+        except _OtherShape:
+            return self._again(batch)
+        batch.jobs.clear()
+        return batch
+
+    def _made(self, batch: _Batch) -> _Batch:
+        try:
+            self._fill(batch, batch.pieces)
+        except _OtherShape:
+            return self._again(batch)
+        return batch
+
+    def _again(self, batch: _Batch) -> _Batch:
+        plan = self._own_plan(batch.pieces)
+        if plan == batch.plan:  # only on a device: the others differ from the first
+            plan = _Plan(self.transformer.shape(*plan.shape), plan.floats, True)
+        else:
+            self._plan = plan
+        return self._made(self._empty(plan, batch.words, batch.pieces, batch.position, batch.wraps))
+
+    def _own_plan(self, pieces: list[tuple[Any, slice]]) -> _Plan:
+        first = next(self.records.load(pieces[0][0][:1]))
+        if self.device.type == "cpu":
+            return _Plan(self.transformer.shape(*first.shape), False, True)
+        return _Plan(first.shape, first.floats, False)
+
+    def _empty(
+        self, plan: _Plan, words: np.ndarray | None, pieces: list[tuple[Any, slice]], position: int, wraps: int
+    ) -> _Batch:
+        pinned = self.device.type == "cuda"
+        kind = torch.float32 if plan.transformed or plan.floats else torch.uint8
+        return _Batch(
+            plan=plan,
+            images=torch.empty((self.size, *plan.shape), dtype=kind, pin_memory=pinned),
+            labels=torch.empty(self.size, pin_memory=pinned),
+            words=words,
+            pieces=pieces,
+            position=position,
+            wraps=wraps,
+        )
+
+    def _jobs(self, pieces: list[tuple[Any, slice]]) -> Iterator[list[tuple[Any, slice]]]:
+        """The pieces in parts for the threads, a few for each, since some are sooner done than others."""
+        most = max(1, -(-self.size // (2 * self.threads)))
+        job: list[tuple[Any, slice]] = []
+        left = most
+        for run, rows in pieces:
+            begin = 0
+            while begin < len(run):
+                end = min(len(run), begin + left)
+                job.append((run[begin:end], slice(rows.start + begin, rows.start + end)))
+                left -= end - begin
+                begin = end
+                if not left:
+                    yield job
+                    job, left = [], most
+        if job:
+            yield job
+
+    def _fill(self, batch: _Batch, pieces: list[tuple[Any, slice]]) -> None:
+        out, labels, plan = batch.images.numpy(), batch.labels.numpy(), batch.plan
+        for run, rows in pieces:
+            begin = rows.start
+            for images in self.records.load(run):
+                end = begin + len(images)
+                if plan.transformed:
+                    if begin == 0 and self.transformer.shape(*images.shape) != plan.shape:
+                        raise _OtherShape
+                    words = None if batch.words is None else batch.words[begin:end]
+                    self.transformer.put(images, words, out[begin:end])
+                elif images.are(plan.shape, plan.floats):
+                    images.put(out[begin:end])
+                else:
+                    raise _OtherShape
+                labels[begin:end] = images.labels
+                begin = end
+
+
+def data_threads(device: torch.device, share: Share = ALONE) -> int:
+    """How many threads decode and transform: ALLCONV_DATA_THREADS, else PyTorch's on a CPU, on a GPU its share of the cores."""
+    text = os.environ.get("ALLCONV_DATA_THREADS", "")
+    if text:
+        check(
+            text.isdecimal() and 0 < int(text) <= 1024,
+            f"ALLCONV_DATA_THREADS={text}: expected a number of threads, 1 to 1024",
+        )
+        return int(text)
+    if device.type == "cpu":
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // share.count)
 
 
 class StreamFeed:
-    """Batches read, and on a CPU transformed, by a thread that keeps `depth` of them ready."""
+    """Batches read, and on a CPU transformed, ahead of time: a thread keeps `depth` of them ready or in work.
+
+    Args:
+        threads: that decode and transform, by default as many as `data_threads` says; with one, it is the same that reads.
+    """
+
+    fresh = True
 
     def __init__(
         self,
@@ -135,59 +308,73 @@ class StreamFeed:
         device: torch.device,
         depth: int,
         share: Share = ALONE,
+        threads: int | None = None,
     ) -> None:
         self.position = position
         self._transformer, self._wrapped, self._device = transformer, wrapped, device
         self._ready: queue.Queue[_Batch | BaseException] = queue.Queue(max(1, depth))
         self._stop = threading.Event()
         self._failed: BaseException | None = None
+        if threads is None:
+            threads = data_threads(device, share)
+        self._maker = _Maker(reader, transformer, batch_size, device, threads)
         self._thread = threading.Thread(
             target=_prefetch,
-            args=(reader, transformer, batch_size, position, share, device, self._ready, self._stop),
+            args=(self._maker, position, share, self._ready, self._stop),
             name="data prefetch",
             daemon=True,
         )
         self._thread.start()
-        weakref.finalize(self, _end, self._thread, self._stop, self._ready)
+        weakref.finalize(self, _end, self._thread, self._stop, self._ready, self._maker.pool)
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._failed is not None:
             raise copy.copy(self._failed)  # whoever catches it adds where it was
         batch = self._ready.get()
-        if isinstance(batch, BaseException):
-            self._failed = batch
-            raise copy.copy(batch)
+        try:
+            if isinstance(batch, BaseException):
+                raise batch
+            batch = self._maker.finish(batch)
+        except BaseException as error:
+            self._failed = error
+            self._stop.set()
+            raise copy.copy(error) from None
         for _ in range(batch.wraps):
             self._wrapped()
         self.position = batch.position
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
-        if not batch.transformed:
-            images = self._transformer.apply(images, batch.draws)
+        if not batch.plan.transformed:
+            images = self._transformer.apply(images, self._draws(batch))
         return images, labels
 
+    def _draws(self, batch: _Batch) -> Draws | None:
+        if batch.words is None:
+            return None
+        return self._transformer.choose(batch.words, np.broadcast_to(batch.plan.shape, (len(batch.words), 3)))
+
     def close(self) -> None:
-        _end(self._thread, self._stop, self._ready)
+        _end(self._thread, self._stop, self._ready, self._maker.pool)
 
 
-def _end(thread: threading.Thread, stop: threading.Event, ready: queue.Queue[_Batch | BaseException]) -> None:
-    """Waits for the thread: one that is inside PyTorch when the interpreter ends would abort the process."""
+def _end(
+    thread: threading.Thread,
+    stop: threading.Event,
+    ready: queue.Queue[_Batch | BaseException],
+    pool: ThreadPoolExecutor | None,
+) -> None:
+    """Waits for the threads: one that is inside PyTorch when the interpreter ends would abort the process."""
     stop.set()
     while thread.is_alive() and thread is not threading.current_thread():
         with contextlib.suppress(queue.Empty):
             ready.get_nowait()
         thread.join(0.01)
+    if pool is not None:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _prefetch(
-    reader: Records,
-    transformer: Transformer,
-    batch_size: int,
-    position: int,
-    share: Share,
-    device: torch.device,
-    ready: queue.Queue[_Batch | BaseException],
-    stop: threading.Event,
+    maker: _Maker, position: int, share: Share, ready: queue.Queue[_Batch | BaseException], stop: threading.Event
 ) -> None:
     def put(item: _Batch | BaseException) -> None:
         while not stop.is_set():
@@ -198,61 +385,33 @@ def _prefetch(
         return None
 
     try:
-        count = len(reader)
-        records = _dealt(reader, position, share)
+        count = len(maker.records)
+        runs = _dealt(maker.records, position, share)
+        rest: Any = ()
         while not stop.is_set():
-            images: list[np.ndarray] = []
-            labels = np.empty(batch_size, np.float32)
-            for i in range(batch_size):
-                image, labels[i] = next(records)
-                images.append(image.copy())
-            wraps, position = divmod(position + batch_size * share.count, count)
-            put(_assemble(images, labels, transformer, device, position, wraps))
+            pieces: list[tuple[Any, slice]] = []
+            filled = 0
+            while filled < maker.size:
+                run = rest if len(rest) else next(runs)
+                if not len(run):
+                    continue
+                part, rest = run[: maker.size - filled], run[maker.size - filled :]
+                pieces.append((part, slice(filled, filled + len(part))))
+                filled += len(part)
+            wraps, position = divmod(position + maker.size * share.count, count)
+            put(maker.begin(pieces, position, wraps))
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
         put(error)
 
 
-def _dealt(reader: Records, position: int, share: Share) -> Iterator[tuple[np.ndarray, int]]:
+def _dealt(records: Records, position: int, share: Share) -> Iterator[Any]:
     """The share of the records from the `position`-th on, for ever."""
     if share.count == 1:
-        yield from reader.records(position)
+        yield from records.runs(position)
         while True:
-            yield from reader.restart()
+            yield from records.restart()
     position += share.rank
     while True:
-        begin = position % len(reader)
-        yield from reader.records(begin, share.count)
-        position = begin - len(reader) + share.count * -(-(len(reader) - begin) // share.count)
-
-
-def _assemble(
-    images: list[np.ndarray],
-    labels: np.ndarray,
-    transformer: Transformer,
-    device: torch.device,
-    position: int,
-    wraps: int,
-) -> _Batch:
-    first = images[0]
-    label = torch.from_numpy(labels)
-    if all(image.shape == first.shape and image.dtype == first.dtype for image in images):
-        draws = transformer.draw(len(images), first.shape[1], first.shape[2])
-        batch = torch.from_numpy(np.stack(images))
-        if device.type == "cpu":
-            return _Batch(
-                images=transformer.apply(batch, draws), labels=label, transformed=True, position=position, wraps=wraps
-            )
-        return _Batch(
-            images=batch.pin_memory(),
-            labels=label.pin_memory(),
-            transformed=False,
-            draws=draws,
-            position=position,
-            wraps=wraps,
-        )
-    top = transformer.shape(*first.shape)  # the batch takes the shape of its first record
-    parts = []
-    for image in images:
-        transformer.fit(top, *image.shape)
-        parts.append(transformer.apply(torch.from_numpy(image)[None], transformer.draw(1, *image.shape[1:])))
-    return _Batch(images=torch.cat(parts), labels=label, transformed=True, position=position, wraps=wraps)
+        begin = position % len(records)
+        yield from records.runs(begin, share.count)
+        position = begin - len(records) + share.count * -(-(len(records) - begin) // share.count)

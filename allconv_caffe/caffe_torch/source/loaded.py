@@ -69,16 +69,22 @@ def _load(reader: Reader, device: torch.device) -> Loaded:
     labels = np.empty(count, np.float32)
     step = count if device.type == "cpu" else max(1, min(count, CHUNK_BYTES // first.nbytes))
     chunk = images if device.type == "cpu" else torch.empty((step, *first.shape), dtype=dtype)
-    host, i = chunk.numpy(), 0
-    for i, (image, label) in enumerate(reader.records()):
-        if image.shape != first.shape or image.dtype != first.dtype:
-            raise Irregular
-        host[i % step] = image
-        labels[i] = label
-        if chunk is not images and ((i + 1) % step == 0 or i + 1 == count):
-            begin = i - i % step
-            images[begin : i + 1].copy_(chunk[: i + 1 - begin])
-    check(i + 1 == count, f"{reader.source.path}: found {i + 1} records, expected {count}")
+    host, done = chunk.numpy(), 0
+    shape, floats = (first.shape[0], first.shape[1], first.shape[2]), dtype == torch.float32
+    for run in reader.runs():
+        for found in reader.load(run):
+            if not found.are(shape, floats):
+                raise Irregular
+            check(done + len(found) <= count, f"{reader.source.path}: found more records than {count}")
+            labels[done : done + len(found)] = found.labels
+            while len(found):
+                begin = done % step
+                part = found[: step - begin]
+                part.put(host[begin : begin + len(part)])
+                done, found = done + len(part), found[len(part) :]
+                if chunk is not images and (done % step == 0 or done == count):
+                    images[done - begin - len(part) : done].copy_(chunk[: begin + len(part)])
+    check(done == count, f"{reader.source.path}: found {done} records, expected {count}")
     return Loaded(images, torch.from_numpy(labels).to(device))
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute.data_kernel import NO_MEAN, Mean
 from allconv_caffe.caffe_torch.compute.rng import Generator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.source.images import Images
 from allconv_caffe.proto import TRAIN, BlobProto, ProtoError, read_binary
 from allconv_caffe.proto.caffemodel import blob_shape
 
+THREADED = 1 << 19  # values of a batch from which on a second thread is worth its start
 Draws = np.ndarray  # (N, 3) int64: mirror (0 or 1), first row, first column
 
 
@@ -57,6 +60,7 @@ class Transformer:
         self._mean_file: torch.Tensor | None = None  # (1, C, H, W)
         self._mean_shape: tuple[int, ...] = ()
         self._mean_on: dict[torch.device, torch.Tensor] = {}
+        self._means: dict[int, Mean] = {}
         if param.HasField("mean_file"):
             check(not param.mean_value, "Cannot specify mean_file and mean_value at the same time")
             glog.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
@@ -101,39 +105,77 @@ class Transformer:
         for word, given, own in (("height", top[1], height), ("width", top[2], width)):
             check(bool(self.crop_size) or own == given, f"Check failed: {kind}_{word} == {word} ({own} vs. {given})")
 
-    def draw(self, n: int, height: int, width: int) -> Draws | None:
-        """The random choices for n images of height x width, (n, 3); None where nothing is random."""
+    def words(self, n: int) -> np.ndarray | None:
+        """The random words for n images, (n, k) int64; None where nothing is random."""
         if not self.needs_rand:
             return None
         if self._words is None:
             self.init_rand()
         assert self._words is not None
-        choices = [2] if self.param.mirror else []
-        if self.random_crop:
-            choices += [height - self.crop_size + 1, width - self.crop_size + 1]
-        draws = np.zeros((n, 3), np.int64)
+        choices = int(self.param.mirror) + 2 * self.random_crop
+        return self._words.draw(n * choices).reshape(n, choices)
+
+    def choose(self, words: np.ndarray | None, shapes: np.ndarray) -> Draws:
+        """What the words say for images of these shapes, (n, 3): whether to mirror, where to crop; the middle where nothing does."""
+        if words is not None and self.param.mirror and self.random_crop:
+            return words % (np.array((2, 1, 1)) + (shapes - self.crop_size) * (0, 1, 1))
+        draws = np.zeros((len(shapes), 3), np.int64)
         if self.crop_size:
-            draws[:, 1:] = (height - self.crop_size) // 2, (width - self.crop_size) // 2
-        values = self._words.draw(n * len(choices)).reshape(n, len(choices)) % choices
+            room = shapes[:, 1:] - self.crop_size
+            if self.random_crop:
+                assert words is not None
+                draws[:, 1:] = words[:, -2:] % (room + 1)
+            else:
+                draws[:, 1:] = room // 2
         if self.param.mirror:
-            draws[:, 0] = values[:, 0]
-        if self.random_crop:
-            draws[:, 1:] = values[:, -2:]
+            assert words is not None
+            draws[:, 0] = words[:, 0] % 2
         return draws
+
+    def draw(self, n: int, height: int, width: int) -> Draws | None:
+        """The random choices for n images of height x width, (n, 3); None where nothing is random."""
+        words = self.words(n)
+        return None if words is None else self.choose(words, np.broadcast_to(np.array((0, height, width)), (n, 3)))
+
+    def put(self, images: Images, words: np.ndarray | None, out: np.ndarray) -> None:
+        """Crops, mirrors, subtracts the mean, scales, into `out`: (n, C, h, w) float32, of the shape of the batch's first image.
+
+        Raises: CaffeError: one of another size, with which that cannot be done.
+        """
+        top = (out.shape[1], out.shape[2], out.shape[3])
+        alike = images.are(images.shape, images.floats)
+        for shape in images.shapes[:1].tolist() if alike else images.shapes.tolist():
+            self.fit(top, *shape)
+            self.check_mean(*shape)
+        images.put(out, self.choose(words, images.shapes), self._subtrahend(images.shape[0]), self.scale)
+
+    def _subtrahend(self, channels: int) -> Mean:
+        if channels not in self._means:
+            if self._mean_file is not None:
+                self._means[channels] = Mean(np.ascontiguousarray(self._mean_file[0].numpy()))
+            elif self.param.mean_value:
+                values = np.array(self.param.mean_value, np.float32)
+                self._means[channels] = Mean(np.ascontiguousarray(np.broadcast_to(values, channels)))
+            else:
+                self._means[channels] = NO_MEAN
+        return self._means[channels]
 
     def apply(self, images: torch.Tensor, draws: Draws | None, index: torch.Tensor | None = None) -> torch.Tensor:
         """Crops, mirrors, subtracts the mean, scales.
 
         Args:
-            images: (N, C, H, W) float32 or uint8.
+            images: (N, C, H, W) float32 or uint8, contiguous on a CPU.
             draws: what `draw` gave, or None where nothing is random.
             index: (B,) int64, which of `images` to take, on their device; None: all, B = N.
 
         Returns: (B, C, h, w) float32 on the device of `images`; `images` itself where there is nothing to do.
         """
-        channels, height, width = self.shape(*images.shape[1:])
+        shape = self.shape(*images.shape[1:])
         self.check_mean(*images.shape[1:])
-        mean = self._mean(images.device, channels)
+        if images.device.type == "cpu":
+            return self._apply_on_cpu(images, shape, draws, index)
+        height, width = shape[1:]
+        mean = self._mean(images.device)
         if draws is None:
             if index is not None:
                 images = images.index_select(0, index)
@@ -143,7 +185,7 @@ class Transformer:
                 if self._mean_file is not None and mean is not None:
                     mean = mean[:, :, top : top + height, left : left + width]
         else:
-            place = _to_device(draws, images.device)
+            place = torch.from_numpy(draws).pin_memory().to(images.device, non_blocking=True)
             steps = torch.arange(width, device=images.device)
             rows = place[:, 1, None] + torch.arange(height, device=images.device)
             columns = place[:, 2, None] + torch.where(place[:, :1] == 1, width - 1 - steps, steps)
@@ -158,7 +200,21 @@ class Transformer:
             out = out * self.scale
         return out
 
-    def _mean(self, device: torch.device, channels: int) -> torch.Tensor | None:
+    def _apply_on_cpu(
+        self, images: torch.Tensor, shape: tuple[int, int, int], draws: Draws | None, index: torch.Tensor | None
+    ) -> torch.Tensor:
+        mean = self._subtrahend(images.shape[1])
+        if draws is None and not self.crop_size and mean.values is None and self.scale == 1:
+            return (images if index is None else images.index_select(0, index)).to(torch.float32)
+        rows = Images.rows(images.numpy(), np.arange(len(images)) if index is None else index.numpy())
+        out = torch.empty((len(rows), *shape))
+        if draws is None:
+            draws = self.choose(None, rows.shapes)
+        threads = torch.get_num_threads() if out.numel() > THREADED else 1
+        rows.put(out.numpy(), draws, mean, self.scale, threads)
+        return out
+
+    def _mean(self, device: torch.device) -> torch.Tensor | None:
         if self._mean_file is None and not self.param.mean_value:
             return None
         if device not in self._mean_on:
@@ -168,11 +224,6 @@ class Transformer:
                 mean = torch.tensor(list(self.param.mean_value), dtype=torch.float32).reshape(1, -1, 1, 1)
             self._mean_on[device] = mean.to(device)
         return self._mean_on[device]
-
-
-def _to_device(draws: Draws, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(draws)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _gather(images: torch.Tensor, which: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,266 @@
+// Records on their way into a batch: read from an LMDB file, told apart, cropped, mirrored, mean subtracted, scaled.
+//
+// Source: data_transformer.cpp (Transform), db_lmdb.cpp.
+//
+// Anything that is not as an ordinary record is leaves its kind at UNUSUAL or UNREAD: whoever called looks at it again and
+// says what is wrong. Nothing here trusts a length that a file states.
+
+#include <cstdint>
+#include <cstring>
+#include <unistd.h>
+
+namespace {
+
+enum Kind : int64_t { UNREAD = -1, UNUSUAL = 0, BYTES = 1, FLOATS = 2, ENCODED = 3 };
+
+struct Record {  // a row of `table`; an image's element (c, h, w) lies at address + c channel + h row + w column
+    int64_t kind, channels, height, width, address, channel, row, column, label, length;
+};
+
+struct Place {  // a row of `places`: where a value lies in the file, how long it is, and how long the head of its page
+    int64_t offset, length, head;
+};
+
+uint64_t number(const uint8_t *at, int bytes) {
+    uint64_t value = 0;
+    std::memcpy(&value, at, bytes);  // little-endian, as LMDB's files are
+    return value;
+}
+
+// A Datum's varint; false where it does not end.
+bool varint(const uint8_t *&at, const uint8_t *end, uint64_t &value) {
+    value = 0;
+    for (int shift = 0; shift <= 63; shift += 7) {
+        if (at == end) return false;
+        const uint8_t part = *at++;
+        value |= uint64_t(part & 0x7F) << shift;
+        if (part < 0x80) return true;
+    }
+    return false;
+}
+
+void scan(const uint8_t *at, const uint8_t *end, Record &record) {
+    uint64_t channels = 0, height = 0, width = 0, label = 0, encoded = 0, value, floats = 0, bytes = 0;
+    const uint8_t *data = nullptr, *first = nullptr;
+    int64_t column = 4;
+    record.kind = UNUSUAL;
+    while (at < end) {
+        const uint8_t tag = *at;
+        if (tag == 0x35) {  // float_data, each value with its tag
+            if (floats) return;
+            first = at + 1;
+            column = 5;
+            while (end - at >= 5 && *at == 0x35) {
+                at += 5;
+                floats++;
+            }
+            if (!floats) return;
+            continue;
+        }
+        at++;
+        if (!varint(at, end, value)) return;
+        if (tag == 0x22 || tag == 0x32) {
+            if (value > uint64_t(end - at)) return;
+            if (tag == 0x22) {
+                data = at;
+                bytes = value;
+            } else {  // float_data, packed
+                if (floats || value % 4) return;
+                first = at;
+                floats = value / 4;
+            }
+            at += value;
+        } else if (tag == 0x08) {
+            channels = value;
+        } else if (tag == 0x10) {
+            height = value;
+        } else if (tag == 0x18) {
+            width = value;
+        } else if (tag == 0x28) {
+            label = value;
+        } else if (tag == 0x38) {
+            encoded = value;
+        } else {
+            return;
+        }
+    }
+    record.label = int32_t(uint32_t(label));
+    if (encoded) {
+        record.address = int64_t(data);
+        record.length = int64_t(bytes);
+        if (data) record.kind = ENCODED;
+        return;
+    }
+    const uint64_t most = uint64_t(1) << 20;
+    if (channels > most || height > most || width > most) return;
+    const uint64_t size = channels * height * width;
+    if (!size || size != (bytes ? bytes : floats)) return;
+    if (bytes) column = 1;  // bytes win
+    record.address = int64_t(bytes ? data : first);
+    record.channels = int64_t(channels);
+    record.height = int64_t(height);
+    record.width = int64_t(width);
+    record.column = column;
+    record.row = column * record.width;
+    record.channel = record.row * record.height;
+    record.kind = bytes ? BYTES : FLOATS;
+}
+
+// Reads all of [offset, offset + length); false where the file ends before.
+bool read_whole(int file, uint8_t *buffer, int64_t length, int64_t offset) {
+    while (length > 0) {
+        const ssize_t got = pread(file, buffer, size_t(length), offset);
+        if (got <= 0) return false;
+        buffer += got;
+        offset += got;
+        length -= got;
+    }
+    return true;
+}
+
+// The head of an overflow page that begins the value's: its own number, its kind, as many pages as the value needs.
+bool good_head(const uint8_t *head, const Place &place, int64_t page_size) {
+    return int64_t(number(head, 8)) == place.offset / page_size && (number(head + 10, 2) & 0x6F) == 4 &&
+           int64_t(number(head + 12, 4)) * page_size >= place.head + place.length;
+}
+
+template <class In, class Out>
+struct Row {
+    // out[i] = (in[i] - mean) * scale, each step rounded to float as Caffe does
+    static void put(const uint8_t *in, int64_t column, const float *mean, float constant, int64_t form, float scale, Out *out,
+                    int64_t width, bool mirror) {
+        if (form == 2) {
+            each(in, column, out, width, mirror, [=](In x, int64_t i) { return (float(x) - mean[i]) * scale; });
+        } else if (form == 1) {
+            each(in, column, out, width, mirror, [=](In x, int64_t) { return (float(x) - constant) * scale; });
+        } else if (scale != 1) {
+            each(in, column, out, width, mirror, [=](In x, int64_t) { return float(x) * scale; });
+        } else {
+            each(in, column, out, width, mirror, [](In x, int64_t) { return x; });
+        }
+    }
+
+    template <class F>
+    static void each(const uint8_t *in, int64_t column, Out *out, int64_t width, bool mirror, F f) {
+        if (column == int64_t(sizeof(In))) {
+            strided<sizeof(In)>(in, out, width, mirror, f);
+        } else if (column == 3) {
+            strided<3>(in, out, width, mirror, f);
+        } else if (column == 5) {
+            strided<5>(in, out, width, mirror, f);
+        } else {
+            for (int64_t i = 0; i < width; i++) out[mirror ? width - 1 - i : i] = Out(f(at(in + i * column), i));
+        }
+    }
+
+    template <int64_t COLUMN, class F>
+    static void strided(const uint8_t *__restrict in, Out *__restrict out, int64_t width, bool mirror, F f) {
+        if (mirror) {
+            for (int64_t i = 0; i < width; i++) out[width - 1 - i] = Out(f(at(in + i * COLUMN), i));
+        } else {
+            for (int64_t i = 0; i < width; i++) out[i] = Out(f(at(in + i * COLUMN), i));
+        }
+    }
+
+    static In at(const uint8_t *in) {
+        In value;
+        std::memcpy(&value, in, sizeof(In));
+        return value;
+    }
+};
+
+struct Mean {
+    int64_t form;  // 0: none; 1: a value for each channel; 2: an image of height x width
+    const float *values;
+    int64_t height, width;
+};
+
+template <class In, class Out>
+void transform(const Record &record, const int64_t *draw, int64_t channels, int64_t height, int64_t width, const Mean &mean,
+               float scale, Out *out) {
+    const bool mirror = draw[0] != 0;
+    for (int64_t h = 0; h < height; h++) {
+        for (int64_t c = 0; c < channels; c++) {
+            const int64_t row = draw[1] + h;
+            const uint8_t *in = reinterpret_cast<const uint8_t *>(record.address) + c * record.channel + row * record.row +
+                                draw[2] * record.column;
+            const float *image = mean.form == 2 ? mean.values + (c * mean.height + row) * mean.width + draw[2] : nullptr;
+            const float constant = mean.form == 1 ? mean.values[c] : 0;
+            Row<In, Out>::put(in, record.column, image, constant, mean.form, scale, out + (c * height + h) * width, width,
+                              mirror);
+        }
+    }
+}
+
+}  // namespace
+
+// The places of a leaf page's values, from its `nodes` (as its head has them); -1 where one is not as it should be.
+extern "C" int64_t data_leaf(const uint8_t *page, int64_t page_number, int64_t page_size, Place *places) {
+    const int64_t count = (int64_t(number(page + 12, 2)) - 16) / 2;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t at = int64_t(number(page + 16 + 2 * i, 2));
+        if (at + 8 > page_size) return -1;
+        const int64_t size = int64_t(number(page + at, 4)), flags = int64_t(number(page + at + 4, 2));
+        const int64_t begin = at + 8 + int64_t(number(page + at + 6, 2));
+        if (flags & 6 || begin + (flags & 1 ? 8 : size) > page_size) return -1;
+        if (flags & 1) {
+            const uint64_t first = number(page + begin, 8);
+            if (first >> 40) return -1;
+            places[i] = {int64_t(first) * page_size, size, 16};
+        } else {
+            places[i] = {page_number * page_size + begin, size, 0};
+        }
+    }
+    return count;
+}
+
+// Reads n values into `buffer`, one behind the other with `head` before each, and says what they are.
+extern "C" void data_read(int64_t file, int64_t page_size, int64_t n, const Place *places, uint8_t *buffer, Record *table) {
+    for (int64_t i = 0; i < n;) {
+        // values that follow each other in the file but for the rest of a page: one call brings them all
+        int64_t last = i;
+        while (last + 1 < n) {
+            const int64_t end = places[last].offset + places[last].head + places[last].length;
+            const int64_t gap = places[last + 1].offset - end;
+            if (gap < 0 || gap >= page_size) break;
+            last++;
+        }
+        const int64_t begin = places[i].offset;
+        const int64_t length = places[last].offset + places[last].head + places[last].length - begin;
+        const bool whole = read_whole(int(file), buffer, length, begin);
+        for (; i <= last; i++) {
+            const Place &place = places[i];
+            uint8_t *head = buffer + (place.offset - begin), *value = head + place.head;
+            Record &record = table[i];
+            record = Record();
+            record.kind = UNREAD;
+            if (!whole || (place.head && !good_head(head, place, page_size))) continue;
+            scan(value, value + place.length, record);
+            if (record.kind == UNUSUAL) {
+                record.address = int64_t(value);
+                record.length = place.length;
+            }
+        }
+        buffer += length;
+    }
+}
+
+// out[i] = record i, cropped to height x width from (draws[i][1], draws[i][2]) on, mirrored where draws[i][0] is 1.
+// `bytes`: out holds bytes, as every record does, and mean and scale are none.
+extern "C" void data_transform(int64_t n, const Record *table, const int64_t *draws, int64_t channels, int64_t height,
+                               int64_t width, int64_t mean_form, const float *mean_values, int64_t mean_height,
+                               int64_t mean_width, float scale, void *out, int64_t bytes, int64_t threads) {
+    const Mean mean = {mean_form, mean_values, mean_height, mean_width};
+    const int64_t size = channels * height * width;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *draw = draws + 3 * i;
+        if (bytes) {
+            transform<uint8_t>(table[i], draw, channels, height, width, mean, scale, static_cast<uint8_t *>(out) + i * size);
+        } else if (table[i].kind == BYTES) {
+            transform<uint8_t>(table[i], draw, channels, height, width, mean, scale, static_cast<float *>(out) + i * size);
+        } else {
+            transform<float>(table[i], draw, channels, height, width, mean, scale, static_cast<float *>(out) + i * size);
+        }
+    }
+}
