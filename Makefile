@@ -40,7 +40,7 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report doctor caffe caffe-source parity \
-	seed-exact bench bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
+	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
@@ -121,6 +121,9 @@ seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-
 
 bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in one run
 	$(BIN)/python benchmarks/bench_engine.py
+
+bench-nets: setup ## every net of a table, training and forward, beside Caffe and PyTorch (NETS= some, BENCH= other options)
+	$(BIN)/python benchmarks/bench_nets.py $(if $(NETS),--only "$(NETS)") $(BENCH)
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py

@@ -1,9 +1,14 @@
-"""One contender of bench_engine.py, in a process of its own: trains on request and says how long that took.
+"""One contender of bench_engine.py or bench_nets.py, in a process of its own: works on request and says how long it took.
 
     python engine_worker.py KIND CONFIG.json        KIND: engine, caffe, eager, compile or graphs
 
 Each line on stdin is a number of iterations; the answer is a line with their seconds. The first answer, after the
-warm-up, is "ready". Runs on Python 3.9 as well: `caffe` is served by the interpreter of a real pycaffe.
+warm-up, is "ready"; of a net of bench_nets.py, with the seconds to the end of the first iteration, building included.
+Runs on Python 3.9 as well: `caffe` is served by the interpreter of a real pycaffe.
+
+bench_engine.py's config names a solver over an LMDB, and All-CNN-C is written out below. bench_nets.py's adds
+`inputs`, each blob's shape, classes and whether it is all ones, which are filled once; `net`, the prototxt; `forward`, for passes
+without training.
 """
 
 import json
@@ -108,6 +113,112 @@ def handwritten(config, mode):
     return step
 
 
+def arrays(config):
+    """A net's inputs by name, by seed: unit normal noise, labels, or ones."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    values = {}
+    for name, given in config["inputs"].items():
+        if given["ones"]:
+            value = np.ones(given["shape"])
+        elif given["classes"]:
+            value = rng.integers(0, given["classes"], given["shape"])
+        else:
+            value = rng.standard_normal(given["shape"])
+        values[name] = value.astype(np.float32)
+    return values
+
+
+def fill(net, config):
+    """Puts the inputs into the blobs of a net of pycaffe, real or ours."""
+    for name, value in arrays(config).items():
+        net.blobs[name].data[...] = value
+
+
+def net_engine(config):
+    """A net on this project's engine: as `caffe-torch train` runs it, or the drop-in's forward."""
+    import torch
+
+    from allconv_caffe import pycaffe
+    from allconv_caffe.caffe_torch import glog
+    from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+    from allconv_caffe.caffe_torch.executor import compiled
+    from allconv_caffe.caffe_torch.layer import Context
+    from allconv_caffe.caffe_torch.solver_factory import create_solver
+    from allconv_caffe.proto import SolverParameter, parse_text
+
+    glog.info = lambda *_, **__: None
+    if config["forward"]:
+        return forwards(pycaffe.Net(config["net"], pycaffe.TEST), config)
+    with open(config["solver"]) as file:
+        param = parse_text(file.read(), SolverParameter)
+    dtype = torch.bfloat16 if config["precision"] == "bf16" else torch.float32
+    context = Context(rng=TorchGenerator(1), device=torch.device("cpu"), compute_dtype=dtype, conv_mode="auto")
+    solver = create_solver(param, context=context, executor="compiled")
+    if compiled.why_not(solver) is not None:  # what `auto` does in a run that is long enough to pay for compiling
+        solver = create_solver(param, context=context, executor="plain")
+    for name, value in arrays(config).items():
+        solver.net.blobs[name].data = torch.from_numpy(value)
+    return solver.step
+
+
+def net_caffe(config):
+    """A net in real Caffe, by pycaffe's solver or forward."""
+    import os
+
+    os.environ["GLOG_minloglevel"] = "2"
+    import caffe as pycaffe
+
+    pycaffe.set_mode_cpu()
+    if config["forward"]:
+        return forwards(pycaffe.Net(config["net"], pycaffe.TEST), config)
+    solver = pycaffe.get_solver(config["solver"])
+    fill(solver.net, config)
+    return solver.step
+
+
+def forwards(net, config):
+    """pycaffe's forward, real or ours."""
+    fill(net, config)
+
+    def step(iterations):
+        for _ in range(iterations):
+            net.forward()
+
+    return step
+
+
+def net_handwritten(config, mode):
+    """A net as one would write it in PyTorch; `mode` is torch.compile's."""
+    import torch
+    from nets import handwritten
+
+    from allconv_caffe.proto import NetParameter, parse_text
+
+    with open(config["net"]) as file:
+        param = parse_text(file.read(), NetParameter)
+    shapes = {name: given["shape"] for name, given in config["inputs"].items()}
+    net = handwritten.HandWritten(param, shapes)
+    count = sum(
+        p.numel() for name, p in net.named_parameters() if not name.endswith("bias_hh_l0")
+    )  # Caffe's LSTM has one
+    assert count == config["parameters"], count
+    inputs = {name: torch.from_numpy(value) for name, value in arrays(config).items()}
+    for name, value in inputs.items():
+        if config["inputs"][name]["classes"]:
+            inputs[name] = value.long()
+        elif value.dim() == 4:
+            inputs[name] = value.contiguous(memory_format=torch.channels_last)
+    return (handwritten.scoring if config["forward"] else handwritten.training)(net, inputs, mode)
+
+
+def peak_mib():
+    """The most memory that this process ever held; getrusage would count that of the process which started it."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
 def main():
     kind, path = sys.argv[1:]
     with open(path) as file:
@@ -129,20 +240,27 @@ def main():
         torch.backends.cudnn.benchmark = True
         if config["device"] != "cpu":
             wait = torch.cuda.synchronize
+    mode = {"eager": None, "compile": "default", "graphs": "reduce-overhead"}.get(kind)
+    nets = "inputs" in config
+    start = time.perf_counter()
     if kind == "engine":
-        step = engine(config)
+        step = (net_engine if nets else engine)(config)
     elif kind == "caffe":
-        step = caffe(config)
+        step = (net_caffe if nets else caffe)(config)
     else:
-        step = handwritten(config, {"eager": None, "compile": "default", "graphs": "reduce-overhead"}[kind])
+        step = (net_handwritten if nets else handwritten)(config, mode)
+    if nets:
+        step(1)
+        first = time.perf_counter() - start
     step(config["warmup"])
     wait()
-    print("ready", flush=True)
+    print(f"ready {first:.3f}" if nets else "ready", flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         step(int(line))
         wait()
-        print(time.perf_counter() - start, flush=True)
+        seconds = time.perf_counter() - start
+        print(f"{seconds} {time.process_time() - used} {peak_mib()}" if nets else seconds, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The nets of `make bench-nets`: Caffe's and the hand-written ones are the same nets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from allconv_caffe.caffe_torch.compute.rng import ShapesOnly, TorchGenerator
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.proto import TEST, TRAIN
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+from nets.handwritten import HandWritten  # noqa: E402  (a folder of scripts, not a package)
+from nets.table import NETS  # noqa: E402
+
+#: As their papers or Caffe's reference models have them, biases included.
+PARAMETERS = {
+    "lenet": 431_080,
+    "cifar10_quick": 145_578,
+    "cifar10_full": 89_578,
+    "caffenet": 60_965_224,
+    "nin": 966_986,
+    "googlenet": 13_378_280,
+    "squeezenet": 1_248_424,
+    "allcnn_c": 1_369_738,
+    "convpool_cnn_c": 1_369_738,
+}
+
+
+def written(name: str, batch: int, forward: bool) -> tuple[Any, HandWritten]:
+    net = NETS[name]
+    param = net.param(batch, forward)
+    return param, HandWritten(param, {key: source.of(batch) for key, source in net.inputs(forward).items()})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_both_have_the_papers_parameters(name: str) -> None:
+    """Built without memory on our side; BatchNorm's statistics and PyTorch's second bias of an LSTM are no parameters."""
+    param, by_hand = written(name, 1, False)
+    ours = Net(param, Context(phase=TRAIN, device=torch.device("meta"), rng=ShapesOnly()))
+    count = sum(blob.count for layer in ours.layers if layer.type != "BatchNorm" for blob in layer.blobs)
+    assert count == sum(p.numel() for key, p in by_hand.named_parameters() if not key.endswith("bias_hh_l0"))
+    assert count == PARAMETERS.get(name, count)
+
+
+@pytest.mark.parametrize(
+    "name", ["lenet", "cifar10_quick", "cifar10_full", "nin", "allcnn_c", "squeezenet", "googlenet"]
+)
+def test_both_give_the_same_scores(name: str) -> None:
+    """With our weights the hand-written net gives our scores: the same windows, the same norms, in the same order."""
+    param, by_hand = written(name, 2, True)
+    ours = Net(param, Context(phase=TEST, rng=TorchGenerator(1)))
+    for layer in ours.layers:
+        if layer.blobs:
+            part = by_hand.parts[layer.name]
+            part = part[-1] if isinstance(part, torch.nn.Sequential) else part
+            with torch.no_grad():
+                part.weight.copy_(layer.blobs[0].data)
+                part.bias.copy_(layer.blobs[1].data)
+    x = torch.randn(ours.blobs["data"].shape, generator=torch.Generator().manual_seed(0))
+    ours.blobs["data"].data = x
+    ours.forward()
+    with torch.inference_mode():
+        scores = by_hand.eval()(data=x)
+    expected = ours.blobs[ours.outputs[0]].data
+    torch.testing.assert_close(
+        scores.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--only", "lenet,alexnet"], "--only: found alexnet, expected some of lenet, "),
+        (["--batches", "1,0"], "--batches: found 0, expected numbers above 0, or own"),
+    ],
+)
+def test_a_wrong_choice_is_named(option: list[str], sentence: str) -> None:
+    """Before anything is started."""
+    command = [sys.executable, str(BENCHMARKS / "bench_nets.py"), *option]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
