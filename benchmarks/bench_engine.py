@@ -1,6 +1,7 @@
 """Training images/s of All-CNN-C: this engine, BVLC Caffe and hand-written PyTorch on the same cores, in one run.
 
     make bench                 (or: python benchmarks/bench_engine.py --batch 64 --rounds 7)
+    python benchmarks/bench_engine.py --busy 1 --only engine,eager     the same beside a process that takes a core
 
 Every contender lives in a process of its own and is warmed up; then they take turns, one at a time, so that whatever
 else happens on the machine happens to all of them. Printed are medians over the rounds, the range, and ratios. Engine
@@ -139,6 +140,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
+    parser.add_argument("--busy", type=int, default=0, help="processes that take a core each while contenders work")
     parser.add_argument("--only", default=",".join(NAMES), help="contenders, with commas between")
     parser.add_argument("--json", type=Path, help="also write every rate to this file")
     options = parser.parse_args()
@@ -169,6 +171,7 @@ def main() -> None:
             "warmup": options.warmup,
             "device": options.device,
             "precision": options.precision,
+            "busy": options.busy,
             "parameters": 1_369_738,
         }
         (folder / "config.json").write_text(json.dumps(config))
@@ -200,10 +203,16 @@ def main() -> None:
         if not cpu:
             for contender in contenders:
                 contender.wait()
-        for turn in range(options.rounds):
-            for contender in contenders:
-                contender.run(options.iterations, options.batch)
-            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
+        try:
+            for turn in range(options.rounds):
+                for contender in contenders:
+                    contender.run(options.iterations, options.batch)
+                print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
         for contender in contenders:
             contender.close()
 
@@ -220,7 +229,8 @@ def print_table(options: argparse.Namespace, contenders: list[Contender], notes:
     cpu = options.device == "cpu"
     device = torch.cuda.get_device_name() if not cpu else f"{platform.machine()}, {options.threads} threads"
     print(f"\nAll-CNN-C, training, batch {options.batch}, {options.precision}, {device}, torch {torch.__version__}")
-    print(f"medians of {options.rounds} interleaved turns of {options.iterations} iterations\n")
+    beside = f", beside {options.busy} busy process{'es' if options.busy > 1 else ''}" if options.busy else ""
+    print(f"medians of {options.rounds} interleaved turns of {options.iterations} iterations{beside}\n")
     medians = {c.kind: statistics.median(c.rates) for c in contenders}
     print(f"{'':<38}{'images/s':>9}  {'range':<15}{'ours is':>9}   wanted")
     for c in contenders:
