@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_traced_layers_compute_what_plain_ones_do(monkeypatch: pytest.MonkeyPatc
         assert not torch.equal(old, a.data)
         # the bias under MVN has rounding errors for a gradient
         torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-5)
+
+
+def test_a_forked_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled loops count on threads that a fork leaves behind: one line, where they would wait for ever."""
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    solver = make(dummy("x", "2 3") + layer("s", "Reduction", "x", "loss_weight: 1"), "compiled")
+    solver.step(1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(CaffeError, match="executor compiled: found a process forked since the net was compiled"):
+        solver.step(1)
 
 
 @pytest.mark.parametrize("type_", OUTSIDE)

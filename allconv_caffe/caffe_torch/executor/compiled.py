@@ -8,6 +8,7 @@ function is recorded as a CUDA graph (see cuda_graph.py).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.tracing import Tracing
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from allconv_caffe.caffe_torch.solver import Solver
 
 Tensors = list[torch.Tensor]
+FORKED = (
+    "executor compiled: found a process forked since the net was compiled, expected the same one (or -executor plain)"
+)
 
 
 def why_not(solver: Solver) -> str | None:
@@ -87,11 +92,14 @@ class Graph:
         self._key: tuple[float, ...] = ()
         self._viewed: Tensors = []
         self._views: Tensors | None = None
+        self._process = 0
 
     def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
         inputs = self._next_inputs()
         if self._function is None or [t.shape for t in inputs] != self._input_shapes:
             self._build(inputs)
+            self._process = os.getpid()
+        check(self._process == os.getpid(), FORKED)
         if scalars and tuple(scalars) != self._key:  # the rate changes seldom; then it is copied without waiting
             self.scalars.copy_(torch.tensor(scalars, dtype=torch.float32), non_blocking=True)
             self._key = tuple(scalars)

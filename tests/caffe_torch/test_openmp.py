@@ -1,12 +1,15 @@
-"""OpenMP's waiting threads sleep: set before PyTorch is loaded, whichever way the engine is entered."""
+"""OpenMP: waiting threads sleep, whichever way the engine is entered, and a forked child does without them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Runs a program and notes what OpenMP's settings are at the moment when PyTorch begins to load.
 WATCH = """
@@ -49,3 +52,38 @@ def test_the_users_setting_stands() -> None:
     entrance = ENTRANCES[0]
     assert _loaded_under(entrance, OMP_WAIT_POLICY="ACTIVE") == ["torch is loaded under ACTIVE None"]
     assert _loaded_under(entrance, GOMP_SPINCOUNT="1000") == ["torch is loaded under None 1000"]
+
+
+#: Runs a net on two threads, forks, and lets the child run it and step a solver; an alarm ends a child that waits for ever.
+FORK = """
+import os, signal, sys
+import allconv_caffe.pycaffe as caffe, torch
+torch.set_num_threads(2)
+net = caffe.Net("net.prototxt", caffe.TRAIN)
+net.blobs["data"].data[...] = 1
+loss = net.forward()["sum"].copy()
+net.backward()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    assert (net.forward()["sum"] == loss).all()
+    net.backward()
+    os._exit(7)
+print("child:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "parent:", (net.forward()["sum"] == loss).all())
+"""
+NET = """
+force_backward: true
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 32 dim: 3 dim: 32 dim: 32 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 32 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "sum" type: "Reduction" bottom: "pool" top: "sum" reduction_param { axis: 1 } loss_weight: 1 }
+"""
+
+
+def test_a_forked_child_answers(tmp_path: Path) -> None:
+    """After a forward pass on two threads a child of fork runs the same net, as real Caffe's does."""
+    (tmp_path / "net.prototxt").write_text(NET)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", FORK], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["child: 7 parent: True"], done.stderr[-2000:]
