@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -32,7 +33,11 @@ _TEST_LOSS = re.compile(rf"Test loss: {_NUMBER}$")
 _SNAPSHOT = re.compile(r"Snapshotting solver state to (?:binary proto|HDF5) file (.+)$")
 _GPU = re.compile(r"GPU (\d+): (.+)")
 _RESUMING = re.compile(r"Resuming from (.+)$")
-_YEAR_SECONDS = 366 * 86400  # of 2000, the year that dates without one are read in
+_DAY_SECONDS = 86400.0
+_YEAR_SECONDS = 366 * _DAY_SECONDS  # of 2000, the year that dates without one are read in
+_MARCH = 951868800.0  # 2000-03-01
+_JUMP_SECONDS = 600.0
+_JUMP_FACTOR = 5.0
 
 
 @dataclass(kw_only=True)
@@ -110,6 +115,8 @@ class LogParser:
         self._last_time: float | None = None
         self._elapsed = 0.0
         self._timed = False
+        self._leap = False
+        self._steps: list[float] = []
         self._fresh_session = False
 
     def feed(self, line: str) -> TrainRow | TestRow | None:
@@ -152,7 +159,7 @@ class LogParser:
             self._fresh_session = True
             self._row, self._rate = None, None
             self.done = self.stopped = False
-            self._last_time = self._now
+            self._last_time, self._steps = self._now, []
         elif text.startswith("Optimization stopped early."):
             self.stopped = True
         elif text.startswith("Optimization Done."):
@@ -165,6 +172,7 @@ class LogParser:
         if not match:
             return line
         self._now = _seconds_of(match["date"], match["time"])
+        self._leap |= match["date"].endswith("0229") or len(match["date"]) == 8
         if match["level"] == "F":
             self.fatal.append(match["text"])
         return match["text"]
@@ -173,12 +181,20 @@ class LogParser:
         if self._now is None:
             return round(self._elapsed, 6) if self._timed else None
         if self._last_time is not None:
-            step = self._now - self._last_time
-            if step < -_YEAR_SECONDS / 2:  # New Year: glog's short date has no year
-                step += _YEAR_SECONDS
-            self._elapsed += max(0.0, step)
+            step = self._between(self._last_time, self._now)
+            took = self._row.took or 0.0 if isinstance(self._row, TestRow) else 0.0
+            self._elapsed += took + _plausible(step - took, self._steps)
         self._last_time, self._timed = self._now, True
         return round(self._elapsed, 6)
+
+    def _between(self, before: float, now: float) -> float:
+        """Seconds from one line to another: glog's short date has no year, so New Year and a 29 February may lie between."""
+        step = now - before
+        if step < -_YEAR_SECONDS / 2:
+            return step + _YEAR_SECONDS
+        if before < _MARCH <= now and step >= _DAY_SECONDS and not self._leap:
+            return step - _DAY_SECONDS
+        return step
 
     def _begin(self, row: TrainRow | TestRow) -> TrainRow | TestRow:
         seen = max((rows[-1].iteration for rows in (self.train, self.test) if rows), default=row.iteration)
@@ -204,13 +220,30 @@ class LogParser:
             key, copy = f"{name}_{copy}", copy + 1
         row.outputs[key] = value
         if isinstance(row, TestRow) and self._now is not None and self._last_time is not None:
-            row.took = round(max(0.0, self._now - self._last_time), 6)
+            before = [test.took for test in self.test[:-1] if test.took is not None]
+            row.took = round(_plausible(self._between(self._last_time, self._now), before), 6)
 
 
-def _seconds_of(date: str, time: str) -> float:
+def _plausible(step: float, before: list[float]) -> float:
+    """Seconds of training in a step of the log's clock, which is added to ``before``, those of the same kind.
+
+    A clock that is set, summer time's end among the reasons, or a machine that sleeps is no training: a step back, or one that
+    is more than ten minutes and five times the longest so far, counts as the median of those so far.
+    """
+    if step < -1.0 or (len(before) >= 3 and step > _JUMP_SECONDS + _JUMP_FACTOR * max(before)):
+        return statistics.median(before) if before else 0.0
+    before.append(max(0.0, step))
+    return before[-1]
+
+
+def _seconds_of(date: str, time: str) -> float | None:
+    """None: no date, such as a month 13."""
     year, day = (int(date[:4]), date[4:]) if len(date) == 8 else (2000, date)
     clock, _, fraction = time.partition(".")
-    stamp = datetime.strptime(f"{year:04d}{day} {clock}", "%Y%m%d %H:%M:%S").replace(tzinfo=timezone.utc)
+    try:
+        stamp = datetime.strptime(f"{year:04d}{day} {clock}", "%Y%m%d %H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
     return (stamp - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds() + float(f"0.{fraction or 0}")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe import files
 from allconv_caffe.paper.assumptions import Assumption, assumptions
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.options import options_from
@@ -229,8 +230,10 @@ def _folder(runs: Path, experiment: Experiment, taken: dict[str, Any], identity:
         "gpu": 1,
         "data": (dataset.title, dataset.recipe.preprocessing if dataset.recipe else "gcn-zca"),
     }
-    plain = runs / "-".join(settings_.words(taken, usual))
-    named = plain.with_name(f"{plain.name}-{identity[:8]}")
+    name = "-".join(settings_.words(taken, usual))
+    short = files.shortened(name)
+    named = runs / f"{short}-{identity[:8]}"
+    plain = runs / name if short == name else named
     for folder in (plain, named):
         if _identity_in(folder) == identity:
             return folder

@@ -63,9 +63,13 @@ class Points:
 
 
 class Events:
-    """TensorBoard events of one run: its history again, then each point as it comes."""
+    """TensorBoard events of one run: its history again, then each point as it comes.
 
-    def __init__(self, folder: Path, log: LogParser) -> None:
+    Args:
+        first_iter: where the session begins: a killed one may have gone further, and those points will come again.
+    """
+
+    def __init__(self, folder: Path, log: LogParser, first_iter: int) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         folder.mkdir(exist_ok=True)
@@ -75,9 +79,11 @@ class Events:
         last = max((rows[-1].seconds or 0.0 for rows in (log.train, log.test) if rows), default=0.0)
         start = time.time() - last
         for train in log.train:
-            self._train(train, start + (train.seconds or 0.0))
+            if train.iteration < first_iter:
+                self._train(train, start + (train.seconds or 0.0))
         for test in log.test:
-            self._test(test, start + (test.seconds or 0.0))
+            if test.iteration < first_iter:
+                self._test(test, start + (test.seconds or 0.0))
 
     def train(self, row: TrainRow) -> None:
         """Tags ``train/loss`` and, where it is known, ``train/lr``."""

@@ -183,6 +183,7 @@ class _Run:
         plan, log_path = self.plan, self.folder / LOG
         words = ["train", "-solver", plan.path(self.folder / solver)]
         if snapshot:
+            snapshots.adopt(snapshot[0], plan.path(snapshot[0].with_suffix(".caffemodel")))
             words += ["-snapshot", plan.path(snapshot[0])]
             self._say(f"continuing from iteration {snapshot[1]} of {plan.max_iter}: {plan.path(snapshot[0])}")
         elif log_path.exists():
@@ -242,7 +243,7 @@ class _Run:
         for line in filter(None, (estimate.line(), course.of(plan).note)):
             self._say(line)
         progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say, estimate)
-        events = Events(self.folder / "events", log)
+        events = Events(self.folder / "events", log, first_iter)
         points = Points(self.folder, log, plan.epoch_iters)
         on_course = course.CourseWatch(course.of(plan), log, progress.write)
         follower = Follower(log, (events, progress, points, on_course, *self._listeners, watch), progress.write)

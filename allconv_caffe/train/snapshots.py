@@ -38,10 +38,37 @@ def _broken(state: Path, iteration: int) -> str | None:
         return str(error)
     if found.iter != iteration:
         return f"it holds iteration {found.iter}"
-    blobs = sum(len(layer.blobs) for layer in net.layer)
-    if not blobs or not found.history or len(found.history) % blobs:
-        return f"it holds {len(found.history)} histories for {blobs} blobs of {model.name}: truncated"
+    if not found.HasField("current_step"):
+        return "it holds no current_step, which ends it: truncated"
+    learned = _learned(net)
+    histories = [_count(blob) for blob in found.history]
+    if not learned or histories not in (learned, learned * 2):  # one for each blob, or two: Adam, AdaDelta
+        return f"it holds {len(histories)} histories for {len(learned)} blobs of {model.name}: truncated"
     return None
+
+
+def _learned(net: Any) -> list[int]:
+    """Values in each blob that a solver keeps a history of: one that several layers share by its name counts once."""
+    counts, names = [], set()
+    for layer in net.layer:
+        for index, blob in enumerate(layer.blobs):
+            name = layer.param[index].name if index < len(layer.param) else ""
+            if not name or name not in names:
+                counts.append(_count(blob))
+            names.add(name)
+    return counts
+
+
+def adopt(state: Path, model: str) -> None:
+    """Let a solver state name the weights beside it: in a copied or moved directory it names those of another place.
+
+    Args:
+        model: the path by which the engine will read them.
+    """
+    content = proto.read_binary(state, proto.SolverState, allow_unknown=True)
+    if content.learned_net != model:
+        content.learned_net = model
+        proto.write_binary(state, content)
 
 
 def newest_snapshot(prefix: Path, say: Callable[[str], None]) -> tuple[Path, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,45 @@ def test_times_pass_midnight_and_new_year() -> None:
     old = ["I1231 23:59:59.000000 1 s.cpp:1] Solving x\n", "I0101 00:00:01.500000 1 s.cpp:1] Iteration 1, loss = 1\n"]
     new = ["I20241231 23:59:59.0 1 s.cpp:1] Solving x\n", "I20250101 00:00:01.5 1 s.cpp:1] Iteration 1, loss = 1\n"]
     assert [parse_lines(text).train[0].seconds for text in (old, new)] == [2.5, 2.5]
+
+
+def stamped(stamp: str, message: str) -> str:
+    return f"I{stamp} 1 s.cpp:1] {message}\n"
+
+
+def test_a_29_february_counts_where_there_was_one() -> None:
+    """Two minutes from 28 February to 1 March without a line of the 29th; a day and two minutes with one, or in 2028."""
+    common = [stamped("0228 23:59:00", "Solving x"), stamped("0301 00:01:00", "Iteration 1, loss = 1")]
+    leap = [common[0], stamped("0229 12:00:00", "Iteration 0, loss = 1"), common[1]]
+    named = [stamped("20280228 23:59:00", "Solving x"), stamped("20280301 00:01:00", "Iteration 1, loss = 1")]
+    assert [parse_lines(text).train[-1].seconds for text in (common, leap, named)] == [120.0, 86520.0, 86520.0]
+
+
+@pytest.mark.parametrize("jump", [3600, -3600, 7 * 86400])
+def test_a_clock_that_is_set_is_no_training(jump: int) -> None:
+    """Summer time, a clock that was wrong, a machine that slept: ten steps of 60 s stay 600 s."""
+    begin = datetime(2026, 3, 29, 1, 0, tzinfo=timezone.utc)
+    text = [stamped(f"{begin:%m%d %H:%M:%S}", "Solving x")]
+    for step in range(1, 11):
+        then = begin + timedelta(seconds=60 * step + (jump if step > 6 else 0))
+        text.append(stamped(f"{then:%m%d %H:%M:%S}", f"Iteration {step}, loss = 1"))
+    assert parse_lines(text).train[-1].seconds == 600.0
+
+
+def test_a_long_test_is_no_jump() -> None:
+    """Half an hour for the first test, among losses that come every second, is time of the training, as its outputs say."""
+    text = [stamped("1129 12:00:00", "Solving x")]
+    text += [stamped(f"1129 12:00:0{step}", f"Iteration {step}, loss = 1") for step in range(1, 6)]
+    text += [stamped("1129 12:00:06", "Iteration 6, Testing net (#0)")]
+    text += [stamped("1129 12:30:06", "    Test net output #0: accuracy = 0.5")]
+    text += [stamped("1129 12:30:07", "Iteration 6, loss = 1")]
+    assert parse_lines(text).train[-1].seconds == 1807.0
+
+
+def test_a_line_of_no_day_has_no_time() -> None:
+    """Month 13 is passed over, and the row stays."""
+    log = parse_lines([stamped("1129 12:00:00", "Solving x"), stamped("1329 12:00:01", "Iteration 0, loss = 1")])
+    assert [row.iteration for row in log.train] == [0]
 
 
 def test_fatal_lines_are_kept() -> None:

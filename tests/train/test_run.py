@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,55 @@ def test_a_broken_newest_snapshot_is_passed_over(bench: Bench) -> None:
     bench.run()
     assert bench.calls()[1][-1].endswith("_iter_20.solverstate")
     assert f"snapshot {newest} is passed over" in bench.said
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_copied_or_moved_run_goes_on_with_its_own_weights(bench: Bench, how: Callable[..., object]) -> None:
+    """A state names its weights by their path; in another folder of runs those beside it are the ones."""
+    bench.behave(**{"1": {"crash_at": 25}})
+    with pytest.raises(DriverError):
+        bench.run()
+    how(bench.home / "runs", bench.home / "other")
+    ended = bench.run(runs_dir=Path("other"))
+    assert ended.status == "done"
+    call = bench.calls()[1]
+    state = bench.home / call[call.index("-snapshot") + 1]
+    assert state.parent == ended.directory / "snapshots" and state.name.endswith("_iter_20.solverstate")
+    named = proto.read_binary(state, proto.SolverState).learned_net
+    assert bench.home / named == state.with_suffix(".caffemodel")
+
+
+def test_tensorboard_has_each_point_once_after_a_crash(bench: Bench) -> None:
+    """Points that a crashed session made beyond its last snapshot come again, and stand there once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    bench.behave(**{"1": {"crash_at": 39}})  # displayed and tested at 30; the snapshot of 30 goes
+    with pytest.raises(DriverError):
+        bench.run()
+    (broken,) = bench.home.glob("runs/*/*/snapshots/*_iter_30.solverstate")
+    broken.unlink()
+    events = EventAccumulator(str(bench.run().directory / "events"))
+    events.Reload()
+    for tag in ("train/loss", "test/error_percent"):
+        assert [event.step for event in events.Scalars(tag)] == [0, 10, 20, 30, 40], tag
+
+
+def test_a_run_of_many_settings_has_a_name_that_a_file_system_takes(bench: Bench) -> None:
+    """A name over 255 bytes is cut, with the digest that tells it from its like; the same settings find it again."""
+    channels = tuple(0.123456789 + place for place in range(3))
+    options = {"mean_value": channels, "weight_decay": 0.000123456789, "momentum": 0.912345678, "filler": "gaussian"}
+    options |= {
+        "filler_std": 0.0512345678,
+        "bias_lr_mult": 2.12345678,
+        "bias_decay_mult": 0.12345678,
+        "scale": 0.0078125,
+    }
+    options |= {"clip_gradients": 35.1234567, "dropout_ratio": 0.51234567, "input_dropout": 0.212345678}
+    first = bench.run(options=options)
+    name = first.directory.name
+    assert first.status == "done" and 200 < len(name) <= 220 and name[-9] == "-"
+    assert bench.run(options=options).directory == first.directory and "already done" in bench.said
+    assert bench.run(options={**options, "input_dropout": 0.25}).directory != first.directory
 
 
 def test_a_missing_last_test_is_made_up_for(bench: Bench) -> None:
