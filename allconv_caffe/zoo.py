@@ -17,7 +17,7 @@ from allconv_caffe import files, markdown, proto
 from allconv_caffe.errors import FoundError, PlacedError
 from allconv_caffe.report.record import from_json
 
-__all__ = ["CARD", "DEFAULT_FOLDER", "ZooError", "add", "cards", "measure", "unpack", "verify"]
+__all__ = ["CARD", "DEFAULT_FOLDER", "Trained", "ZooError", "add", "cards", "find", "measure", "unpack", "verify"]
 
 DEFAULT_FOLDER = Path("models")
 CARD, PAGE, DEPLOY, WHITENING = "card.json", "README.md", "deploy.prototxt", "whitening.npz"
@@ -31,6 +31,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("schedule", "precision", "engine", "device", "command"), str),
     **dict.fromkeys(("test_error_percent", "epochs"), float),
     "published_error_percent": float | None,
+    "class_names": tuple[str, ...] | None,
     **dict.fromkeys(("parameters", "seed", "n_train", "n_test"), int),
 }
 """What the entries of a card are."""
@@ -151,6 +152,7 @@ def _facts(
         "dataset": result["dataset"],
         "official_data": bool(data.get("official")),
         "preprocessing": result.get("preprocessing", "gcn-zca"),
+        "class_names": list(data.get("class_names", [])),
         "n_train": result.get("n_train"),
         "n_test": result.get("n_test"),
         "data_sha256": data.get("sha256", {}),
@@ -274,6 +276,60 @@ def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
             return next(found for found in cards(entry.parent) if found.folder.name == entry.name)
     names = ", ".join(entry.folder.name for entry in cards(folder)) or "none"
     raise ZooError(f"model {model}", f"no {CARD} in {Path(folder) / model}", f"one of: {names}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained net as it lies on disk.
+
+    name: what it is called. deploy, weights: its net and weights. whitening: of its data set, or None where pixels went in
+    as they are. class_names: in the order of the labels; empty where none are known.
+    """
+
+    name: str
+    deploy: Path
+    weights: Path
+    whitening: Path | None
+    class_names: tuple[str, ...]
+
+
+def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Path = ".") -> Trained:
+    """A model of the zoo, or a finished run in the folder ``model``.
+
+    Args:
+        root: what the data folder in a run's ``settings.json`` is relative to.
+
+    Raises:
+        ZooError: neither; a run without weights or whitening.
+    """
+    run = Path(model)
+    if not (run / "result.json").is_file():
+        found = card(model, folder)
+        facts = found.facts
+        return Trained(
+            name=found.folder.name,
+            deploy=found.folder / facts["deploy"]["file"],
+            weights=found.folder / facts["weights"]["file"],
+            whitening=found.folder / facts["whitening"]["file"],
+            class_names=tuple(facts.get("class_names") or ()),
+        )
+    result, settings = (
+        files.read_json(run / file, "the record of a run", ZooError) for file in ("result.json", "settings.json")
+    )
+    files.check_kinds(run / "result.json", result, {"experiment": str, "max_iter": int}, ZooError)
+    files.check_kinds(run / "settings.json", settings, {"data": dict}, ZooError)
+    data = settings["data"]
+    whitening = Path(root) / str(data.get("folder", "")) / WHITENING
+    whitened = data.get("preprocessing", "gcn-zca") != "raw"
+    if whitened and not whitening.is_file():
+        raise ZooError(whitening, "nothing", "the whitening of the data set that the run was trained on")
+    return Trained(
+        name=run.resolve().name,
+        deploy=run / DEPLOY,
+        weights=_weights(run, result),
+        whitening=whitening if whitened else None,
+        class_names=tuple(map(str, data.get("class_names", ()))),
+    )
 
 
 def verify(model: str | Path, data: str | Path | None = None, folder: str | Path = DEFAULT_FOLDER) -> list[str]:

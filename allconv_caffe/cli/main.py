@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from allconv_caffe.caffe_torch import import_caffe
-from allconv_caffe.cli import figures, prep, tables, train, viz, zoo
+from allconv_caffe.cli import answers, figures, prep, tables, train, viz, zoo
 from allconv_caffe.cli.words import example
 
 _OURS = ("allconv_caffe.", "data_prep.")
@@ -110,6 +110,8 @@ for _command in (
     train.sweep,
     train.quickstart,
     zoo.zoo,
+    answers.predict,
+    answers.evaluate,
     viz.viz,
 ):
     main.add_command(_command)

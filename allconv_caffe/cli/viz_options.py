@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
     from allconv_caffe.visualize.whitening import InputSpace
+    from allconv_caffe.zoo import Trained
 
 PATH = click.Path(path_type=Path)
 Command = Callable[..., Any]
@@ -87,7 +88,9 @@ class Inputs:
 
     model: Annotated[
         str | None,
-        Option("--model", metavar="NAME", help="of models/, or a model's folder: its net, weights and whitening"),
+        Option(
+            "--model", metavar="NAME", help="of models/, a model's folder or a run's: its net, weights and whitening"
+        ),
     ] = None
     net_path: Annotated[
         Path | None, Option("--net", metavar="PROTOTXT", help="deploy net, in place of the model's")
@@ -145,21 +148,38 @@ class Inputs:
         return not self.quiet
 
     @functools.cached_property
+    def trained(self) -> Trained:
+        """What --model names. Raises: ZooError: no such model or run."""
+        from allconv_caffe import zoo
+
+        assert self.model is not None
+        return zoo.find(self.model)
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the model, else of the prepared data set; empty where neither says them."""
+        names = self.trained.class_names if self.model is not None else ()
+        prepared = _prepared(self.data)
+        if names or prepared is None:
+            return names
+        from data_prep.manifest import Manifest
+
+        return tuple(Manifest.load(prepared).class_names)
+
+    @functools.cached_property
     def files(self) -> tuple[Path, Path, Path | None]:
         """Deploy net, weights and whitening: of the model, each replaced by what was named.
 
         Raises: ZooError: no such model. VizError: neither a model nor both of net and weights.
         """
-        from allconv_caffe import zoo
         from allconv_caffe.visualize.nets.errors import VizError
 
         net, weights, whitening = self.net_path, self.weights_path, self.whitening
         if self.model is not None:
-            card = zoo.card(self.model)
-            net = net or card.folder / card.facts["deploy"]["file"]
-            weights = weights or card.folder / card.facts["weights"]["file"]
+            found = self.trained
+            net, weights = net or found.deploy, weights or found.weights
             if whitening is None and self.mean is None:
-                whitening = card.folder / card.facts["whitening"]["file"]
+                whitening = found.whitening
         for flag, path, what in (("--net", net, "a deploy prototxt"), ("--weights", weights, "a .caffemodel")):
             if path is None:
                 raise VizError(flag, "nothing", f"{what}, or --model NAME for one of models/")

@@ -50,6 +50,7 @@ def write_settings(plan: Plan) -> None:
             "official": data.official,
             "sha256": data.checksums,
             "preprocessing": data.preprocessing,
+            "class_names": list(data.class_names),
         },
         "assumptions": [
             {"key": entry.key, "value": entry.value, "reason": entry.reason} for entry in plan.assumptions()

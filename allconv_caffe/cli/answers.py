@@ -1,0 +1,218 @@
+"""``allconv predict`` and ``allconv evaluate``: arguments only, for ``cli/main.py`` to add."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from allconv_caffe.cli.viz_options import PATH, Command, Inputs, options_of
+from allconv_caffe.cli.viz_words import check_png
+from allconv_caffe.cli.words import command_line, example
+
+if TYPE_CHECKING:
+    from allconv_caffe.visualize.nets.base import VizNet
+    from allconv_caffe.visualize.sources import ImageSource
+
+_MODEL = (
+    "weights_path",
+    "engine",
+    "device",
+    "python",
+    "whitening",
+    "mean",
+    "scale",
+    "order",
+    "resize",
+    "batch_size",
+    "quiet",
+)
+_LABELS = click.option("--labels", type=PATH, metavar="FILE", help="a class on each line, where the model has no names")
+
+
+def _of_a_model(*more: str) -> Callable[[Command], Command]:
+    """Adds MODEL and the options that say how pixels become its input; the command gets `Inputs` first."""
+    names = (*_MODEL, *more)
+
+    def wrap(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(model: str, **words: Any) -> Any:
+            own = {name: words.pop(name) for name in names}
+            prototxt = Path(model) if model.endswith(".prototxt") else None
+            return command(Inputs(model=None if prototxt else model, net_path=prototxt, **own), **words)
+
+        return click.argument("model")(options_of(Inputs, names)(call))
+
+    return wrap
+
+
+def _names(inputs: Inputs, labels: Path | None, net: VizNet) -> list[str]:
+    """Of the net's classes: those of --labels, else the model's, else the data set's, else numbers.
+
+    Raises: VizError: another number than the net has classes.
+    """
+    from allconv_caffe.visualize import answers
+    from allconv_caffe.visualize.labels import Labels
+    from allconv_caffe.visualize.unit import scores_blob
+
+    count = answers.count_classes(net)
+    if labels is not None:
+        read = Labels.read(labels)
+        read.check_count(count, scores_blob(net))
+        return list(read.names)
+    names = inputs.class_names
+    if names:
+        Labels(names, names, f"the class names of {inputs.name}").check_count(count, scores_blob(net))
+    return answers.class_names(names, count)
+
+
+@click.command(
+    "predict",
+    epilog=example(
+        "allconv predict cifar10-allcnn-c-jpeg cat.png holiday/",
+        "find photos -name '*.jpg' | allconv predict cifar10-allcnn-c-jpeg - --json",
+    ),
+)
+@_of_a_model()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="answers of a picture")
+@click.option("--json", "json_", is_flag=True, help="an object a line, for programs")
+@click.option(
+    "--explain", type=PATH, metavar="PNG", help="what in each picture speaks for its answer: guided backpropagation"
+)
+@_LABELS
+def predict(
+    inputs: Inputs, pictures: tuple[str, ...], top: int, json_: bool, explain: Path | None, labels: Path | None
+) -> None:
+    """What is in PICTURES: class names and probabilities, a line for each.
+
+    MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights. PICTURES are image files, folders
+    of them, prepared data or LMDBs; "-" reads paths from standard input. They are brought to the net's size, then
+    prepared as its training images were.
+    """
+    from allconv_caffe.visualize import answers
+    from allconv_caffe.visualize.comparison import Question, Variant, comparison
+    from allconv_caffe.visualize.look import Look
+    from allconv_caffe.visualize.unit import scores_blob
+
+    if explain is not None:
+        check_png(explain)
+    net = inputs.open_net(require_relu=explain is not None)
+    names = _names(inputs, labels, net)
+    keys, images = [], []
+    for path, source in _sources(inputs, net, pictures):
+        for _, batch_keys, batch in source.batches(inputs.batch_size):
+            for key, image, given in zip(batch_keys, batch, answers.probabilities(net, batch), strict=True):
+                where = path if Path(path).is_file() else str(Path(path) / key)
+                best = [(names[label], float(given[label])) for label in (-given).argsort(kind="stable")[:top]]
+                if json_:
+                    rows = [{"class": name, "probability": round(p, 6)} for name, p in best]
+                    click.echo(json.dumps({"picture": where, "answers": rows}, ensure_ascii=False))
+                else:
+                    click.echo(f"{where}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in best)}")
+                if explain is not None:
+                    keys.append(where)
+                    images.append(image)
+    if explain is not None:
+        import numpy as np
+
+        question = Question(
+            images=np.stack(images), keys=keys, blob=scores_blob(net), rules=["guided"], batch_size=inputs.batch_size
+        )
+        look = Look(space=inputs.space, command=command_line(), classes=names)
+        drawing = comparison([Variant(name=inputs.name, net=net)], question, look, title="What speaks for each answer")
+        for written in drawing.save(explain, arrays=False):
+            click.echo(written, err=json_)
+
+
+def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[tuple[str, ImageSource]]:
+    """The images that were named, those of standard input in the place of "-"; all are there before the first is given."""
+    paths: list[str] = []
+    for picture in pictures:
+        lines = sys.stdin.read().splitlines() if picture == "-" else [picture]
+        paths += [line for line in lines if line]
+    opened = []
+    for path in paths:
+        inputs.data = Path(path)
+        opened.append((path, inputs.open_images(net)))
+    yield from opened
+
+
+@click.command(
+    "evaluate",
+    epilog=example("allconv evaluate cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output build/evaluation"),
+)
+@_of_a_model("data", "split")
+@click.option(
+    "--output", type=PATH, metavar="FOLDER", help="gets confusion.csv, confusion.png, wrong.png and evaluation.json"
+)
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=25, show_default=True, help="images on the sheet of the surely wrong"
+)
+@click.option("--json", "json_", is_flag=True, help="the figures for programs")
+@_LABELS
+def evaluate(inputs: Inputs, output: Path | None, keep: int, json_: bool, labels: Path | None) -> None:
+    """How far MODEL is right over a labelled set: error, error of each class, confusion, and the images most surely wrong.
+
+    MODEL as in `allconv predict`; --data a prepared set, an LMDB, or a folder with a folder for each class.
+    """
+    from allconv_caffe import files
+    from allconv_caffe.visualize import answers
+    from allconv_caffe.visualize.labels import Labels
+
+    net = inputs.open_net(require_relu=False)
+    names = _names(inputs, labels, net)
+    known = Labels.read(labels) if labels is not None else Labels(names, names, inputs.name)
+    source = inputs.open_images(net, known)
+    found = answers.evaluate(net, source, keep=keep, batch_size=inputs.batch_size, progress=inputs.progress)
+    facts = {
+        "model": inputs.name,
+        "data": str(inputs.data),
+        "images": found.count,
+        "without_label": found.without_label,
+        "error_percent": round(found.error_percent, 4),
+        "class_errors_percent": {
+            name: None if error != error else round(float(error), 4)
+            for name, error in zip(names, found.class_errors(), strict=True)
+        },
+        "most_surely_wrong": [
+            {
+                "image": one.key,
+                "class": names[one.label],
+                "answer": names[one.answer],
+                "probability": round(one.probability, 6),
+            }
+            for one in found.wrong
+        ],
+        "command": command_line(),
+    }
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        files.write(output / "confusion.csv", answers.confusion_csv(found, names))
+        files.write(output / "confusion.png", answers.confusion_png(found, names))
+        files.write(output / "wrong.png", answers.wrong_png(found, names, source))
+        files.write_json(output / "evaluation.json", facts)
+    if json_:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{found.error_percent:.2f} % of {found.count:,} images wrong")
+    width = max(map(len, names))
+    for name, error, row in zip(names, found.class_errors(), found.confusion, strict=True):
+        if row.sum():
+            click.echo(f"  {name:<{width}} {error:6.2f} % of {row.sum():,}{_taken_for(names, row, names.index(name))}")
+    if found.without_label:
+        click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
+    if output is not None:
+        click.echo(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
+
+
+def _taken_for(names: Sequence[str], row: Any, label: int) -> str:
+    """The class that this one is most often taken for."""
+    others = row.copy()
+    others[label] = 0
+    return f", most often taken for {names[int(others.argmax())]} ({others.max():,})" if others.any() else ""
