@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -246,6 +249,7 @@ def _load(folder: Path, dataset: Dataset) -> PreparedData:
 
     manifest: Any = Manifest.load(folder)
     _check_kind(folder, manifest, dataset)
+    _check_unchanged(folder, manifest)
     own_mean = dataset.mean_value or dataset.augmented is not None
     checksums = {split: str(entry["sha256"]) for split, entry in manifest.lmdb.items()}
     if "sha256" in manifest.source:
@@ -296,18 +300,72 @@ def _check_kind(folder: Path, manifest: Any, dataset: Dataset) -> None:
 
 
 def _same_source(data: PreparedData, out: Path, source: Path) -> PreparedData:
-    from data_prep import archive
+    """What lies prepared under the source's name was made of this very source, by the digest of its bytes.
 
-    if source.is_dir():
-        return data
-    found = archive.file_checksums(source).sha256
-    if data.checksums.get("source") not in (None, found):
+    Photographs of the ImageNet recipe, whose bytes nobody reads again for a comparison, are told by the folder's name and their
+    number.
+    """
+    from data_prep import archive
+    from data_prep.manifest import Manifest
+
+    made_of = data.checksums.get("source")
+    if made_of is not None:
+        sums = archive.folder_checksums(source) if source.is_dir() else archive.file_checksums(source)
+        difference = "" if sums.sha256 == made_of else f"SHA-256 {made_of[:12]}..., now {sums.sha256[:12]}..."
+    else:
+        before = str(Manifest.load(out).source.get("name")), data.n_train + data.n_test
+        now = source.resolve().name, _photographs(source, before[1])
+        difference = "" if before == now else f"{before[1]} images of {before[0]}, now {now[1]} of {now[0]}"
+    if difference:
         raise DriverError(
             out,
-            f"found a set prepared from another {source.name} (SHA-256 {data.checksums['source'][:12]}..., now "
-            f"{found[:12]}...); remove the folder, or give the archive another name",
+            f"found a set prepared from another {source.name} ({difference}); remove the folder, or give the "
+            f"{'folder of images' if source.is_dir() else 'archive'} another name",
         )
     return data
+
+
+def _photographs(source: Path, otherwise: int) -> int:
+    """How many lie there; of tars of gigabytes they are not counted."""
+    from data_prep.listing import by_class
+
+    if any(source.glob("*.tar")):
+        return otherwise
+    found = by_class(source)
+    return len(found.train) + len(found.test)
+
+
+def _check_unchanged(folder: Path, manifest: Any) -> None:
+    """The records are those that the manifest speaks of: their digest is in every record of a run.
+
+    Where a database is younger than the manifest, which is written last, it is read and compared, once: then the manifest is
+    touched.
+
+    Raises:
+        DriverError: others.
+    """
+    from data_prep import database
+    from data_prep.manifest import NAME
+
+    places = [folder / str(entry["path"]) / "data.mdb" for entry in manifest.lmdb.values()]
+    try:
+        if max(place.stat().st_mtime_ns for place in places) <= (folder / NAME).stat().st_mtime_ns:
+            return
+    except OSError:
+        pass  # reading says what is missing
+    for entry in manifest.lmdb.values():
+        digest, path = hashlib.sha256(), folder / str(entry["path"])
+        for key, value in database.records(path):
+            digest.update(key)
+            digest.update(value)
+        if digest.hexdigest() != entry["sha256"]:
+            raise DriverError(
+                path,
+                f"found records of SHA-256 {digest.hexdigest()[:12]}..., expected {str(entry['sha256'])[:12]}..., which the "
+                f"manifest has: they were changed since; prepare the set again, or remove {NAME} where the new ones are meant",
+            )
+    with contextlib.suppress(OSError):  # somebody else's set, which may only be read
+        os.utime(folder / NAME)
 
 
 def _downloaded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import lmdb
 import numpy as np
 import pytest
 
@@ -17,10 +19,10 @@ from allconv_caffe.paper.datasets import DATASETS, Dataset
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.paper.options import options_from
 from allconv_caffe.paper.render import render
-from allconv_caffe.proto import NetParameter, parse_text
+from allconv_caffe.proto import Datum, NetParameter, parse_text
 from allconv_caffe.train import data
 from allconv_caffe.train.settings import DriverError
-from data_prep import cifar, pipeline
+from data_prep import cifar, database, pipeline
 from data_prep.imageset import CIFAR10_CLASSES
 
 CIFARS = [entry for entry in DATASETS.values() if entry.recipe and entry.recipe.dataset.startswith("cifar")]
@@ -199,6 +201,11 @@ def test_photographs_are_prepared_as_imagenets_recipe_says(tmp_path: Path) -> No
     assert (found.shape, found.n_train, found.n_test, found.classes) == ((3, 256, 256), 8, 4, 2)
     assert found.mean_file == found.folder / "mean.binaryproto" and found.mean_file.is_file()
     assert data.ensure(experiment, tmp_path / "Some photos", tmp_path, said.append) == found and len(said) == 1
+    another = tmp_path / "other" / "Some photos"
+    shutil.copytree(tmp_path / "Some photos", another)
+    next(another.rglob("*.png")).unlink()
+    with pytest.raises(DriverError, match=r"another Some photos \(12 images of Some photos, now 11 of Some photos\)"):
+        data.ensure(experiment, another, tmp_path, said.append)
     with pytest.raises(DriverError, match="name the folder of ILSVRC2012_img_train.tar, .* with IMAGENET=path"):
         data.ensure(experiment, None, tmp_path, said.append)
 
@@ -221,6 +228,84 @@ def test_a_local_archive_is_prepared_once_beside_the_official_set(
     raw = data.ensure(experiment, tmp_path / "raw", tmp_path, said.append)
     assert raw.preprocessing == "raw" and raw.mean_file == tmp_path / "raw" / "mean.binaryproto"
     assert raw.mean_file.is_file()
+
+
+def test_two_folders_of_one_name_are_two_sets(tmp_path: Path, without_zca: list[dict[str, object]]) -> None:
+    """`a/My Photos` and `b/my-photos` would lie prepared in one folder: the second is refused, not trained on the first's."""
+    own_images(tmp_path, 32, 32, 10)
+    first, second = tmp_path / "a" / "My Photos", tmp_path / "b" / "my-photos"
+    for folder in (first, second):
+        shutil.copytree(tmp_path / "pictures", folder)
+    (second / "train" / "kind0" / "0.png").write_bytes((second / "train" / "kind1" / "0.png").read_bytes())
+    rename_as_cifar(first)
+    rename_as_cifar(second)
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    found = data.ensure(experiment, first, tmp_path, lambda line: None, progress=False)
+    assert found.folder == tmp_path / "data" / "cifar10-my-photos"
+    assert data.ensure(experiment, first, tmp_path, lambda line: None) == found
+    with pytest.raises(DriverError) as caught:
+        data.ensure(experiment, second, tmp_path, lambda line: None)
+    assert str(caught.value).startswith(f"{found.folder}: found a set prepared from another my-photos (SHA-256 ")
+    assert str(caught.value).endswith("remove the folder, or give the folder of images another name")
+
+
+def test_a_folder_whose_images_changed_is_not_prepared_already(
+    tmp_path: Path, without_zca: list[dict[str, object]]
+) -> None:
+    """One picture more, or another one, is another set."""
+    own_images(tmp_path, 32, 32, 10)
+    folder = rename_as_cifar(tmp_path / "pictures")
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    data.ensure(experiment, folder, tmp_path, lambda line: None, progress=False)
+    picture = folder / "train" / "cat" / "0.png"
+    shutil.copy(picture, picture.with_name("new.png"))
+    with pytest.raises(DriverError, match="found a set prepared from another pictures"):
+        data.ensure(experiment, folder, tmp_path, lambda line: None)
+
+
+def rename_as_cifar(folder: Path) -> Path:
+    """The classes of `own_images` get CIFAR-10's names."""
+    for split in ("train", "test"):
+        for number, name in enumerate(CIFAR10_CLASSES):
+            (folder / split / f"kind{number}").rename(folder / split / name)
+    return folder
+
+
+def test_records_that_changed_under_their_manifest_do_not_train(
+    tmp_path: Path, without_zca: list[dict[str, object]]
+) -> None:
+    """Another label in one record: the digest in the manifest, which the run's record would state, is not theirs."""
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    archive = archive_of(tmp_path / "x.tar.gz", "cifar10")
+    folder = data.ensure(experiment, archive, tmp_path, lambda line: None, progress=False).folder
+    place = folder / "train_lmdb"
+    with lmdb.open(str(place), map_size=1 << 30, lock=False) as environment, environment.begin(write=True) as change:
+        key, value = next(iter(change.cursor()))
+        record = Datum.FromString(value)
+        record.label = (record.label + 1) % 10
+        change.put(key, record.SerializeToString())
+    os.utime(folder / "manifest.json", ns=(0, (place / "data.mdb").stat().st_mtime_ns - 1))
+    for source in (folder, archive):
+        with pytest.raises(
+            DriverError, match=r"train_lmdb: found records of SHA-256 \w{12}\.\.\., expected \w{12}\.\.\., which"
+        ):
+            data.ensure(experiment, source, tmp_path, lambda line: None)
+
+
+def test_a_copied_set_is_compared_once(
+    tmp_path: Path, without_zca: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy's database may be younger than its manifest: it is read once, and then known."""
+    experiment = EXPERIMENTS["cifar10-allcnn-c"]
+    archive = archive_of(tmp_path / "x.tar.gz", "cifar10")
+    folder = data.ensure(experiment, archive, tmp_path, lambda line: None, progress=False).folder
+    os.utime(folder / "manifest.json", (1, 1))
+    read: list[Path] = []
+    records = database.records
+    monkeypatch.setattr(database, "records", lambda path: (read.append(path), records(path))[1])
+    for _ in range(2):
+        data.ensure(experiment, folder, tmp_path, lambda line: None)
+    assert [path.name for path in read] == ["train_lmdb", "test_lmdb"]
 
 
 def test_bare_lmdbs_are_counted(tmp_path: Path, without_zca: list[dict[str, object]]) -> None:
