@@ -201,7 +201,7 @@ def page(facts: Mapping[str, Any]) -> str:
     """The card for people, as Markdown."""
     published = facts["published_error_percent"]
     data = facts["dataset"]
-    if data != facts["paper_dataset"]:
+    if facts["paper_dataset"] and data != facts["paper_dataset"]:
         data += f", not the paper's {facts['paper_dataset']}: errors cannot be compared with the paper's"
     rows = [
         ("network", f"{facts['model']} ({facts['source']})"),

@@ -62,7 +62,7 @@ def _pycaffe() -> None:
 @main.command(
     epilog=example(
         "allconv report --trends",
-        "allconv report runs/cifar10-allcnn-c --beside public=caffe_allcnn_c.log --output build/beside",
+        "allconv report results/cifar10-allcnn-c-jpeg-15-epochs --beside public=curve.csv --output build/beside",
     )
 )
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))

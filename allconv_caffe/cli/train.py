@@ -52,14 +52,18 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(
     cls=_WithEngineFlags,
-    epilog=example("allconv run cifar10-allcnn-c --data ~/cifar-10-python.tar.gz --epochs 35 --seed 2"),
+    epilog=example(
+        "allconv run cifar10-allcnn-c --data ~/cifar-10-python.tar.gz --epochs 35 --seed 2",
+        "allconv run build/my-net --data data/mine --lr 0.01",
+    ),
 )
-@click.argument("experiment")
+@click.argument("experiment", metavar="EXPERIMENT|FOLDER")
 @_settings_options
 @click.pass_context
 def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **settings: Any) -> None:
     """Do whatever is missing of an experiment: data, prototxt, training, test, record. Continues what was begun.
 
+    FOLDER holds solver.prototxt and train_val.prototxt of a net of your own, by hand or from `allconv derive`.
     What stands after -- goes to the engine's `caffe train` as it is.
     """
     from allconv_caffe.train import run as driver
@@ -103,7 +107,7 @@ def _lists_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "allconv sweep 'cifar10-model-*' --lr .25,.1,.05,.01 --seeds 1-3 --epochs 35 --dry-run",
     ),
 )
-@click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT...")
+@click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT|FOLDER...")
 @_lists_options
 @click.option("--on", default="local", show_default=True, help="local, ray or slurm")
 @click.option("--jobs", type=int, help="local, on a CPU: runs at a time; by default one for every two cores")
@@ -130,7 +134,8 @@ def sweep(
 ) -> None:
     """A grid of runs: EXPERIMENT names, groups (table-3) or patterns, times any settings as lists.
 
-    Each is an ordinary run; done before, it is not trained again. EXPERIMENT may be 'cifar10-*', and '!*-aug' takes away.
+    Each is an ordinary run; done before, it is not trained again. EXPERIMENT may be 'cifar10-*', and '!*-aug' takes away;
+    FOLDER holds a net of your own, as for `allconv run`.
     At the end stands the best point of each network. What stands after -- goes to the engine's `caffe train`.
     """
     from allconv_caffe.train import sweep as sweeping

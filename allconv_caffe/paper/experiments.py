@@ -34,7 +34,7 @@ class Experiment:
 
     name: str  # a word: of the folder in solvers/ and of runs
     title: str  # what tables call it
-    architecture: str | Architecture  # a name in ``architectures.NAMES``, or the table itself
+    architecture: str | Architecture  # a name in ``architectures.NAMES``, or the table; "" of a net without a table
     dataset: Dataset
     schedule: Schedule
     source: str  # where the paper has it

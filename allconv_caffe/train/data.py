@@ -118,7 +118,7 @@ def ensure(
 
 
 def held_out(
-    data: PreparedData, count: int, dataset: Dataset, say: Callable[[str], None], prepare: bool = True
+    data: PreparedData, count: int, dataset: Dataset | None, say: Callable[[str], None], prepare: bool = True
 ) -> PreparedData:
     """The data set with ``count`` of its training images to test on, in place of its test images: found, or cut out.
 
@@ -200,7 +200,7 @@ def _recipe(experiment: Experiment, root: Path) -> Recipe | None:
 def _bare(dataset: Dataset, root: Path) -> PreparedData:
     """LMDBs that came without a manifest: what the experiment says of them, and as many images as they hold."""
     paths = root / dataset.train_lmdb, root / dataset.test_lmdb
-    counts = [_records(path) for path in paths]
+    counts = [records(path) for path in paths]
     return PreparedData(
         folder=paths[0].parent,
         train_lmdb=paths[0],
@@ -217,7 +217,8 @@ def _bare(dataset: Dataset, root: Path) -> PreparedData:
     )
 
 
-def _records(path: Path) -> int:
+def records(path: Path) -> int:
+    """How many an LMDB holds. Raises: DriverError."""
     try:
         return len(LmdbFile(str(path)))
     except LmdbError as error:
@@ -244,13 +245,47 @@ def _slug_of(source: Path, recipe: Recipe) -> str:
     return f"-{slug}" if slug else ""
 
 
-def _load(folder: Path, dataset: Dataset) -> PreparedData:
+def prepared(source: Path) -> PreparedData:
+    """A prepared set, of any kind.
+
+    Raises:
+        DriverError: none lies there.
+    """
+    from data_prep import pipeline
+    from data_prep.errors import PrepError
+
+    source = _at_home(source)
+    if not source.exists():
+        raise DriverError(f"DATA={source}", "found nothing there, expected a prepared set")
+    if not pipeline.is_prepared(source):
+        raise DriverError(f"DATA={source}", "found no prepared set, expected what `allconv prep` makes of a source")
+    try:
+        return _load(source, None)
+    except PrepError as error:
+        raise DriverError.of(error) from None
+
+
+def prepared_around(train_lmdb: Path, test_lmdb: Path) -> PreparedData | None:
+    """The prepared set whose LMDBs these are; None where they are no set's. Raises: DriverError."""
+    from data_prep import pipeline
+
+    folder = train_lmdb.parent
+    if not pipeline.is_prepared(folder):
+        return None
+    found = prepared(folder)
+    same = found.train_lmdb.resolve() == train_lmdb.resolve() and found.test_lmdb.resolve() == test_lmdb.resolve()
+    return found if same else None
+
+
+def _load(folder: Path, dataset: Dataset | None) -> PreparedData:
+    """Args: dataset: what the set must be; None: any."""
     from data_prep.manifest import Manifest
 
     manifest: Any = Manifest.load(folder)
-    _check_kind(folder, manifest, dataset)
+    if dataset is not None:
+        _check_kind(folder, manifest, dataset)
     _check_unchanged(folder, manifest)
-    own_mean = dataset.mean_value or dataset.augmented is not None
+    own_mean = dataset is not None and (dataset.mean_value or dataset.augmented is not None)
     checksums = {split: str(entry["sha256"]) for split, entry in manifest.lmdb.items()}
     if "sha256" in manifest.source:
         checksums["source"] = str(manifest.source["sha256"])

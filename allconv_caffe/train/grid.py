@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from allconv_caffe.paper.datasets import CIFAR10
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.options import RenderOptions, option_from_text
 from allconv_caffe.paper.rules import Numbers, Whole, rules
+from allconv_caffe.train.prototxt import SOLVER
 from allconv_caffe.train.settings import SETTINGS, DriverError, RunSettings, from_text
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -82,10 +84,11 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def chosen(patterns: Sequence[str]) -> list[str]:
-    """The experiments that any of the patterns names, in the order of the paper's tables.
+def chosen(patterns: Sequence[str], root: Path = Path()) -> list[str]:
+    """The experiments that any of the patterns names, in the order of the paper's tables; then folders of own nets.
 
-    A pattern is a name, a group (``table-3``), or has ``*`` and ``?``; one that begins with ``!`` takes experiments away.
+    A pattern is a name, a group (``table-3``), has ``*`` and ``?``, or is a folder below ``root`` that holds a solver; one
+    that begins with ``!`` takes experiments away.
 
     Raises:
         DriverError: a pattern that names none.
@@ -95,6 +98,8 @@ def chosen(patterns: Sequence[str]) -> list[str]:
         away = pattern.startswith("!")
         word = pattern.removeprefix("!")
         names = GROUPS.get(word) or [name for name in EXPERIMENTS if fnmatchcase(name, word)]
+        if not names and (root / word / SOLVER).is_file():
+            names = [word]
         if not names:
             raise DriverError(
                 f"experiment {pattern}", "names no experiment", found=pattern, choices=(*GROUPS, *EXPERIMENTS)
@@ -106,8 +111,8 @@ def chosen(patterns: Sequence[str]) -> list[str]:
                 found[name] = None
     if not found:
         raise DriverError("experiments", f"found none left of {' '.join(patterns)}, expected at least one")
-    order = list(EXPERIMENTS)
-    return sorted(found, key=order.index)
+    order = {name: place for place, name in enumerate(EXPERIMENTS)}
+    return sorted(found, key=lambda name: order.get(name, len(order)))
 
 
 def values(name: str, texts: Sequence[str]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files
-from allconv_caffe.paper.assumptions import Assumption, assumptions
+from allconv_caffe.paper.assumptions import Assumption
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.options import options_from
-from allconv_caffe.train import data as data_, engine as engine_, settings as settings_
+from allconv_caffe.train import data as data_, engine as engine_, own as own_, settings as settings_
 from allconv_caffe.train.data import PreparedData
 from allconv_caffe.train.engine import Engine
 from allconv_caffe.train.folder import SETTINGS_FILE, read_json
-from allconv_caffe.train.prototxt import TRAIN_VAL, Places, Rendered
+from allconv_caffe.train.own import Own, OwnNet
+from allconv_caffe.train.prototxt import TRAIN_VAL, Places, Prototxt, Rendered
 from allconv_caffe.train.settings import DriverError, RunSettings
 
 _SET_BY_THE_DRIVER = {
@@ -45,8 +47,10 @@ class Plan:
     data: PreparedData
     root: Path
     """Absolute; what relative paths in prototxt begin from."""
-    prototxt: Rendered
+    prototxt: Prototxt
     """Of the seed that the settings name."""
+    render: Callable[[RunSettings], Prototxt]
+    """Makes it of other settings."""
     taken: dict[str, Any]
     """The value of every setting, by name: what was left open is decided."""
     identity: str
@@ -96,17 +100,16 @@ class Plan:
         )
         prototxt = self.prototxt
         if seed != self.settings.seed:
-            prototxt = _rendered(self.experiment, replace(self.settings, seed=seed), self.data)
+            prototxt = self.render(replace(self.settings, seed=seed))
         return prototxt.files(places)
 
     def assumptions(self) -> list[Assumption]:
         """What the paper leaves open, as taken here."""
-        options = self.prototxt.options
-        return assumptions(self.experiment.network(options), options)
+        return self.prototxt.assumptions()
 
 
 def plan(
-    experiment: Experiment,
+    subject: Experiment | OwnNet,
     settings: RunSettings,
     say: Callable[[str], None],
     engine: Engine | None = None,
@@ -115,6 +118,7 @@ def plan(
     """Decide everything about a run; data that are missing are prepared, nothing else is written.
 
     Args:
+        subject: an experiment, or a net of somebody's own.
         engine: None: the one that the settings name.
         prepare: data that are missing; else they raise ``NotPrepared``.
     Raises:
@@ -127,17 +131,17 @@ def plan(
     given, engine = engine, engine or engine_.choose(settings)
     if given is None:
         say(engine.describe())
-    data = data_.ensure(experiment, settings.data, root, say, download=settings.download, prepare=prepare)
-    if settings.validation is not None:
-        data = data_.held_out(data, settings.validation, experiment.dataset, say, prepare)
+    render: Callable[[RunSettings], Prototxt]
+    if isinstance(subject, OwnNet):
+        data, whole_test = own_.find_data(subject, settings, root, say, prepare)
+        render = functools.partial(_own, subject, data, whole_test)
+        experiment = _own(subject, data, whole_test, settings).experiment()
+    else:
+        experiment, data = subject, _data(subject, settings, root, say, prepare)
+        render = functools.partial(_rendered, experiment, data)
     say(f"data: {data.display_name}, {data.n_train} training and {data.n_test} test images, {data.folder}")
-    usual = experiment.dataset.recipe.preprocessing if experiment.dataset.recipe else data.preprocessing
-    if data.preprocessing == "raw" != usual and "scale" not in settings.options:
-        say(
-            "data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a "
-            "standard deviation near 0.5; --set scale=0.0078125 brings raw ones there"
-        )
-    prototxt = _rendered(experiment, settings, data)
+    _hint(experiment, settings, data, say)
+    prototxt = render(settings)
     devices = len(engine.gpus)
     if devices and prototxt.batch_size % devices:
         raise DriverError(
@@ -164,6 +168,7 @@ def plan(
         data=data,
         root=root,
         prototxt=prototxt,
+        render=render,
         taken=taken,
         identity=identity,
         folder=_folder(runs / experiment.name, experiment, taken, identity),
@@ -206,7 +211,31 @@ def _check_runs_dir(folder: Path) -> None:
         raise DriverError(place, f"found {found}, expected a folder for the runs (choose one with --runs-dir)")
 
 
-def _rendered(experiment: Experiment, settings: RunSettings, data: PreparedData) -> Rendered:
+def _data(
+    experiment: Experiment, settings: RunSettings, root: Path, say: Callable[[str], None], prepare: bool
+) -> PreparedData:
+    """What an experiment is trained on."""
+    data = data_.ensure(experiment, settings.data, root, say, download=settings.download, prepare=prepare)
+    if settings.validation is not None:
+        data = data_.held_out(data, settings.validation, experiment.dataset, say, prepare)
+    return data
+
+
+def _hint(experiment: Experiment, settings: RunSettings, data: PreparedData, say: Callable[[str], None]) -> None:
+    """Say of raw images that the published rates are not meant for them."""
+    usual = experiment.dataset.recipe.preprocessing if experiment.dataset.recipe else data.preprocessing
+    if data.preprocessing == "raw" != usual and "scale" not in settings.options:
+        say(
+            "data: raw bytes minus the mean image, up to 255: the published rates are for whitened images with a "
+            "standard deviation near 0.5; --set scale=0.0078125 brings raw ones there"
+        )
+
+
+def _own(own: OwnNet, data: PreparedData, whole_test: bool, settings: RunSettings) -> Own:
+    return Own(own, settings, data, whole_test)
+
+
+def _rendered(experiment: Experiment, data: PreparedData, settings: RunSettings) -> Rendered:
     options = {
         "n_train": data.n_train,
         "n_test": data.n_test,

@@ -6,9 +6,10 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from allconv_caffe.paper import render
+from allconv_caffe.paper.assumptions import Assumption, assumptions
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.options import RenderOptions, options_from
 from allconv_caffe.paper.schedules import Timetable
@@ -46,6 +47,35 @@ class Places:
     """GPUs; 0 on a CPU."""
 
 
+class Prototxt(Protocol):
+    """The solver and the nets of a run, for one seed, as `Rendered` makes them of an experiment."""
+
+    @property
+    def timetable(self) -> Timetable:
+        """The schedule in iterations."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one update."""
+
+    @property
+    def stages(self) -> tuple[tuple[str, int], ...]:
+        """The solvers, each with the iteration that it ends at: it goes on from the last snapshot of the one before."""
+
+    @property
+    def last_solver(self) -> str:
+        """The file of the solver that trains to the end."""
+
+    def identity_lines(self) -> list[str]:
+        """The lines that decide a run's outcome."""
+
+    def files(self, places: Places) -> dict[str, str]:
+        """The texts as they are run, by file name. Raises: DriverError."""
+
+    def assumptions(self) -> list[Assumption]:
+        """What the paper leaves open, as taken."""
+
+
 class Rendered:
     """The three files of an experiment, rendered for a seed; the paths are filled in when they are written."""
 
@@ -76,6 +106,10 @@ class Rendered:
     def last_solver(self) -> str:
         """The file of the solver that trains to the end."""
         return PLAIN_SOLVER if self.timetable.plain_iter else SOLVER
+
+    def assumptions(self) -> list[Assumption]:
+        """What the paper leaves open, as taken here."""
+        return assumptions(self.experiment.network(self.options), self.options)
 
     def identity_lines(self) -> list[str]:
         """The lines of solver and net that decide a run's outcome: whole-line comments and paths left out."""

@@ -37,6 +37,7 @@ def write_settings(plan: Plan) -> None:
     engine, data = plan.engine, plan.data
     content = {
         "experiment": plan.experiment.name,
+        "title": plan.experiment.title,
         "identity": plan.identity,
         "settings": settings_.kept(plan.taken, "settings")
         | {"engine_asked_for": plan.settings.engine, "gpus": list(engine.gpus), "max_iter": plan.max_iter},

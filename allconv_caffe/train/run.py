@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files
-from allconv_caffe.paper import experiments
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record
-from allconv_caffe.train import course, folder as folder_, probe, process, record, snapshots
+from allconv_caffe.train import course, folder as folder_, own, probe, process, record, snapshots
 from allconv_caffe.train.estimate import Estimate, Work, measured
 from allconv_caffe.train.folder import LOG, RESULT_FILE, STATE_FILE, TEST_LOG
 from allconv_caffe.train.lease import DEAD_SECONDS, Lease
+from allconv_caffe.train.own import OwnNet
 from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.points import Events, Points
 from allconv_caffe.train.prototxt import TRAIN_VAL
@@ -46,7 +46,7 @@ class RunResult:
 
 
 def run(
-    experiment: str | Experiment,
+    experiment: str | Experiment | OwnNet,
     settings: RunSettings | None = None,
     say: Callable[[str], None] = print,
     listen: Callable[[Plan], Listener] | None = None,
@@ -54,17 +54,17 @@ def run(
     """Do whatever is missing of an experiment, from the data to the result.
 
     Args:
-        experiment: its name in ``experiments.EXPERIMENTS``, or an ``Experiment`` of one's own.
+        experiment: its name in ``experiments.EXPERIMENTS``, or an ``Experiment`` of one's own; or the folder of a net of
+            one's own.
         say: takes each line for people.
         listen: makes a listener to the run that is planned; it gets every row of every training in it.
     Raises:
         DriverError, TableError: a setting, the data or the engine does not serve; one line.
     """
     settings = settings or RunSettings()
-    if isinstance(experiment, str):
-        experiment = experiments.experiment(experiment)
+    subject = own.subject(experiment, settings.root) if isinstance(experiment, str) else experiment
     try:
-        planned = plan(experiment, settings, say)
+        planned = plan(subject, settings, say)
     except KeyboardInterrupt:
         say("stopped while the data were prepared; nothing half-done is left, the same command begins again")
         return RunResult("interrupted", settings.root.resolve(), None)

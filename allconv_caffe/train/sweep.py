@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from allconv_caffe.paper.experiments import experiment as experiment_of
 from allconv_caffe.report.grid import Cell, best, table
 from allconv_caffe.train import engine as engine_, folder as folder_, grid, job as job_, plan as plan_
 from allconv_caffe.train.data import NotPrepared
@@ -24,6 +23,7 @@ from allconv_caffe.train.engine import Engine
 from allconv_caffe.train.folder import RESULT_FILE, STATE_FILE
 from allconv_caffe.train.grid import Job, point_words
 from allconv_caffe.train.job import Outcome
+from allconv_caffe.train.own import subject
 from allconv_caffe.train.pools import KINDS, LocalPool, Pool, RayPool, SlurmPool
 from allconv_caffe.train.record import read_result
 from allconv_caffe.train.settings import Devices, DriverError, RunSettings
@@ -79,7 +79,7 @@ def states(jobs: Sequence[Job], say: Callable[[str], None], prepare: bool = True
             engines[asked] = engine_.choose(given)
             once(engines[asked].describe())
         try:
-            planned = plan_.plan(experiment_of(job.experiment), given, once, engines[asked], prepare)
+            planned = plan_.plan(subject(job.experiment, given.root), given, once, engines[asked], prepare)
         except NotPrepared as error:
             once(f"data: {error}")
             found[job] = "unknown", Path()
@@ -203,7 +203,9 @@ class Grid:
             name: [_at_home(value) if isinstance(value, Path) else value for value in entries]
             for name, entries in lists.items()
         }
-        return grid.product(grid.chosen(self.experiments), settings, lists, grid.option_values(self.options))
+        return grid.product(
+            grid.chosen(self.experiments, settings.root), settings, lists, grid.option_values(self.options)
+        )
 
 
 HELD_OUT = 5000

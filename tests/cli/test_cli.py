@@ -96,6 +96,9 @@ def test_every_example_works(
             (tmp_path / "build" / "topk.npz").unlink()
     if "photos/" in line:
         _photos(tmp_path / "photos")
+    if "--beside" in line:
+        (tmp_path / "results").symlink_to(ROOT / "results")
+        (tmp_path / "curve.csv").write_text("epoch,error_percent\n0,90\n14,31\n")
     result = invoke(*shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
 
