@@ -19,7 +19,7 @@ from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.data import BatchLayer
 from allconv_caffe.caffe_torch.source.datum import channels_first
 from allconv_caffe.caffe_torch.source.feed import StreamFeed
-from allconv_caffe.caffe_torch.source.images import Images
+from allconv_caffe.caffe_torch.source.images import Images, gathered
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.files import open_file
 from allconv_caffe.proto import TRAIN, ProtoError, image_file
@@ -79,8 +79,7 @@ class ImageReader:
         return self.runs()
 
     def load(self, run: list[tuple[str, int]]) -> Iterator[Images]:
-        for name, label in run:
-            yield Images.of([self.read(name)], [label])
+        return gathered((self.read(name), label) for name, label in run)
 
     def read(self, name: str) -> np.ndarray:
         """C x H x W uint8, channels B, G, R. Raises CaffeError."""

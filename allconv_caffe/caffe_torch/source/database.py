@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import importlib
+import itertools
 import os
 import stat
 import threading
@@ -22,10 +23,9 @@ from allconv_caffe.caffe_torch.compute import data_kernel
 from allconv_caffe.caffe_torch.compute.data_kernel import ADDRESS, BYTES, ENCODED, FLOATS, KIND, LABEL, LENGTH, UNREAD
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.source.datum import decode_image, parse_datum
-from allconv_caffe.caffe_torch.source.images import Images
+from allconv_caffe.caffe_torch.source.images import CHUNK_BYTES, Images, gathered
 from allconv_caffe.proto import DataParameter, lmdb_file
 
-CHUNK_BYTES = 1 << 20  # of records read at once by the kernel: they are still in the cache when they are transformed
 Value = tuple[int, bytes, Any]  # position, key, value
 
 
@@ -263,8 +263,7 @@ class Reader:
     def load(self, run: Run) -> Iterator[Images]:
         """The images of a run, decoded, some at once; valid until the next are asked for by the same thread."""
         if not isinstance(run, Places):
-            for position, key, value in run:
-                yield self._image(position, key, value)
+            yield from gathered(self._parse(*value) for value in run)
             return
         longest = int(run.places[:, 1].max())
         step = max(1, CHUNK_BYTES // max(1, longest))
@@ -273,31 +272,32 @@ class Reader:
 
     def _read(self, places: Places) -> Iterator[Images]:
         table, buffer = self.source.read(places)
-        kinds = table[:, KIND]
-        if ((kinds == BYTES) | (kinds == FLOATS)).all():
+        ready = (table[:, KIND] == BYTES) | (table[:, KIND] == FLOATS)
+        if ready.any():
             self._tell()
-            yield Images(table, keep=buffer)
-            return
-        for i, (kind, position) in enumerate(zip(kinds.tolist(), places.positions.tolist(), strict=True)):
-            if kind in (BYTES, FLOATS):
-                self._tell()
-                yield Images(table[i : i + 1], keep=buffer)
-            elif kind == ENCODED:
-                encoded = ctypes.string_at(int(table[i, ADDRESS]), int(table[i, LENGTH]))
-                try:
-                    image = decode_image(encoded, self.force_color, self.force_gray)
-                except CaffeError as error:
-                    raise self._within(error, position, self._key(position)) from None
-                yield Images.of([image], table[i : i + 1, LABEL])
-            elif kind == UNREAD:
-                yield self._image(position, *next(self.source.items(position)))
+        edges = [0, *(np.flatnonzero(ready[1:] != ready[:-1]) + 1).tolist(), len(places)]
+        for begin, end in itertools.pairwise(edges):
+            if ready[begin]:
+                yield Images(table[begin:end], keep=buffer)
             else:
-                value = ctypes.string_at(int(table[i, ADDRESS]), int(table[i, LENGTH]))
-                yield self._image(position, None, value)
+                yield from gathered(self._decoded(table[begin:end], places.positions[begin:end]))
 
-    def _image(self, position: int, key: bytes | None, value: Any) -> Images:
-        image, label = self._parse(position, key, value)
-        return Images.of([image], [label])
+    def _decoded(self, table: np.ndarray, positions: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Image and label of each record that the kernel leaves to Python."""
+        columns = (table[:, column].tolist() for column in (KIND, ADDRESS, LENGTH, LABEL))
+        for position, kind, address, length, label in zip(positions.tolist(), *columns, strict=True):
+            if kind == UNREAD:
+                yield self._parse(position, *next(self.source.items(position)))
+                continue
+            value = ctypes.string_at(address, length)
+            if kind != ENCODED:
+                yield self._parse(position, None, value)
+                continue
+            try:
+                image = decode_image(value, self.force_color, self.force_gray)
+            except CaffeError as error:
+                raise self._within(error, position, self._key(position)) from None
+            yield image, label
 
     def _parse(self, position: int, key: bytes | None, value: Any) -> tuple[np.ndarray, int]:
         """The image and the label of a value; a key that is None is looked up if it is needed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import queue
 import threading
@@ -127,6 +128,20 @@ class Records(Protocol):
         ...
 
 
+Piece = tuple[Any, slice]  # a run, or a part of one, and the rows of the batch that it fills
+AT_ONCE = 1 << 21  # values in batches that are made together
+
+
+def _cut(pieces: list[Piece], rows: slice) -> list[Piece]:
+    """What of the pieces fills `rows`, whose first becomes row 0."""
+    found: list[Piece] = []
+    for run, at in pieces:
+        begin, end = max(at.start, rows.start), min(at.stop, rows.stop)
+        if begin < end:
+            found.append((run[begin - at.start : end - at.start], slice(begin - rows.start, end - rows.start)))
+    return found
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What a batch is made as: transformed images of `shape`, or those of the data set, all of this shape and type."""
@@ -150,11 +165,11 @@ class _Batch:
     # the random words of its images, None where nothing is random
     words: np.ndarray | None
     # where its records are: runs, and the rows of the batch that they fill
-    pieces: list[tuple[Any, slice]]
+    pieces: list[Piece]
     # the record that the next batch begins with
-    position: int
+    position: int = 0
     # how often the end of the data set was passed
-    wraps: int
+    wraps: int = 0
     # the work on it that threads of the pool do, in the order of its records
     jobs: list[Future[None]] = field(default_factory=list)
 
@@ -178,16 +193,41 @@ class _Maker:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="data") if threads > 1 else None
         self._plan: _Plan | None = None
 
-    def begin(self, pieces: list[tuple[Any, slice]], position: int, wraps: int) -> _Batch:
-        words = self.transformer.words(self.size)
+    def several(self) -> int:
+        """How many batches to begin at once: of small images a few, so that they share what a beginning costs."""
+        if self.pool is not None or self._plan is None or not self._plan.transformed:
+            return 1
+        return max(1, min(8, AT_ONCE // (self.size * math.prod(self._plan.shape))))
+
+    def begin(self, pieces: list[Piece], count: int = 1) -> Iterator[_Batch]:
+        """`count` batches, of so many records as they hold together."""
+        words = self.transformer.words(count * self.size)
         if self._plan is None:
             self._plan = self._own_plan(pieces)
-        batch = self._empty(self._plan, words, pieces, position, wraps)
         if self.pool is not None:
+            batch = self._empty(self._plan, words, pieces)
             for job in self._jobs(pieces):
                 batch.jobs.append(self.pool.submit(self._fill, batch, job))
-            return batch
-        return self._made(batch)
+            yield batch
+        elif count == 1:
+            yield self._made(self._empty(self._plan, words, pieces))
+        else:
+            yield from self._made_together(self._empty(self._plan, words, pieces, count), count)
+
+    def _made_together(self, whole: _Batch, count: int) -> Iterator[_Batch]:
+        try:
+            self._fill(whole, whole.pieces)
+            failed = False
+        except Exception:  # a record among them is odd: its batch will say so, the others are made
+            failed = True
+        for i in range(count):
+            rows = slice(i * self.size, (i + 1) * self.size)
+            words = None if whole.words is None else whole.words[rows]
+            if failed:
+                yield self._made(self._empty(whole.plan, words, _cut(whole.pieces, rows)))
+            else:
+                images, labels = whole.images[rows], whole.labels[rows]
+                yield _Batch(plan=whole.plan, images=images, labels=labels, words=words, pieces=[])
 
     def finish(self, batch: _Batch) -> _Batch:
         """Waits for the pool's threads. Raises what the first of the records that cannot be had raises."""
@@ -214,33 +254,27 @@ class _Maker:
             plan = _Plan(self.transformer.shape(*plan.shape), plan.floats, True)
         else:
             self._plan = plan
-        return self._made(self._empty(plan, batch.words, batch.pieces, batch.position, batch.wraps))
+        made = self._made(self._empty(plan, batch.words, batch.pieces))
+        made.position, made.wraps = batch.position, batch.wraps
+        return made
 
-    def _own_plan(self, pieces: list[tuple[Any, slice]]) -> _Plan:
+    def _own_plan(self, pieces: list[Piece]) -> _Plan:
         first = next(self.records.load(pieces[0][0][:1]))
         if self.device.type == "cpu":
             return _Plan(self.transformer.shape(*first.shape), False, True)
         return _Plan(first.shape, first.floats, False)
 
-    def _empty(
-        self, plan: _Plan, words: np.ndarray | None, pieces: list[tuple[Any, slice]], position: int, wraps: int
-    ) -> _Batch:
+    def _empty(self, plan: _Plan, words: np.ndarray | None, pieces: list[Piece], count: int = 1) -> _Batch:
         pinned = self.device.type == "cuda"
         kind = torch.float32 if plan.transformed or plan.floats else torch.uint8
-        return _Batch(
-            plan=plan,
-            images=torch.empty((self.size, *plan.shape), dtype=kind, pin_memory=pinned),
-            labels=torch.empty(self.size, pin_memory=pinned),
-            words=words,
-            pieces=pieces,
-            position=position,
-            wraps=wraps,
-        )
+        images = torch.empty((count * self.size, *plan.shape), dtype=kind, pin_memory=pinned)
+        labels = torch.empty(count * self.size, pin_memory=pinned)
+        return _Batch(plan=plan, images=images, labels=labels, words=words, pieces=pieces)
 
-    def _jobs(self, pieces: list[tuple[Any, slice]]) -> Iterator[list[tuple[Any, slice]]]:
+    def _jobs(self, pieces: list[Piece]) -> Iterator[list[Piece]]:
         """The pieces in parts for the threads, a few for each, since some are sooner done than others."""
         most = max(1, -(-self.size // (2 * self.threads)))
-        job: list[tuple[Any, slice]] = []
+        job: list[Piece] = []
         left = most
         for run, rows in pieces:
             begin = 0
@@ -255,7 +289,7 @@ class _Maker:
         if job:
             yield job
 
-    def _fill(self, batch: _Batch, pieces: list[tuple[Any, slice]]) -> None:
+    def _fill(self, batch: _Batch, pieces: list[Piece]) -> None:
         out, labels, plan = batch.images.numpy(), batch.labels.numpy(), batch.plan
         for run, rows in pieces:
             begin = rows.start
@@ -389,17 +423,20 @@ def _prefetch(
         runs = _dealt(maker.records, position, share)
         rest: Any = ()
         while not stop.is_set():
-            pieces: list[tuple[Any, slice]] = []
+            pieces: list[Piece] = []
             filled = 0
-            while filled < maker.size:
+            several = maker.several()
+            while filled < several * maker.size:
                 run = rest if len(rest) else next(runs)
                 if not len(run):
                     continue
-                part, rest = run[: maker.size - filled], run[maker.size - filled :]
+                part, rest = run[: several * maker.size - filled], run[several * maker.size - filled :]
                 pieces.append((part, slice(filled, filled + len(part))))
                 filled += len(part)
-            wraps, position = divmod(position + maker.size * share.count, count)
-            put(maker.begin(pieces, position, wraps))
+            for batch in maker.begin(pieces, several):
+                batch.wraps, batch.position = divmod(position + maker.size * share.count, count)
+                position = batch.position
+                put(batch)
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
         put(error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from allconv_caffe.caffe_torch.compute.data_kernel import (
     Mean,
 )
 
+CHUNK_BYTES = 1 << 20  # of images read at once
 Shape = tuple[int, int, int]
 
 
@@ -102,6 +103,22 @@ class Images:
             return
         assert self.arrays is not None
         _put(self.arrays, out, draws, mean, scale)
+
+
+def gathered(found: Iterable[tuple[np.ndarray, int]]) -> Iterator[Images]:
+    """Arrays and their labels, some at once: as many as are still in the cache when they are transformed."""
+    arrays: list[np.ndarray] = []
+    labels: list[int] = []
+    size = 0
+    for array, label in found:
+        arrays.append(array)
+        labels.append(label)
+        size += array.nbytes
+        if size >= CHUNK_BYTES:
+            yield Images.of(arrays, labels)
+            arrays, labels, size = [], [], 0
+    if arrays:
+        yield Images.of(arrays, labels)
 
 
 def _row(array: np.ndarray, label: int) -> tuple[int, ...]:

@@ -61,6 +61,7 @@ class Transformer:
         self._mean_shape: tuple[int, ...] = ()
         self._mean_on: dict[torch.device, torch.Tensor] = {}
         self._means: dict[int, Mean] = {}
+        self._fitting: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # the last top and image that fitted
         if param.HasField("mean_file"):
             check(not param.mean_value, "Cannot specify mean_file and mean_value at the same time")
             glog.info("data_transformer.cpp:25", f"Loading mean file from: {param.mean_file}")
@@ -142,12 +143,13 @@ class Transformer:
 
         Raises: CaffeError: one of another size, with which that cannot be done.
         """
-        top = (out.shape[1], out.shape[2], out.shape[3])
-        alike = images.are(images.shape, images.floats)
-        for shape in images.shapes[:1].tolist() if alike else images.shapes.tolist():
-            self.fit(top, *shape)
-            self.check_mean(*shape)
-        images.put(out, self.choose(words, images.shapes), self._subtrahend(images.shape[0]), self.scale)
+        top, first = out.shape[1:], images.shape
+        if (top, first) != self._fitting or not images.are(first, images.floats):
+            for shape in images.shapes.tolist():
+                self.fit((top[0], top[1], top[2]), *shape)
+                self.check_mean(*shape)
+            self._fitting = top, first
+        images.put(out, self.choose(words, images.shapes), self._subtrahend(top[0]), self.scale)
 
     def _subtrahend(self, channels: int) -> Mean:
         if channels not in self._means:

@@ -5,6 +5,7 @@
 // Anything that is not as an ordinary record is leaves its kind at UNUSUAL or UNREAD: whoever called looks at it again and
 // says what is wrong. Nothing here trusts a length that a file states.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <unistd.h>
@@ -124,6 +125,13 @@ bool good_head(const uint8_t *head, const Place &place, int64_t page_size) {
            int64_t(number(head + 12, 4)) * page_size >= place.head + place.length;
 }
 
+constexpr int64_t PART = 256;  // of a row that is mirrored: made forwards, then turned round, each of which is vectorised
+
+template <class T>
+void reversed(const T *__restrict from, T *__restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = from[count - 1 - i];
+}
+
 template <class In, class Out>
 struct Row {
     // out[i] = (in[i] - mean) * scale, each step rounded to float as Caffe does
@@ -155,10 +163,15 @@ struct Row {
 
     template <int64_t COLUMN, class F>
     static void strided(const uint8_t *__restrict in, Out *__restrict out, int64_t width, bool mirror, F f) {
-        if (mirror) {
-            for (int64_t i = 0; i < width; i++) out[width - 1 - i] = Out(f(at(in + i * COLUMN), i));
-        } else {
+        if (!mirror) {
             for (int64_t i = 0; i < width; i++) out[i] = Out(f(at(in + i * COLUMN), i));
+            return;
+        }
+        Out part[PART];
+        for (int64_t begin = 0; begin < width; begin += PART) {
+            const int64_t count = std::min(PART, width - begin);
+            for (int64_t i = 0; i < count; i++) part[i] = Out(f(at(in + (begin + i) * COLUMN), begin + i));
+            reversed(part, out + width - begin - count, count);
         }
     }
 
@@ -169,11 +182,64 @@ struct Row {
     }
 };
 
+// The same for three channels whose bytes alternate, as OpenCV has them: each byte is loaded once.
+template <class F0, class F1, class F2>
+void interleaved(const uint8_t *__restrict in, float *__restrict out0, float *__restrict out1, float *__restrict out2,
+                 int64_t width, bool mirror, F0 f0, F1 f1, F2 f2) {
+    if (!mirror) {
+        for (int64_t i = 0; i < width; i++) {
+            out0[i] = f0(in[3 * i], i);
+            out1[i] = f1(in[3 * i + 1], i);
+            out2[i] = f2(in[3 * i + 2], i);
+        }
+        return;
+    }
+    float part0[PART], part1[PART], part2[PART];
+    for (int64_t begin = 0; begin < width; begin += PART) {
+        const int64_t count = std::min(PART, width - begin), to = width - begin - count;
+        const uint8_t *from = in + 3 * begin;
+        for (int64_t i = 0; i < count; i++) {
+            part0[i] = f0(from[3 * i], begin + i);
+            part1[i] = f1(from[3 * i + 1], begin + i);
+            part2[i] = f2(from[3 * i + 2], begin + i);
+        }
+        reversed(part0, out0 + to, count);
+        reversed(part1, out1 + to, count);
+        reversed(part2, out2 + to, count);
+    }
+}
+
 struct Mean {
     int64_t form;  // 0: none; 1: a value for each channel; 2: an image of height x width
     const float *values;
     int64_t height, width;
 };
+
+void transform_interleaved(const Record &record, const int64_t *draw, int64_t height, int64_t width, const Mean &mean, float scale,
+                           float *out) {
+    const int64_t plane = height * width, of_mean = mean.height * mean.width;
+    for (int64_t h = 0; h < height; h++) {
+        const int64_t row = draw[1] + h;
+        const uint8_t *in = reinterpret_cast<const uint8_t *>(record.address) + row * record.row + 3 * draw[2];
+        float *to = out + h * width;
+        if (mean.form == 2) {
+            const float *m = mean.values + row * mean.width + draw[2], *m1 = m + of_mean, *m2 = m1 + of_mean;
+            interleaved(
+                in, to, to + plane, to + 2 * plane, width, draw[0] != 0,
+                [=](uint8_t x, int64_t i) { return (float(x) - m[i]) * scale; },
+                [=](uint8_t x, int64_t i) { return (float(x) - m1[i]) * scale; },
+                [=](uint8_t x, int64_t i) { return (float(x) - m2[i]) * scale; });
+        } else {  // x - 0 is x
+            const float m = mean.form ? mean.values[0] : 0, m1 = mean.form ? mean.values[1] : 0,
+                        m2 = mean.form ? mean.values[2] : 0;
+            interleaved(
+                in, to, to + plane, to + 2 * plane, width, draw[0] != 0,
+                [=](uint8_t x, int64_t) { return (float(x) - m) * scale; },
+                [=](uint8_t x, int64_t) { return (float(x) - m1) * scale; },
+                [=](uint8_t x, int64_t) { return (float(x) - m2) * scale; });
+        }
+    }
+}
 
 template <class In, class Out>
 void transform(const Record &record, const int64_t *draw, int64_t channels, int64_t height, int64_t width, const Mean &mean,
@@ -257,6 +323,8 @@ extern "C" void data_transform(int64_t n, const Record *table, const int64_t *dr
         const int64_t *draw = draws + 3 * i;
         if (bytes) {
             transform<uint8_t>(table[i], draw, channels, height, width, mean, scale, static_cast<uint8_t *>(out) + i * size);
+        } else if (table[i].kind == BYTES && channels == 3 && table[i].channel == 1 && table[i].column == 3) {
+            transform_interleaved(table[i], draw, height, width, mean, scale, static_cast<float *>(out) + i * size);
         } else if (table[i].kind == BYTES) {
             transform<uint8_t>(table[i], draw, channels, height, width, mean, scale, static_cast<float *>(out) + i * size);
         } else {
