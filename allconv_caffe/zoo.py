@@ -395,6 +395,8 @@ def _words(shapes: Sequence[Sequence[int]]) -> str:
 def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: str | Path = DEFAULT_FOLDER) -> float:
     """Test error in percent of a model on the test LMDB of a prepared data set, by caffe-torch.
 
+    A set of other images of the same classes is taken from its own whitening to the model's.
+
     Raises:
         ZooError: ``data`` is no prepared data set, or one of another shape.
     """
@@ -406,12 +408,21 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     from allconv_caffe.caffe_torch.net import load_net
     from allconv_caffe.proto import datum
     from data_prep import database
+    from data_prep.errors import PrepError
     from data_prep.manifest import Manifest
+    from data_prep.whitening import Whitening
 
     found = card(model, folder)
     manifest = Manifest.load(data)
     if manifest.preprocessing != found.facts["preprocessing"] or manifest.preprocessing == "raw":
         raise ZooError(data, f"preprocessing {manifest.preprocessing}", str(found.facts["preprocessing"]))
+    source, own_source = Path(data) / WHITENING, found.folder / found.facts["whitening"]["file"]
+    theirs, own = Whitening.load(source), Whitening.load(own_source)
+    try:
+        own.check_kind(theirs, str(source), str(own_source))
+    except PrepError as error:
+        raise ZooError(error.where, error.found, error.expected) from None
+    same = own.same_as(theirs)
     with glog.quiet(glog.WARNING):
         net = load_net(found.folder / DEPLOY, Context())
         net.copy_trained_layers_from(found.folder / found.facts["weights"]["file"])
@@ -425,7 +436,8 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
 
     def classify() -> int:
         inputs.reshape(len(images), *shape)
-        inputs.data = torch.from_numpy(np.stack(images))
+        batch = np.stack(images)
+        inputs.data = torch.from_numpy(batch if same else own.rewhiten(batch, theirs))
         net.forward()
         scores = net.blobs["prob"].data.reshape(len(images), -1)
         return int((scores.argmax(1).cpu() != torch.tensor(labels)).sum())

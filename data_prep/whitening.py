@@ -156,6 +156,53 @@ class Whitening:
             flat = flat @ self.inverse + self.mean
         return (flat * np.float32(self.typical_norm / self.gcn_scale) + np.float32(self.typical_mean)).reshape(x.shape)
 
+    def check_kind(self, other: Whitening, where: str, source: str) -> None:
+        """Images whitened by `other` can be taken to what this transform makes of the same pixels, see `rewhiten`.
+
+        Args:
+            where: the other transform's file. source: this one's.
+
+        Raises:
+            PrepError: another shape, other classes, or pixels where GCN has taken brightness and contrast.
+        """
+        if other.shape != self.shape:
+            raise PrepError(where, f"images of shape {other.shape}", f"{self.shape}, as in {source}")
+        if self.class_names and other.class_names and other.class_names != self.class_names:
+            found, expected = (", ".join(names[:3]) for names in (other.class_names, self.class_names))
+            raise PrepError(where, f"the classes {found}, ...", f"those of {source}: {expected}, ...")
+        if self.method == "raw" and other.method != "raw":
+            raise PrepError(
+                where, f"method {other.method}", f"raw, as in {source}: prepare the images with --preprocessing raw"
+            )
+
+    def same_as(self, other: Whitening) -> bool:
+        """Both give the same numbers for an image, to rounding."""
+        if (self.method, self.shape, self.gcn_scale) != (other.method, other.shape, other.gcn_scale):
+            return False
+        pairs = [(self.mean, other.mean)] + (
+            [(self.zca, other.zca)] if self.zca is not None and other.zca is not None else []
+        )
+        return all(np.allclose(one, its, rtol=1e-5, atol=1e-6) for one, its in pairs)
+
+    def rewhiten(self, x: FloatArray, other: Whitening) -> FloatArray:
+        """What this transform makes of the images that `other` has whitened: exact, GCN'd images lie between the two.
+
+        Args:
+            x: (N, 3, H, W) float32, images whitened by `other`, which `check_kind` has let pass.
+
+        Returns:
+            (N, 3, H, W) float32, as `whiten` gives for their pixels.
+        """
+        flat = np.asarray(self._flat(x, "images to whiten again"), np.float32)
+        if other.method == "raw":
+            return self.whiten((flat + other.mean).reshape(x.shape))
+        if other.inverse is not None:
+            flat = flat @ other.inverse + other.mean
+        flat = flat * np.float32(self.gcn_scale / other.gcn_scale)
+        if self.zca is not None:
+            flat = (flat - self.mean) @ self.zca
+        return np.asarray(flat, np.float32).reshape(x.shape)
+
     def pixel_gradient(self, gradient: FloatArray) -> FloatArray:
         """A gradient at the whitened image as one at the pixels: P^T times it, as out = (x - m) P.
 

@@ -237,7 +237,7 @@ class Inputs:
             return InputSpace(order=self.order or "BGR", scale=self.scale)
         found = load_whitening(path)
         if own is not None and theirs is not None and theirs.is_file() and not _same_file(own, theirs):
-            found.check_same(load_whitening(theirs))
+            found = found.for_data(load_whitening(theirs))
         return found if self.order is None else dataclasses.replace(found, order=self.order)
 
     @property

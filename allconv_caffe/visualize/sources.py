@@ -42,7 +42,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, str, np.ndarray]]:
-        """(position, key, (C, H, W) float32 as the input blob takes it) of images start to stop - 1, in order."""
+        """(position, key, (C, H, W) float32) of images start to stop - 1, in order; `batches` brings them to the net's form."""
 
     @abstractmethod
     def get(self, keys: Sequence[str]) -> np.ndarray:
@@ -80,10 +80,14 @@ class ImageSource(ABC):
             keys.append(key)
             images.append(image)
             if len(keys) == batch_size:
-                yield np.array(positions), keys, np.stack(images)
+                yield np.array(positions), keys, self._ready(np.stack(images))
                 positions, keys, images = [], [], []
         if keys:
-            yield np.array(positions), keys, np.stack(images)
+            yield np.array(positions), keys, self._ready(np.stack(images))
+
+    def _ready(self, images: np.ndarray) -> np.ndarray:
+        """What `items` gives, as the net takes it."""
+        return images
 
     def _fit(self, image: np.ndarray, key: str, ready: bool) -> np.ndarray:
         """The middle of `image`, as large as the net's input, through the input space unless it is `ready`."""
@@ -136,6 +140,7 @@ class LmdbImages(ImageSource):
 
     def __init__(self, path: str, shape: tuple[int, int, int], space: InputSpace) -> None:
         self.where, self.shape, self.space = path, shape, space
+        self._whitened = False  # of the records read last; those of a set are alike
         with self._readable():
             self._file = LmdbFile(path)
             ends = [key for key in (next(self._file.keys(), None), self._file.last_key()) if key is not None]
@@ -166,7 +171,10 @@ class LmdbImages(ImageSource):
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
         images = [self._image(self._value(key), key) for key in keys]
-        return np.stack(images) if images else np.zeros((0, *self.shape), np.float32)
+        return self._ready(np.stack(images)) if images else np.zeros((0, *self.shape), np.float32)
+
+    def _ready(self, images: np.ndarray) -> np.ndarray:
+        return self.space.of_records(images) if self._whitened else images
 
     def label(self, key: str) -> int:
         return self._record(self._value(key), key).label
@@ -189,7 +197,7 @@ class LmdbImages(ImageSource):
         if record.image is None:
             image = _decode(record.encoded, f"{self.where}: {key}", self.shape[0], self.space.order)
             return self._fit(image, key, False)
-        ready = record.image.dtype != np.uint8 and self.space.whitening is not None
+        ready = self._whitened = record.image.dtype != np.uint8 and self.space.whitening is not None
         return self._fit(record.image, key, ready)
 
 

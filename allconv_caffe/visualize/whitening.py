@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class InputSpace:
         scale: what the difference was multiplied by.
         whitening: the transform of a prepared data set, in place of mean and scale; None: pixels.
         source: the file it came from, for the JSON beside a picture.
+        data_whitening: what has whitened the records of a prepared set, where that is another transform; None: the same.
     """
 
     order: str = "BGR"
@@ -43,6 +44,7 @@ class InputSpace:
     scale: float = 1.0
     whitening: Whitening | None = None
     source: str = ""
+    data_whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("RGB", "BGR"):
@@ -110,19 +112,26 @@ class InputSpace:
             "source": self.source,
         }
 
-    def check_same(self, data: InputSpace) -> None:
-        """Images that were whitened by `data` are what a net of this space expects.
+    def for_data(self, data: InputSpace) -> InputSpace:
+        """This space for the records of a set that `data`'s transform has whitened: they are taken from its to this one's.
 
-        Raises: VizError: another method or norm, or another mean than two fits to nearly the same images have.
+        Raises: VizError: images of another kind, see `Whitening.check_kind`.
         """
         one, other = self.whitening, data.whitening
         assert one is not None and other is not None
-        for word in ("method", "gcn_scale", "shape"):
-            expected, found = getattr(one, word), getattr(other, word)
-            if found != expected:
-                raise VizError(data.source, f"{word} {found}", f"{expected}, as in {self.source}")
-        if not np.allclose(one.mean, other.mean, atol=0.05 * max(1.0, float(np.abs(one.mean).max()))):
-            raise VizError(data.source, "the mean of other images", f"that of {self.source}")
+        try:
+            one.check_kind(other, data.source, self.source)
+        except PrepError as error:
+            raise VizError(error.where, error.found, error.expected) from None
+        return self if one.same_as(other) else replace(self, data_whitening=other)
+
+    def of_records(self, records: np.ndarray) -> np.ndarray:
+        """Whitened records (N, C, H, W) as the net takes them."""
+        if self.data_whitening is None:
+            return records
+        own, other = self.whitening, self.data_whitening
+        assert own is not None
+        return self._inner(records, lambda x: own.rewhiten(x, other), 0.0)
 
     def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
         """The mean, its middle where the image is a crop of it."""

@@ -304,17 +304,33 @@ def test_data_may_be_a_set_an_lmdb_or_image_files(world: Path) -> None:
     np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
-def test_a_set_whitened_otherwise_than_the_models_is_refused(world: Path) -> None:
-    """GCN with another norm feeds the net what it was not trained on: one line, not a wrong picture."""
-    with np.load("data/cifar10-jpeg/whitening.npz") as file:
+def test_a_set_whitened_otherwise_is_taken_to_the_models_whitening(world: Path) -> None:
+    """The same images under GCN with another norm excite as before; of other classes they are refused in one line."""
+    from allconv_caffe.proto import datum
+    from data_prep import database
+
+    mine = f"viz mine {MODEL} --blobs conv3 --quiet"
+    succeed(f"{mine} --output before.npz")
+    scale, path = 11.0, Path("data/cifar10-jpeg")
+    records = [(key, *datum.decode(value)) for key, value in database.records(path / "test_lmdb")]
+    shutil.rmtree(path / "test_lmdb")
+    with lmdb.open(str(path / "test_lmdb"), map_size=1 << 26) as env, env.begin(write=True) as transaction:
+        for key, image, label in records:
+            other = Datum(channels=3, height=image.shape[1], width=image.shape[2], label=label)
+            other.float_data.extend((image * scale / 55.0).ravel().tolist())
+            transaction.put(key, other.SerializeToString())
+    with np.load(path / "whitening.npz") as file:
         arrays = {name: file[name] for name in file.files}
-    arrays["gcn_scale"] = np.array(1.0)
-    np.savez("data/cifar10-jpeg/whitening.npz", **arrays)
-    result = invoke(f"viz mine {MODEL} --output out.npz --quiet")
-    assert result.output == (
-        "Error: data/cifar10-jpeg/whitening.npz: found gcn_scale 1.0, expected 55.0, as in "
-        "models/cifar10-allcnn-c-jpeg/whitening.npz\n"
-    )
+    assert str(arrays["method"]) == "gcn"
+    np.savez(path / "whitening.npz", **arrays | {"gcn_scale": np.array(scale)})
+    succeed(f"{mine} --output after.npz")
+    before, after = (TopK.load(f"{name}.npz").blobs["conv3"].values for name in ("before", "after"))
+    np.testing.assert_allclose(after, before, rtol=1e-4)
+
+    np.savez(path / "whitening.npz", **arrays | {"class_names": arrays["class_names"][::-1]})
+    out = invoke(f"{mine} --output other.npz").output
+    assert out.startswith("Error: data/cifar10-jpeg/whitening.npz: found the classes ") and out.count("\n") == 1
+    assert "expected those of models/cifar10-allcnn-c-jpeg/whitening.npz: " in out
 
 
 def test_patches_are_drawn_with_their_record(world: Path) -> None:
