@@ -94,6 +94,8 @@ cifar10: setup ## data/cifar10 from CIFAR10=archive or the official archive (170
 cifar100: setup ## data/cifar100 from CIFAR100=archive or the official archive (169 MB)
 	$(BIN)/allconv prep cifar100 $(if $(CIFAR100),--source "$(CIFAR100)")
 
+$(RUNS) grid quickstart: export ALLCONV_TYPED := make# its messages then name these variables, not options
+
 $(RUNS): setup
 	$(BIN)/allconv run $@ $(if $(call DATA_OF,$@),--data "$(call DATA_OF,$@)") $(RUN_FLAGS)
 

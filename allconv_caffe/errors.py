@@ -7,6 +7,7 @@ free, of `FoundError` where it is always "found ..., expected ...".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
 Error = TypeVar("Error", bound="PlacedError")
@@ -64,6 +65,12 @@ class FoundError(PlacedError):
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"
         super().__init__(where, reason, found=found, expected=expected, choices=choices)
+
+
+def did_you_mean(found: str, choices: Iterable[str]) -> str:
+    """``; did you mean X?``, to stand behind what was expected, where a choice is close to what was found; else ""."""
+    close = get_close_matches(found, list(choices), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _again(cls: type[Error], fields: dict[str, Any]) -> Error:

@@ -6,7 +6,11 @@ status is 1; every help text ends with an example.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import click
 
 from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.cli import answers, figures, prep, tables, train, viz, zoo
-from allconv_caffe.cli.words import example
+from allconv_caffe.cli.words import as_typed, example
 
 _OURS = ("allconv_caffe.", "data_prep.")
 
@@ -31,9 +35,19 @@ class _Main(click.Group):
             click.echo("stopped", err=True)
             ctx.exit(130)
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and error.filename is None:
+                _pipe_closed(ctx)
             if not isinstance(error, OSError) and not type(error).__module__.startswith(_OURS):
                 raise
-            raise click.ClickException(_line(error)) from None
+            raise click.ClickException(as_typed(_line(error))) from None
+
+
+def _pipe_closed(ctx: click.Context) -> None:
+    """Whoever read our output has seen enough, as ``head`` does: an end without a word, like that of a program by SIGPIPE."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left in its buffer goes nowhere
+    ctx.exit(128 + signal.SIGPIPE)
 
 
 def _line(error: Exception) -> str:

@@ -60,8 +60,9 @@ def render(
 
     given = [name for name, text in texts.items() if text is not None]
     if list_:
+        width = max(map(len, EXPERIMENTS))
         for experiment in EXPERIMENTS.values():
-            click.echo(f"{experiment.name:<26}{experiment.source}")
+            click.echo(f"{experiment.name:<{width}}  {experiment.source}")
         return
     if check:
         if given or output or relu:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from allconv_caffe.cli.words import command_line, example, pairs_from_text
+from allconv_caffe.cli.words import as_typed, command_line, example, pairs_from_text
 from allconv_caffe.train.settings import SETTINGS, RunSettings
 
 _ENGINE_FLAGS = f"{__name__}.engine_flags"
@@ -24,6 +24,11 @@ class _WithEngineFlags(click.Command):
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[-- CAFFE_FLAG...]"]
+
+
+def say(line: str) -> None:
+    """A line of the driver's, in the words of whoever reads it."""
+    click.echo(as_typed(line))
 
 
 def _option(name: str, **others: Any) -> Callable[..., Any]:
@@ -71,7 +76,7 @@ def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **setting
     asked = RunSettings(
         options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
     )
-    result = driver.run(experiment, asked, say=click.echo)
+    result = driver.run(experiment, asked, say=say)
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
         ctx.exit(status)
@@ -152,7 +157,7 @@ def sweep(
         slurm={name: value for name, _, value in (word.partition("=") for word in slurm)},
         select_on=select_on,
     )
-    ended = sweeping.run(asked, click.echo, dry_run)
+    ended = sweeping.run(asked, say, dry_run)
     if status := {"done": 0, "interrupted": 130}.get(ended.status, 1):
         ctx.exit(status)
 
@@ -176,6 +181,6 @@ def quickstart(**settings: Any) -> None:
     """
     from allconv_caffe.train import quickstart as main_job
 
-    result = main_job.run(**settings, say=click.echo)
+    result = main_job.run(**settings, say=say)
     if result is None or not result.learned:
         click.get_current_context().exit(1)

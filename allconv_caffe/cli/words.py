@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +29,29 @@ def pairs_from_text(texts: Sequence[str]) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         values[name] = option_from_text(name, value.strip())
     return values
+
+
+def as_typed(text: str) -> str:
+    """A sentence about settings in the words of whoever reads it: options, or make's variables where make was called.
+
+    The driver speaks of ``ENGINE=torch``; who typed ``allconv run --engine torch`` reads that.
+    """
+    if os.environ.get("ALLCONV_TYPED") == "make":
+        return text
+    from allconv_caffe.paper.datasets import DATASETS
+    from allconv_caffe.train.settings import SETTINGS
+
+    flags = {setting.variable: setting.flag for setting in SETTINGS.values() if setting.variable}
+    flags |= {"DATA": "--data", **{entry.recipe.variable: "--data" for entry in DATASETS.values() if entry.recipe}}
+    names = "|".join(sorted(flags, key=len, reverse=True))
+    text = re.sub(rf"(?<![\w/.-])({names})=", lambda match: f"{flags[match[1]]} ", text)
+    text = re.sub(rf"\b(or no|expected) ({names})(?=$|[;,)])", lambda match: f"{match[1]} {flags[match[2]]}", text)
+    text = re.sub(r"\bmake (quickstart|[a-z0-9]+-[a-z0-9-]+)(?= --|`|,|$)", _command_of, text)
+    return text.replace("`make caffe`", "`python -m allconv_caffe.bvlc install --prefix .caffe`")
+
+
+def _command_of(match: re.Match[str]) -> str:
+    return "allconv quickstart" if match[1] == "quickstart" else f"allconv run {match[1]}"
 
 
 def command_line() -> str:

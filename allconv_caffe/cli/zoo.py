@@ -59,11 +59,14 @@ def list_(folder: Path) -> None:
     """Name every model with its data and error."""
     from allconv_caffe import zoo as models
 
-    for entry in models.cards(folder):
+    entries = models.cards(folder)
+    if not entries:
+        click.echo(f"{folder}: no model; allconv zoo add makes one of a finished run", err=True)
+    width = max((len(entry.facts["name"]) for entry in entries), default=0)
+    for entry in entries:
         facts = entry.facts
-        click.echo(
-            f"{facts['name']:<26}{facts['test_error_percent']:6.2f} %  {facts['dataset']}, {facts['epochs']:g} epochs"
-        )
+        error, data = f"{facts['test_error_percent']:6.2f} %", f"{facts['dataset']}, {facts['epochs']:g} epochs"
+        click.echo(f"{facts['name']:<{width}}  {error}  {data}")
 
 
 @zoo.command("unpack", epilog=example("allconv zoo unpack cifar10-allcnn-c --output build/whitening.npz"))

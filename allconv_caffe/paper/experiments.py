@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from allconv_caffe.errors import did_you_mean
 from allconv_caffe.paper import architectures
 from allconv_caffe.paper.architectures import Architecture, Readings
 from allconv_caffe.paper.datasets import (
@@ -189,5 +190,6 @@ def experiment(name: str) -> Experiment:
         TableError: no such experiment.
     """
     if name not in EXPERIMENTS:
-        raise TableError("experiment", name, "the name of an experiment", EXPERIMENTS)
+        close = did_you_mean(name, EXPERIMENTS)
+        raise TableError("experiment", name, f"the name of an experiment{close}", EXPERIMENTS)
     return EXPERIMENTS[name]

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe.errors import did_you_mean
 from allconv_caffe.paper.datasets import CIFAR10
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.options import RenderOptions, option_from_text
@@ -101,9 +102,9 @@ def chosen(patterns: Sequence[str], root: Path = Path()) -> list[str]:
         if not names and (root / word / SOLVER).is_file():
             names = [word]
         if not names:
-            raise DriverError(
-                f"experiment {pattern}", "names no experiment", found=pattern, choices=(*GROUPS, *EXPERIMENTS)
-            )
+            choices = (*GROUPS, *EXPERIMENTS)
+            close = did_you_mean(word, choices)
+            raise DriverError(f"experiment {pattern}", f"names no experiment{close}", found=pattern, choices=choices)
         for name in names:
             if away:
                 found.pop(name, None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +22,7 @@ from click.testing import CliRunner, Result
 
 from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
+from allconv_caffe.cli.words import as_typed
 from allconv_caffe.paper import experiments, render
 from allconv_caffe.train import quickstart, run as driver
 from data_prep import cifar, download, holdout, imagenet, pipeline, verify
@@ -148,10 +153,10 @@ def test_render_lists_the_experiments() -> None:
             "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra, graham)\n",
         ),
         ("prep verify nowhere", "Error: nowhere: found no manifest.json; expected a prepared data set\n"),
-        ("run cifar10-allcnn-c --engine theano", "Error: ENGINE=theano: expected one of auto, caffe, torch\n"),
+        ("run cifar10-allcnn-c --engine theano", "Error: --engine theano: expected one of auto, caffe, torch\n"),
         (
             "run cifar10-allcnn-c --gpu all",
-            "Error: GPU=all: expected device numbers such as 0 or 0,1, or none for the CPU\n",
+            "Error: --gpu all: expected device numbers such as 0 or 0,1, or none for the CPU\n",
         ),
     ],
 )
@@ -160,6 +165,95 @@ def test_a_mistake_gets_one_line(words: str, message: str, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     result = invoke(*words.split())
     assert (result.exit_code, result.output) == (1, message)
+
+
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("RNG=caffe: found ENGINE=caffe, or no RNG", "--rng caffe: found --engine caffe, or no --rng"),
+        ("option lr: found 0.1, expected LR", "option lr: found 0.1, expected --lr"),
+        (
+            "RETRIES=1 begins again with seed 2; a smaller LR may help",
+            "--retries 1 begins again with seed 2; a smaller LR may help",
+        ),
+        (
+            "name it with CIFAR10=path, or try `make quickstart`",
+            "name it with --data path, or try `allconv quickstart`",
+        ),
+        ("next: make cifar10-allcnn-c CIFAR10=<x.tar.gz>", "next: allconv run cifar10-allcnn-c --data <x.tar.gz>"),
+        ("no Caffe; name one with CAFFE=path/to/caffe", "no Caffe; name one with CAFFE=path/to/caffe"),
+        ("/home/GPU=1/x: found nothing", "/home/GPU=1/x: found nothing"),
+    ],
+)
+def test_words_fit_what_was_typed(said: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who typed an option reads of the option, who called make of its variable; environment variables and paths stay."""
+    monkeypatch.delenv("ALLCONV_TYPED", raising=False)
+    assert as_typed(said) == typed
+    monkeypatch.setenv("ALLCONV_TYPED", "make")
+    assert as_typed(said) == said
+
+
+def test_make_says_that_it_was_called(tmp_path: Path) -> None:
+    """`make cifar10-model-a ENGINE=theano` is answered in make's words."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "allconv").write_text('#!/bin/sh\necho "as $ALLCONV_TYPED: $*"\n')
+    (tmp_path / "bin" / "allconv").chmod(0o755)
+    for target, words in (
+        ("cifar10-model-a", "run cifar10-model-a"),
+        ("quickstart", "quickstart"),
+        ("report", "report"),
+    ):
+        command = ["make", "--no-print-directory", "-s", "-o", "setup", f"VENV={tmp_path}", target]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert shown == f"as {'' if target == 'report' else 'make'}: {words}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "close"),
+    [
+        ("run cifar10-allcn-c", "cifar10-allcnn-c"),
+        ("render cifar10-modelc", "cifar10-model-c"),
+        ("sweep tabel-3", "table-3"),
+    ],
+)
+def test_a_near_miss_is_answered_with_what_was_meant(words: str, close: str) -> None:
+    """A name that is nearly an experiment's, or a group's, is followed by it."""
+    result = invoke(*words.split())
+    assert result.exit_code == 1 and f"; did you mean {close}?" in result.output and result.output.count("\n") == 1
+
+
+def test_a_word_too_many_is_no_flag_of_caffes(calls: list[Any]) -> None:
+    """`allconv run A B`: B is refused, not handed to the engine."""
+    result = invoke("run", "cifar10-model-a", "cifar10-model-b")
+    assert result.exit_code == 2 and "unexpected extra argument (cifar10-model-b)" in result.output and not calls
+
+
+@pytest.mark.parametrize("words", ["render --list", "render nope"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    """`allconv render --list | head -1`: when nobody reads on, the command ends without a word, as by SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "allconv_caffe.cli", *words.split()]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    if words == "render --list":
+        assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+    else:
+        assert ended.returncode == 1 and "found 'nope'" in ended.stderr
+
+
+def test_zoo_list_names_models_in_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of any length keeps its column apart; an empty folder is said to be one."""
+    empty = CliRunner().invoke(cli.main, ["zoo", "list", "--folder", str(tmp_path)], prog_name="allconv")
+    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert empty.stderr == f"{tmp_path}: no model; allconv zoo add makes one of a finished run\n"
+    names = ["short", "a-name-of-more-than-twenty-six-letters"]
+    facts = {"test_error_percent": 9.5, "dataset": "CIFAR-10", "epochs": 350.0}
+    monkeypatch.setattr(zoo, "cards", lambda folder: [SimpleNamespace(facts={**facts, "name": name}) for name in names])
+    assert invoke("zoo", "list").output.splitlines() == [
+        "short                                     9.50 %  CIFAR-10, 350 epochs",
+        "a-name-of-more-than-twenty-six-letters    9.50 %  CIFAR-10, 350 epochs",
+    ]
 
 
 @pytest.mark.parametrize("words", ["render nope", "run nope"])
@@ -172,12 +266,12 @@ def test_an_unknown_experiment_is_answered_with_the_known_ones(words: str) -> No
 
 
 def test_without_data_and_network_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without data, `run` names CIFAR10= and `make quickstart` in one line."""
+    """Without data, `run` names its option and the command that needs none in one line."""
     monkeypatch.chdir(tmp_path)
     result = invoke("run", "cifar10-allcnn-c", "--engine", "torch", "--gpu", "none", "--no-download")
     last = result.output.splitlines()[-1]
     assert result.exit_code == 1
-    assert last.startswith("Error: ") and "CIFAR10=" in last and "make quickstart" in last
+    assert last.startswith("Error: ") and "--data path" in last and "`allconv quickstart`" in last
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
