@@ -142,6 +142,11 @@ class Layer:
     def allow_force_backward(self, bottom_index: int) -> bool:
         return not (self.is_loss and bottom_index == 1)
 
+    @property
+    def carried(self) -> list[Blob]:
+        """Blobs whose data one forward leaves to the next."""
+        return []
+
     # what the net calls
     def set_up(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Layer::SetUp: check counts, setup, reshape, loss weights; in this order."""

@@ -83,8 +83,6 @@ NET = "".join(
 OUTSIDE = {
     "Filter": layer("n", "Filter", "h one"),
     "BatchReindex": layer("n", "BatchReindex", "h one"),
-    "LSTM": layer("n", "LSTM", "x one", "recurrent_param { num_output: 2 }"),
-    "RNN": layer("n", "RNN", "x one", "recurrent_param { num_output: 2 }"),
 }
 
 
@@ -125,9 +123,8 @@ def test_a_forked_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("type_", OUTSIDE)
 def test_layers_that_follow_values_stay_outside_the_graph(type_: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Shapes or checks that follow the data, or a state carried along, need the plain executor, which then runs."""
-    ones = dummy("one", "2 2" if type_ in ("LSTM", "RNN") else "2", 'type: "constant" value: 1')
-    sources = dummy("h", "2 5") + dummy("x", "2 2 3") + ones
+    """Shapes or checks that follow the data need the plain executor, which then runs."""
+    sources = dummy("h", "2 5") + dummy("one", "2", 'type: "constant" value: 1')
     below = layer("ip", "InnerProduct", "h", "inner_product_param { num_output: 1 }") + layer("ips", "Silence", "ip")
     net = sources + below.replace('top: "ips"', "") + OUTSIDE[type_]
     with pytest.raises(CaffeError, match=f"executor compiled: layer 'n' of type {type_} runs outside the graph"):
@@ -136,6 +133,41 @@ def test_layers_that_follow_values_stay_outside_the_graph(type_: str, capfd: pyt
     solver.solve()
     assert solver.iter == 3
     assert f"Executor: plain (layer 'n' of type {type_} runs outside the graph)" in capfd.readouterr().err
+
+
+RECURRENT = "".join(
+    [
+        *(
+            f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}\n'
+            for name, dims in (("x", "dim: 3 dim: 2 dim: 5"), ("cont", "dim: 3 dim: 2"))
+        ),
+        layer("lstm", "LSTM", "x cont", f"recurrent_param {{ num_output: 12 {XAVIER} }}"),
+        layer("rnn", "RNN", "lstm cont", f"recurrent_param {{ num_output: 4 {XAVIER} }}"),
+        layer("read", "Reduction", "rnn", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
+    ]
+)
+
+
+def test_a_state_is_carried_from_one_iteration_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the plain executor: sequences go on, `cont` 0 begins one, more streams than before begin at 0."""
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    plain, traced = make(RECURRENT, "plain"), make(RECURRENT, "compiled")
+    g = torch.Generator().manual_seed(0)
+    for streams in (2, 2, 3, 1):
+        x, cont = torch.randn(3, streams, 5, generator=g), torch.randint(0, 2, (3, streams), generator=g).float()
+        for solver in (plain, traced):
+            for name, value in (("x", x), ("cont", cont)):
+                solver.net.blobs[name].reshape(*value.shape)
+                solver.net.blobs[name].data = value
+            solver.step(1)
+        for a, b in zip(plain.net.learnable_params, traced.net.learnable_params, strict=True):
+            torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-6)
+        for name in ("lstm", "rnn"):
+            ours, theirs = (solver.net.layers[solver.net.layer_names.index(name)].carried for solver in (plain, traced))
+            for a, b in zip(ours, theirs, strict=True):
+                assert float(a.data.abs().sum()) > 0
+                torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-6)
 
 
 def test_every_tensor_lies_on_the_net_s_device() -> None:

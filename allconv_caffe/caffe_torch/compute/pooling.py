@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
+from allconv_caffe.caffe_torch.compute.operators import define
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import is_tracing
 
@@ -180,29 +181,7 @@ def _pool_average_backward(
     return dx
 
 
-def _define() -> torch.library.Library:
-    """Plain operators, without the wrappers for autograd of `custom_op`, which cost more than a small layer's pooling.
-
-    They take their arrays in whatever layout the compiler chose for them; results are channels_last.
-    """
-    library = torch.library.Library("allconv_caffe", "FRAGMENT")
-    tags = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
-    for arguments, results, run, fake in (
-        (f"Tensor x, {GEOMETRY}", "(Tensor, Tensor)", _pool_max, _pool_max_fake),
-        (
-            f"Tensor dy, Tensor index, {GEOMETRY}, int[] size",
-            "Tensor",
-            _pool_max_backward,
-            lambda dy, *a: _empty(dy, a[-1]),
-        ),
-        (f"Tensor x, {GEOMETRY}", "Tensor", _pool_average, lambda x, out, *_: _empty(x, out)),
-        (f"Tensor dy, {GEOMETRY}, int[] size", "Tensor", _pool_average_backward, lambda dy, *a: _empty(dy, a[-1])),
-    ):
-        name = run.__name__.lstrip("_")
-        library.define(f"{name}({arguments}) -> {results}", tags=tags)
-        library.impl(name, run, "CPU")
-        torch.library.register_fake(f"allconv_caffe::{name}", fake, lib=library)
-    return library
-
-
-_OPERATORS = _define()  # they live as long as this
+define(f"Tensor x, {GEOMETRY}", "(Tensor, Tensor)", _pool_max, _pool_max_fake)
+define(f"Tensor x, {GEOMETRY}", "Tensor", _pool_average, lambda x, out, *_: _empty(x, out))
+for _arrays, _run in (("Tensor dy, Tensor index", _pool_max_backward), ("Tensor dy", _pool_average_backward)):
+    define(f"{_arrays}, {GEOMETRY}, int[] size", "Tensor", _run, lambda dy, *sizes: _empty(dy, sizes[-1]))

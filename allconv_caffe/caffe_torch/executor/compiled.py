@@ -65,7 +65,8 @@ class Graph:
 
     Args:
         net: the net; its sources run eagerly and feed the graph.
-        persistent: blobs whose data the graph reads and updates in place: parameters, history.
+        persistent: blobs whose data the graph reads and updates in place, beside what the layers carry along: parameters,
+            history.
         body: run under tracing after the sources are bound; gets the traced scalars, returns the loss and outputs.
         scalars: how many float32 inputs `body` takes.
     """
@@ -80,8 +81,8 @@ class Graph:
     ) -> None:
         self.net = net
         self.sources = [i for i in range(len(net.layers)) if is_source(net, i)]
-        self.memories = _unique([b._data for b in persistent] + [b._diff for b in persistent_diffs])
-        self.shapes = {id(b._data): b.shape for b in persistent} | {id(b._diff): b.shape for b in persistent_diffs}
+        self._persistent, self._persistent_diffs = persistent, persistent_diffs
+        self._find_memories()
         self.body = body
         self.device = net.ctx.device
         # what the convolutions' fastest kernels take; cuDNN's for whole float32 work on NCHW
@@ -91,7 +92,6 @@ class Graph:
         self._input_shapes: list[torch.Size] = []
         self._key: tuple[float, ...] = ()
         self._viewed: Tensors = []
-        self._views: Tensors | None = None
         self._process = 0
 
     def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
@@ -106,6 +106,13 @@ class Graph:
         assert self._function is not None
         with torch.no_grad():
             return self._function(self._buffers(), inputs, self.scalars)
+
+    def _find_memories(self) -> None:
+        data = [*self._persistent, *(blob for layer in self.net.layers for blob in layer.carried)]
+        pairs = [(b._data, b.shape) for b in data] + [(b._diff, b.shape) for b in self._persistent_diffs]
+        self.memories = _unique([memory for memory, _ in pairs])
+        self.shapes = {id(memory): shape for memory, shape in pairs}
+        self._views: Tensors | None = None
 
     def _buffers(self) -> Tensors:
         """The memories as tensors: the same list as long as they lie where they lay."""
@@ -145,6 +152,13 @@ class Graph:
 
     def _build(self, inputs: Tensors) -> None:
         start = time.perf_counter()
+        if self._function is not None:  # other shapes than before: what is carried along may lie elsewhere now
+            with Tracing():
+                self._bind(inputs)
+                for i, layer in enumerate(self.net.layers):
+                    if i not in self.sources:
+                        layer.reshape(self.net.bottom_vecs[i], self.net.top_vecs[i])
+            self._find_memories()
 
         def run(buffers: Tensors, ins: Tensors, scalars: torch.Tensor) -> Tensors:
             with Tracing() as tracing:

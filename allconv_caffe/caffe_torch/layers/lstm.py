@@ -11,8 +11,9 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import float32
 from allconv_caffe.caffe_torch.layers.lstm_unit import gates, unit, unit_backward
-from allconv_caffe.caffe_torch.layers.recurrent import RecurrentLayer
+from allconv_caffe.caffe_torch.layers.recurrent import Kept, RecurrentLayer
 from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LayerParameter
 
 
@@ -29,6 +30,7 @@ class LSTMLayer(RecurrentLayer):
     gate_count = 4
     input_params = ("W_xc", "b_c", "W_xc_static")
     output_name = "h"
+    cells: Kept
 
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         return [("W_hc", (4 * self.d, self.d), self.param.recurrent_param.weight_filler)]
@@ -53,28 +55,41 @@ class LSTMLayer(RecurrentLayer):
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if self.exposed:  # the state's own memory: what an in-place layer above wrote is read
-            self.cells[-1] = float32(top[2].data).squeeze(0)
+            self.cells = self.with_last(self.cells, float32(top[2].data).squeeze(0))
         super().backward(top, propagate_down, bottom)
 
     def unroll(
         self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         h, c = states
-        outputs, self.cells, self.gates, self.h_conted = [], [c], [], []
+        if is_tracing() and self.sequences_fit:
+            w = self.blobs[self.first_step_param].data
+            y, self.cells, self.all_gates, self.all_h_conted = torch.ops.allconv_caffe.lstm(inputs, cont, h, c, w)
+            return y, [y[-1], self.cells[-1]]
+        outputs, cells, self.gates, self.h_conted = [], [c], [], []
         for t in range(self.steps):
             self.h_conted.append(cont[t] * h)
             x = self.times(self.h_conted[t], self.first_step_param) + inputs[t]
             self.gates.append(gates(x, cont[t]))
             c, h = unit(self.gates[t], c)
-            self.cells.append(c)
+            cells.append(c)
             outputs.append(h)
+        self.cells = cells
         return torch.stack(outputs), [h, c]
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
+        if is_tracing() and self.sequences_fit:
+            w = self.blobs[self.first_step_param].data
+            dx = torch.ops.allconv_caffe.lstm_backward(dy, cont, self.all_gates, self.cells, w)
+            self.accumulate_steps(
+                [self.all_h_conted.reshape(-1, self.d)], [dx.reshape(-1, 4 * self.d)], self.first_step_param
+            )
+            return dx
         dh, dc = torch.zeros_like(dy[0]), torch.zeros_like(dy[0])
         d_inputs = []
         for t in reversed(range(self.steps)):
             dc, dx = unit_backward(self.gates[t], self.cells[t], self.cells[t + 1], dc, dy[t] + dh)
-            dh = cont[t] * self.times_backward(self.h_conted[t], dx, self.first_step_param)
+            dh = cont[t] * self.times_weights(dx, self.first_step_param)
             d_inputs.append(dx)
+        self.accumulate_steps(self.h_conted[::-1], d_inputs, self.first_step_param)
         return torch.stack(d_inputs[::-1])

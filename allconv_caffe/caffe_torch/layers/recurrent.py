@@ -16,6 +16,7 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import recurrent
 from allconv_caffe.caffe_torch.compute.rng import ShapesOnly
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
@@ -23,7 +24,10 @@ from allconv_caffe.caffe_torch.fillers import fill
 from allconv_caffe.caffe_torch.layer import Layer
 from allconv_caffe.caffe_torch.layers.base import add_filled, float32
 from allconv_caffe.caffe_torch.layers.recurrent_net import add_shapes, conted, part, product
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import TRAIN, LayerParameter, NetParameter
+
+Kept = list[torch.Tensor] | torch.Tensor  # of each step: in a list, or along the first axis
 
 
 class RecurrentLayer(Layer):
@@ -32,8 +36,9 @@ class RecurrentLayer(Layer):
     bottom[0]: x (T, N, ...); bottom[1]: cont (T, N), 0 where a sequence begins, else 1; then, where there is one more, a
     static input (N, ...) of every step; then, with `expose_hidden`, the state before the first step, (1, N, D) each.
     top[0]: (T, N, D), D = num_output; with `expose_hidden` then the state after the last step, (1, N, D) each.
-    Without `expose_hidden` the state stays in the layer: each forward goes on where the last one ended (and the compiled
-    executor, which cannot carry it, leaves such a net to the plain one); no gradient crosses from one forward to another.
+    Without `expose_hidden` the state stays in the layer: each forward goes on where the last one ended; no gradient crosses from
+    one forward to another. A compiled net takes such a layer where all steps are one operator: step by step its graph would
+    take minutes to compile.
     blobs[0]: W of x (G * D, K); blobs[1]: its bias (G * D); with a static input W_static (G * D, S); then the type's own.
     Each step after the first draws its own initial weights once more, unused, as in Caffe: this keeps the random stream.
     Differs: `debug_info` prints nothing.
@@ -49,7 +54,17 @@ class RecurrentLayer(Layer):
 
     @property
     def traceable(self) -> bool:  # type: ignore[override]
-        return bool(self.param.recurrent_param.expose_hidden)
+        return bool(self.param.recurrent_param.expose_hidden) or self.sequences_fit
+
+    @property
+    def sequences_fit(self) -> bool:
+        """Whether compute/recurrent.py's operators, all steps in one, serve where this layer is."""
+        here = self.ctx.device.type == "cpu" and self.ctx.compute_dtype == torch.float32
+        return here and recurrent.why_not() is None
+
+    @property
+    def carried(self) -> list[Blob]:
+        return [] if self.exposed else self.states
 
     @property
     def min_bottom(self) -> int:  # type: ignore[override]
@@ -250,9 +265,32 @@ class RecurrentLayer(Layer):
         factor = self.ctx.factor
         return float32(factor(x) @ factor(self.blobs[i].data).t())
 
+    def times_weights(self, dy: torch.Tensor, i: int) -> torch.Tensor:
+        """dy (rows, out) times blobs[i] (out, K), the gradient of what `times` multiplied, likewise."""
+        factor = self.ctx.factor
+        return float32(factor(dy) @ factor(self.blobs[i].data))
+
     def times_backward(self, x: torch.Tensor, dy: torch.Tensor, i: int) -> torch.Tensor:
         """Adds dy^T x to the gradient of blobs[i]; returns that of x."""
+        self.accumulate_steps([x], [dy], i)
+        return self.times_weights(dy, i)
+
+    @staticmethod
+    def with_last(kept: Kept, last: torch.Tensor) -> Kept:
+        """What was kept of all steps, with `last` for the last one's."""
+        return [*kept[:-1], last] if isinstance(kept, list) else torch.cat([kept[:-1], last.unsqueeze(0)])
+
+    def accumulate_steps(
+        self, xs: list[torch.Tensor], dys: list[torch.Tensor], i: int, bias: int | None = None
+    ) -> None:
+        """Adds each step's dy^T x to the gradient of blobs[i], and its sums of dy to that of blobs[bias].
+
+        One step after the other, as Caffe does; a compiled net multiplies all steps' rows at once.
+        """
         factor = self.ctx.factor
-        narrow = factor(dy)
-        self.blobs[i].accumulate_diff(float32(narrow.t() @ factor(x)))
-        return float32(narrow @ factor(self.blobs[i].data))
+        if is_tracing() and len(xs) > 1:
+            xs, dys = [torch.cat(xs)], [torch.cat(dys)]
+        for x, dy in zip(xs, dys, strict=True):
+            if bias is not None:
+                self.blobs[bias].accumulate_diff(dy.sum(0))
+            self.blobs[i].accumulate_diff(float32(factor(dy).t() @ factor(x)))

@@ -10,8 +10,9 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import float32
-from allconv_caffe.caffe_torch.layers.recurrent import RecurrentLayer
+from allconv_caffe.caffe_torch.layers.recurrent import Kept, RecurrentLayer
 from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LayerParameter
 
 
@@ -27,6 +28,8 @@ class RNNLayer(RecurrentLayer):
     gate_count = 1
     input_params = ("W_xh", "b_h", "W_xh_static")
     output_name = "o"
+    outputs: Kept
+    hidden: Kept
 
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         param = self.param.recurrent_param
@@ -53,31 +56,48 @@ class RNNLayer(RecurrentLayer):
         (h,) = states
         w_hh, w_ho = self.first_step_param, self.first_step_param + 1
         bias = self.blobs[w_ho + 1].data
-        self.outputs, self.hidden, self.h_conted = [], [], []
+        if is_tracing() and self.sequences_fit:
+            each, self.all_h_conted = torch.ops.allconv_caffe.rnn(inputs, cont, h, self.blobs[w_hh].data)
+            y = torch.tanh(self.times(each.reshape(-1, self.d), w_ho) + bias).reshape(inputs.shape)
+            self.outputs, self.hidden = y, each
+            return y, [each[-1]]
+        outputs, hidden, self.h_conted = [], [], []
         for t in range(self.steps):
             self.h_conted.append(cont[t] * h)
             h = torch.tanh(self.times(self.h_conted[t], w_hh) + inputs[t])
-            self.hidden.append(h)
-            self.outputs.append(torch.tanh(self.times(h, w_ho) + bias))
-        return torch.stack(self.outputs), [h]
+            hidden.append(h)
+            outputs.append(torch.tanh(self.times(h, w_ho) + bias))
+        self.outputs, self.hidden = outputs, hidden
+        return torch.stack(outputs), [h]
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if self.steps == 1:  # one concatenated step is that step's memory: what an in-place layer above wrote is read
-            self.outputs = [float32(top[0].data).squeeze(0)]
+            self.outputs = self.with_last(self.outputs, float32(top[0].data).squeeze(0))
         if self.exposed:  # so is the state's
-            self.hidden[-1] = float32(top[1].data).squeeze(0)
+            self.hidden = self.with_last(self.hidden, float32(top[1].data).squeeze(0))
         super().backward(top, propagate_down, bottom)
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
         w_hh, w_ho = self.first_step_param, self.first_step_param + 1
+        if is_tracing() and self.sequences_fit:
+            assert isinstance(self.hidden, torch.Tensor)
+            assert isinstance(self.outputs, torch.Tensor)
+            d_out = dy * (1 - self.outputs * self.outputs)
+            rows = d_out.reshape(-1, self.d)
+            dh = self.times_weights(rows, w_ho).reshape(dy.shape)
+            dx = torch.ops.allconv_caffe.rnn_backward(dh, cont, self.hidden, self.blobs[w_hh].data)
+            self.accumulate_steps([self.hidden.reshape(-1, self.d)], [rows], w_ho, w_ho + 1)
+            self.accumulate_steps([self.all_h_conted.reshape(-1, self.d)], [dx.reshape(-1, self.d)], w_hh)
+            return dx
         dh_next = torch.zeros_like(dy[0])
-        d_inputs = []
+        d_inputs, d_outs = [], []
         for t in reversed(range(self.steps)):
             o, h = self.outputs[t], self.hidden[t]
-            d_out = dy[t] * (1 - o * o)
-            self.blobs[w_ho + 1].accumulate_diff(d_out.sum(0))
-            dh = self.times_backward(h, d_out, w_ho) + dh_next
+            d_outs.append(dy[t] * (1 - o * o))
+            dh = self.times_weights(d_outs[-1], w_ho) + dh_next
             dx = dh * (1 - h * h)
-            dh_next = cont[t] * self.times_backward(self.h_conted[t], dx, w_hh)
+            dh_next = cont[t] * self.times_weights(dx, w_hh)
             d_inputs.append(dx)
+        self.accumulate_steps(list(self.hidden[::-1]), d_outs, w_ho, w_ho + 1)
+        self.accumulate_steps(self.h_conted[::-1], d_inputs, w_hh)
         return torch.stack(d_inputs[::-1])
