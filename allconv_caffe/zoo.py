@@ -1,5 +1,7 @@
 """The model zoo: a folder for each trained network, with weights, deploy net, whitening and a card that can be checked.
 
+A net of raw pixels has no whitening; its card says what the data layer does to them, and the mean image lies beside it.
+
 ``add`` makes ``models/<name>/`` of a finished run; ``verify`` counts and hashes everything again, compares weights with
 the net, and, given the prepared data set, measures the error again.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from allconv_caffe.report.record import from_json
 __all__ = ["CARD", "DEFAULT_FOLDER", "Trained", "ZooError", "add", "cards", "find", "measure", "unpack", "verify"]
 
 DEFAULT_FOLDER = Path("models")
-CARD, PAGE, DEPLOY, WHITENING = "card.json", "README.md", "deploy.prototxt", "whitening.npz"
+CARD, PAGE, DEPLOY, TRAIN_VAL = "card.json", "README.md", "deploy.prototxt", "train_val.prototxt"
+WHITENING, MEAN = "whitening.npz", "mean.binaryproto"
 FORMAT_VERSION = 1
 TOLERANCE_PERCENT = 0.1
 """How far a measured error may lie from the card's: other kernels turn the answer for a few images in ten thousand."""
@@ -37,7 +40,15 @@ _KINDS: dict[str, Any] = {
 """What the entries of a card are."""
 _ENTRY = {"file": str, "bytes": int, "sha1": str}
 """What a card says of a file."""
-_FILES = ("weights", "deploy", "whitening")
+_FILES = ("weights", "deploy", "whitening", "mean")
+"""The entries that are files; the last two are null where there is none."""
+_TRANSFORM: dict[str, Any] = {"scale": float, "mean_value": list[float]}
+"""What a card says of a Data layer's transform_param."""
+
+
+def _entries(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a card says of each file that there is."""
+    return [facts[key] for key in _FILES if facts.get(key) is not None]
 
 
 class ZooError(FoundError, ValueError):
@@ -107,8 +118,12 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
             partial = Path(built)
             shutil.copyfile(weights, partial / f"{name}.caffemodel")
             shutil.copyfile(deploy, partial / DEPLOY)
-            whitening = Path(root) / str(settings["data"].get("folder", "")) / WHITENING
-            facts = _facts(name, result, settings, partial, _place_whitening(whitening, partial, folder))
+            facts = _facts(name, result, settings, partial)
+            if _whitened(settings["data"]):
+                source = Path(root) / str(settings["data"].get("folder", "")) / WHITENING
+                facts["whitening"] = _entry(partial, _place_whitening(source, partial, folder))
+            else:
+                facts |= _raw(run, partial, Path(root))
             _check_card(run, facts)
             files.write_json(partial / CARD, facts)
             files.write(partial / PAGE, page(facts))
@@ -117,6 +132,46 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
     except files.Held:
         raise ZooError(out, "another `allconv zoo add` at work", "one at a time for the same name") from None
     return Card(out, facts)
+
+
+def _whitened(data: Mapping[str, Any]) -> bool:
+    """Whether a run's images went through GCN at least."""
+    return str(data.get("preprocessing", "gcn-zca")).startswith("gcn")
+
+
+def _entry(folder: Path, file: str) -> dict[str, Any]:
+    """What a card says of a file, which another model's folder may hold."""
+    path = folder / file if not file.startswith("..") else folder.parent / file[3:]
+    return {"file": file, "bytes": path.stat().st_size, "sha1": files.digest(path, "sha1")}
+
+
+def _raw(run: Path, partial: Path, root: Path) -> dict[str, Any]:
+    """What the TEST phase's Data layer does to pixels, for the card, and the mean image copied; nothing of another layer."""
+    path = run / TRAIN_VAL
+    try:
+        net = proto.read_net(path)
+    except proto.ProtoError as error:
+        raise ZooError.of(error) from None
+    layer = next(
+        (
+            layer
+            for layer in net.layer
+            if layer.type == "Data" and (not layer.include or any(rule.phase == proto.TEST for rule in layer.include))
+        ),
+        None,
+    )
+    if layer is None:
+        return {}
+    param = layer.transform_param
+    scale, values = float(f"{param.scale:.7g}"), [float(f"{value:.7g}") for value in param.mean_value]
+    found: dict[str, Any] = {"transform": {"scale": scale, "mean_value": values}}
+    if param.mean_file:
+        mean = root / param.mean_file
+        if not mean.is_file():
+            raise ZooError(mean, "nothing", f"the mean image that {path} subtracts")
+        shutil.copyfile(mean, partial / MEAN)
+        found["mean"] = _entry(partial, MEAN)
+    return found
 
 
 def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
@@ -129,19 +184,14 @@ def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
     mine = files.digest(partial / WHITENING, "sha1")
     for other in cards(folder):
         known = other.facts["whitening"]
-        if known["file"] == WHITENING and known["sha1"] == mine:
+        if known is not None and known["file"] == WHITENING and known["sha1"] == mine:
             (partial / WHITENING).unlink()
             return f"../{other.folder.name}/{WHITENING}"
     return WHITENING
 
 
-def _facts(
-    name: str, result: Mapping[str, Any], settings: Mapping[str, Any], folder: Path, whitening: str
-) -> dict[str, Any]:
-    def entry(file: str) -> dict[str, Any]:
-        path = folder / file if not file.startswith("..") else folder.parent / file[3:]
-        return {"file": file, "bytes": path.stat().st_size, "sha1": files.digest(path, "sha1")}
-
+def _facts(name: str, result: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The card, without what is done to pixels."""
     data, engine = settings["data"], settings["engine"]
     return {
         "format_version": FORMAT_VERSION,
@@ -172,9 +222,9 @@ def _facts(
         "command": command(result, settings),
         "git": settings.get("git"),
         "finished": result.get("finished"),
-        "weights": entry(f"{name}.caffemodel"),
-        "deploy": entry(DEPLOY),
-        "whitening": entry(whitening),
+        "weights": _entry(folder, f"{name}.caffemodel"),
+        "deploy": _entry(folder, DEPLOY),
+        "whitening": None,
     }
 
 
@@ -207,7 +257,7 @@ def page(facts: Mapping[str, Any]) -> str:
         ("network", f"{facts['model']} ({facts['source']})"),
         ("data", data),
         ("images", f"{facts['n_train']:,} for training, {facts['n_test']:,} for the test"),
-        ("preprocessing", f"{facts['preprocessing']}, in `{facts['whitening']['file']}`"),
+        ("preprocessing", _preprocessing(facts)),
         ("test error of the last iteration", f"{facts['test_error_percent']:.2f} %"),
         (
             "the paper's error",
@@ -221,20 +271,41 @@ def page(facts: Mapping[str, Any]) -> str:
         ("engine", f"{facts['engine']}, {facts['device']}"),
         ("command", f"`{facts['command']}`"),
     ]
-    entries = [facts[key] for key in _FILES]
+    entries = _entries(facts)
     listed = [(f"[{entry['file']}]({entry['file']})", f"{entry['bytes']:,}", f"`{entry['sha1']}`") for entry in entries]
     lines = [f"# {facts['name']}", "", *markdown.table(("", ""), rows), ""]
     lines += markdown.table(("file", "bytes", "SHA-1"), listed, right=(1,))
+    check = f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "
+    if facts["whitening"] is None:
+        return "\n".join([*lines, "", f"{check}{_input_words(facts)}.", ""])
     lines += [
         "",
-        f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "
-        "whitened RGB",
+        f"{check}whitened RGB",
         'planes, not pixels: `data_prep.whitening.Whitening.load("whitening.npz").whiten(images)` makes them. '
         f"`allconv zoo unpack {facts['name']}`",
         "writes the whitening in its full form, with the inverse.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> str:
+    if facts["whitening"] is not None:
+        return f"{facts['preprocessing']}, in `{facts['whitening']['file']}`"
+    return f"none before the database: the net takes {_input_words(facts)}"
+
+
+def _input_words(facts: Mapping[str, Any]) -> str:
+    """What a net of raw pixels takes."""
+    transform = facts.get("transform")
+    if transform is None:
+        return "what its own data layer makes of pixels"
+    words = "pixels from 0 to 255, in the order of its database"
+    if facts.get("mean") is not None:
+        words += f", minus `{facts['mean']['file']}`"
+    elif transform["mean_value"]:
+        words += f", minus {', '.join(f'{value:g}' for value in transform['mean_value'])}"
+    return words if transform["scale"] == 1 else f"{words}, times {transform['scale']:g}"
 
 
 def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
@@ -256,8 +327,15 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
 def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
     kinds = {**_KINDS, **dict.fromkeys(_FILES, dict)}
+    kinds["mean"] = kinds["transform"] = dict | None
+    if not _whitened(facts):
+        kinds["whitening"] = dict | None
     files.check_kinds(path, {key: facts.get(key) for key in kinds}, kinds, ZooError)
+    if (transform := facts.get("transform")) is not None:
+        files.check_kinds(path, {key: transform.get(key) for key in _TRANSFORM}, _TRANSFORM, ZooError)
     for key in _FILES:
+        if facts.get(key) is None:
+            continue
         entry = {f"{key}.{part}": facts[key].get(part) for part in _ENTRY}
         files.check_kinds(path, entry, {f"{key}.{part}": kind for part, kind in _ENTRY.items()}, ZooError)
         shared = rf"(\.\./{_NAME.pattern}/)?" if key == "whitening" else ""
@@ -310,7 +388,7 @@ def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Pat
             name=found.folder.name,
             deploy=found.folder / facts["deploy"]["file"],
             weights=found.folder / facts["weights"]["file"],
-            whitening=found.folder / facts["whitening"]["file"],
+            whitening=None if facts["whitening"] is None else found.folder / facts["whitening"]["file"],
             class_names=tuple(facts.get("class_names") or ()),
         )
     result, settings = (
@@ -354,8 +432,8 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
 def _differences(found: Card, shown: Path) -> list[str]:
     """What does not hold of a model's files; the lines name them as they lie in `shown`."""
     facts, problems = found.facts, []
-    for key in _FILES:
-        entry, path = facts[key], found.folder / facts[key]["file"]
+    for entry in _entries(facts):
+        path = found.folder / entry["file"]
         if not path.is_file():
             problems.append(f"{shown / entry['file']}: missing")
         elif (sha1 := files.digest(path, "sha1")) != entry["sha1"] or path.stat().st_size != entry["bytes"]:
@@ -408,44 +486,38 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     from allconv_caffe.caffe_torch.net import load_net
     from allconv_caffe.proto import datum
     from data_prep import database
-    from data_prep.errors import PrepError
     from data_prep.manifest import Manifest
-    from data_prep.whitening import Whitening
 
     found = card(model, folder)
     manifest = Manifest.load(data)
-    if manifest.preprocessing != found.facts["preprocessing"] or manifest.preprocessing == "raw":
+    if manifest.preprocessing != found.facts["preprocessing"]:
         raise ZooError(data, f"preprocessing {manifest.preprocessing}", str(found.facts["preprocessing"]))
-    source, own_source = Path(data) / WHITENING, found.folder / found.facts["whitening"]["file"]
-    theirs, own = Whitening.load(source), Whitening.load(own_source)
-    try:
-        own.check_kind(theirs, str(source), str(own_source))
-    except PrepError as error:
-        raise ZooError(error.where, error.found, error.expected) from None
-    same = own.same_as(theirs)
+    to_input = _to_input(found, Path(data))
     with glog.quiet(glog.WARNING):
         net = load_net(found.folder / DEPLOY, Context())
         net.copy_trained_layers_from(found.folder / found.facts["weights"]["file"])
     inputs = net.blobs["data"]
     shape = tuple(inputs.shape[1:])
-    if tuple(manifest.image_shape) != shape:
-        raise ZooError(data, f"images of shape {tuple(manifest.image_shape)}", str(shape))
+    image_shape = tuple(manifest.image_shape)
+    crops = found.facts["whitening"] is None and image_shape[0] == shape[0] and min(image_shape[1:]) >= max(shape[1:])
+    if image_shape != shape and not crops:
+        raise ZooError(data, f"images of shape {image_shape}", str(shape))
     wrong = count = 0
     images: list[Any] = []
     labels: list[int] = []
+    top, left = ((manifest.shape[axis] - shape[axis]) // 2 for axis in (1, 2))
 
     def classify() -> int:
         inputs.reshape(len(images), *shape)
-        batch = np.stack(images)
-        inputs.data = torch.from_numpy(batch if same else own.rewhiten(batch, theirs))
+        batch = to_input(np.stack(images), top, left, shape)
+        inputs.data = torch.from_numpy(batch)
         net.forward()
         scores = net.blobs["prob"].data.reshape(len(images), -1)
         return int((scores.argmax(1).cpu() != torch.tensor(labels)).sum())
 
-    pad = (manifest.shape[1] - shape[1]) // 2
     for _, value in database.records(Path(data) / str(manifest.lmdb["test"]["path"])):
         image, label = datum.decode(value)
-        images.append(np.asarray(image[:, pad : pad + shape[1], pad : pad + shape[2]], np.float32))
+        images.append(np.asarray(image, np.float32))
         labels.append(label)
         count += 1
         if len(images) == batch_size:
@@ -456,14 +528,60 @@ def measure(model: str | Path, data: str | Path, batch_size: int = 100, folder: 
     return 100.0 * wrong / count
 
 
+def _to_input(found: Card, data: Path) -> Callable[[Any, int, int, tuple[int, ...]], Any]:
+    """What makes a model's input of records, (N, C, H, W) float32: the middle of them, whitened as the model's were, or
+    minus the mean and times the scale, as Caffe's Data layer does it.
+
+    Raises:
+        ZooError: a set that was whitened in another form; a net with a data layer of its own.
+    """
+    import numpy as np
+
+    from data_prep.errors import PrepError
+    from data_prep.whitening import Whitening
+
+    facts = found.facts
+    if facts["whitening"] is not None:
+        source, own_source = data / WHITENING, found.folder / facts["whitening"]["file"]
+        theirs, own = Whitening.load(source), Whitening.load(own_source)
+        try:
+            own.check_kind(theirs, str(source), str(own_source))
+        except PrepError as error:
+            raise ZooError(error.where, error.found, error.expected) from None
+        same = own.same_as(theirs)
+
+        def whitened(batch: Any, top: int, left: int, shape: tuple[int, ...]) -> Any:
+            middle = batch[:, :, top : top + shape[1], left : left + shape[2]]
+            return np.ascontiguousarray(middle) if same else own.rewhiten(middle, theirs)
+
+        return whitened
+    transform = facts.get("transform")
+    if transform is None:
+        raise ZooError(found.folder, "a net with a data layer of its own", "one that Caffe's Data layer feeds")
+    scale = np.float32(transform["scale"])
+    mean = np.asarray(transform["mean_value"] or [0.0], np.float32).reshape(-1, 1, 1)
+    if facts.get("mean") is not None:
+        blob = proto.read_binary(found.folder / facts["mean"]["file"], proto.BlobProto)
+        sizes = list(blob.shape.dim)[-3:] if blob.HasField("shape") else [blob.channels, blob.height, blob.width]
+        mean = np.asarray(blob.data, np.float32).reshape(sizes)
+
+    def scaled(batch: Any, top: int, left: int, shape: tuple[int, ...]) -> Any:
+        middle = ((batch - mean) * scale)[:, :, top : top + shape[1], left : left + shape[2]]
+        return np.ascontiguousarray(middle)
+
+    return scaled
+
+
 def unpack(model: str | Path, output: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
     """Write a model's whitening in full (both matrices) to the file ``output``.
 
     Raises:
-        ZooError: no such model. PrepError: the whitening is damaged, or ``output`` cannot be written.
+        ZooError: no such model, or one without. PrepError: the whitening is damaged, or ``output`` cannot be written.
     """
     from data_prep.whitening import Whitening
 
     found = card(model, folder)
+    if found.facts["whitening"] is None:
+        raise ZooError(found.folder, "a net of raw pixels", "one with a whitening")
     Whitening.load(found.folder / found.facts["whitening"]["file"]).save(output)
     return Path(output)

@@ -128,14 +128,12 @@ def _check_solver(where: Path, solver: SolverParameter) -> None:
 class Own:
     """The prototxt of a run, made from the folder's: what `plan` asks of any experiment's."""
 
-    def __init__(self, own: OwnNet, settings: RunSettings, data: PreparedData, whole_test: bool) -> None:
+    def __init__(self, own: OwnNet, settings: RunSettings, found: Found) -> None:
         """
-        Args:
-            data: what it is trained on. whole_test: each test image is tested once, whatever the folder's solver says.
         Raises:
             DriverError: an option that does not apply, a batch that cannot be; one line.
         """
-        self.own, self._data = own, data
+        self.own, self._data, self._input_shape = own, found.data, found.input_shape
         self._net = NetParameter()
         self._net.CopyFrom(own.net)
         self._solvers = {name: _copy(solver) for name, solver in own.solvers.items()}
@@ -145,7 +143,7 @@ class Own:
         self.batch_size = self._batch(settings)
         self._set_options(settings)
         self._stretch(settings, before)
-        self._set_test(whole_test)
+        self._set_test(found.whole_test)
         self.timetable = self._timetable()
 
     @property
@@ -241,7 +239,7 @@ class Own:
         """The texts as they are run."""
         head = f"# {self.own.name}: from {self.own.folder}, for `allconv run`\n"
         found = {name: head + text for name, text in self._texts(places).items()}
-        deploy = self.own.deploy or deploy_of(self._net, self.own.solver, self._data.shape)
+        deploy = self.own.deploy or deploy_of(self._net, self.own.solver, self._input_shape)
         return {**found, DEPLOY: head + deploy} if deploy else found
 
     def _texts(self, places: Places) -> dict[str, str]:
@@ -341,10 +339,18 @@ def stretch(solver: SolverParameter, factor: Fraction) -> None:
 # The data
 
 
-def find_data(own: OwnNet, settings: RunSettings, root: Path, say: Say, prepare: bool) -> tuple[PreparedData, bool]:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a net of somebody's own is trained on."""
+
+    data: PreparedData  # the set
+    input_shape: tuple[int, int, int]  # (C, H, W) of what the net sees of an image
+    whole_test: bool  # a test must be made one pass over it, whatever the folder's solver says
+
+
+def find_data(own: OwnNet, settings: RunSettings, root: Path, say: Say, prepare: bool) -> Found:
     """What the net is trained on: the set that ``--data`` names, else what its data layers read.
 
-    Returns: the data, and whether a test must be made one pass over them, whatever the folder's solver says.
     Raises:
         DriverError: no data, or data that do not fit the net; one line.
     """
@@ -379,7 +385,7 @@ def find_data(own: OwnNet, settings: RunSettings, root: Path, say: Say, prepare:
     if own.solver.random_seed >= 0 and own.solver.random_seed != settings.seed:
         say(f"{own.folder / SOLVER}: random_seed {own.solver.random_seed} gives way to SEED={settings.seed}")
     given = given or tested > found.n_test
-    return found, given
+    return Found(data=found, input_shape=shape, whole_test=given)
 
 
 def _of_layers(train: Feed, test: Feed, own: OwnNet, root: Path) -> PreparedData:

@@ -20,7 +20,7 @@ from allconv_caffe.train import data as data_, engine as engine_, own as own_, s
 from allconv_caffe.train.data import PreparedData
 from allconv_caffe.train.engine import Engine
 from allconv_caffe.train.folder import SETTINGS_FILE, read_json
-from allconv_caffe.train.own import Own, OwnNet
+from allconv_caffe.train.own import Found, Own, OwnNet
 from allconv_caffe.train.prototxt import TRAIN_VAL, Places, Prototxt, Rendered
 from allconv_caffe.train.settings import DriverError, RunSettings
 
@@ -133,9 +133,9 @@ def plan(
         say(engine.describe())
     render: Callable[[RunSettings], Prototxt]
     if isinstance(subject, OwnNet):
-        data, whole_test = own_.find_data(subject, settings, root, say, prepare)
-        render = functools.partial(_own, subject, data, whole_test)
-        experiment = _own(subject, data, whole_test, settings).experiment()
+        found = own_.find_data(subject, settings, root, say, prepare)
+        render = functools.partial(_own, subject, found)
+        experiment, data = _own(subject, found, settings).experiment(), found.data
     else:
         experiment, data = subject, _data(subject, settings, root, say, prepare)
         render = functools.partial(_rendered, experiment, data)
@@ -231,8 +231,8 @@ def _hint(experiment: Experiment, settings: RunSettings, data: PreparedData, say
         )
 
 
-def _own(own: OwnNet, data: PreparedData, whole_test: bool, settings: RunSettings) -> Own:
-    return Own(own, settings, data, whole_test)
+def _own(own: OwnNet, found: Found, settings: RunSettings) -> Own:
+    return Own(own, settings, found)
 
 
 def _rendered(experiment: Experiment, data: PreparedData, settings: RunSettings) -> Rendered:

@@ -269,6 +269,25 @@ def test_sources_that_are_a_prepared_set_are_known_as_one(world: World) -> None:
     assert found.identity == world.plan(data=world.home / "data/pictures").identity
 
 
+def test_a_net_of_raw_pixels_becomes_a_model(world: World) -> None:
+    """Without a whitening: the card says what is done to pixels, the mean lies beside it, and the error is measured again."""
+    folder = prepared(world.home)
+    world.write(net=(DATA.replace("mean_value: 128", 'mean_file: "x" crop_size: 18') + BODY + ENDS))
+    ended = world.run(data=folder, epochs=10.0, batch_size=6)
+    assert ended.record is not None
+    made = zoo.add(ended.directory, world.home / "models", root=world.home)
+    assert made.facts["whitening"] is None and made.facts["transform"] == {"scale": 0.0078125, "mean_value": []}
+    assert (made.folder / "mean.binaryproto").read_bytes() == (folder / "mean.binaryproto").read_bytes()
+    page = (made.folder / "README.md").read_text()
+    assert "minus `mean.binaryproto`, times 0.0078125" in page and "whiten" not in page
+    assert zoo.measure(made.folder, folder, batch_size=4) == ended.record.error_percent
+    assert zoo.verify(made.folder, folder) == [] and zoo.cards(world.home / "models") == [made]
+    with pytest.raises(zoo.ZooError, match="found a net of raw pixels, expected one with a whitening"):
+        zoo.unpack(made.folder, world.home / "w.npz")
+    (made.folder / "mean.binaryproto").unlink()
+    assert zoo.verify(made.folder) == [f"{made.folder / 'mean.binaryproto'}: missing"]
+
+
 def test_another_net_is_another_run(world: World) -> None:
     """One layer changed: the same name of the directory, which gets a digest behind it."""
     first = world.run(epochs=1.0).directory
