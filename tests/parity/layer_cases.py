@@ -390,6 +390,7 @@ for mode in (
     add("SoftmaxWithLoss", mode, bottoms=[(3, 5, 2, 2), labels((3, 1, 2, 2), 5)])
     if mode and "weight" not in mode:
         add("SoftmaxWithLoss", mode.replace("{ n", "{ ignore_label: 1 n"), bottoms=[(3, 5, 2, 2), labels((3, 2, 2), 5)])
+add("SoftmaxWithLoss", "", bottoms=[(4, 3), labels(4, 3)], tops=0)  # the net gives it one without a name
 add("SoftmaxWithLoss", "", bottoms=[(4, 3), labels(4, 3)], then=[(2, 6), labels(2, 6)])
 add("SoftmaxWithLoss", "softmax_param { axis: 2 }", bottoms=[(3, 2, 4), labels((3, 2), 4)])
 add("SoftmaxWithLoss", "softmax_param { axis: -1 }", bottoms=[(3, 2, 4), labels((3, 2), 4)])

@@ -35,6 +35,7 @@ class SoftmaxWithLossLayer(LossLayer):
     num_top = None
     min_top = 1
     max_top = 2
+    auto_top_blobs = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
