@@ -74,8 +74,8 @@ def _names(inputs: Inputs, labels: Path | None, net: VizNet) -> list[str]:
 @click.command(
     "predict",
     epilog=example(
-        "allconv predict cifar10-allcnn-c-jpeg cat.png holiday/",
         "find photos -name '*.jpg' | allconv predict cifar10-allcnn-c-jpeg - --json",
+        "allconv predict cifar10-allcnn-c-jpeg cat.png holiday/",
     ),
 )
 @_of_a_model()

@@ -95,10 +95,13 @@ def test_every_example_works(
     """Each example of a help text runs and returns status 0."""
     if "--check" in line or "summary" in line:
         (tmp_path / "solvers").symlink_to(ROOT / "solvers")
-    if path[:1] == ("viz",):
+    if path[:1] in (("viz",), ("predict",), ("evaluate",)):
         shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
         if "mine" in path:
             (tmp_path / "build" / "topk.npz").unlink()
+    if "holiday/" in line:
+        _photos(tmp_path / "holiday")
+        shutil.copy(tmp_path / "holiday" / "cat" / "1.png", tmp_path / "cat.png")
     if "photos/" in line:
         _photos(tmp_path / "photos")
     if "--beside" in line:
