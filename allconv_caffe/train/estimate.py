@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
+from statistics import median
 
 from allconv_caffe.report.log import TestRow, TrainRow
 
@@ -14,6 +16,7 @@ weight's diff and once for the input's.
 """
 _SOON_SECONDS = 60.0  # a measured figure that comes within this time is waited for
 _LINE_FROM_SECONDS = 60.0  # of less, no line
+_RECENT = 50  # displayed losses, and tests, that count: a machine that is shared changes its pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +47,23 @@ class Pace:
 
 def measured(trained: Sequence[TrainRow], tested: Sequence[TestRow]) -> Pace | None:
     """The pace of one session, of its rows; None where two displayed losses with times are missing."""
-    rows = [row for row in trained if row.seconds is not None]
-    if len(rows) < 2:
-        return None
-    first, last = rows[0], rows[-1]
-    iterations, seconds = last.iteration - first.iteration, (last.seconds or 0.0) - (first.seconds or 0.0)
-    took = [row.took for row in tested if row.took is not None]
-    within = [row.took or 0.0 for row in tested if first.iteration < row.iteration <= last.iteration]
-    if iterations < 1 or seconds - sum(within) <= 0:
+    rows = [row for row in trained if row.seconds is not None][-_RECENT:]
+    took = [row.took for row in tested if row.took is not None][-_RECENT:]
+    paces = []
+    for before, after in pairwise(rows):
+        within = sum(row.took or 0.0 for row in tested if before.iteration < row.iteration <= after.iteration)
+        seconds, iterations = (
+            (after.seconds or 0.0) - (before.seconds or 0.0) - within,
+            after.iteration - before.iteration,
+        )
+        if iterations > 0 and seconds > 0:
+            paces.append(seconds / iterations)
+    if not paces:
         return None
     return Pace(
-        iteration_seconds=(seconds - sum(within)) / iterations,
-        test_seconds=sum(took) / len(took) if took else 0.0,
-        measured=f"{iterations:,} iterations",
+        iteration_seconds=median(paces),  # a while in which the machine did something else says nothing of the rest
+        test_seconds=median(took) if took else 0.0,
+        measured=f"{rows[-1].iteration - rows[0].iteration:,} iterations",
     )
 
 

@@ -68,6 +68,13 @@ def test_each_test_brings_the_estimate_up_to_date() -> None:
     assert one.update() == "about 17 min left, until 12:17"
 
 
+def test_a_while_of_something_else_says_nothing_of_the_rest() -> None:
+    """Intervals of 50, 50, 900 and 50 s: an iteration takes 1 s, not 5."""
+    rows = [row_of_loss(50 * place, seconds) for place, seconds in enumerate((0.0, 50.0, 100.0, 1000.0, 1050.0))]
+    pace = measured(rows, [])
+    assert pace is not None and pace.iteration_seconds == 1.0 and pace.measured == "200 iterations"
+
+
 @pytest.mark.parametrize(
     ("max_iter", "iteration", "tests"), [(1000, 0, 5), (1000, 200, 4), (1100, 1000, 1), (1000, 1000, 0)]
 )
