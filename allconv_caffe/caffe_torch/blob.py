@@ -80,6 +80,8 @@ class Blob:
     # shape
     def reshape(self, *shape: int) -> None:
         """Changes the shape. Contents are kept as long as the count does not outgrow the memory, as in Caffe."""
+        if shape == self.shape and shape:  # as before every forward
+            return
         self.count = count = shape_count(shape)
         self.shape = tuple(int(d) for d in shape)
         if count > self._data.capacity:
@@ -204,7 +206,11 @@ class Blob:
             if bound is None:
                 bound = tracing.bound[memory] = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
             return bound if bound.shape == self.shape else bound.reshape(self.shape)
-        return memory.tensor()[: self.count].view(self.shape)
+        return self._view(memory)
+
+    def _view(self, memory: Memory) -> torch.Tensor:
+        flat = memory.tensor()
+        return (flat if memory.capacity == self.count else flat[: self.count]).view(self.shape)
 
     def _set(self, memory: Memory, value: torch.Tensor) -> None:
         if tuple(value.shape) != self.shape:
@@ -212,7 +218,7 @@ class Blob:
         if (tracing := current()) is not None:
             tracing.bound[memory] = value
             return
-        own = memory.tensor()[: self.count].view(self.shape)
+        own = self._view(memory)
         if value.data_ptr() != own.data_ptr() or value.stride() != own.stride() or value.dtype != own.dtype:
             own.copy_(value)
 

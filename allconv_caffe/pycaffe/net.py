@@ -146,6 +146,7 @@ class Net:
         self._bottom_names = {
             name: [named[j] for j in ids] for name, ids in zip(net.layer_names, net.bottom_ids, strict=True)
         }
+        self._params_dict: OrderedDict[str, PyBlobVec] | None = None
         self._blobs_dict: OrderedDict[str, PyBlob] = OrderedDict(zip(named, self._blobs, strict=True))
 
     # what the net consists of
@@ -165,9 +166,11 @@ class Net:
 
     @property
     def params(self) -> OrderedDict[str, PyBlobVec]:
-        """The parameters of every layer that has some, by the layer's name."""
-        pairs = zip(self._net.layer_names, self.layers, strict=True)
-        return OrderedDict((name, layer.blobs) for name, layer in pairs if len(layer.blobs))
+        """The parameters of every layer that has some, by the layer's name: one dictionary for all calls, as in pycaffe."""
+        if self._params_dict is None:
+            pairs = zip(self._net.layer_names, self.layers, strict=True)
+            self._params_dict = OrderedDict((name, layer.blobs) for name, layer in pairs if len(layer.blobs))
+        return self._params_dict
 
     @property
     def inputs(self) -> list[str]:

@@ -41,6 +41,8 @@ def maxima(x: torch.Tensor, window: Window, out: Sequence[int]) -> tuple[torch.T
     """
     if _kernels_for(x):
         return torch.ops.allconv_caffe.pool_max(x, *_geometry(window, out))
+    if not is_tracing() and x.device.type == "cpu" and (found := _plain_maxima(x, window, out)):
+        return found
     h, w = x.shape[2:]
     left, right, above, below = window.margins((h, w), out)
     clean = torch.where(torch.isnan(x), torch.full_like(x, -float("inf")), x)
@@ -54,6 +56,17 @@ def maxima(x: torch.Tensor, window: Window, out: Sequence[int]) -> tuple[torch.T
         torch.where(nothing, torch.full_like(values, lowest(values.dtype)), values),
         torch.where(nothing, torch.full_like(flat, -1), flat),
     )
+
+
+def _plain_maxima(x: torch.Tensor, window: Window, out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`maxima` in one pass, where PyTorch's windows are Caffe's and every value is greater than -FLT_MAX; else None."""
+    axes = list(zip(x.shape[2:], window.kernel, window.stride, window.pad, out, strict=True))
+    if any(2 * p > k or h + 2 * p < k for h, k, _, p, _ in axes):
+        return None
+    up = any((places - 1) * s + k > h + 2 * p for h, k, s, p, places in axes)
+    values, index = torch.ops.aten.max_pool2d_with_indices(x, window.kernel, window.stride, window.pad, (1, 1), up)
+    alike = tuple(values.shape[2:]) == tuple(out) and bool((values > lowest(values.dtype)).all())  # nan is not greater
+    return (values, index) if alike else None
 
 
 def maxima_backward(dy: torch.Tensor, index: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
@@ -72,7 +85,8 @@ def means(x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
         return x.mean((2, 3), keepdim=True)
     if _kernels_for(x):
         return torch.ops.allconv_caffe.pool_average(x, *_geometry(window, out))
-    padded = F.pad(x, window.margins(x.shape[2:], out))
+    margins = window.margins(x.shape[2:], out)
+    padded = F.pad(x, margins) if any(margins) else x
     totals = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
     return totals / _divisors(x, window, x.shape[2:], out)
 
@@ -94,11 +108,21 @@ def means_backward(dy: torch.Tensor, window: Window, size: Sequence[int]) -> tor
 
 def _divisors(x: torch.Tensor, window: Window, size: Sequence[int], out: Sequence[int]) -> torch.Tensor:
     """(1, 1, *out), of x's type and device: the values under each window, clipped to image plus padding."""
+    make = _make_divisors if is_tracing() else _kept_divisors
+    return make(window, tuple(size), tuple(out), x.dtype, x.device)
+
+
+def _make_divisors(
+    window: Window, size: tuple[int, ...], out: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     lengths = []
     for k, p, s, places, h in zip(window.kernel, window.pad, window.stride, out, size, strict=True):
-        start = torch.arange(places, device=x.device) * s - p
+        start = torch.arange(places, device=device) * s - p
         lengths.append(torch.minimum(start + k, torch.full_like(start, h + p)) - start)
-    return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(x.dtype)
+    return (lengths[0][:, None] * lengths[1][None, :])[None, None].to(dtype)
+
+
+_kept_divisors = functools.lru_cache(maxsize=256)(_make_divisors)
 
 
 # the kernels
