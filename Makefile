@@ -2,7 +2,8 @@
 # Nothing needs an activated environment: every recipe calls .venv/bin directly.
 
 PYTHON    ?= python3
-# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm` adds Ray and submitit for `allconv sweep --on`.
+# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export` adds Ray and
+# submitit for `allconv sweep --on`, onnx and onnxruntime for `allconv export`.
 EXTRAS    ?= dev
 VENV      := .venv
 BIN       := $(VENV)/bin

@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # geometry for receptive fields; a whitened input is taken back by what whitened it
     "visualize": {"proto", "caffe_torch", "visualize/nets", "data_prep"},
     "zoo": {"proto", "caffe_torch", "data_prep", "report"},
+    "export": {"proto", "caffe_torch", "data_prep"},
     "doctor": {"bvlc", "caffe_torch", "data_prep"},
     "cli": {
         "data_prep",
@@ -57,12 +58,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "visualize",
         "visualize/nets",
         "zoo",
+        "export",
         "doctor",
     },
 }
 """What each room of the house may import of ours: a folder, or a file that stands alone on the top floor."""
 
-TORCH = {"caffe_torch", "pycaffe", "doctor", "train", "visualize", "visualize/nets", "zoo"}
+TORCH = {"caffe_torch", "pycaffe", "doctor", "train", "visualize", "visualize/nets", "zoo", "export"}
 """The rooms that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
 
 STARTED = {"allconv_caffe.caffe_torch", "allconv_caffe.visualize.nets.worker", "allconv_caffe.python_layers"}

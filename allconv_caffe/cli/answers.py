@@ -35,16 +35,16 @@ _MODEL = (
 _LABELS = click.option("--labels", type=PATH, metavar="FILE", help="a class on each line, where the model has no names")
 
 
-def _of_a_model(*more: str) -> Callable[[Command], Command]:
+def of_a_model(*more: str, own: Sequence[str] = _MODEL) -> Callable[[Command], Command]:
     """Adds MODEL and the options that say how pixels become its input; the command gets `Inputs` first."""
-    names = (*_MODEL, *more)
+    names = (*own, *more)
 
     def wrap(command: Command) -> Command:
         @functools.wraps(command)
         def call(model: str, **words: Any) -> Any:
-            own = {name: words.pop(name) for name in names}
+            given = {name: words.pop(name) for name in names}
             prototxt = Path(model) if model.endswith(".prototxt") else None
-            return command(Inputs(model=None if prototxt else model, net_path=prototxt, **own), **words)
+            return command(Inputs(model=None if prototxt else model, net_path=prototxt, **given), **words)
 
         return click.argument("model")(options_of(Inputs, names)(call))
 
@@ -78,7 +78,7 @@ def _names(inputs: Inputs, labels: Path | None, net: VizNet) -> list[str]:
         "allconv predict cifar10-allcnn-c-jpeg cat.png holiday/",
     ),
 )
-@_of_a_model()
+@of_a_model()
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="answers of a picture")
 @click.option("--json", "json_", is_flag=True, help="an object a line, for programs")
@@ -147,7 +147,7 @@ def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[t
     "evaluate",
     epilog=example("allconv evaluate cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output build/evaluation"),
 )
-@_of_a_model("data", "split")
+@of_a_model("data", "split")
 @click.option(
     "--output", type=PATH, metavar="FOLDER", help="gets confusion.csv, confusion.png, wrong.png and evaluation.json"
 )

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from allconv_caffe.caffe_torch import import_caffe
-from allconv_caffe.cli import answers, figures, prep, tables, train, viz, zoo
+from allconv_caffe.cli import answers, export, figures, prep, tables, train, viz, zoo
 from allconv_caffe.cli.words import as_typed, example
 
 _OURS = ("allconv_caffe.", "data_prep.")
@@ -126,6 +126,7 @@ for _command in (
     zoo.zoo,
     answers.predict,
     answers.evaluate,
+    export.export,
     viz.viz,
 ):
     main.add_command(_command)

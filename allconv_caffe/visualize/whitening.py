@@ -74,7 +74,7 @@ class InputSpace:
         else:
             x = x / np.float32(self.scale)
             if self.mean is not None:
-                x = x + self._mean_for(x.shape)
+                x = x + self.mean_for(x.shape)
         x = np.clip(np.rint(self.rgb(x)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
         return np.repeat(x, 3, axis=3) if x.shape[3] == 1 else x
 
@@ -99,7 +99,7 @@ class InputSpace:
         if self.whitening is not None:
             return self._inner(x, self.whitening.whiten, 0.0)
         if self.mean is not None:
-            x = x - self._mean_for(x.shape)
+            x = x - self.mean_for(x.shape)
         return x * np.float32(self.scale)
 
     def describe(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class InputSpace:
         assert own is not None
         return self._inner(records, lambda x: own.rewhiten(x, other), 0.0)
 
-    def _mean_for(self, shape: Sequence[int]) -> np.ndarray:
+    def mean_for(self, shape: Sequence[int]) -> np.ndarray:
         """The mean, its middle where the image is a crop of it."""
         assert self.mean is not None
         if len(self.mean) not in (1, shape[-3]):

@@ -1,0 +1,57 @@
+"""``allconv export``: arguments only, for ``cli/main.py`` to add."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from allconv_caffe.cli.answers import of_a_model
+from allconv_caffe.cli.viz_options import PATH, Inputs
+from allconv_caffe.cli.words import example
+
+if TYPE_CHECKING:
+    from allconv_caffe.export.pixels import Preparation
+    from allconv_caffe.visualize.nets.native import EngineNet
+
+
+@click.command("export", epilog=example("allconv export cifar10-allcnn-c-jpeg --to onnx --output build/all_cnn_c.onnx"))
+@of_a_model(own=("weights_path", "whitening", "mean", "scale", "order"))
+@click.option("--to", type=click.Choice(["onnx"]), required=True, help="the format")
+@click.option("--output", type=PATH, required=True, metavar="FILE", help="written whole or not at all")
+@click.option(
+    "--input",
+    "input_",
+    type=click.Choice(["pixels", "prepared"]),
+    default="pixels",
+    show_default=True,
+    help="uint8 RGB pixels in, probabilities out; or the bare net, from its input blob to its outputs",
+)
+def export(inputs: Inputs, to: str, output: Path, input_: str) -> None:
+    """A net for other programs, its preparation inside, checked against this engine before it is written.
+
+    MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights.
+    """
+    from allconv_caffe.export import onnx_file
+    from allconv_caffe.visualize.nets.native import EngineNet
+
+    net = inputs.open_net(require_relu=False)
+    assert isinstance(net, EngineNet)  # of the engine that `Inputs` has where no --engine is asked for
+    written = onnx_file.export(net.net, output, _preparation(inputs, net), pixels=input_ == "pixels")
+    click.echo(f"{written.path}: {written.inputs} -> {written.outputs}")
+    click.echo(f"onnxruntime's answers differ from this engine's by {written.difference:.1e} at most")
+
+
+def _preparation(inputs: Inputs, net: EngineNet) -> Preparation:
+    from allconv_caffe.export.pixels import Preparation
+
+    space = inputs.space
+    return Preparation(
+        order=space.order,
+        mean=None if space.mean is None else space.mean_for(net.input_shape),
+        scale=space.scale,
+        whitening=space.whitening,
+        blob=space.blob,
+        class_names=inputs.class_names,
+    )

@@ -1,0 +1,348 @@
+"""Caffe's layers in ONNX: one function for each type, from a layer in its place to nodes of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from allconv_caffe.export.errors import needed
+from allconv_caffe.export.graph import Node
+from allconv_caffe.proto import TRAIN, EltwiseParameter, PoolingParameter
+
+FLT_MAX = float(np.finfo(np.float32).max)
+
+
+class Graph:
+    """Collects the nodes and constants of one ONNX graph."""
+
+    def __init__(self) -> None:
+        self.helper = needed("onnx.helper")
+        self.from_array = needed("onnx.numpy_helper").from_array
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._taken: set[str] = set()
+
+    def reserve(self, *names: str) -> None:
+        """These names are given to values by whoever calls `add` with `output`."""
+        self._taken.update(names)
+
+    def _name(self, hint: str) -> str:
+        name, count = hint, 1
+        while name in self._taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self._taken.add(name)
+        return name
+
+    def constant(self, values: Any, hint: str, dtype: Any = np.float32) -> str:
+        """The name of a constant."""
+        name = self._name(hint)
+        self.constants.append(self.from_array(np.ascontiguousarray(values, dtype).reshape(np.shape(values)), name))
+        return name
+
+    def add(self, op: str, *inputs: str, output: str | None = None, hint: str = "", **attributes: Any) -> str:
+        """A node; returns its value, called `output`, or after `hint`."""
+        output = output if output is not None else self._name(f"{hint or inputs[0]}:{op}")
+        self.nodes.append(self.helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def shaped(self, x: str, shape: Sequence[int], output: str | None = None) -> str:
+        """`x` with these axes behind the one of the images."""
+        constant = self.constant([0, *shape], f"{output or x}:shape", np.int64)
+        return self.add("Reshape", x, constant, output=output)
+
+
+Write = Callable[[Graph, Node], None]
+WRITERS: dict[str, Write] = {}
+
+
+def writes(*types: str) -> Callable[[Write], Write]:
+    """The function writes layers of these types."""
+
+    def add(function: Write) -> Write:
+        for name in types:
+            if name in WRITERS:
+                raise ValueError(f"layer type {name} is written twice")
+            WRITERS[name] = function
+        return function
+
+    return add
+
+
+def values(blob: Any) -> np.ndarray:
+    """A parameter, (…) float32."""
+    return np.array(blob.data.cpu().numpy(), np.float32)
+
+
+def _spread(array: np.ndarray, axis: int, axes: int) -> np.ndarray:
+    """`array`, which lies along a value's axes from `axis` on, so that it is broadcast over `axes` axes."""
+    return array.reshape(*array.shape, *[1] * (axes - axis - array.ndim))
+
+
+@writes("Convolution")
+def _convolution(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    if layer.axis != 1:
+        raise node.refuse(f"axis {layer.axis}", "convolution over channels at axis 1")
+    window = layer.window
+    w = graph.constant(values(layer.blobs[0]), f"{layer.name}:weight")
+    b = [graph.constant(values(layer.blobs[1]), f"{layer.name}:bias")] if layer.bias_term else []
+    for x, y, bottom in zip(node.inputs, node.outputs, node.bottom, strict=True):
+        behind = [p + more for p, more in zip(window.pad, window.behind(bottom.shape[2:]), strict=True)]
+        pads = [*window.pad, *behind]
+        graph.add(
+            "Conv",
+            x,
+            w,
+            *b,
+            output=y,
+            kernel_shape=window.kernel,
+            strides=window.stride,
+            pads=pads,
+            dilations=window.dilation,
+            group=window.group,
+        )
+
+
+@writes("Deconvolution")
+def _deconvolution(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    if layer.axis != 1:
+        raise node.refuse(f"axis {layer.axis}", "deconvolution over channels at axis 1")
+    window = layer.window
+    w = graph.constant(values(layer.blobs[0]), f"{layer.name}:weight")
+    b = [graph.constant(values(layer.blobs[1]), f"{layer.name}:bias")] if layer.bias_term else []
+    for x, y in zip(node.inputs, node.outputs, strict=True):
+        graph.add(
+            "ConvTranspose",
+            x,
+            w,
+            *b,
+            output=y,
+            kernel_shape=window.kernel,
+            strides=window.stride,
+            pads=[*window.pad, *window.pad],
+            dilations=window.dilation,
+            group=window.group,
+        )
+
+
+@writes("Pooling")
+def _pooling(graph: Graph, node: Node) -> None:
+    """The places of the window are Caffe's, so padding is told for each side, with what windows need behind the image."""
+    layer: Any = node.layer
+    if len(node.outputs) > 1:
+        raise node.refuse("a second top", "the maxima alone: another engine counts their places otherwise")
+    (x,), (y,), window = node.inputs, node.outputs, layer.window
+    size, out = node.bottom[0].shape[2:], layer.out
+    is_max = layer.method == PoolingParameter.MAX
+    if window.covers(size) and tuple(out) == (1, 1):
+        graph.add("GlobalMaxPool" if is_max else "GlobalAveragePool", x, output=y)
+        return
+    left, right, above, below = window.margins(size, out)
+    pads = [above, left, max(below, 0), max(right, 0)]
+    kernel = [*window.kernel, *window.kernel]
+    if any(pad >= k for pad, k in zip(pads, kernel, strict=True)):  # a window that lies wholly outside
+        amounts = graph.constant([0, 0, *pads[:2], 0, 0, *pads[2:]], f"{layer.name}:pads", np.int64)
+        edge = graph.constant(-FLT_MAX if is_max else 0.0, f"{layer.name}:edge")
+        x, pads = graph.add("Pad", x, amounts, edge, hint=layer.name), [0, 0, 0, 0]
+    words = dict(kernel_shape=window.kernel, strides=window.stride, pads=pads)
+    if is_max:
+        graph.add("MaxPool", x, output=y, **words)
+        return
+    lengths = []
+    for k, s, p, h, places in zip(window.kernel, window.stride, window.pad, size, out, strict=True):
+        start = np.arange(places) * s - p
+        lengths.append(np.minimum(start + k, h + p) - start)
+    divisors = lengths[0][:, None] * lengths[1][None, :]
+    whole = window.kernel[0] * window.kernel[1]
+    exact = bool((divisors == whole).all())
+    mean = graph.add("AveragePool", x, output=y if exact else None, hint=layer.name, count_include_pad=1, **words)
+    if not exact:  # Caffe divides by the window clipped to image and padding
+        with np.errstate(divide="ignore"):
+            factors = (whole / divisors).astype(np.float32)
+        graph.add("Mul", mean, graph.constant(factors, f"{layer.name}:factors"), output=y)
+
+
+@writes("ReLU")
+def _relu(graph: Graph, node: Node) -> None:
+    slope = node.layer.negative_slope  # type: ignore[attr-defined]
+    if slope == 0:
+        graph.add("Relu", *node.inputs, output=node.outputs[0])
+    else:
+        graph.add("LeakyRelu", *node.inputs, output=node.outputs[0], alpha=slope)
+
+
+@writes("PReLU")
+def _prelu(graph: Graph, node: Node) -> None:
+    slope = values(node.layer.blobs[0]).reshape(-1)
+    slope = _spread(slope, 1, node.bottom[0].num_axes) if len(slope) > 1 else slope
+    graph.add("PRelu", *node.inputs, graph.constant(slope, f"{node.layer.name}:slope"), output=node.outputs[0])
+
+
+@writes("ELU")
+def _elu(graph: Graph, node: Node) -> None:
+    graph.add("Elu", *node.inputs, output=node.outputs[0], alpha=node.layer.alpha)  # type: ignore[attr-defined]
+
+
+@writes("Sigmoid")
+def _sigmoid(graph: Graph, node: Node) -> None:
+    graph.add("Sigmoid", *node.inputs, output=node.outputs[0])
+
+
+@writes("TanH")
+def _tanh(graph: Graph, node: Node) -> None:
+    graph.add("Tanh", *node.inputs, output=node.outputs[0])
+
+
+@writes("AbsVal")
+def _abs(graph: Graph, node: Node) -> None:
+    graph.add("Abs", *node.inputs, output=node.outputs[0])
+
+
+@writes("Power")
+def _power(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), name = node.inputs, node.outputs, layer.name
+    if layer.diff_scale == 0:  # a constant, whatever the bottom is
+        value = 1.0 if layer.power == 0 else float(np.power(np.float32(layer.shift), np.float32(layer.power)))
+        zeros = graph.add("Mul", x, graph.constant(0.0, f"{name}:zero"), hint=name)
+        graph.add("Add", zeros, graph.constant(value, f"{name}:value"), output=y)
+        return
+    steps = [("Mul", layer.scale, 1.0), ("Add", layer.shift, 0.0), ("Pow", layer.power, 1.0)]
+    steps = [(op, value, idle) for op, value, idle in steps if value != idle] or [("Mul", 1.0, 1.0)]
+    for i, (op, value, _) in enumerate(steps, 1):
+        constant = graph.constant(value, f"{name}:{op.lower()}")
+        x = graph.add(op, x, constant, output=y if i == len(steps) else None, hint=name)
+
+
+@writes("LRN")
+def _lrn(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), name = node.inputs, node.outputs, layer.name
+    if layer.across:
+        graph.add("LRN", x, output=y, size=layer.size, alpha=layer.alpha, beta=layer.beta, bias=layer.k)
+        return
+    square = graph.add("Mul", x, x, hint=f"{name}:square")
+    half = (layer.size - 1) // 2
+    mean = graph.add(
+        "AveragePool",
+        square,
+        hint=name,
+        kernel_shape=[layer.size] * 2,
+        strides=[1, 1],
+        pads=[half] * 4,
+        count_include_pad=1,
+    )
+    scaled = graph.add("Mul", mean, graph.constant(layer.alpha, f"{name}:alpha"), hint=name)
+    scale = graph.add("Add", scaled, graph.constant(layer.k, f"{name}:k"), hint=name)
+    power = graph.add("Pow", scale, graph.constant(-layer.beta, f"{name}:beta"), hint=name)
+    graph.add("Mul", x, power, output=y)
+
+
+@writes("InnerProduct")
+def _inner_product(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), name = node.inputs, node.outputs, layer.name
+    bottom, leading = node.bottom[0], node.top[0].shape[1:-1]
+    if (*bottom.shape[1:],) != (*leading, layer.k):
+        x = graph.shaped(x, [*leading, layer.k])
+    w = values(layer.blobs[0]).reshape((layer.k, layer.n) if layer.transpose else (layer.n, layer.k))
+    b = values(layer.blobs[1]).reshape(-1) if layer.bias_term else None
+    if not leading:
+        constants = [graph.constant(w, f"{name}:weight")]
+        constants += [graph.constant(b, f"{name}:bias")] if b is not None else []
+        graph.add("Gemm", x, *constants, output=y, transB=0 if layer.transpose else 1)
+        return
+    product = graph.add(
+        "MatMul",
+        x,
+        graph.constant(w if layer.transpose else w.T, f"{name}:weight"),
+        hint=name,
+        output=y if b is None else None,
+    )
+    if b is not None:
+        graph.add("Add", product, graph.constant(b, f"{name}:bias"), output=y)
+
+
+@writes("BatchNorm")
+def _batch_norm(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    if not layer.use_global_stats:
+        raise node.refuse("statistics of the batch (use_global_stats: false)", "those of training")
+    mean, var, factor = (values(blob) for blob in layer.blobs)
+    scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
+    ones, zeros = np.ones_like(mean), np.zeros_like(mean)
+    words = zip(("scale", "bias", "mean", "variance"), (ones, zeros, mean * scale, var * scale), strict=True)
+    constants = [graph.constant(array, f"{layer.name}:{word}") for word, array in words]
+    graph.add("BatchNormalization", *node.inputs, *constants, output=node.outputs[0], epsilon=layer.eps)
+
+
+@writes("Scale", "Bias")
+def _scale_or_bias(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    op = "Mul" if layer.type == "Scale" else "Add"
+    x, y, axes, name = node.inputs[0], node.outputs[0], node.bottom[0].num_axes, layer.name
+    added = layer.type == "Scale" and layer.bias_term
+    if len(node.inputs) == 1:
+        other = graph.constant(_spread(values(layer.blobs[0]), layer.axis, axes), f"{name}:{layer.type.lower()}")
+    elif layer.axis == 0:
+        shape = node.bottom[1].shape
+        other = node.inputs[1]
+        if len(shape) < axes:
+            other = graph.shaped(other, [*shape[1:], *[1] * (axes - len(shape))])
+    else:
+        raise node.refuse(f"a second bottom along axis {layer.axis}", "axis 0, that of the images")
+    x = graph.add(op, x, other, output=None if added else y, hint=name)
+    if added:
+        bias = _spread(values(layer.blobs[-1]), layer.bias_axis, axes)
+        graph.add("Add", x, graph.constant(bias, f"{name}:bias"), output=y)
+
+
+@writes("Eltwise")
+def _eltwise(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (y,), name = node.outputs, layer.name
+    terms = list(node.inputs)
+    if layer.operation == EltwiseParameter.SUM:
+        for i, coeff in enumerate(layer.coeffs):
+            if coeff != 1:
+                terms[i] = graph.add("Mul", terms[i], graph.constant(coeff, f"{name}:coeff"), hint=name)
+    if node.in_place and layer.operation != EltwiseParameter.PROD:
+        terms = terms[1:]  # Caffe clears the top before it reads it
+    op = {EltwiseParameter.SUM: "Add", EltwiseParameter.PROD: "Mul", EltwiseParameter.MAX: "Max"}[layer.operation]
+    total = terms[0]
+    for i, term in enumerate(terms[1:], 2):
+        total = graph.add(op, total, term, output=y if i == len(terms) else None, hint=name)
+    if len(terms) == 1:
+        graph.add("Identity", total, output=y)
+
+
+@writes("Concat")
+def _concat(graph: Graph, node: Node) -> None:
+    graph.add("Concat", *node.inputs, output=node.outputs[0], axis=node.layer.axis)  # type: ignore[attr-defined]
+
+
+@writes("Softmax")
+def _softmax(graph: Graph, node: Node) -> None:
+    graph.add("Softmax", *node.inputs, output=node.outputs[0], axis=node.layer.axis)  # type: ignore[attr-defined]
+
+
+@writes("Flatten", "Reshape")
+def _reshape(graph: Graph, node: Node) -> None:
+    graph.shaped(node.inputs[0], node.top[0].shape[1:], output=node.outputs[0])
+
+
+@writes("Dropout")
+def _dropout(graph: Graph, node: Node) -> None:
+    if node.layer.phase == TRAIN:
+        raise node.refuse("phase TRAIN", "phase TEST: a file answers, it does not train")
+    graph.add("Identity", *node.inputs, output=node.outputs[0])
+
+
+@writes("Split")
+def _split(graph: Graph, node: Node) -> None:
+    for y in node.outputs:
+        graph.add("Identity", *node.inputs, output=y)
