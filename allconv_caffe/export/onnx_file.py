@@ -56,6 +56,7 @@ def export(net: Net, path: Path, preparation: Preparation, *, pixels: bool = Tru
     """
     for module in ("onnx", "onnxruntime"):
         needed(module)
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.check_writable(path)
     model = build(net, preparation, pixels=pixels)
     content = model.SerializeToString()
