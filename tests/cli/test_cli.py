@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support import extras
 
 from allconv_caffe import zoo
 from allconv_caffe.cli import main as cli
@@ -95,7 +96,10 @@ def test_every_example_works(
     """Each example of a help text runs and returns status 0."""
     if "--check" in line or "summary" in line:
         (tmp_path / "solvers").symlink_to(ROOT / "solvers")
-    if path[:1] in (("viz",), ("predict",), ("evaluate",)):
+    if path == ("export",):
+        extras.needed("onnx", "export")
+        extras.needed("onnxruntime", "export")
+    if path[:1] in (("viz",), ("predict",), ("evaluate",), ("export",)):
         shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
         if "mine" in path:
             (tmp_path / "build" / "topk.npz").unlink()
