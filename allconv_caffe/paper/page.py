@@ -114,8 +114,9 @@ Every default that the paper does not state, why it is taken, and what else may 
 _TABLE_OF_YOUR_OWN = """## A table of your own
 
 `allconv derive TABLE.toml --output FOLDER` writes solver, train_val and deploy for a network of your own; `caffe train`
-takes them as they are. `allconv derive all_cnn_c --width-multiplier 0.5 --output FOLDER` changes a network of the paper;
-`--widths`, `--kernel-sizes`, `--depth` and `--transform` too. A table:
+takes them as they are, and `allconv run FOLDER` [as it runs the experiments](driver.md#a-net-of-your-own). `allconv derive all_cnn_c
+--width-multiplier 0.5 --output FOLDER` changes a network of the paper; `--widths`, `--kernel-sizes`, `--depth` and `--transform` too.
+A table:
 
 ```toml
 name = "tiny"              # letters, digits, ".", "_", "-"
