@@ -62,4 +62,4 @@ def test_the_kernels_lie_beside_their_callers() -> None:
     """Each file of C++ is compiled by somebody: its name stands in a `load` of the folder above."""
     callers = "".join(path.read_text(encoding="utf-8") for path in compiler.KERNELS.parent.glob("*.py"))
     names = {path.stem for path in compiler.KERNELS.glob("*.cpp")}
-    assert names == {"caffe_math", "winograd"} and all(f'load("{name}"' in callers for name in names)
+    assert len(names) > 1 and not [name for name in names if f'load("{name}"' not in callers]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
 from allconv_caffe.caffe_torch.source.datum import decode_image, parse_datum
+from allconv_caffe.caffe_torch.source.feed import POOL, _end
 from allconv_caffe.caffe_torch.source.loaded import forget_loaded
 from allconv_caffe.caffe_torch.source.transformer import Words
 from allconv_caffe.proto import TEST, TRAIN, Datum, LayerParameter
@@ -297,6 +300,31 @@ def test_a_streaming_layer_ends_its_thread(tmp_path: Path, monkeypatch: pytest.M
     del layer
     gc.collect()
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("name", ["data_0", "data prefetch", "other"])
+def test_a_feed_can_end_in_any_thread(name: str) -> None:
+    """The collector may run in a thread of the feed's own: that one ends without waiting for itself."""
+    stop, ready = threading.Event(), queue.Queue()
+    thread = threading.Thread(target=stop.wait, daemon=True)
+    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix=POOL)
+    ended: Future[None] = Future()
+
+    def end() -> None:
+        try:
+            threading.current_thread().name = name
+            _end(thread, stop, ready, pool)
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    if name == "data_0":
+        pool.submit(end)
+    else:
+        threading.Thread(target=end).start()
+    ended.result(10)
+    assert not thread.is_alive()
 
 
 def test_streaming_serves_sizes_that_differ(tmp_path: Path) -> None:

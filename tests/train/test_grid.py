@@ -37,7 +37,7 @@ def test_patterns_name_experiments_and_take_them_away() -> None:
 @pytest.mark.parametrize(
     ("patterns", "text"),
     [
-        (["cifar10-nope"], "experiment cifar10-nope: names no experiment"),
+        (["cifar10-nope"], "experiment cifar10-nope: names no experiment; did you mean cifar10-model-c?"),
         (["table-3", "!nope-*"], "experiment !nope-*: names no experiment"),
         (["cifar10-model-a", "!*-a"], "experiments: found none left of cifar10-model-a !*-a, expected at least one"),
     ],

@@ -129,6 +129,7 @@ class Records(Protocol):
 
 
 Piece = tuple[Any, slice]  # a run, or a part of one, and the rows of the batch that it fills
+POOL = "data"  # the threads that decode are named after it
 AT_ONCE = 1 << 21  # values in batches that are made together
 
 
@@ -190,7 +191,7 @@ class _Maker:
             device,
             threads,
         )
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="data") if threads > 1 else None
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix=POOL) if threads > 1 else None
         self._plan: _Plan | None = None
 
     def several(self) -> int:
@@ -397,14 +398,18 @@ def _end(
     ready: queue.Queue[_Batch | BaseException],
     pool: ThreadPoolExecutor | None,
 ) -> None:
-    """Waits for the threads: one that is inside PyTorch when the interpreter ends would abort the process."""
+    """Waits for the threads: one that is inside PyTorch when the interpreter ends would abort the process.
+
+    One of these very threads, when it happens to collect the feed, waits for nobody.
+    """
     stop.set()
     while thread.is_alive() and thread is not threading.current_thread():
         with contextlib.suppress(queue.Empty):
             ready.get_nowait()
         thread.join(0.01)
     if pool is not None:
-        pool.shutdown(wait=True, cancel_futures=True)
+        own = threading.current_thread().name.startswith(f"{POOL}_")
+        pool.shutdown(wait=not own, cancel_futures=True)
 
 
 def _prefetch(
