@@ -99,7 +99,12 @@ def _complete(
     )
     with (
         tqdm(
-            total=archive.bytes, desc=target.name, unit="B", unit_scale=True, disable=not progress, leave=False
+            total=archive.bytes,
+            desc=target.name,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+            leave=False,
         ) as bar,
         requests.Session() as session,
     ):

@@ -1,4 +1,4 @@
-"""The one exception that every mistake in data preparation becomes."""
+"""The one exception that every mistake in data preparation becomes, and the one warning."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class PrepError(FoundError, ValueError):
     """One line: where (the file, archive member or option the mistake is in), what was found, what was expected."""
 
     sentence = "found {found}; expected {expected}"
+
+
+class PrepWarning(UserWarning):
+    """A preparation that goes on, though its outcome may not be what was wanted."""
 
 
 @contextmanager

@@ -376,8 +376,8 @@ def image_set(
                 image = fit.apply(decode(pictures.read(row), not fit.grey, place), place)
                 return image_file.planes(image, "RGB")
 
-            bar = tqdm(pool.map(fitted, range(len(pictures))), desc=name, total=len(pictures), leave=False)
-            bar.disable = not progress
+            made, off = pool.map(fitted, range(len(pictures))), None if progress else True
+            bar = tqdm(made, desc=name, total=len(pictures), unit="image", disable=off, leave=False)
             images = np.empty((0,), np.uint8)
             for row, image in enumerate(bar):
                 if row == 0:

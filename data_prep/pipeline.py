@@ -320,7 +320,7 @@ def _write_split(
     sample = datum.encode(_values(split.images[first], transform), split.labels[first], pad)
     longest = len(sample[0]) + len(varint(int(split.labels.max())))
     with database.Writer(path, len(copies), longest) as writer:
-        bar = tqdm(total=len(copies), desc=path.name, unit="image", disable=not progress, leave=False)
+        bar = tqdm(total=len(copies), desc=path.name, unit="image", disable=None if progress else True, leave=False)
         with bar:
             for start in range(0, len(copies), _CHUNK):
                 rows = order[start : start + _CHUNK]

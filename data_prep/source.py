@@ -55,7 +55,9 @@ def read(source: str | Path, *, dataset: str = "cifar10", labels: str = "fine", 
         **asdict(checksums),
     }
     found = _Found(path)
-    bar = tqdm(total=checksums.bytes, desc="read", unit="B", unit_scale=True, disable=not progress, leave=False)
+    bar = tqdm(
+        total=checksums.bytes, desc="read", unit="B", unit_scale=True, disable=None if progress else True, leave=False
+    )
     try:
         with bar:
             for member, data in archive.members(

@@ -16,8 +16,10 @@ Against float64 throughout, a whitened value moves by less than 1e-3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +30,7 @@ from tqdm import tqdm
 
 from allconv_caffe import files
 from allconv_caffe.files import check_regular
-from data_prep.errors import PrepError, writing
+from data_prep.errors import PrepError, PrepWarning, writing
 from data_prep.imageset import FloatArray, UInt8Array
 
 METHODS = ("gcn-zca", "gcn", "raw")
@@ -355,7 +357,7 @@ def moments(train: UInt8Array, scale: float, min_divisor: float, *, progress: bo
     second = np.zeros((size, size))
     product = np.empty((size, size), np.float32)
     means = norms = 0.0
-    for start in tqdm(_starts(count), desc="covariance", unit="chunk", disable=not progress, leave=False):
+    for start in tqdm(_starts(count), desc="covariance", unit="chunk", disable=None if progress else True, leave=False):
         x, mean, norm = _gcn(train[start : start + _CHUNK], scale, min_divisor)
         means += float(mean.sum(dtype=np.float64))
         norms += float(norm.sum(dtype=np.float64))
@@ -402,6 +404,33 @@ def decompose(
         matrices.append((half @ half.T).astype(np.float32))
         del half
     return eigenvalues, matrices[0], matrices[1]
+
+
+@contextmanager
+def _ticking(words: str, progress: bool) -> Iterator[None]:
+    """Shows on a terminal how long one call takes that cannot say how far it is."""
+    with tqdm(desc=words, bar_format="{desc}: {elapsed}", disable=None if progress else True, leave=False) as bar:
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.wait(1):
+                bar.refresh()
+
+        clock = threading.Thread(target=tick, daemon=True, name="ticking")
+        clock.start()
+        try:
+            yield
+        finally:
+            done.set()
+            clock.join()
+
+
+def _few_images(count: int, size: int, bias: float) -> str:
+    return (
+        f"ZCA of {count:,} training images of {size:,} values each: they span at most {max(count - 1, 0):,} of {size:,} "
+        f"directions, along the others only zca_bias {bias:g} decides and noise is blown up; take more images, or "
+        "preprocessing gcn"
+    )
 
 
 def check_constants(gcn_scale: float, zca_bias: float) -> None:
@@ -475,9 +504,11 @@ def fit(
         raise PrepError(
             "preprocessing", f"gcn-zca for images of {size} values", f"at most {MAX_ZCA_VALUES}, or 'gcn' or 'raw'"
         )
+    if len(train) < size:
+        warnings.warn(_few_images(len(train), size, zca_bias), PrepWarning, stacklevel=2)
     with clock("covariance"):
         stats = moments(train, gcn_scale, gcn_min_divisor, progress=progress)
-    with clock("eigh"):
+    with clock("eigh"), _ticking(f"eigenvalues of a {size}x{size} covariance", progress):
         eigenvalues, zca, inverse = decompose(stats.covariance, zca_bias)
     return Whitening(
         method="gcn-zca",

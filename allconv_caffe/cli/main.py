@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ class _Main(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _plain_warnings():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -40,6 +43,23 @@ class _Main(click.Group):
             if not isinstance(error, OSError) and not type(error).__module__.startswith(_OURS):
                 raise
             raise click.ClickException(as_typed(_line(error))) from None
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our own warnings are a line for people; others keep the file and line that a programmer wants."""
+    others = warnings.formatwarning
+
+    def line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+        if category.__module__.startswith(_OURS):
+            return f"Warning: {as_typed(str(message))}\n"
+        return others(message, category, *place, **more)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = others
 
 
 def _pipe_closed(ctx: click.Context) -> None:

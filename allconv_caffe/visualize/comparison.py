@@ -336,7 +336,7 @@ def top1(
         return dict(out, reason=f"{blob} has no single score for each class")
     total = len(source) if count is None else min(count, len(source))
     right = 0
-    with tqdm(total=total, desc="top-1", unit="image", disable=not progress) as bar:
+    with tqdm(total=total, desc="top-1", unit="image", disable=None if progress else True) as bar:
         for _, keys, images in source.batches(batch_size, 0, total):
             truth = [source.label(key) for key in keys]
             known = [label for label in truth if label is not None]

@@ -126,7 +126,7 @@ def gallery(
     layers = []
     total = sum(len(rows) for rows in wanted.values())
     try:
-        with tqdm(total=total, desc="gallery", unit="unit", disable=not progress) as bar:
+        with tqdm(total=total, desc="gallery", unit="unit", disable=None if progress else True) as bar:
             for blob, rows in wanted.items():
                 inside = os.path.join(where, slugs[blob])
                 os.makedirs(inside, exist_ok=True)

@@ -284,7 +284,9 @@ def mine(
     position = topk.done[0][1] if topk.done else begin
     top = max(blobs, key=net.graph.writer)
     saved = time.monotonic()
-    with tqdm(total=end - begin, initial=position - begin, desc="mining", unit="image", disable=not progress) as bar:
+    with tqdm(
+        total=end - begin, initial=position - begin, desc="mining", unit="image", disable=None if progress else True
+    ) as bar:
         for positions, keys, images in source.batches(batch_size, position, end):
             data = net.forward(images, blobs, until=top)
             for blob in blobs:

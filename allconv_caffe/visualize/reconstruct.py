@@ -169,10 +169,8 @@ def _batches(pairs: Sequence[tuple[int, Unit]], batch_size: int, progress: bool)
         for blob, rows in by_blob.items()
         for start in range(0, len(rows), batch_size)
     ]
-    if not progress:
-        yield from work
-        return
-    with tqdm(total=len(pairs), desc="reconstructions", unit="map") as bar:
+    off = None if progress else True
+    with tqdm(total=len(pairs), desc="reconstructions", unit="map", disable=off) as bar:
         for blob, rows in work:
             yield blob, rows
             bar.update(len(rows))

@@ -253,7 +253,7 @@ def _cascade(
         shown[rule][:, :, 0] = trained[rule][:examples]
         on_edges[rule][0] = [asked.on_edges(i, map_) for i, map_ in enumerate(trained[rule])]
     own, own_hash = net.params(), net.weights_sha256
-    with tqdm(total=draws * len(layers), desc="randomising", unit="step", disable=not progress) as bar:
+    with tqdm(total=draws * len(layers), desc="randomising", unit="step", disable=None if progress else True) as bar:
         try:
             for draw in range(draws):
                 rng = np.random.default_rng([seed, draw])
