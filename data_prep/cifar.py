@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import pickle
-import pickletools
 import struct
 import tarfile
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from allconv_caffe import files
+from data_prep import pickles
 from data_prep.errors import PrepError, writing
 from data_prep.imageset import IntArray, UInt8Array
 
@@ -137,87 +136,6 @@ FORMATS = (
 MEMBER_FORMATS: dict[str, Format] = {member: form for form in FORMATS for member in form.members}
 
 
-# ---- pickles from the internet ------------------------------------------------------------------------------------
-
-
-def load_pickle(data: bytes, where: str) -> Any:
-    """Read a pickle that can build dictionaries, lists, strings, bytes, integers and uint8 arrays, and nothing else.
-
-    No name in the pickle reaches numpy or any other module: the three names by which numpy pickles an array stand for
-    little recorders of our own, made afresh for each call, from which the array is built here.
-
-    Args:
-        data: The pickle's bytes (protocol 0 to 5; Python 2's strings come back as bytes).
-        where: Named in the error.
-
-    Raises:
-        PrepError: the pickle asks for anything else (which a malicious one does), or is cut short or malformed.
-    """
-
-    class StoredDtype:
-        def __init__(self, name: Any, *_: Any) -> None:
-            if name not in (b"u1", "u1", b"|u1", "|u1"):
-                raise PrepError(where, f"an array of dtype {name!r}", "uint8")
-
-        def __setstate__(self, state: Any) -> None:
-            return None
-
-    class StoredArray:
-        def __init__(self, *_: Any) -> None:
-            self.array: UInt8Array = np.zeros(0, np.uint8)
-
-        def __setstate__(self, state: Any) -> None:
-            _, shape, dtype, fortran_order, raw = state
-            if not isinstance(dtype, StoredDtype) or not isinstance(raw, bytes):
-                raise PrepError(where, "an array that does not hold plain bytes", "uint8 pixels")
-            if not all(isinstance(n, int) and n >= 0 for n in shape) or int(np.prod(shape, dtype=object)) != len(raw):
-                raise PrepError(where, f"an array of shape {shape} with {len(raw)} bytes", "as many bytes as pixels")
-            self.array = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran_order else "C")
-
-    def reconstruct(*_: Any) -> StoredArray:
-        return StoredArray()
-
-    def encode(text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise PrepError(where, f"a string in the encoding {encoding!r}", "latin1")
-        return text.encode("latin1")
-
-    allowed: dict[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-        ("numpy", "ndarray"): StoredArray,
-        ("numpy", "dtype"): StoredDtype,
-        ("_codecs", "encode"): encode,  # how protocol 2 writes Python 3's bytes
-    }
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            try:
-                return allowed[module, name]
-            except KeyError:
-                raise PrepError(
-                    where, f"a pickle that asks for {module}.{name}", "lists, strings, integers, arrays"
-                ) from None
-
-    def plain(value: Any) -> Any:
-        return value.array if isinstance(value, StoredArray) else value
-
-    try:
-        for opcode, argument, _ in pickletools.genops(data):  # one number can make the memo take all memory there is
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) < len(data):
-                raise PrepError(where, f"a pickle that numbers an object {argument}", f"numbers below {len(data)}")
-        value = plain(Unpickler(io.BytesIO(data), encoding="bytes").load())
-        if not isinstance(value, dict):
-            return value
-        return {(k.decode("latin1") if isinstance(k, bytes) else k): plain(v) for k, v in value.items()}
-    except PrepError:
-        raise
-    except (EOFError, pickle.UnpicklingError) as error:
-        raise PrepError(where, f"a truncated or malformed pickle ({error})", "a CIFAR batch") from error
-    except Exception as error:  # a hostile pickle can make the interpreter of pickles raise nearly anything
-        raise PrepError(where, f"a malformed pickle ({type(error).__name__}: {error})", "a CIFAR batch") from error
-
-
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +173,7 @@ def parse_batch(data: bytes, form: Format, where: str) -> Batch:
             rows[:, len(kinds) :].reshape(-1, *SHAPE),
             {kind: rows[:, i].astype(np.int64) for i, kind in enumerate(kinds)},
         )
-    content = load_pickle(data, where)
+    content = pickles.load(data, where)
     if not isinstance(content, dict):
         raise PrepError(where, f"a {type(content).__name__}", "a dictionary with 'data' and labels")
     pixels = content.get("data")
@@ -286,7 +204,7 @@ def parse_names(data: bytes, form: Format, member: str, where: str) -> dict[str,
     if form.binary:
         kind = "coarse" if member.startswith("coarse") else "fine"
         return {kind: tuple(line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip())}
-    content = load_pickle(data, where)
+    content = pickles.load(data, where)
     entries = (
         {"fine": "label_names"} if form.dataset == "cifar10" else {k: f"{k}_label_names" for k in ("coarse", "fine")}
     )

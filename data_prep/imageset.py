@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MOST_NAME = 1000  # characters
+_UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")  # what ends a line, or is no UTF-8
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,19 @@ class ImageSet:
         return self.train.images.shape[1:]
 
 
+def check_name(where: str | Path, of: str, name: str) -> None:
+    """Raises:
+    PrepError: a name that a manifest, a table or a page cannot hold.
+    """
+    if not 1 <= len(name) <= MOST_NAME or _UNSPEAKABLE.search(name):
+        raise PrepError(where, f"{of} named {name[:40]!r}", f"1 to {MOST_NAME} characters of UTF-8, in one line")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many there are beyond."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def check(images: ImageSet, where: str | Path) -> ImageSet:
     """Return the set if it can be prepared.
 
@@ -69,8 +87,10 @@ def check(images: ImageSet, where: str | Path) -> ImageSet:
     classes = len(images.class_names)
     if classes < 2:
         raise PrepError(where, f"{classes} classes", "at least 2")
-    if twice := sorted({name for name in images.class_names if images.class_names.count(name) > 1}):
-        raise PrepError(where, f"several classes named {', '.join(twice)}", "a name of its own for each class")
+    for name in images.class_names:
+        check_name(where, "a class", name)
+    if twice := sorted(name for name, count in Counter(images.class_names).items() if count > 1):
+        raise PrepError(where, f"several classes named {_some(twice)}", "a name of its own for each class")
     for name, split in (("train", images.train), ("test", images.test)):
         place = f"{where}: {name}"
         if split.images.dtype != np.uint8 or split.images.ndim != 4 or split.images.shape[1] != 3:
@@ -86,7 +106,7 @@ def check(images: ImageSet, where: str | Path) -> ImageSet:
             raise PrepError(place, f"label {low if low < 0 else high}", f"labels in [0, {classes - 1}]")
         counts = np.bincount(split.labels, minlength=classes)
         if missing := [images.class_names[i] for i in np.flatnonzero(counts == 0)]:
-            raise PrepError(place, f"no image of class {', '.join(missing)}", f"images of all {classes} classes")
+            raise PrepError(place, f"no image of class {_some(missing)}", f"images of all {classes} classes")
     if images.train.images.shape[1:] != images.test.images.shape[1:]:
         raise PrepError(
             f"{where}: test",

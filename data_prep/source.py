@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data_prep import archive, cifar
 from data_prep.errors import PrepError
 from data_prep.images import ImageTree, check_place, display_name, is_image
-from data_prep.imageset import CIFAR10_CLASSES, ImageSet, Split, check
+from data_prep.imageset import CIFAR10_CLASSES, ImageSet, Split, check, check_name
 
 DATASETS = ("cifar10", "cifar100", "images")
 LABELS = ("fine", "coarse")
@@ -172,7 +172,8 @@ def _from_batches(found: _Found, form: cifar.Format, dataset: str, labels: str, 
     own = cifar.OFFICIAL_MEMBERS[published]
     whole = any(info["md5"] == known.md5 and info["bytes"] == known.bytes for known in cifar.ARCHIVES.values())
     is_official = whole or all(found.md5.get(member) == md5 for member, md5 in own.items())
-    given = str(found.names.get("data_set_name", "")).strip()
+    if given := str(found.names.get("data_set_name", "")).strip():
+        check_name(path, "a data set", given)
     if is_official:
         name = published
     elif given and not given.upper().replace("-", "").replace(" ", "").startswith("CIFAR"):

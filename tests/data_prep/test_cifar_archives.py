@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep import cifar, source
+from data_prep import cifar, pickles, source
 from data_prep.errors import PrepError
 
 WRITERS = {"python": cifar.write_python_archive, "binary": cifar.write_binary_archive}
@@ -138,7 +139,7 @@ def test_a_malicious_pickle_runs_nothing(
     if asked == "getattr":
         made = Malicious(getattr, b"", "hex")
     with pytest.raises(PrepError, match=f"^batch: found a pickle that asks for .*{asked}; expected lists, strings"):
-        cifar.load_pickle(pickle.dumps({"data": made}, protocol), "batch")
+        pickles.load(pickle.dumps({"data": made}, protocol), "batch")
     assert not (tmp_path / "OWNED").exists()
 
 
@@ -166,13 +167,67 @@ def test_a_malformed_pickle_is_one_clear_error(data: bytes) -> None:
         raise AssertionError(batch)
 
 
-def test_a_malformed_pickle_costs_nothing() -> None:
-    """Twenty bytes cannot make the reader take gigabytes (a memo's number) or years (dictionaries within each other)."""
-    memo = b"\x80\x02]r\x00\x00\x00\x20."
-    with pytest.raises(
-        PrepError, match="^batch: found a pickle that numbers an object 536870912; expected numbers below"
-    ):
-        cifar.load_pickle(memo, "batch")
+KEY_OF_KEYS = b"\x80\x02}" + b")" * 1_000_000 + b"\x85" * 1_000_000 + b"NsN."
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (KEY_OF_KEYS, "a pickle of more than 120000 steps"),
+        (b"\x80\x02})" + b"\x85" * 50_000 + b"Ns.", "a dictionary with a key of tuple"),
+        (b"\x80\x02}(K\x01q\x00h\x00" + b"\x86q\x00h\x00" * 60 + b"Nu.", "a dictionary with a key of (tuple|int)"),
+        (b"\x80\x02}" + b"\x8b" + (5000).to_bytes(4, "little") + b"\x7f" * 5000 + b"Ns.", "a number of 39999 bits"),
+        (b"\x80\x02}T" + (5000).to_bytes(4, "little") + b"k" * 5000 + b"Ns.", "a dictionary with a key of 5000 char"),
+        (
+            b"\x80\x02]c_codecs\nencode\nq\x01X\x64\0\0\0" + b"x" * 100 + b"\x85q\x02R" + b"h\x01h\x02R" * 500 + b".",
+            "that makes more of them",
+        ),
+        (b"\x80\x02" + b"]" * 200_000 + b".", "a pickle of more than 102000 steps"),
+        (b"\x80\x02" + b"(" * 40_000 + b"t" * 40_000 + b"0.", "a pickle with the opcode POP"),
+    ],
+    ids=["deep key", "nested key", "doubled key", "long number", "long key", "encode", "lists", "tuples"],
+)
+def test_a_hostile_pickle_costs_nothing(data: bytes, said: str) -> None:
+    """A few kilobytes can neither crash the reader, nor keep it busy, nor make it take gigabytes: one line."""
+    tracemalloc.start()
+    with pytest.raises(PrepError, match=f"^batch: found .*{said}"):
+        pickles.load(data, "batch")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_a_memo_with_gaps_takes_what_it_holds() -> None:
+    """The number of an object is a name, not a place in a table."""
+    assert pickles.load(b"\x80\x02]r\x00\x00\x00\x20.", "batch") == []
+
+
+def test_lists_in_lists_end_without_a_crash() -> None:
+    """Depth costs nothing where nothing descends: a million lists within each other are read, or refused, in one line."""
+    deep = b"\x80\x02}U\x04data" + b"]" * 49_000 + b"a" * 48_999 + b"s."
+    with pytest.raises(PrepError, match=r"^batch: found entries \['data'\]; expected 'data', an array"):
+        cifar.parse_batch(deep, cifar.FORMATS[0], "batch")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\nb", "x" * 1001, ""])
+def test_a_name_that_no_page_can_show_is_refused(name: str, arrays: dict[str, Any], tmp_path: Path) -> None:
+    """Class names go into manifests, tables and pages: text in UTF-8, in one line, not endless."""
+    files = contents(cifar.write_python_archive(tmp_path / "a.tar.gz", **arrays))
+    names = [name, *arrays["label_names"][1:]]
+    files["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": names}, 2)
+    with pytest.raises(PrepError, match=r"found a class named '.*; expected 1 to 1000 characters of UTF-8"):
+        source.read(repack(tmp_path / "b.tar.gz", files), progress=False)
+
+
+def test_many_names_are_counted_once(arrays: dict[str, Any], tmp_path: Path) -> None:
+    """As many names as one likes: the time is that of reading them, and two that are equal are still found."""
+    files = contents(cifar.write_python_archive(tmp_path / "a.tar.gz", **arrays))
+    names = [str(i) for i in range(40_000)]
+    for listed, said in ((names, "no image of class 4, 5"), ([*names, "7"], "several classes named 7; expected")):
+        files["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": listed}, 2)
+        with pytest.raises(PrepError, match=f"found {said}") as caught:
+            source.read(repack(tmp_path / "b.tar.gz", files), progress=False)
+        assert len(str(caught.value)) < 500
 
 
 def test_a_dictionary_of_many_keys_is_still_one_short_line() -> None:
@@ -230,7 +285,7 @@ def test_a_pickle_cannot_change_the_reader_for_the_next_one() -> None:
     """State that a hostile pickle sets on the names it is given is gone with it."""
     hostile = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n}U\x08__name__U\x01xsb."
     with contextlib.suppress(PrepError):
-        cifar.load_pickle(hostile, "batch")
+        pickles.load(hostile, "batch")
     pixels = np.zeros((1, 3072), np.uint8)
     batch = cifar.parse_batch(pickle.dumps({"data": pixels, "labels": [0]}, 2), cifar.FORMATS[0], "x")
     np.testing.assert_array_equal(batch.images.reshape(1, 3072), pixels)
