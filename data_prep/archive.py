@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
@@ -22,6 +24,10 @@ from allconv_caffe import files
 from data_prep.errors import PrepError
 
 MAX_MEMBER_BYTES = 1 << 30  # CIFAR-100's train file, the largest we know, has 155 MB; a bomb has more
+MAX_BYTES = 64 << 20  # of all members together, and
+MAX_RATIO = 50  # as many for each byte of the archive: pictures of one colour only are packed tighter
+_MAX_HEADER_BYTES = 1 << 14  # what a tar says of one member: its name, its attributes
+_MAX_GLOBAL_HEADERS = 16
 _BLOCK = 1 << 20
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # a byte that is no UTF-8 arrives as a lone surrogate
 _MAGIC = (b"BZh", b"PK\x03\x04")  # bz2 and zip, of which tarfile does not say that they end too early
@@ -86,8 +92,9 @@ def members(
         progress: A bar whose total is the file's size in bytes (for a folder: unknown).
 
     Raises:
-        PrepError: the path is missing, no known archive, truncated or damaged, or a member has a name that leads
-            out of the archive, is a link or a device, or is larger than MAX_MEMBER_BYTES.
+        PrepError: the path is missing, no known archive, truncated or damaged, a bomb (see MAX_RATIO), or a member has
+            a name that leads out of the archive or that another has, is a link or a device, or is larger than
+            MAX_MEMBER_BYTES.
     """
     if path.is_dir():
         yield from _folder_members(path, wanted, folder, progress)
@@ -96,12 +103,81 @@ def members(
         raise PrepError(path, "nothing", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
     if not path.is_file():
         raise PrepError(path, "a pipe, socket or device", "an archive (tar, tar.gz, tar.xz, zip) or a folder")
-    with _Damage(path):
+    with Damage(path):
         is_zip = zipfile.is_zipfile(path)
-        yield from (_zip_members if is_zip else _tar_members)(path, wanted, folder, progress)
+        seen: set[str] = set()
+        for name, data in (_zip_members if is_zip else _tar_members)(path, wanted, folder, progress):
+            if name in seen:
+                raise PrepError(f"{path}: {name}", "a second member of this name", "each name once")
+            seen.add(name)
+            yield name, data
 
 
-class _Damage:
+class Refused(tarfile.TarError):
+    """A tar that no tool of good will writes."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found)
+        self.found, self.expected = found, expected
+
+
+class Header(tarfile.TarInfo):
+    """A tar's header, of which tarfile would otherwise read names of any length, and pass over what it cannot read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Header:  # type: ignore[override]
+        try:
+            made = super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"{error}") from None  # else the rest of the archive would be missing in silence
+        if made.type in _LONG and made.size > _MAX_HEADER_BYTES:
+            raise Refused(f"a header of {made.size} bytes", f"at most {_MAX_HEADER_BYTES}")
+        if made.type == tarfile.GNUTYPE_SPARSE:
+            raise Refused("a sparse file", "whole ones")
+        return cast(Header, made)
+
+
+_LONG = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+def tar_headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Every member of a tar that was opened with `tarinfo=Header`; none of them is kept.
+
+    Raises:
+        Refused, tarfile.TarError, and whatever else tarfile makes of damaged headers.
+    """
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header: 60 MB for 60,000 files
+        if member.size < 0:  # the next header would lie before this one
+            raise Refused(f"a member of {member.size} bytes", "0 or more")
+        if len(tar.pax_headers) > _MAX_GLOBAL_HEADERS:  # each member gets a copy
+            raise Refused(f"{len(tar.pax_headers)} entries for all members", f"at most {_MAX_GLOBAL_HEADERS}")
+        yield member
+
+
+class _Budget:
+    """How much may come out of an archive. Raises: PrepError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, path.stat().st_size
+        self.most = MAX_BYTES + MAX_RATIO * self.size
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        self.taken += count
+        if self.taken > self.most:
+            raise PrepError(
+                self.path, f"more than {self.most} bytes packed into {self.size}", f"at most {MAX_RATIO} for each"
+            )
+
+
+class Damage:
     """What the decompressors say about a damaged file, as a PrepError."""
 
     def __init__(self, path: Path) -> None:
@@ -114,6 +190,8 @@ class _Damage:
         if isinstance(error, PrepError):
             return
         size = self.path.stat().st_size if self.path.exists() else 0
+        if isinstance(error, Refused):
+            raise PrepError(self.path, error.found, error.expected) from error
         if isinstance(error, EOFError) or (isinstance(error, tarfile.ReadError) and "unexpected end" in str(error)):
             raise PrepError(
                 self.path, f"a truncated archive ({size} bytes)", "a complete one; download it again"
@@ -130,10 +208,18 @@ class _Damage:
             ) from error
         if isinstance(error, (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)):
             raise PrepError(self.path, f"a damaged archive ({error})", "an intact one; download it again") from error
+        if isinstance(error, ODD):  # what tarfile and zipfile make of numbers and names that no tool writes
+            said = f"{type(error).__name__}: {error}"[:200]
+            raise PrepError(self.path, f"a damaged archive ({said})", "an intact one; download it again") from error
         if isinstance(error, (NotImplementedError, RuntimeError)):  # zipfile's words for a method it lacks, a password
-            raise PrepError(self.path, f"a zip file that cannot be read ({error})", "one without encryption") from error
+            raise PrepError(
+                self.path, f"a zip file that cannot be read ({error})", "one stored or deflated, without encryption"
+            ) from error
         if isinstance(error, OSError):
             raise PrepError(self.path, f"a damaged or unreadable archive ({error})", "an intact one") from error
+
+
+ODD = (ValueError, IndexError, KeyError, OverflowError, RecursionError, struct.error)
 
 
 def _checked_letters(path: Path, name: str) -> None:
@@ -143,6 +229,8 @@ def _checked_letters(path: Path, name: str) -> None:
 
 def _checked_name(path: Path, name: str) -> str:
     _checked_letters(path, name)
+    if not name:
+        raise PrepError(path, "a member without a name", "names that stay inside the archive")
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or (len(name) > 1 and name[1] == ":"):
         raise PrepError(path, f"a member named {name!r}", "names that stay inside the archive")
@@ -189,11 +277,12 @@ def _tar_members(
 ) -> Iterator[tuple[str, bytes]]:
     with (
         io.BufferedReader(_CountingFile(path, progress), _BLOCK) as raw,
-        tarfile.open(fileobj=raw, mode="r:*") as tar,
+        tarfile.open(fileobj=raw, mode="r:*", tarinfo=Header) as tar,
     ):
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header: 60 MB for 60,000 files
+        budget = _Budget(path)
+        for member in tar_headers(tar):
             name = _checked_name(path, member.name)
+            budget.take(member.size)
             if member.isdir():
                 folder(name)
                 continue
@@ -208,13 +297,14 @@ def _tar_members(
             if len(data) != member.size:
                 raise EOFError("member ends early")
             yield name, data
-        while tar.fileobj.read(_BLOCK):  # the compressor's checksum comes last
-            pass
+        while block := tar.fileobj.read(_BLOCK):  # the compressor's checksum comes last
+            budget.take(len(block))
 
 
 def _zip_members(
     path: Path, wanted: Callable[[str], bool], folder: Callable[[str], object], progress: tqdm | None
 ) -> Iterator[tuple[str, bytes]]:
+    budget = _Budget(path)
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = _checked_name(path, info.filename)
@@ -227,7 +317,19 @@ def _zip_members(
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise PrepError(f"{path}: {name}", "a link", "regular files and folders only")
             _checked_size(path, name, info.file_size)
-            yield name, archive.read(info)
+            budget.take(info.file_size)
+            yield name, zip_member(archive, info)
+
+
+def zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's bytes, as many as it says it has.
+
+    Raises: NotImplementedError: a method whose output has no bound; what zipfile raises.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"compression method {info.compress_type}, neither stored nor deflated")
+    with archive.open(info) as file:
+        return file.read(info.file_size)  # read() alone unpacks all before it counts
 
 
 def _folder_members(

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import os
 import re
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import archive
 from data_prep.errors import PrepError
 from data_prep.imageset import IntArray
 from data_prep.listing import Listing, Pictures, Tar, by_class, tar_members
@@ -174,15 +174,13 @@ def _devkit(path: Path, names: list[str], classes: tuple[str, ...]) -> IntArray:
 
 
 def _devkit_file(path: Path, name: str) -> bytes:
-    try:
-        if path.is_dir():
+    if path.is_dir():
+        try:
             return (path / "data" / name).read_bytes()
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(f"data/{name}") and (file := tar.extractfile(member)):
-                    return file.read()
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise PrepError(path, f"no devkit ({error})", f"an archive or folder with data/{name}") from error
+        except OSError as error:
+            raise PrepError(path, f"no devkit ({error})", f"a folder with data/{name}") from error
+    for _, data in archive.members(path, lambda inner: inner.endswith(f"data/{name}")):
+        return data
     raise PrepError(path, f"no data/{name}", "ILSVRC-2012's devkit")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import cpu_count
@@ -9,6 +10,7 @@ from os import cpu_count
 import numpy as np
 
 from allconv_caffe.proto import image_file
+from data_prep.archive import MAX_BYTES, MAX_RATIO
 from data_prep.errors import PrepError
 from data_prep.imageset import CIFAR10_CLASSES, Split, UInt8Array
 
@@ -68,6 +70,8 @@ class ImageTree:
         self._waiting: list[tuple[str, bytes]] = []
         self._futures: list[Future[list[tuple[str, UInt8Array]]]] = []
         self._folders: set[tuple[str, str]] = set()
+        self._size: tuple[int, int] | None = None  # (height, width) of the first
+        self._bytes = self._values = 0
         self.suffixes: set[str] = set()
 
     def __len__(self) -> int:
@@ -79,14 +83,31 @@ class ImageTree:
             self._folders.add((match[1], match[2]))
 
     def add(self, name: str, data: bytes) -> None:
+        size = image_file.size(data)
+        self._size = self._size or size
+        self._bytes += len(data)
+        self._values += 3 * math.prod(self._size or ())
+        if self._values > MAX_BYTES + MAX_RATIO * self._bytes:
+            raise PrepError(
+                self._where,
+                f"images of {self._values} bytes packed into {self._bytes}",
+                f"at most {MAX_RATIO} for each",
+            )
         self._waiting.append((name, data))
         if len(self._waiting) == _BATCH:
             self._flush()
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._futures.append(self._pool.submit(lambda: [(n, decode(d, f"{self._where}: {n}")) for n, d in batch]))
+        self._futures.append(self._pool.submit(lambda: [(n, self._decoded(n, d)) for n, d in batch]))
         self.suffixes.update(n.rsplit(".", 1)[-1].lower() for n, _ in batch)
+
+    def _decoded(self, name: str, data: bytes) -> UInt8Array:
+        """An image; of one that has another size than the first, which `finish` refuses, only the shape."""
+        size = image_file.size(data)
+        if size is not None and size != self._size:
+            return np.broadcast_to(np.uint8(0), (3, *size))
+        return decode(data, f"{self._where}: {name}")
 
     def close(self) -> None:
         """Stop decoding (also after an error elsewhere)."""

@@ -11,15 +11,18 @@ import re
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Protocol, cast
 
 import numpy as np
 
+from data_prep.archive import MAX_MEMBER_BYTES, ODD, Damage, Header, Refused, tar_headers, zip_member
 from data_prep.errors import PrepError
-from data_prep.imageset import IntArray
+from data_prep.imageset import IntArray, check_name
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _UNREAD = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg", ".raw", ".cr2", ".nef")
@@ -80,8 +83,9 @@ class Zip:
         if not hasattr(self._own, "file"):
             self._own.file = zipfile.ZipFile(self.path)
         try:
-            return cast(bytes, self._own.file.read(self.names[number]))
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+            archive = self._own.file
+            return zip_member(archive, archive.getinfo(self.names[number]))
+        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
             raise PrepError(f"{self.path}: {self.names[number]}", f"a damaged member ({error})", "an image") from error
 
 
@@ -142,12 +146,32 @@ def members(source: Path) -> tuple[Store, list[str]]:
     if not source.exists():
         raise PrepError(source, "nothing", "a folder, a tar or a zip")
     if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            names = sorted((info.filename for info in archive.infolist() if not info.is_dir()), key=os.fsencode)
+        names = _once(source, sorted(_zip_names(source), key=os.fsencode))
         return Zip(source, names), names
     found = sorted(tar_members(source), key=lambda entry: os.fsencode(entry[0]))
-    names = [name for name, _, _ in found]
+    names = _once(source, [name for name, _, _ in found])
     return Tar(source, (offset for _, offset, _ in found), (size for _, _, size in found)), names
+
+
+def _once(source: Path, names: list[str]) -> list[str]:
+    """`names`, which are in order. Raises: PrepError: two are equal."""
+    for one, other in pairwise(names):
+        if one == other:
+            raise PrepError(f"{source}: {one}", "a second member of this name", "each name once")
+    return names
+
+
+def _zip_names(source: Path) -> Iterator[str]:
+    with Damage(source), zipfile.ZipFile(source) as archive:
+        for info in archive.infolist():
+            if not info.filename:
+                raise PrepError(source, "a member without a name", "names that stay inside the archive")
+            if not info.is_dir():
+                if info.file_size > MAX_MEMBER_BYTES:
+                    raise PrepError(
+                        f"{source}: {info.filename}", f"{info.file_size} bytes", f"at most {MAX_MEMBER_BYTES}"
+                    )
+                yield info.filename
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -166,15 +190,16 @@ def tar_members(path: Path, within: tuple[int, int] | None = None) -> Iterator[t
     try:
         with open(path, "rb") as file:
             start, size = within or (0, path.stat().st_size)
-            with tarfile.open(fileobj=cast(IO[bytes], _Part(file, start, size)), mode="r:") as tar:
-                for member in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # it keeps them all otherwise
+            with tarfile.open(fileobj=cast(IO[bytes], _Part(file, start, size)), mode="r:", tarinfo=Header) as tar:
+                for member in tar_headers(tar):
                     base = member.name.rsplit("/", 1)[-1]
                     if member.isfile() and not base.startswith("."):
                         yield member.name.removeprefix("./"), start + member.offset_data, member.size
     except OSError as error:
         raise PrepError(path, f"a file that cannot be read ({error.strerror})", "a folder, a tar or a zip") from error
-    except tarfile.TarError as error:
+    except Refused as error:
+        raise PrepError(path, error.found, error.expected) from error
+    except (tarfile.TarError, *ODD) as error:
         raise PrepError(
             path, f"no uncompressed tar ({error})", "a folder, a zip or a tar that is not compressed; unpack it first"
         ) from error
@@ -293,6 +318,8 @@ def _from_one(
 
 def _classes(source: Path, split: dict[str, list[int]]) -> tuple[str, ...]:
     classes = tuple(sorted(split, key=os.fsencode))
+    for name in classes:
+        check_name(source, "a class", name)
     if len(classes) < 2:
         raise PrepError(source, f"{len(classes)} class ({', '.join(classes)})", "at least 2")
     return classes

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ CHANNEL_ORDER = "BGR planes (channel, row, column)"
 ENCODINGS = ("", "jpg", "png", "file")
 _CHUNK = 64  # pictures that one thread takes at a time: 13 MB of 256x256 records
 _KEY_BYTES = 511  # LMDB's longest key
+_LARGE = 1 << 24  # pixels, 50 MB: of larger pictures one is in the making at a time
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,8 @@ def _size(image: UInt8Array) -> str:
 def decode(data: bytes, color: bool | None, place: str) -> UInt8Array:
     """A file's image, as Caffe's ReadImageToCVMat has it. Raises: PrepError: OpenCV has no picture for these bytes."""
     try:
-        return image_file.decode(data, color).astype(np.uint8, copy=False)
+        with _one_large if math.prod(image_file.size(data) or ()) > _LARGE else nullcontext():
+            return image_file.decode(data, color).astype(np.uint8, copy=False)
     except image_file.ImageError as error:
         raise PrepError(place, error.found, "a picture that OpenCV can decode") from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,8 @@ class _Machine:
         self.does |= dict.fromkeys(_NUMBERS, self.number)
         self.does |= dict.fromkeys(_TEXTS, self.stack.append)
         self.does |= dict.fromkeys(_OLD_STRINGS, lambda text: self.stack.append(text.encode("latin1")))
-        self.does |= {name: lambda _, value=value: self.stack.append(value) for name, value in _CONSTANTS.items()}
-        self.does |= {name: lambda _, count=count: self.tuple_of(count) for name, count in _TUPLES.items()}
+        self.does |= {name: partial(self.constant, value) for name, value in _CONSTANTS.items()}
+        self.does |= {name: partial(self.tuple_of, count) for name, count in _TUPLES.items()}
 
     def run(self) -> Any:
         """Step by step to the end. Raises: PrepError, and whatever a step raises where the stack lacks what it takes."""
@@ -148,7 +149,10 @@ class _Machine:
             raise PrepError(self.where, f"a number of {value.bit_length()} bits", "numbers of 64 bits")
         self.stack.append(value)
 
-    def tuple_of(self, count: int) -> None:
+    def constant(self, value: Any, _: None) -> None:
+        self.stack.append(value)
+
+    def tuple_of(self, count: int, _: None) -> None:
         start = len(self.stack) - count
         found = tuple(self.stack[start:])
         if len(found) != count:

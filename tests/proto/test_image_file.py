@@ -53,11 +53,38 @@ def test_a_cut_jpeg_is_refused_or_mended() -> None:
     assert image_file.decode(cut, mend=True).shape == (64, 64, 3)
 
 
+def _bmp(width: int, height: int) -> bytes:
+    """The head of a BMP file, and no pixels."""
+    head = b"BM" + bytes(12) + (40).to_bytes(4, "little") + width.to_bytes(4, "little") + height.to_bytes(4, "little")
+    return head + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+
+
+@pytest.mark.parametrize(
+    "kind", ["avif", "bmp", "gif", "hdr", "jp2", "jpg", "pam", "pfm", "ppm", "png", "ras", "tif", "webp"]
+)
+def test_the_head_tells_the_size(kind: str) -> None:
+    """Height and width of every kind that OpenCV writes, as it decodes them."""
+    image = (
+        np.random.default_rng(0)
+        .integers(0, 256, (129, 70, 3))
+        .astype(np.float32 if kind in ("hdr", "pfm") else np.uint8)
+    )
+    data = _file(f".{kind}", image)
+    assert image_file.decode(data).shape[:2] == image_file.size(data) == (129, 70)
+
+
+def test_a_few_bytes_make_no_large_image() -> None:
+    """A file's head is read first: no memory is taken for what 100 bytes for each of its own would not hold."""
+    for width, height in ((20_000, 20_000), (1 << 20, 1 << 20), (1 << 14, 4097)):
+        with pytest.raises(ImageError, match=f"found an image of {width}x{height} pixels in 54 bytes, expected"):
+            image_file.decode(_bmp(width, height))
+    with pytest.raises(ImageError, match="bytes that are no image"):  # OpenCV was asked
+        image_file.decode(_bmp(1 << 13, 1 << 13))
+
+
 def test_an_image_too_large_for_opencv_is_said() -> None:
     """Its own reason stands in brackets, and alone in `detail`."""
-    head = b"BM" + bytes(12) + (40).to_bytes(4, "little") + (1 << 20).to_bytes(4, "little") * 2
-    bomb = head + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
     with pytest.raises(ImageError) as caught:
-        image_file.decode(bomb)
+        image_file.decode(_bmp(1 << 21, 1))
     assert "an image OpenCV refuses (" in str(caught.value) and caught.value.detail in str(caught.value)
     assert caught.value.detail
