@@ -15,7 +15,7 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import bf16, caffe_math
 from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
-from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, TorchGenerator
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, Masks, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source.share import ALONE, Share
 from allconv_caffe.proto import TEST, LayerParameter, NetParameter
@@ -111,6 +111,9 @@ class Layer:
     equal_num_bottom_top: ClassVar[bool] = False
     auto_top_blobs: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
+
+    # where its forward draws masks, if it does
+    masks: Masks | None = None
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
         self.param = param

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from allconv_caffe.caffe_torch.compute import ziggurat
-from allconv_caffe.caffe_torch.tracing import is_tracing
+from allconv_caffe.caffe_torch.compute import operators, ziggurat
+from allconv_caffe.caffe_torch.tracing import current, is_tracing
 
 F = np.float32
 BUFFER_WORDS = 1 << 16  # drawn from the twister at once
@@ -58,7 +59,8 @@ class TorchGenerator:
         self.seed = seed if seed >= 0 else secrets.randbits(32)
         self._cpu = torch.Generator().manual_seed(self.seed)
         self._cuda: torch.Generator | None = None
-        torch.manual_seed(self.seed)  # what compiled code draws from
+        self._streams = 0
+        torch.manual_seed(self.seed)  # what compiled code on a GPU draws from
 
     def uniform(self, shape: Sequence[int], low: float, high: float) -> torch.Tensor:
         return torch.empty(tuple(shape)).uniform_(low, high, generator=self._cpu)
@@ -68,7 +70,7 @@ class TorchGenerator:
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
         p = float(p)
-        if is_tracing():  # compiled code cannot carry a generator object
+        if is_tracing() and device.type != "cpu":  # compiled code cannot carry a generator object
             return (torch.rand(tuple(shape), device=device) < p).to(torch.float32)
         if device.type == "cpu":
             return torch.empty(tuple(shape)).bernoulli_(p, generator=self._cpu)
@@ -78,6 +80,74 @@ class TorchGenerator:
 
     def word(self) -> int:
         return int(torch.randint(0, 2**32, (1,), generator=self._cpu, dtype=torch.int64).item())
+
+    def stream(self) -> MaskStream:
+        """The next layer's stream of masks."""
+        self._streams += 1
+        return MaskStream(self, self._streams)
+
+
+class Masks(Protocol):
+    """What Dropout draws from."""
+
+    def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor: ...
+
+
+class MaskStream:
+    """One layer's masks. On a CPU, the n-th follows from the generator's seed, the layer and n: so it is the same in plain
+    and in compiled execution, whatever else is drawn between, and in whichever order a compiled graph draws.
+    """
+
+    def __init__(self, generator: TorchGenerator, number: int) -> None:
+        self._generator, self._number, self._drawn = generator, number, 0
+
+    def next_seed(self) -> int:
+        """The seed of the next mask: a compiled graph takes it as an input, see `Tracing.bound`."""
+        self._drawn += 1
+        text = f"{self._generator.seed} {self._number} {self._drawn}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+    def bernoulli(
+        self, shape: Sequence[int], p: float | np.float32, device: torch.device, channels_last: bool = False
+    ) -> torch.Tensor:
+        """As a generator's `bernoulli`; in a compiled graph a mask of bools, in the memory format that is asked for."""
+        if device.type != "cpu":
+            return self._generator.bernoulli(shape, p, device)
+        tracing = current()
+        seed = None if tracing is None else tracing.bound.get(self)
+        if seed is None:
+            return _mask(self.next_seed(), shape, float(p)).to(torch.float32)
+        return torch.ops.allconv_caffe.mask(seed, list(shape), float(p), channels_last)
+
+
+def stream_of(generator: Generator) -> Masks:
+    """Where a layer draws its masks; seed-exact, from the one stream that there is."""
+    return generator.stream() if isinstance(generator, TorchGenerator) else generator
+
+
+def _mask(seed: int, shape: Sequence[int], p: float) -> torch.Tensor:
+    """Bools, row-major: true where a 32-bit word lies below p * 2^32."""
+    count = math.prod(shape)
+    below = round(p * 2**32)
+    if not below:
+        return torch.zeros(tuple(shape), dtype=torch.bool)
+    words = np.random.SFC64(seed).random_raw((count + 1) // 2).view(np.uint32)[:count]
+    return torch.from_numpy(words <= np.uint32(below - 1)).view(tuple(shape))
+
+
+def mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool) -> torch.Tensor:
+    return _mask(int(seed), shape, p).contiguous(memory_format=_format(channels_last))
+
+
+def _empty_mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=torch.bool, device=seed.device, memory_format=_format(channels_last))
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+operators.define("Tensor seed, SymInt[] shape, float p, bool channels_last", "Tensor", mask, _empty_mask)
 
 
 class ShapesOnly:

@@ -20,7 +20,7 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
-from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.compute.rng import MaskStream, TorchGenerator
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
 from allconv_caffe.caffe_torch.net import Net
@@ -88,6 +88,8 @@ class Graph:
         # what the convolutions' fastest kernels take; cuDNN's for whole float32 work on NCHW
         self.channels_last = self.device.type == "cpu" or net.ctx.tf32 or net.ctx.compute_dtype != torch.float32
         self.scalars = torch.zeros(scalars, dtype=torch.float32, device=self.device)
+        masks = [layer.masks for layer in net.layers] if self.device.type == "cpu" else []
+        self._streams = [stream for stream in masks if isinstance(stream, MaskStream)]
         self._function: Callable[..., Tensors] | None = None
         self._input_shapes: list[torch.Size] = []
         self._key: tuple[float, ...] = ()
@@ -126,6 +128,7 @@ class Graph:
         return self._views
 
     def _next_inputs(self) -> Tensors:
+        """The sources' next tensors; behind them, where there are masks to be drawn, their seeds."""
         inputs: Tensors = []
         for i in self.sources:
             layer, tops = self.net.layers[i], self.net.top_vecs[i]
@@ -135,6 +138,8 @@ class Graph:
                 layer.reshape([], tops)
                 layer.forward([], tops)
                 inputs += [t.data for t in tops]
+        if self._streams:
+            inputs.append(torch.tensor([stream.next_seed() for stream in self._streams]))
         return inputs
 
     def _bind(self, inputs: Tensors) -> None:
@@ -163,6 +168,8 @@ class Graph:
         def run(buffers: Tensors, ins: Tensors, scalars: torch.Tensor) -> Tensors:
             with Tracing() as tracing:
                 tracing.bound.update(zip(self.memories, buffers, strict=True))
+                if self._streams:
+                    tracing.bound.update(zip(self._streams, ins[-1].unbind(), strict=True))
                 self._bind(ins)
                 results = self.body(list(scalars.unbind()) if scalars.numel() else [])
                 updates = [tracing.bound[memory] for memory in self.memories]

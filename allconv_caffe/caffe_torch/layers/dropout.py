@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.rng import MaskStream, stream_of
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
 from allconv_caffe.caffe_torch.tracing import is_tracing
@@ -23,15 +26,24 @@ class DropoutLayer(NeuronLayer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.threshold: float = self.param.dropout_param.dropout_ratio
         self.scale = 1.0 / (1.0 - self.threshold) if self.threshold != 1.0 else float("inf")
+        if self.phase == TRAIN:
+            self.masks = stream_of(self.ctx.rng)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
         if self.phase != TRAIN:
             top[0].data = x
             return
-        mask = self.ctx.rng.bernoulli(x.shape, 1.0 - self.threshold, x.device)
-        self.mask = mask != 0 if is_tracing() else mask
+        self.mask = self._draw(x)
         top[0].data = x * self.mask * self.scale
+
+    def _draw(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.masks is not None
+        if not is_tracing():
+            return self.masks.bernoulli(x.shape, 1.0 - self.threshold, x.device)
+        assert isinstance(self.masks, MaskStream)
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        return self.masks.bernoulli(x.shape, 1.0 - self.threshold, x.device, last) != 0
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
