@@ -3,7 +3,7 @@
 
 PYTHON    ?= python3
 # What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export` adds Ray and
-# submitit for `allconv sweep --on`, onnx and onnxruntime for `allconv export`.
+# submitit for `allconv sweep --on`, onnx, onnxruntime and safetensors for `allconv export`.
 EXTRAS    ?= dev
 VENV      := .venv
 BIN       := $(VENV)/bin

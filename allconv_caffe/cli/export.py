@@ -16,10 +16,27 @@ if TYPE_CHECKING:
     from allconv_caffe.visualize.nets.native import EngineNet
 
 
-@click.command("export", epilog=example("allconv export cifar10-allcnn-c-jpeg --to onnx --output build/all_cnn_c.onnx"))
+@click.command(
+    "export",
+    epilog=example(
+        "allconv export cifar10-allcnn-c-jpeg --to onnx --output build/all_cnn_c.onnx",
+        "allconv export cifar10-allcnn-c-jpeg --to torch --output build/all_cnn_c.py",
+    ),
+)
 @of_a_model(own=("weights_path", "whitening", "mean", "scale", "order"))
-@click.option("--to", type=click.Choice(["onnx"]), required=True, help="the format")
-@click.option("--output", type=PATH, required=True, metavar="FILE", help="written whole or not at all")
+@click.option(
+    "--to",
+    type=click.Choice(["onnx", "torch", "safetensors"]),
+    required=True,
+    help="the format; safetensors: the weights alone",
+)
+@click.option(
+    "--output",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="written whole or not at all; for torch a .py, its weights beside it",
+)
 @click.option(
     "--input",
     "input_",
@@ -33,14 +50,18 @@ def export(inputs: Inputs, to: str, output: Path, input_: str) -> None:
 
     MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights.
     """
-    from allconv_caffe.export import onnx_file
+    from allconv_caffe.export import onnx_file, torch_file
     from allconv_caffe.visualize.nets.native import EngineNet
 
     net = inputs.open_net(require_relu=False)
     assert isinstance(net, EngineNet)  # of the engine that `Inputs` has where no --engine is asked for
-    written = onnx_file.export(net.net, output, _preparation(inputs, net), pixels=input_ == "pixels")
+    preparation, pixels = _preparation(inputs, net), input_ == "pixels"
+    if to == "safetensors":
+        written = torch_file.export_weights(net.net, output, preparation)
+    else:
+        written = {"onnx": onnx_file, "torch": torch_file}[to].export(net.net, output, preparation, pixels=pixels)
     click.echo(f"{written.path}: {written.inputs} -> {written.outputs}")
-    click.echo(f"onnxruntime's answers differ from this engine's by {written.difference:.1e} at most")
+    click.echo(f"checked: {written.checked}; answers differ from this engine's by {written.difference:.1e} at most")
 
 
 def _preparation(inputs: Inputs, net: EngineNet) -> Preparation:

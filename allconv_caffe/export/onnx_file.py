@@ -6,10 +6,7 @@ session.run(None, {"pixels": pixels})     # uint8 (N, 3, H, W), planes R, G, B; 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +14,40 @@ import numpy as np
 
 from allconv_caffe import files
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.export import graph as built
-from allconv_caffe.export.errors import ExportError, needed
-from allconv_caffe.export.onnx_layers import WRITERS, Graph
+from allconv_caffe.export import whole
+from allconv_caffe.export.errors import needed
+from allconv_caffe.export.layers import Graph
 from allconv_caffe.export.pixels import Preparation
-from data_prep.whitening import Whitening
+from allconv_caffe.export.whole import Written
 
 OPSET = 18
 IR_VERSION = 8
 """The first that has opset 18: what the most readers take."""
-TOLERANCE = 1e-5
-"""How far onnxruntime's answer may lie from the engine's, in parts of the answer's largest value."""
-BATCHES = (1, 3)
-"""How many random images are asked of both, in one batch each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """What an export has made."""
+class OnnxGraph(Graph):
+    """Collects the nodes and constants of one ONNX graph."""
 
-    # the file
-    path: Path
-    # name, type and shape of what goes in and of what comes out
-    inputs: str
-    outputs: str
-    # the largest difference between onnxruntime's answers and the engine's, in parts of the answer's largest value
-    difference: float
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper = needed("onnx.helper")
+        self.from_array = needed("onnx.numpy_helper").from_array
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, values: Any, hint: str, dtype: Any = np.float32) -> str:
+        name = self.name(hint)
+        self.constants.append(self.from_array(np.ascontiguousarray(values, dtype).reshape(np.shape(values)), name))
+        return name
+
+    def add(self, op: str, *inputs: str, output: str | None = None, hint: str = "", **attributes: Any) -> str:
+        output = output if output is not None else self.name(f"{hint or inputs[0]}:{op}")
+        self.nodes.append(self.helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def shaped(self, x: str, shape: Sequence[int], output: str | None = None) -> str:
+        constant = self.constant([0, *shape], f"{output or x}:shape", np.int64)
+        return self.add("Reshape", x, constant, output=output)
 
 
 def export(net: Net, path: Path, preparation: Preparation, *, pixels: bool = True) -> Written:
@@ -61,15 +66,21 @@ def export(net: Net, path: Path, preparation: Preparation, *, pixels: bool = Tru
     model = build(net, preparation, pixels=pixels)
     content = model.SerializeToString()
     needed("onnx.checker").check_model(content, full_check=True)
-    difference = compare(net, content, preparation, pixels=pixels)
-    if not difference <= TOLERANCE:
-        raise ExportError(path, f"answers {difference:.2g} beside the engine's", f"{TOLERANCE:g} at most")
+    session = needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def answer(batch: np.ndarray) -> Sequence[np.ndarray]:
+        return list(session.run(None, {name: batch}))
+
+    found = [whole.difference(answer, net, preparation, pixels=pixels, batch=batch) for batch in whole.BATCHES]
+    largest = whole.check(path, "onnxruntime", found)
     files.write(path, content)
     return Written(
         path=path,
         inputs=_words(model.graph.input),
         outputs=_words(model.graph.output),
-        difference=difference,
+        checked="onnxruntime",
+        difference=largest,
     )
 
 
@@ -77,164 +88,23 @@ def build(net: Net, preparation: Preparation, *, pixels: bool) -> Any:
     """The ModelProto. Raises: ExportError: see `export`."""
     onnx = needed("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
-    nodes = built.nodes(net, WRITERS, net.where)
-    graph = Graph()
-    names = {name for node in nodes for name in (*node.inputs, *node.outputs)} | set(net.blob_names)
-    graph.reserve(*names, "pixels", "probabilities")
-    blob = net.inputs[0]
-    shape = net.blobs[blob].shape[1:]
-    if pixels:
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise ExportError(f"{net.where}: blob '{blob}'", f"shape (N, {shape})", "an image of 1 or 3 channels")
-        if taken := names & {"pixels", "probabilities"}:
-            raise ExportError(f"{net.where}: blob", f"'{taken.pop()}'", "another name: the file's own value has it")
-        _prepare(graph, preparation, shape, blob)
-    for node in nodes:
-        try:
-            WRITERS[node.layer.type](graph, node)
-        except ExportError as error:
-            raise error.within(net.where) from None
-    if pixels:
-        outputs = [("probabilities", [_probabilities(graph, net)])]
-        inputs = [helper.make_tensor_value_info("pixels", kinds.UINT8, ["N", *shape])]
-    else:
-        outputs = [(name, list(net.blobs[name].shape[1:])) for name in net.outputs]
-        inputs = [helper.make_tensor_value_info(blob, kinds.FLOAT, ["N", *shape])]
+    graph = OnnxGraph()
+    ends = whole.emit(graph, net, preparation, pixels=pixels)
+    kind = kinds.UINT8 if pixels else kinds.FLOAT
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             net.name or "net",
-            inputs,
-            [helper.make_tensor_value_info(name, kinds.FLOAT, ["N", *size]) for name, size in outputs],
+            [helper.make_tensor_value_info(ends.input, kind, ["N", *ends.input_shape])],
+            [helper.make_tensor_value_info(name, kinds.FLOAT, ["N", *size]) for name, size in ends.outputs.items()],
             graph.constants,
         ),
         producer_name="allconv-caffe",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    helper.set_model_props(model, _description(preparation, pixels, shape))
+    helper.set_model_props(model, whole.description(preparation, pixels, ends.input_shape))
     return model
-
-
-def _description(preparation: Preparation, pixels: bool, shape: Sequence[int]) -> dict[str, str]:
-    planes = ("R, G, B" if pixels else ", ".join(preparation.order)) if shape[0] == 3 else "grey"
-    what = "pixels 0..255, uint8" if pixels else "an image as the net's input blob takes it, prepared"
-    words = {"input": f"{what}; (N, C, H, W), planes {planes}"}
-    if preparation.class_names:
-        words["class_names"] = json.dumps(preparation.class_names, ensure_ascii=False)
-    return words
-
-
-def _prepare(graph: Graph, preparation: Preparation, shape: Sequence[int], blob: str) -> None:
-    """Nodes from "pixels" to the input blob."""
-    x = graph.add("Cast", "pixels", to=needed("onnx").TensorProto.FLOAT)
-    if preparation.swaps(shape[0]):
-        x = graph.add("Gather", x, graph.constant([2, 1, 0], "order", np.int64), hint="pixels", axis=1)
-    if preparation.whitening is not None:
-        _whiten(graph, preparation.whitening, shape, x, blob)
-        return
-    if preparation.mean is not None:
-        x = graph.add("Sub", x, graph.constant(preparation.mean, "mean"), hint="pixels")
-    graph.add("Mul", x, graph.constant(preparation.scale, "scale"), hint="pixels", output=blob)
-
-
-def _whiten(graph: Graph, whitening: Whitening, shape: Sequence[int], x: str, blob: str) -> None:
-    """`Whitening.whiten` of the middle of `x`; zeros around it.
-
-    A mean is a sum of whole numbers, which float32 adds up exactly, as long as an image has less than 65,000 values.
-    """
-
-    def constant(value: Any, word: str, dtype: Any = np.float32) -> str:
-        return graph.constant(value, word, dtype)
-
-    _, h, w = whitening.shape
-    if len(shape) != 3 or shape[0] != whitening.shape[0] or shape[1] < h or shape[2] < w:
-        raise ExportError("whitening", f"images of shape {whitening.shape}", f"at most {tuple(shape)}, the net's input")
-    top, left = (shape[1] - h) // 2, (shape[2] - w) // 2
-    inner = (h, w) == tuple(shape[1:])
-    if not inner:
-        start, end, axes = (constant(v, "middle", np.int64) for v in ([top, left], [top + h, left + w], [2, 3]))
-        x = graph.add("Slice", x, start, end, axes, hint="middle")
-    size = math.prod(whitening.shape)
-    x = graph.shaped(x, [size])
-    rows = constant([1], "row", np.int64)
-    if whitening.method == "raw":
-        x = graph.add("Sub", x, constant(whitening.mean, "mean"), hint="raw")
-    else:
-        total = graph.add("ReduceSum", x, rows, hint="gcn", keepdims=1)
-        x = graph.add("Sub", x, graph.add("Div", total, constant(size, "size"), hint="gcn"), hint="gcn")
-        norm = graph.add("ReduceL2", x, rows, hint="gcn", keepdims=1)
-        divisor = graph.add("Div", norm, constant(whitening.gcn_scale, "gcn_scale"), hint="gcn")
-        flat = graph.add("Less", divisor, constant(whitening.gcn_min_divisor, "gcn_min_divisor"), hint="gcn")
-        x = graph.add("Div", x, graph.add("Where", flat, constant(1.0, "one"), divisor, hint="gcn"), hint="gcn")
-        if whitening.zca is not None:
-            x = graph.add("Sub", x, constant(whitening.mean, "mean"), hint="zca")
-            x = graph.add("MatMul", x, constant(whitening.zca, "zca"), hint="zca")
-    x = graph.shaped(x, whitening.shape, output=blob if inner else None)
-    if not inner:
-        below, right = shape[1] - h - top, shape[2] - w - left
-        graph.add("Pad", x, constant([0, 0, top, left, 0, 0, below, right], "around", np.int64), output=blob)
-
-
-def _scores(net: Net) -> tuple[str, bool]:
-    """The blob that probabilities are made of, and whether it holds them already: what a Softmax gives last, else the output.
-
-    Raises: ExportError: several outputs, or scores at several places.
-    """
-    if len(net.outputs) != 1:
-        raise ExportError(
-            f"{net.where}: outputs", ", ".join(net.outputs), "one, to make probabilities of; or --input prepared"
-        )
-    name = net.outputs[0]
-    blob = net.blobs[name]
-    if math.prod(blob.shape[2:]) != 1 or len(blob.shape) < 2:
-        raise ExportError(
-            f"{net.where}: blob '{name}'", f"shape {blob.shape}", "one score for each class; or --input prepared"
-        )
-    last = [layer.type for layer, top in zip(net.layers, net.top_vecs, strict=True) if any(t is blob for t in top)][-1]
-    return name, last == "Softmax"
-
-
-def _probabilities(graph: Graph, net: Net) -> int:
-    """Nodes to "probabilities", (N, classes); returns how many classes."""
-    name, done = _scores(net)
-    classes = net.blobs[name].shape[1]
-    if done:
-        graph.shaped(name, [classes], output="probabilities")
-    else:
-        graph.add("Softmax", graph.shaped(name, [classes]), output="probabilities", axis=1)
-    return classes
-
-
-def answers(net: Net, blob: np.ndarray, *, pixels: bool) -> list[np.ndarray]:
-    """What the engine gives where the file gives its outputs, for a batch of the input blob."""
-    found = built.run(net, blob)
-    if not pixels:
-        return [found[name] for name in net.outputs]
-    name, done = _scores(net)
-    scores = found[name].reshape(len(blob), -1)
-    if done:
-        return [scores]
-    powers = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    return [(powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)]
-
-
-def compare(net: Net, content: bytes, preparation: Preparation, *, pixels: bool) -> float:
-    """The largest difference between onnxruntime's answers and the engine's for random images, in parts of the largest
-    value of an answer; nan where one has a number and the other has none."""
-    session = needed("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    rng, largest = np.random.default_rng(1), 0.0
-    for images in BATCHES:
-        given = rng.integers(0, 256, (images, *net.blobs[net.inputs[0]].shape[1:]), np.uint8)
-        blob = preparation.apply(given)
-        found = session.run(None, {session.get_inputs()[0].name: given if pixels else blob})
-        for one, right in zip(found, answers(net, blob, pixels=pixels), strict=True):
-            if one.shape != right.shape or not (np.isfinite(one) == np.isfinite(right)).all():
-                return math.nan
-            finite = np.isfinite(right)
-            off = np.abs(one[finite].astype(np.float64) - right[finite]).max(initial=0.0)
-            largest = max(largest, float(off / max(np.abs(right[finite]).max(initial=0.0), np.finfo(np.float32).tiny)))
-    return largest
 
 
 def _words(infos: Any) -> str:

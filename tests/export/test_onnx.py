@@ -10,168 +10,24 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from support import extras
+from support import exported, extras
+from support.exported import ALONE, LARGE, NETS
 
-from allconv_caffe import proto
-from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.cli.main import main
-from allconv_caffe.export import onnx_file, onnx_layers
+from allconv_caffe.export import onnx_file, whole
 from allconv_caffe.export.errors import ExportError
-from allconv_caffe.export.onnx_layers import WRITERS
-from allconv_caffe.export.pixels import Preparation
+from allconv_caffe.export.layers import WRITERS
 from data_prep.whitening import Whitening
 
 pytestmark = pytest.mark.usefixtures("packages")
 MODEL = Path(__file__).resolve().parents[2] / "models" / "cifar10-allcnn-c-jpeg"
-FILLED = 'weight_filler { type: "gaussian" std: 0.3 } bias_filler { type: "gaussian" std: 0.3 }'
-
-# by what it shows: a layer's type, its other lines, and the shape of its bottom without the axis of the images
-ALONE: dict[str, tuple[str, str, tuple[int, ...]]] = {
-    "conv": ("Convolution", f"convolution_param {{ num_output: 6 kernel_size: 3 {FILLED} }}", (4, 7, 9)),
-    "conv strides, pads": (
-        "Convolution",
-        f"convolution_param {{ num_output: 6 kernel_h: 3 kernel_w: 5 stride_h: 2 stride_w: 3 pad_h: 1 pad_w: 2 {FILLED} }}",
-        (4, 9, 11),
-    ),
-    "conv groups, dilation": (
-        "Convolution",
-        f"convolution_param {{ num_output: 6 kernel_size: 3 dilation: 2 pad: 1 group: 2 {FILLED} }}",
-        (4, 9, 7),
-    ),
-    "conv larger than the image": (
-        "Convolution",
-        f"convolution_param {{ num_output: 2 kernel_size: 4 stride: 3 bias_term: false {FILLED} }}",
-        (2, 3, 3),
-    ),
-    "conv of a line": ("Convolution", f"convolution_param {{ num_output: 3 kernel_size: 3 {FILLED} }}", (2, 9)),
-    "deconv": (
-        "Deconvolution",
-        f"convolution_param {{ num_output: 6 kernel_size: 3 stride: 2 pad: 1 dilation: 2 group: 2 {FILLED} }}",
-        (4, 5, 6),
-    ),
-    "max, rounded up": ("Pooling", "pooling_param { kernel_size: 3 stride: 2 }", (2, 8, 10)),
-    "max, rounded down": ("Pooling", "pooling_param { kernel_size: 3 stride: 2 round_mode: FLOOR }", (2, 8, 10)),
-    "max, a window dropped": ("Pooling", "pooling_param { kernel_size: 2 stride: 2 pad: 1 }", (2, 7, 5)),
-    "max, a window outside": ("Pooling", "pooling_param { kernel_size: 1 stride: 3 }", (2, 5, 6)),
-    "max of all": ("Pooling", "pooling_param { global_pooling: true }", (2, 5, 6)),
-    "mean": ("Pooling", "pooling_param { pool: AVE kernel_size: 2 stride: 2 }", (2, 6, 8)),
-    "mean, clipped": ("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }", (2, 8, 10)),
-    "mean over padding": ("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }", (2, 7, 9)),
-    "mean over padding, clipped": (
-        "Pooling",
-        "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }",
-        (2, 8, 10),
-    ),
-    "mean, a window outside": ("Pooling", "pooling_param { pool: AVE kernel_size: 1 stride: 3 }", (2, 5, 6)),
-    "mean of all": ("Pooling", "pooling_param { pool: AVE global_pooling: true }", (2, 5, 6)),
-    "relu": ("ReLU", "", (2, 3, 5)),
-    "leaky relu": ("ReLU", "relu_param { negative_slope: 0.2 }", (2, 3, 5)),
-    "prelu": ("PReLU", 'prelu_param { filler { type: "uniform" } }', (3, 3, 5)),
-    "prelu, shared": ("PReLU", "prelu_param { channel_shared: true }", (3, 3, 5)),
-    "elu": ("ELU", "elu_param { alpha: 0.7 }", (2, 3, 5)),
-    "sigmoid": ("Sigmoid", "", (2, 3, 5)),
-    "tanh": ("TanH", "", (2, 3, 5)),
-    "absolute value": ("AbsVal", "", (2, 3, 5)),
-    "power": ("Power", "power_param { power: 2 scale: 0.5 shift: 0.3 }", (2, 3, 5)),
-    "power, idle": ("Power", "", (2, 3, 5)),
-    "power, constant": ("Power", "power_param { power: 2 scale: 0 shift: 3 }", (2, 3, 5)),
-    "lrn": ("LRN", "lrn_param { local_size: 3 alpha: 0.5 beta: 0.6 k: 2 }", (7, 3, 5)),
-    "lrn in a channel": ("LRN", "lrn_param { local_size: 3 alpha: 0.5 norm_region: WITHIN_CHANNEL }", (2, 5, 7)),
-    "inner product": ("InnerProduct", f"inner_product_param {{ num_output: 4 {FILLED} }}", (2, 3, 5)),
-    "inner product, transposed": (
-        "InnerProduct",
-        f"inner_product_param {{ num_output: 4 transpose: true bias_term: false {FILLED} }}",
-        (7,),
-    ),
-    "inner product, axis": ("InnerProduct", f"inner_product_param {{ num_output: 4 axis: 2 {FILLED} }}", (2, 3, 5)),
-    "scale": (
-        "Scale",
-        'scale_param { bias_term: true filler { type: "uniform" } bias_filler { type: "uniform" } }',
-        (3, 4, 5),
-    ),
-    "scale, axes": ("Scale", 'scale_param { axis: 2 num_axes: 2 filler { type: "uniform" } }', (3, 4, 5)),
-    "bias": ("Bias", 'bias_param { filler { type: "uniform" } }', (3, 4, 5)),
-    "softmax": ("Softmax", "", (5, 2, 3)),
-    "softmax, axis": ("Softmax", "softmax_param { axis: -1 }", (5, 2, 3)),
-    "flatten": ("Flatten", "", (5, 2, 3)),
-    "flatten, axis": ("Flatten", "flatten_param { axis: 2 }", (5, 2, 3)),
-    "reshape": ("Reshape", "reshape_param { shape { dim: 0 dim: 3 dim: -1 } }", (6, 2, 3)),
-    "dropout": ("Dropout", "", (2, 3, 5)),
-    "batch norm": ("BatchNorm", "batch_norm_param { eps: 0.01 }", (3, 4, 5)),
-    "concat of one": ("Concat", "", (3, 4, 5)),
-}
-# every other type, and types that stand beside another, in nets of their own
-NETS: dict[str, str] = {
-    "eltwise": """
-layer { name: "a" type: "Power" bottom: "data" top: "a" power_param { scale: 2 } }
-layer { name: "b" type: "TanH" bottom: "data" top: "b" }
-layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" bottom: "data" top: "sum"
-  eltwise_param { coeff: 1 coeff: -2 coeff: 0.5 } }
-layer { name: "product" type: "Eltwise" bottom: "a" bottom: "b" top: "product" eltwise_param { operation: PROD } }
-layer { name: "max" type: "Eltwise" bottom: "sum" bottom: "product" bottom: "b" top: "max"
-  eltwise_param { operation: MAX } }
-""",
-    "eltwise in place": """
-layer { name: "a" type: "Power" bottom: "data" top: "a" power_param { scale: 2 } }
-layer { name: "b" type: "TanH" bottom: "data" top: "b" }
-layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "a" eltwise_param { coeff: 3 coeff: 2 } }
-""",
-    "two bottoms": """
-layer { name: "mean" type: "Pooling" bottom: "data" top: "mean" pooling_param { pool: AVE global_pooling: true } }
-layer { name: "flat" type: "Flatten" bottom: "mean" top: "flat" }
-layer { name: "gate" type: "Sigmoid" bottom: "flat" top: "gate" }
-layer { name: "scale" type: "Scale" bottom: "data" bottom: "gate" top: "scale" scale_param { axis: 0 } }
-layer { name: "bias" type: "Bias" bottom: "scale" bottom: "flat" top: "bias" bias_param { axis: 0 } }
-""",
-    "everything": f"""
-layer {{ name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
-  convolution_param {{ num_output: 8 kernel_size: 3 pad: 1 {FILLED} }} }}
-layer {{ name: "bn1" type: "BatchNorm" bottom: "conv1" top: "conv1" }}
-layer {{ name: "scale1" type: "Scale" bottom: "conv1" top: "conv1"
-  scale_param {{ bias_term: true filler {{ type: "uniform" }} }} }}
-layer {{ name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }}
-layer {{ name: "norm1" type: "LRN" bottom: "conv1" top: "norm1" }}
-layer {{ name: "conv2" type: "Convolution" bottom: "norm1" top: "conv2"
-  convolution_param {{ num_output: 8 group: 4 kernel_size: 3 pad: 1 {FILLED} }} }}
-layer {{ name: "sum" type: "Eltwise" bottom: "conv1" bottom: "conv2" top: "sum" }}
-layer {{ name: "pool" type: "Pooling" bottom: "sum" top: "pool" pooling_param {{ kernel_size: 3 stride: 2 }} }}
-layer {{ name: "up" type: "Deconvolution" bottom: "pool" top: "up"
-  convolution_param {{ num_output: 4 kernel_size: 2 stride: 2 {FILLED} }} }}
-layer {{ name: "down" type: "Pooling" bottom: "up" top: "down" pooling_param {{ kernel_size: 2 stride: 2 }} }}
-layer {{ name: "both" type: "Concat" bottom: "pool" bottom: "down" top: "both" }}
-layer {{ name: "drop" type: "Dropout" bottom: "both" top: "both" }}
-layer {{ name: "fc" type: "InnerProduct" bottom: "both" top: "fc"
-  inner_product_param {{ num_output: 5 weight_filler {{ type: "xavier" }} }} }}
-layer {{ name: "prob" type: "Softmax" bottom: "fc" top: "prob" }}
-""",
-}
 
 
 @pytest.fixture(scope="module")
 def packages() -> None:
     for module in ("onnx", "onnxruntime"):
         extras.needed(module, "export")
-
-
-def _net(layers: str, *shape: int) -> Net:
-    """A net over "data" (1, *shape), its statistics no longer those that it begins with."""
-    dims = " ".join(f"dim: {size}" for size in (1, *shape))
-    text = f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {dims} }} }} }}\n{layers}'
-    with glog.quiet():
-        net = Net(proto.parse_text(text, proto.NetParameter), Context(), where="deploy.prototxt")
-    rng = np.random.default_rng(5)
-    for layer in net.layers:
-        if layer.type == "BatchNorm":
-            for blob, low in zip(layer.blobs, (-1, 1, 1.5), strict=True):
-                blob.data_array()[:] = rng.uniform(low, low + 1, blob.shape)
-    return net
-
-
-def _plain(**more: Any) -> Preparation:
-    words: dict[str, Any] = dict(order="RGB", mean=None, scale=1.0, whitening=None)
-    return Preparation(**{**words, "blob": lambda pixels: np.float32(pixels) / 100 - 1, **more})
 
 
 def _session(path: Path) -> Any:
@@ -182,24 +38,20 @@ def _session(path: Path) -> Any:
 
 def _same(net: Net, path: Path) -> None:
     """onnxruntime's outputs are the engine's for five images at once, to 1e-5 of each value."""
-    blob = net.blobs["data"]
-    x = np.random.default_rng(3).normal(size=(5, *blob.shape[1:])).astype(np.float32)
-    blob.reshape(*x.shape)
-    blob.data_array()[:] = x
-    with glog.quiet():
-        net.forward()
+    x = np.random.default_rng(3).normal(size=(5, *net.blobs["data"].shape[1:])).astype(np.float32)
+    right = exported.answers(net, x)
     session = _session(path)
     assert [value.name for value in session.get_outputs()] == net.outputs
-    for found, name in zip(session.run(None, {"data": x}), net.outputs, strict=True):
-        np.testing.assert_allclose(found, net.blobs[name].data.numpy(), rtol=1e-5, atol=1e-6)
+    for found, expected in zip(session.run(None, {"data": x}), right, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("what", ALONE)
 def test_a_layer_alone(what: str, tmp_path: Path) -> None:
     """Each layer, on odd sizes, gives in onnxruntime what it gives here."""
     kind, lines, shape = ALONE[what]
-    net = _net(f'layer {{ name: "one" type: "{kind}" bottom: "data" top: "out" {lines} }}', *shape)
-    written = onnx_file.export(net, tmp_path / "one.onnx", _plain(), pixels=False)
+    net = exported.net(f'layer {{ name: "one" type: "{kind}" bottom: "data" top: "out" {lines} }}', *shape)
+    written = onnx_file.export(net, tmp_path / "one.onnx", exported.plain(), pixels=False)
     assert written.difference <= 1e-5
     _same(net, written.path)
 
@@ -207,22 +59,29 @@ def test_a_layer_alone(what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", NETS)
 def test_a_net(what: str, tmp_path: Path) -> None:
     """So do layers that read several blobs, write in place, or stand in one net."""
-    net = _net(NETS[what], 3, 9, 9)
-    _same(net, onnx_file.export(net, tmp_path / "net.onnx", _plain(), pixels=False).path)
+    net = exported.net(NETS[what], 3, 9, 9)
+    _same(net, onnx_file.export(net, tmp_path / "net.onnx", exported.plain(), pixels=False).path)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_net(name: str, tmp_path: Path) -> None:
+    """CaffeNet, GoogLeNet, SqueezeNet, ResNet and the paper's networks, pixels in."""
+    net, pixels = exported.large(name), name != "lenet"  # whose images are grey
+    preparation = exported.of_pixels() if pixels else exported.plain()
+    written = onnx_file.export(net, tmp_path / "net.onnx", preparation, pixels=pixels)
+    assert written.difference <= 1e-5
 
 
 def test_every_type_is_tested() -> None:
     """Whoever adds a type adds a case."""
-    text = " ".join(NETS.values())
-    tested = {kind for kind, _, _ in ALONE.values()} | {kind for kind in WRITERS if f'type: "{kind}"' in text}
-    assert tested == WRITERS.keys() - {"Split"}  # which stands between a blob and its readers in every net above
+    assert not exported.untested()
 
 
 @pytest.mark.parametrize("layer", ["drop", "relu"])
 def test_an_output_that_is_written_in_place(layer: str, tmp_path: Path) -> None:
     """The last of several writes of a blob is what the file's value of that name holds, over the input, too."""
     kind = {"drop": "Dropout", "relu": "ReLU"}[layer]
-    net = _net(
+    net = exported.net(
         f'layer {{ name: "{layer}" type: "{kind}" bottom: "out" top: "out" }}'.join(
             ['layer { name: "tanh" type: "TanH" bottom: "data" top: "out" }', ""]
         ),
@@ -230,7 +89,7 @@ def test_an_output_that_is_written_in_place(layer: str, tmp_path: Path) -> None:
         3,
         3,
     )
-    _same(net, onnx_file.export(net, tmp_path / "net.onnx", _plain(), pixels=False).path)
+    _same(net, onnx_file.export(net, tmp_path / "net.onnx", exported.plain(), pixels=False).path)
 
 
 CLASSES = 'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 4 ' + (
@@ -241,8 +100,8 @@ CLASSES = 'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inne
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_mean_scale_and_order_are_inside(order: str, tmp_path: Path) -> None:
     """Pixels R, G, B come to the net in its order, less the mean, times the scale; scores leave as probabilities."""
-    net, mean = _net(CLASSES, 3, 5, 6), np.float32([[[10]], [[20]], [[30]]])
-    given = _plain(order=order, mean=mean, scale=0.5, blob=lambda p: (np.float32(p) - mean) * np.float32(0.5))
+    net, mean = exported.net(CLASSES, 3, 5, 6), np.float32([[[10]], [[20]], [[30]]])
+    given = exported.plain(order=order, mean=mean, scale=0.5, blob=lambda p: (np.float32(p) - mean) * np.float32(0.5))
     path = onnx_file.export(net, tmp_path / "net.onnx", given).path
     pixels = np.random.default_rng(4).integers(0, 256, (3, 3, 5, 6), np.uint8)
     x = (pixels[:, ::-1] if order == "BGR" else pixels) * 1.0
@@ -273,13 +132,13 @@ def test_whitening_is_inside(method: str, size: int, tmp_path: Path) -> None:
         out[middle] = transform.whiten(np.ascontiguousarray(pixels[middle]))
         return out
 
-    net = _net(
+    net = exported.net(
         'layer { name: "out" type: "Power" bottom: "data" top: "out" }\n' + CLASSES.replace('"data"', '"out"'),
         3,
         size,
         size,
     )
-    path = onnx_file.export(net, tmp_path / "net.onnx", _plain(whitening=transform, blob=blob)).path
+    path = onnx_file.export(net, tmp_path / "net.onnx", exported.plain(whitening=transform, blob=blob)).path
     pixels = rng.integers(0, 256, (4, 3, size, size), np.uint8)
     pixels[1] = 77
     scores = blob(pixels).reshape(4, -1).astype(np.float64) @ net.layers[2].blobs[0].data.numpy().T
@@ -290,10 +149,10 @@ def test_whitening_is_inside(method: str, size: int, tmp_path: Path) -> None:
 
 def test_a_wrong_answer_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What onnxruntime answers otherwise than the engine is an error, and no file."""
-    monkeypatch.setitem(WRITERS, "TanH", onnx_layers.WRITERS["Sigmoid"])
-    net = _net('layer { name: "tanh" type: "TanH" bottom: "data" top: "out" }', 2, 3, 3)
+    monkeypatch.setitem(WRITERS, "TanH", WRITERS["Sigmoid"])
+    net = exported.net('layer { name: "tanh" type: "TanH" bottom: "data" top: "out" }', 2, 3, 3)
     with pytest.raises(ExportError, match="beside the engine's, expected 1e-05 at most"):
-        onnx_file.export(net, tmp_path / "net.onnx", _plain(), pixels=False)
+        onnx_file.export(net, tmp_path / "net.onnx", exported.plain(), pixels=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -322,7 +181,7 @@ def test_a_wrong_answer_is_not_written(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_cannot_be_written_is_named(layers: str, line: str, tmp_path: Path) -> None:
     """One line: the layer, what it is, what could be written."""
     with pytest.raises(ExportError) as error:
-        onnx_file.export(_net(layers, 3, 4, 5), tmp_path / "net.onnx", _plain(), pixels=False)
+        onnx_file.export(exported.net(layers, 3, 4, 5), tmp_path / "net.onnx", exported.plain(), pixels=False)
     assert str(error.value) == line
     assert not list(tmp_path.iterdir())
 
@@ -367,6 +226,50 @@ def test_opencv_reads_the_bare_net(tmp_path: Path) -> None:
     net = cv2.dnn.readNetFromONNX(str(path))
     net.setInput(x)
     np.testing.assert_allclose(net.forward(), right, rtol=1e-4, atol=1e-6)
+
+
+NEW_OPENCV = pytest.mark.skipif(int(cv2.__version__.partition(".")[0]) < 5, reason="no OpenCV 5")
+
+
+def _ask_opencv(path: Path, given: np.ndarray) -> np.ndarray:
+    net = cv2.dnn.readNetFromONNX(str(path))
+    net.setInput(given)
+    return np.asarray(net.forward())
+
+
+@NEW_OPENCV
+@pytest.mark.parametrize("what", [what for what in ALONE if what != "mean, a window outside"])
+def test_opencv_5_reads_a_layer(what: str, tmp_path: Path) -> None:
+    """OpenCV 5, which has no reader for Caffe's files, gives for each layer what this engine gives."""
+    kind, lines, shape = ALONE[what]
+    net = exported.net(f'layer {{ name: "one" type: "{kind}" bottom: "data" top: "out" {lines} }}', *shape)
+    path = onnx_file.export(net, tmp_path / "one.onnx", exported.plain(), pixels=False).path
+    x = np.random.default_rng(3).normal(size=(2, *shape)).astype(np.float32)
+    (right,) = exported.answers(net, x)
+    np.testing.assert_allclose(_ask_opencv(path, x), right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+
+
+@NEW_OPENCV
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("name", ["caffenet", "googlenet", "squeezenet", "resnet20", "cifar10-allcnn-c"])
+def test_opencv_5_reads_a_large_net(name: str, pixels: bool, tmp_path: Path) -> None:
+    """So it does for whole nets, the bare blob or uint8 pixels in."""
+    net, preparation = exported.large(name), exported.of_pixels()
+    path = onnx_file.export(net, tmp_path / "net.onnx", preparation, pixels=pixels).path
+    given = np.random.default_rng(3).integers(0, 256, (1, *net.blobs["data"].shape[1:]), np.uint8)
+    blob = preparation.apply(given)
+    (right,) = whole.answers(net, blob, pixels=pixels)
+    found = _ask_opencv(path, given if pixels else blob).reshape(right.shape)
+    np.testing.assert_allclose(found, right, rtol=0, atol=1e-5 * np.abs(right).max())
+
+
+@NEW_OPENCV
+def test_opencv_5_answers_for_pixels(tmp_path: Path, pictures: tuple[list[str], np.ndarray]) -> None:
+    """All-CNN-C with its whitening inside: OpenCV 5 gives onnxruntime's probabilities."""
+    path = tmp_path / "model.onnx"
+    assert _call("export", str(MODEL), "--to", "onnx", "--output", str(path)).exit_code == 0
+    (right,) = _session(path).run(None, {"pixels": pictures[1][:1]})
+    np.testing.assert_allclose(_ask_opencv(path, pictures[1][:1]), right, atol=1e-5)
 
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,73 @@
-"""Caffe's layers in ONNX: one function for each type, from a layer in its place to nodes of a graph."""
+"""Caffe's layers as the operations of a graph: one function for each type, from a layer in its place to operations.
+
+Operations have ONNX's names and meaning. `Graph` is what a format has to know of them; where a format has a shorter word for
+something, it overrides a method.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from allconv_caffe.export.errors import needed
+from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.export.graph import Node
 from allconv_caffe.proto import TRAIN, EltwiseParameter, PoolingParameter
 
 FLT_MAX = float(np.finfo(np.float32).max)
 
 
-class Graph:
-    """Collects the nodes and constants of one ONNX graph."""
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pooling over (N, C, H, W), in Caffe's geometry."""
+
+    # the layer's
+    name: str
+    # maxima, or means
+    is_max: bool
+    window: Window
+    # the image, and the places of the window in it
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+
+    @property
+    def pads(self) -> list[int]:
+        """What windows need around the image: above, left, below, right."""
+        left, right, above, below = self.window.margins(self.size, self.out)
+        return [above, left, max(below, 0), max(right, 0)]
+
+    @property
+    def factors(self) -> np.ndarray | None:
+        """(OH, OW): what the mean over a whole window is multiplied by, since Caffe divides by the window clipped to image
+        and padding; None: by nothing."""
+        lengths = []
+        for k, s, p, h, places in zip(
+            self.window.kernel, self.window.stride, self.window.pad, self.size, self.out, strict=True
+        ):
+            start = np.arange(places) * s - p
+            lengths.append(np.minimum(start + k, h + p) - start)
+        divisors, whole = lengths[0][:, None] * lengths[1][None, :], self.window.kernel[0] * self.window.kernel[1]
+        if (divisors == whole).all():
+            return None
+        with np.errstate(divide="ignore"):
+            return (whole / divisors).astype(np.float32)
+
+
+class Graph(ABC):
+    """Collects the operations and constants of one net."""
 
     def __init__(self) -> None:
-        self.helper = needed("onnx.helper")
-        self.from_array = needed("onnx.numpy_helper").from_array
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
         self._taken: set[str] = set()
 
     def reserve(self, *names: str) -> None:
         """These names are given to values by whoever calls `add` with `output`."""
         self._taken.update(names)
 
-    def _name(self, hint: str) -> str:
+    def name(self, hint: str) -> str:
+        """`hint`, or a name after it that nothing else has."""
         name, count = hint, 1
         while name in self._taken:
             count += 1
@@ -36,22 +75,50 @@ class Graph:
         self._taken.add(name)
         return name
 
+    @abstractmethod
     def constant(self, values: Any, hint: str, dtype: Any = np.float32) -> str:
-        """The name of a constant."""
-        name = self._name(hint)
-        self.constants.append(self.from_array(np.ascontiguousarray(values, dtype).reshape(np.shape(values)), name))
-        return name
+        """The name of a constant; `hint` is ``<layer>:<word>``."""
 
+    @abstractmethod
     def add(self, op: str, *inputs: str, output: str | None = None, hint: str = "", **attributes: Any) -> str:
-        """A node; returns its value, called `output`, or after `hint`."""
-        output = output if output is not None else self._name(f"{hint or inputs[0]}:{op}")
-        self.nodes.append(self.helper.make_node(op, list(inputs), [output], name=output, **attributes))
-        return output
+        """An operation; returns its value, called `output`, or after `hint`."""
 
+    @abstractmethod
     def shaped(self, x: str, shape: Sequence[int], output: str | None = None) -> str:
         """`x` with these axes behind the one of the images."""
-        constant = self.constant([0, *shape], f"{output or x}:shape", np.int64)
-        return self.add("Reshape", x, constant, output=output)
+
+    def dropout(self, x: str, ratio: float, output: str) -> None:
+        """What a file that does not train gives."""
+        self.add("Identity", x, output=output)
+
+    def batch_norm(
+        self, x: str, layer: str, mean: np.ndarray, var: np.ndarray, eps: float, axes: int, output: str
+    ) -> None:
+        """(x - mean) / sqrt(var + eps) along axis 1 of `axes` axes."""
+        ones, zeros = np.ones_like(mean), np.zeros_like(mean)
+        words = zip(("scale", "bias", "mean", "variance"), (ones, zeros, mean, var), strict=True)
+        constants = [self.constant(array, f"{layer}:{word}") for word, array in words]
+        self.add("BatchNormalization", x, *constants, output=output, epsilon=eps)
+
+    def pool(self, x: str, pool: Pool, output: str) -> None:
+        """The places of the window are Caffe's, so padding is told for each side, with what windows need behind the image."""
+        if pool.window.covers(pool.size) and tuple(pool.out) == (1, 1):
+            self.add("GlobalMaxPool" if pool.is_max else "GlobalAveragePool", x, output=output)
+            return
+        pads, kernel, name = pool.pads, [*pool.window.kernel, *pool.window.kernel], pool.name
+        if any(pad >= k for pad, k in zip(pads, kernel, strict=True)):  # a window that lies wholly outside
+            amounts = self.constant([0, 0, *pads[:2], 0, 0, *pads[2:]], f"{name}:pads", np.int64)
+            edge = self.constant(-FLT_MAX if pool.is_max else 0.0, f"{name}:edge")
+            x, pads = self.add("Pad", x, amounts, edge, hint=name), [0, 0, 0, 0]
+        words: dict[str, Any] = dict(kernel_shape=pool.window.kernel, strides=pool.window.stride, pads=pads)
+        if pool.is_max:
+            self.add("MaxPool", x, output=output, **words)
+            return
+        factors = pool.factors
+        last = output if factors is None else None
+        mean = self.add("AveragePool", x, output=last, hint=name, count_include_pad=1, **words)
+        if factors is not None:
+            self.add("Mul", mean, self.constant(factors, f"{name}:factors"), output=output)
 
 
 Write = Callable[[Graph, Node], None]
@@ -131,39 +198,14 @@ def _deconvolution(graph: Graph, node: Node) -> None:
 
 @writes("Pooling")
 def _pooling(graph: Graph, node: Node) -> None:
-    """The places of the window are Caffe's, so padding is told for each side, with what windows need behind the image."""
     layer: Any = node.layer
     if len(node.outputs) > 1:
         raise node.refuse("a second top", "the maxima alone: another engine counts their places otherwise")
-    (x,), (y,), window = node.inputs, node.outputs, layer.window
-    size, out = node.bottom[0].shape[2:], layer.out
     is_max = layer.method == PoolingParameter.MAX
-    if window.covers(size) and tuple(out) == (1, 1):
-        graph.add("GlobalMaxPool" if is_max else "GlobalAveragePool", x, output=y)
-        return
-    left, right, above, below = window.margins(size, out)
-    pads = [above, left, max(below, 0), max(right, 0)]
-    kernel = [*window.kernel, *window.kernel]
-    if any(pad >= k for pad, k in zip(pads, kernel, strict=True)):  # a window that lies wholly outside
-        amounts = graph.constant([0, 0, *pads[:2], 0, 0, *pads[2:]], f"{layer.name}:pads", np.int64)
-        edge = graph.constant(-FLT_MAX if is_max else 0.0, f"{layer.name}:edge")
-        x, pads = graph.add("Pad", x, amounts, edge, hint=layer.name), [0, 0, 0, 0]
-    words = dict(kernel_shape=window.kernel, strides=window.stride, pads=pads)
-    if is_max:
-        graph.add("MaxPool", x, output=y, **words)
-        return
-    lengths = []
-    for k, s, p, h, places in zip(window.kernel, window.stride, window.pad, size, out, strict=True):
-        start = np.arange(places) * s - p
-        lengths.append(np.minimum(start + k, h + p) - start)
-    divisors = lengths[0][:, None] * lengths[1][None, :]
-    whole = window.kernel[0] * window.kernel[1]
-    exact = bool((divisors == whole).all())
-    mean = graph.add("AveragePool", x, output=y if exact else None, hint=layer.name, count_include_pad=1, **words)
-    if not exact:  # Caffe divides by the window clipped to image and padding
-        with np.errstate(divide="ignore"):
-            factors = (whole / divisors).astype(np.float32)
-        graph.add("Mul", mean, graph.constant(factors, f"{layer.name}:factors"), output=y)
+    pool = Pool(
+        name=layer.name, is_max=is_max, window=layer.window, size=tuple(node.bottom[0].shape[2:]), out=tuple(layer.out)
+    )
+    graph.pool(node.inputs[0], pool, node.outputs[0])
 
 
 @writes("ReLU")
@@ -274,10 +316,8 @@ def _batch_norm(graph: Graph, node: Node) -> None:
         raise node.refuse("statistics of the batch (use_global_stats: false)", "those of training")
     mean, var, factor = (values(blob) for blob in layer.blobs)
     scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
-    ones, zeros = np.ones_like(mean), np.zeros_like(mean)
-    words = zip(("scale", "bias", "mean", "variance"), (ones, zeros, mean * scale, var * scale), strict=True)
-    constants = [graph.constant(array, f"{layer.name}:{word}") for word, array in words]
-    graph.add("BatchNormalization", *node.inputs, *constants, output=node.outputs[0], epsilon=layer.eps)
+    (x,), (y,), axes = node.inputs, node.outputs, node.bottom[0].num_axes
+    graph.batch_norm(x, layer.name, mean * scale, var * scale, layer.eps, axes, y)
 
 
 @writes("Scale", "Bias")
@@ -339,7 +379,7 @@ def _reshape(graph: Graph, node: Node) -> None:
 def _dropout(graph: Graph, node: Node) -> None:
     if node.layer.phase == TRAIN:
         raise node.refuse("phase TRAIN", "phase TEST: a file answers, it does not train")
-    graph.add("Identity", *node.inputs, output=node.outputs[0])
+    graph.dropout(node.inputs[0], node.layer.param.dropout_param.dropout_ratio, node.outputs[0])
 
 
 @writes("Split")
