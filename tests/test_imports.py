@@ -67,8 +67,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 TORCH = {"caffe_torch", "pycaffe", "doctor", "train", "visualize", "visualize/nets", "zoo", "export"}
 """The rooms that may import torch; the driver only asks it for GPUs. Tables and data preparation run without."""
 
-STARTED = {"allconv_caffe.caffe_torch", "allconv_caffe.visualize.nets.worker", "allconv_caffe.python_layers"}
-"""Modules that other files name in a string: two are processes of their own, one stands in users' prototxt."""
+STARTED = {
+    "allconv_caffe.caffe_torch",
+    "allconv_caffe.caffe_torch.executor.build",
+    "allconv_caffe.visualize.nets.worker",
+    "allconv_caffe.python_layers",
+}
+"""Modules that other files name in a string: three are processes of their own, one stands in users' prototxt."""
 
 NAMES = {"cv2": "opencv-python", "google": "protobuf"}
 """Modules that are called otherwise than their package."""

@@ -46,6 +46,7 @@ class Net:
         layers, layer_names: in order; `bottom_vecs[i]`, `top_vecs[i]` are layer i's Blobs.
         blobs: name -> Blob, in order of creation; an in-place blob appears once.
         outputs: names of the tops that nobody reads, in byte order.
+        filtered: the net's description before splits were inserted and layers were set up.
         learnable_params, params_lr, params_weight_decay: owners only, in order.
     """
 
@@ -79,6 +80,7 @@ class Net:
     def _init(self, in_param: NetParameter) -> None:
         filtered = filter_net(in_param)
         glog.info("net.cpp:53", "Initializing net from parameters: \n" + to_text(filtered))
+        self.filtered = filtered
         param = insert_splits(filtered)
         self.param = param
         self.name: str = param.name

@@ -32,8 +32,10 @@ TRAIN_NET_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 class Executor(Protocol):
     """How a solver's nets are run."""
 
-    updates: bool
-    """Whether `iterate` moves the weights, too."""
+    @property
+    def updates(self) -> bool:
+        """Whether `iterate` moves the weights, too."""
+        ...
 
     def iterate(self, rate: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Forward and backward of one iteration; returns the mean loss and the last outputs, as tensors."""

@@ -56,11 +56,17 @@ def _chooser(wanted: str) -> ChooseExecutor:
         """Compiles the iteration where that pays; says in the log why not where it cannot."""
         if wanted == "plain" or iters <= 0:
             return PlainExecutor(solver)
-        from allconv_caffe.caffe_torch.executor import compiled  # takes seconds; who runs plain does not wait for it
+        from allconv_caffe.caffe_torch.executor import compiled  # who runs plain does not wait for it
 
         reason = compiled.why_not(solver)
-        if reason is None and wanted == "auto" and iters < MIN_ITERS_TO_COMPILE:
-            reason = f"{iters} iterations are too few to pay for compiling"
+        if reason is None and wanted == "auto":
+            from allconv_caffe.caffe_torch.executor import changing
+
+            waits = changing.waits()
+            if not waits and solver.ctx.device.type == "cpu" and solver.company is None:
+                return changing.ChangingExecutor(solver, iters)
+            if iters < MIN_ITERS_TO_COMPILE:
+                reason = f"{iters} iterations are too few to pay for compiling"
         if reason is None:
             glog.info("solver_factory.py:1", "Executor: compiled")
             return compiled.CompiledExecutor(solver)

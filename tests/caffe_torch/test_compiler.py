@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,21 @@ def test_the_kernels_lie_beside_their_callers() -> None:
     callers = "".join(path.read_text(encoding="utf-8") for path in compiler.KERNELS.parent.glob("*.py"))
     names = {path.stem for path in compiler.KERNELS.glob("*.cpp")}
     assert len(names) > 1 and not [name for name in names if f'load("{name}"' not in callers]
+
+
+def test_a_damaged_library_is_compiled_again(kernels: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Cut, overwritten or a folder's content lost: one line, and the same function."""
+    assert compiler.load("seven", ["-DSEVEN=7"]).seven() == 7
+    library = next((kernels / "cache" / "allconv-caffe").iterdir())
+    whole = library.read_bytes()
+    for spoilt in (whole[:3000], b"", bytes(len(whole)), whole[:2000] + b"x" + whole[2001:]):
+        library.unlink()  # what is loaded stays as it is
+        library.write_bytes(spoilt)
+        built = compiler.build(str(compiler.compiler()), "seven", ["-DSEVEN=7"])
+        assert built == library
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].endswith(f"{library} is damaged: compiled again")
+        code = f"import ctypes; print(ctypes.CDLL({str(library)!r}).seven())"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "7\n"
+    compiler.build(str(compiler.compiler()), "seven", ["-DSEVEN=7"])
+    assert not capfd.readouterr().err

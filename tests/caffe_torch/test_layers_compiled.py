@@ -95,6 +95,7 @@ def make(net: str, executor: str) -> Solver:
 def test_traced_layers_compute_what_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three iterations of a net of all of them, captured as one graph, end in the plain executor's weights."""
     monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
 
     def uncompiled(graph: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return graph
@@ -113,6 +114,7 @@ def test_traced_layers_compute_what_plain_ones_do(monkeypatch: pytest.MonkeyPatc
 def test_a_forked_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled loops count on threads that a fork leaves behind: one line, where they would wait for ever."""
     monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     solver = make(dummy("x", "2 3") + layer("s", "Reduction", "x", "loss_weight: 1"), "compiled")
     solver.step(1)
@@ -151,6 +153,7 @@ RECURRENT = "".join(
 def test_a_state_is_carried_from_one_iteration_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the plain executor: sequences go on, `cont` 0 begins one, more streams than before begin at 0."""
     monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     plain, traced = make(RECURRENT, "plain"), make(RECURRENT, "compiled")
     g = torch.Generator().manual_seed(0)

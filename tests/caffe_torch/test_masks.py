@@ -52,6 +52,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
         return graph
 
     monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
+    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
     monkeypatch.setattr(torch, "compile", as_it_is)
 
 

@@ -5,9 +5,12 @@ Without a compiler there are no kernels; whoever has use for them says so, and d
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allconv_caffe import files
+from allconv_caffe.caffe_torch import glog
 
 KERNELS = Path(__file__).with_name("kernels")
 NO_COMPILER = "no C++ compiler found; install g++ (or set CXX)"
@@ -42,34 +46,74 @@ def load(name: str, flags: Sequence[str]) -> ctypes.CDLL:
 def build(cxx: str, name: str, flags: Sequence[str]) -> Path:
     """Compiles kernels/<name>.cpp for this processor unless it, these flags and this compiler have met before.
 
+    Behind the library stands its digest: what is damaged in the cache is compiled again.
+
     Returns: the library's path in the cache. Raises BuildError, OSError.
     """
     source, flags = KERNELS / f"{name}.cpp", [*FLAGS, *flags]
-    version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=False).stdout
-    target = subprocess.run(
-        [cxx, "-march=native", "-E", "-v", "-x", "c++", os.devnull, "-o", os.devnull],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stderr
-    parts = [source.read_text(encoding="utf-8"), version, target, *flags]
-    library = _cache() / f"{name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        with files.replacing(library) as built:  # whole or not at all, also with two processes at work
-            command = [cxx, *flags, str(source), "-o", built]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
-                raise BuildError(f"{cxx}: {lines[0][:300]}")
+    program = Path(cxx).resolve()
+    parts = [source.read_text(encoding="utf-8"), str(program), str(program.stat().st_mtime_ns), processor(), *flags]
+    key = hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]
+    library = cached(f"{name}-{key}.so")
+    if library.exists():
+        if _is_whole(library):
+            return library
+        glog.warning("compiler.py:1", f"{library} is damaged: compiled again")
+        library = cached(library.name, anew=True)
+    with files.replacing(library) as built:  # whole or not at all, also with two processes at work
+        command = [cxx, *flags, str(source), "-o", built]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
+            raise BuildError(f"{cxx}: {lines[0][:300]}")
+        digest = hashlib.sha256(Path(built).read_bytes()).digest()
+        with open(built, "ab") as file:
+            file.write(digest)
     return library
 
 
-def _cache() -> Path:
-    """Where compiled kernels are kept; where that cannot be made, a folder of this process alone."""
+def _is_whole(library: Path) -> bool:
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
+@functools.cache
+def processor() -> str:
+    """Model and instructions of the first processor, where the system says them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU")))
+
+
+def cached(name: str, anew: bool = False) -> Path:
+    """Where in the cache what is called `name` lies, or will; where nothing can be written, in a folder of this process.
+
+    Args:
+        anew: it is to be written, whether it is there or not.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(base) / "allconv-caffe"
+    path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="allconv-caffe-"))
-    return folder
+        if not anew and path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.check_writable(path)
+    except OSError as error:
+        own = _own_cache(str(folder), str(error.strerror)) / name
+        own.parent.mkdir(exist_ok=True)
+        return own
+    return path
+
+
+@functools.cache
+def _own_cache(folder: str, reason: str) -> Path:
+    glog.warning("compiler.py:1", f"{folder}: {reason}; what is compiled is kept for this process alone")
+    own = tempfile.mkdtemp(prefix="allconv-caffe-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return Path(own)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, Memory
@@ -22,7 +21,9 @@ from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import MaskStream, TorchGenerator
 from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.executor import builder, plan
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
+from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.tracing import Tracing
 
@@ -69,6 +70,8 @@ class Graph:
             history.
         body: run under tracing after the sources are bound; gets the traced scalars, returns the loss and outputs.
         scalars: how many float32 inputs `body` takes.
+        persistent_diffs: blobs whose diff the graph reads and updates in place.
+        solver: whose iteration this is; without, it is the net's forward alone.
     """
 
     def __init__(
@@ -78,11 +81,13 @@ class Graph:
         body: Callable[[Tensors], Tensors],
         scalars: int = 0,
         persistent_diffs: Sequence[Blob] = (),
+        solver: Solver | None = None,
     ) -> None:
         self.net = net
+        self._solver = solver
         self.sources = [i for i in range(len(net.layers)) if is_source(net, i)]
         self._persistent, self._persistent_diffs = persistent, persistent_diffs
-        self._find_memories()
+        self.others: Sequence[Graph] = ()  # what will be compiled after this one
         self.body = body
         self.device = net.ctx.device
         # what the convolutions' fastest kernels take; cuDNN's for whole float32 work on NCHW
@@ -97,17 +102,16 @@ class Graph:
         self._process = 0
 
     def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
-        inputs = self._next_inputs()
+        inputs = self.next_inputs()
         if self._function is None or [t.shape for t in inputs] != self._input_shapes:
             self._build(inputs)
-            self._process = os.getpid()
         check(self._process == os.getpid(), FORKED)
         if scalars and tuple(scalars) != self._key:  # the rate changes seldom; then it is copied without waiting
             self.scalars.copy_(torch.tensor(scalars, dtype=torch.float32), non_blocking=True)
             self._key = tuple(scalars)
         assert self._function is not None
         with torch.no_grad():
-            return self._function(self._buffers(), inputs, self.scalars)
+            return self._function(self.buffers(), inputs, self.scalars)
 
     def _find_memories(self) -> None:
         data = [*self._persistent, *(blob for layer in self.net.layers for blob in layer.carried)]
@@ -116,7 +120,7 @@ class Graph:
         self.shapes = {id(memory): shape for memory, shape in pairs}
         self._views: Tensors | None = None
 
-    def _buffers(self) -> Tensors:
+    def buffers(self) -> Tensors:
         """The memories as tensors: the same list as long as they lie where they lay."""
         tensors = [m.tensor() for m in self.memories]
         if self._views is None or any(a is not b for a, b in zip(tensors, self._viewed, strict=True)):
@@ -127,7 +131,7 @@ class Graph:
             ]
         return self._views
 
-    def _next_inputs(self) -> Tensors:
+    def next_inputs(self) -> Tensors:
         """The sources' next tensors; behind them, where there are masks to be drawn, their seeds."""
         inputs: Tensors = []
         for i in self.sources:
@@ -155,15 +159,66 @@ class Graph:
                     value = value.contiguous(memory_format=torch.channels_last)
                 top.data = value
 
+    def recipe(self) -> Recipe:
+        """What a plan of this graph is made from, for the shapes that the sources' tops have."""
+        return recipe_of(self.net, self.sources, self._solver)
+
+    @property
+    def ready(self) -> bool:
+        return self._function is not None
+
+    def take_plan(self) -> bool:
+        """Takes the plan that is there for the sources' shapes. Returns whether there was one."""
+        function = builder.find(self.recipe())
+        if function is not None:
+            self._take(function)
+        return function is not None
+
+    def _take(self, function: plan.Function) -> None:
+        self._find_memories()
+        self._function = lambda buffers, inputs, scalars: function(
+            [*buffers, *(value.contiguous() for value in inputs), scalars]
+        )
+        shapes = [torch.Size(top.shape) for i in self.sources for top in self.net.top_vecs[i]]
+        self._input_shapes = shapes + ([torch.Size([len(self._streams)])] if self._streams else [])
+        self._process = os.getpid()
+
     def _build(self, inputs: Tensors) -> None:
-        start = time.perf_counter()
         if self._function is not None:  # other shapes than before: what is carried along may lie elsewhere now
             with Tracing():
                 self._bind(inputs)
                 for i, layer in enumerate(self.net.layers):
                     if i not in self.sources:
                         layer.reshape(self.net.bottom_vecs[i], self.net.top_vecs[i])
-            self._find_memories()
+        alone = self._solver is None or self._solver.company is None  # a recipe knows of no others
+        if self.device.type == "cpu" and alone:
+            self._shape_sources(inputs)
+            function = builder.get(self.recipe(), [graph.recipe() for graph in self.others])
+            if function is not None:
+                self._take(function)
+                return
+        start = time.perf_counter()
+        graph = self.capture(inputs)
+        options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
+        self._function = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
+        if self.device.type == "cuda":
+            self._function = Replayed(self._function)
+        self._input_shapes = [t.shape for t in inputs]
+        self._process = os.getpid()
+        glog.info(
+            "compiled.py:2",
+            f"Captured {self.net.name or 'the net'}: {len(graph.graph.nodes)} operations in "
+            f"{time.perf_counter() - start:.1f} s; compiling at the first run",
+        )
+
+    def _shape_sources(self, inputs: Tensors) -> None:
+        tops = [top for i in self.sources for top in self.net.top_vecs[i]]
+        for top, value in zip(tops, inputs, strict=False):
+            top.reshape(*value.shape)
+
+    def capture(self, inputs: Tensors) -> torch.fx.GraphModule:
+        """The graph as PyTorch's operations; it takes buffers, inputs and scalars, and updates the buffers in place."""
+        from torch.fx.experimental.proxy_tensor import make_fx
 
         def run(buffers: Tensors, ins: Tensors, scalars: torch.Tensor) -> Tensors:
             with Tracing() as tracing:
@@ -178,19 +233,14 @@ class Graph:
                     buffer.copy_(update.reshape(buffer.shape))
             return results
 
+        self._find_memories()
         with torch.no_grad():
-            graph = make_fx(run, tracing_mode="fake")(self._buffers(), inputs, self.scalars)
-            options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
-            self._function = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
-        if self.device.type == "cuda":
-            self._function = Replayed(self._function)
-        self._input_shapes = [t.shape for t in inputs]
-        nodes = len(graph.graph.nodes)
-        glog.info(
-            "compiled.py:2",
-            f"Captured {self.net.name or 'the net'}: {nodes} operations in "
-            f"{time.perf_counter() - start:.1f} s; compiling at the first run",
-        )
+            return make_fx(run, tracing_mode="fake")(self.buffers(), inputs, self.scalars)
+
+
+def forward_graph(net: Net) -> Graph:
+    """A net's forward: the loss, then the outputs."""
+    return Graph(net, net.params, lambda scalars: _forward(net))
 
 
 class CompiledExecutor:
@@ -206,37 +256,37 @@ class CompiledExecutor:
         net = solver.net
         count = len(solver.step_scalars(0.0))
         if self.updates:
-            self._train = Graph(net, [*net.params, *solver.history], self._train_body, count)
+            self.train = Graph(net, [*net.params, *solver.history], self._train_body, count, solver=solver)
         else:
-            self._train = Graph(net, net.params, self._accumulate_body, 0, net.learnable_params)
+            self.train = Graph(net, net.params, self._accumulate_body, 0, net.learnable_params, solver=solver)
         self._forward: Graph | None = None
-        self._tests: dict[int, Graph] = {}
+        self.tests = [forward_graph(test_net) for test_net in solver.test_nets]
+        self.train.others = self.tests
 
     def iterate(self, rate: float) -> tuple[torch.Tensor, Tensors]:
         solver = self.solver
         if self.updates:
-            loss, *outputs = self._train(solver.step_scalars(rate))
+            loss, *outputs = self.train(solver.step_scalars(rate))
             return loss, outputs
         solver.net.clear_param_diffs()
         total: torch.Tensor | None = None
         outputs = []
         for _ in range(solver.param.iter_size):
-            loss, *outputs = self._train()
+            loss, *outputs = self.train()
             total = loss if total is None else total + loss
         assert total is not None
         return total / solver.param.iter_size, outputs
 
     def forward(self) -> torch.Tensor:
+        """On a CPU, layer by layer: it is asked for once, at the end."""
+        if self.solver.ctx.device.type == "cpu":
+            return self.solver.net.forward()
         if self._forward is None:
-            net = self.solver.net
-            self._forward = Graph(net, net.params, lambda scalars: _forward(net))
+            self._forward = forward_graph(self.solver.net)
         return self._forward()[0]
 
     def test(self, k: int) -> tuple[torch.Tensor, Tensors]:
-        net = self.solver.test_nets[k]
-        if k not in self._tests:
-            self._tests[k] = Graph(net, net.params, lambda scalars: _forward(net))
-        loss, *outputs = self._tests[k]()
+        loss, *outputs = self.tests[k]()
         return loss, outputs
 
     def _train_body(self, scalars: Tensors) -> Tensors:

@@ -1,0 +1,172 @@
+"""Makes plans: ``python -m allconv_caffe.caffe_torch.executor.build beside|first RECIPE FOLDER [RECIPE FOLDER ...]``.
+
+A process of its own, so that training goes on meanwhile; it ends when its standard input is closed. What is wrong is one line
+on its standard output and status 1.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.executor import plan
+from allconv_caffe.caffe_torch.executor.builder import BESIDE, UNKNOWN
+from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
+from allconv_caffe.caffe_torch.executor.kernels import Kernel, UnknownProgramError, build as build_kernels
+from allconv_caffe.caffe_torch.executor.recipe import Recipe
+from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.caffe_torch.solver_factory import create_solver
+
+NICE = 10  # beside training, which comes first
+TOLERANCE = 1e-2  # of a tensor's norm: a maximum may be another one where two are near
+RETRIED = "ALLCONV_BUILD_RETRIED"
+KERNEL = re.compile(r"^(\w+) = async_compile\.cpp_pybinding\((\[[^\]]*\]), r'''(.*?)'''\)\n", re.MULTILINE | re.DOTALL)
+OTHER_KERNEL = re.compile(r"^\w+ = async_compile\.", re.MULTILINE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    glog.init("build", glog.WARNING)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[0] == BESIDE:
+        os.nice(NICE)
+    for recipe, folder in zip(arguments[1::2], arguments[2::2], strict=True):
+        try:
+            make(Recipe.of_text(Path(recipe).read_text(encoding="utf-8")), Path(folder))
+        except Exception as error:  # whatever it is, whoever waits does without the plan
+            if not isinstance(error, UnknownProgramError) and not os.environ.get(RETRIED):
+                _begin_again(arguments)
+            print(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            return UNKNOWN if isinstance(error, UnknownProgramError) else 1
+    return 0
+
+
+def _begin_again(arguments: list[str]) -> None:
+    """Once more, with an empty cache of the compiler's: what lies in the one at hand may be damaged."""
+    with tempfile.TemporaryDirectory(prefix="allconv-caffe-") as empty:
+        environment = {**os.environ, RETRIED: "1", "TORCHINDUCTOR_CACHE_DIR": empty}
+        command = [sys.executable, "-m", "allconv_caffe.caffe_torch.executor.build", *arguments]
+        again = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)  # which ends with this process
+        status = again.wait()
+    sys.exit(status)
+
+
+def _follow_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def make(recipe: Recipe, folder: Path) -> None:
+    """Compiles the recipe's graph, and writes its plan, which was seen to compute what the compiled graph computes.
+
+    Raises: UnknownProgramError; what PyTorch's compiler raises; OSError.
+    """
+    torch.set_num_threads(recipe.threads)
+    graph = _graph(recipe)
+    inputs = _fill(graph)
+    captured = graph.capture(inputs)
+    arguments = [*graph.buffers(), *inputs, graph.scalars]
+    captured.graph.set_codegen(torch.fx.CodeGen())  # its arguments and results in one row
+    captured.recompile()
+    program, kernels = split(_program(captured, arguments))
+    with tempfile.TemporaryDirectory(prefix="allconv-caffe-") as scratch:
+        library = build_kernels(kernels, Path(scratch)) if kernels else None
+        trial = Path(scratch) / "plan"
+        plan.write(trial, program, library)
+        _compare(captured, plan.load(trial), arguments)
+        plan.write(folder, program, library)
+
+
+def _graph(recipe: Recipe) -> Graph:
+    if recipe.solver is None:
+        return forward_graph(Net(recipe.net_param(), recipe.context()))
+    solver = create_solver(recipe.solver_param(), context=recipe.context())
+    return CompiledExecutor(solver).train
+
+
+def _fill(graph: Graph) -> list[torch.Tensor]:
+    """Numbers between 0 and 1 for inputs: labels are 0, and everything else is something."""
+    for i in graph.sources:
+        for top in graph.net.top_vecs[i]:
+            top.data.uniform_()
+    graph.scalars.fill_(0.01)
+    return graph.next_inputs()
+
+
+def _program(captured: torch.fx.GraphModule, arguments: list[torch.Tensor]) -> str:
+    """The text of the program that PyTorch's compiler writes for the graph."""
+    if [node for node in captured.graph.nodes if node.op == "get_attr"]:
+        raise UnknownProgramError("the graph holds numbers of its own")
+    import torch._functorch.config
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.standalone_compile import standalone_compile
+
+    written: list[str] = []
+
+    def keep(module: Any, examples: Any, *args: Any, **options: Any) -> Any:
+        code: Any = compile_fx_inner(module, examples, *args, **options)
+        written.append(code.source_code)
+        return code
+
+    AsyncCompile.cpp_pybinding = lambda *_: None  # type: ignore[method-assign]  # they are compiled together
+    if not os.environ.get(RETRIED):
+        config.cpp.vec_isa_ok = True  # what the processor says is believed, until it has failed once
+    with (
+        torch.no_grad(),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+        config.patch(fx_graph_cache=False),
+    ):
+        standalone_compile(captured, arguments, dynamic_shapes="from_example_inputs", options={"inner_compile": keep})
+    if len(written) != 1:
+        raise UnknownProgramError(f"{len(written)} programs for one graph")
+    return written[0]
+
+
+def split(source: str) -> tuple[str, list[Kernel]]:
+    """A program of the compiler's, without imports, kernels and what tries it out; and its kernels.
+
+    Raises: UnknownProgramError.
+    """
+    kernels = [Kernel(name, ast.literal_eval(types), text) for name, types, text in KERNEL.findall(source)]
+    source = KERNEL.sub("", source)
+    _, mark, rest = source.rpartition("\ndel async_compile\n")
+    body = rest.partition("\ndef get_args(")[0].partition("\ndef benchmark_compiled_module(")[0]
+    if not mark or "async_compile" in body or OTHER_KERNEL.search(source):
+        raise UnknownProgramError("its text has another order")
+    return body, kernels
+
+
+def _compare(captured: torch.fx.GraphModule, function: plan.Function, arguments: list[torch.Tensor]) -> None:
+    """Graph and plan from the same numbers: results, and what they leave in the arguments, are the same but for rounding."""
+    first, second = ([a.clone() for a in arguments] for _ in range(2))
+    with torch.no_grad():
+        results = list(captured(*first)), function(second)
+    for a, b in zip([*results[0], *first], [*results[1], *second], strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise UnknownProgramError(f"its results are {b.dtype} of {tuple(b.shape)}")
+        if not _is_near(a, b):
+            raise UnknownProgramError("its results are others")
+
+
+def _is_near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    far = float((a - b).nan_to_num().norm()) > TOLERANCE * float(a.nan_to_num().norm()) + 1e-6
+    return not far and torch.equal(a.isnan(), b.isnan())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The executor that training begins with: plain at once, compiled from the iteration on at whose border the plan is ready.
+
+Another process makes the plans meanwhile, as soon as it is clear that there is enough left to do for it to pay. Nothing else
+depends on when the change comes: weights, history and what layers carry along stay where they are, the sources go on, and
+masks follow from seed, layer and iteration. Loss and weights differ by the rounding by which the two executors do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.executor import builder
+from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor
+from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
+
+if TYPE_CHECKING:
+    from allconv_caffe.caffe_torch.executor.builder import Building
+    from allconv_caffe.caffe_torch.solver import Executor, Solver
+
+#: Plain training that takes less is over before a compiler would have paid, which at worst takes this much of a core.
+PAYS_SECONDS = 60.0
+WAYS = ("beside", "wait")
+
+
+def waits() -> bool:
+    """Whether compiling comes before the first iteration: on one core, or where ALLCONV_COMPILE says so. Raises CaffeError."""
+    way = os.environ.get("ALLCONV_COMPILE", "")
+    check(way in ("", *WAYS), f"ALLCONV_COMPILE={way}: expected {' or '.join(WAYS)}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return way == "wait" or (not way and cores == 1)
+
+
+class ChangingExecutor:
+    """Runs a solver's nets as they stand until the plan of its iteration is there, then compiled.
+
+    Args:
+        iters: how many iterations are to be run.
+    """
+
+    def __init__(self, solver: Solver, iters: int) -> None:
+        self.solver = solver
+        self._left = iters
+        self._plain = PlainExecutor(solver)
+        self.compiled = CompiledExecutor(solver)
+        self._now: Executor = self._plain
+        self._recipes = [graph.recipe() for graph in (self.compiled.train, *self.compiled.tests)]
+        self._building: Building | None = None
+        self._gave_up = False
+        self._began: float | None = None
+        self._seconds = float("inf")  # of the fastest iteration so far
+        if self._change():
+            glog.info("changing.py:1", "Executor: compiled")
+        else:
+            glog.info("changing.py:1", "Executor: plain, until a compiled iteration is ready")
+
+    @property
+    def updates(self) -> bool:
+        return self._now.updates
+
+    def iterate(self, rate: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if self._now is self._plain and not self._gave_up:
+            self._look()
+        self._left -= 1
+        return self._now.iterate(rate)
+
+    def forward(self) -> torch.Tensor:
+        return self._now.forward()
+
+    def test(self, k: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        graph = self.compiled.tests[k]
+        if self._gave_up or not (graph.ready or graph.take_plan()):
+            return self._plain.test(k)
+        return self.compiled.test(k)
+
+    def _look(self) -> None:
+        """At an iteration's border: begins to compile, or changes, or gives up."""
+        if self._building is None:
+            now = time.perf_counter()
+            if self._began is not None:
+                self._seconds = min(self._seconds, now - self._began)
+            self._began = now
+            if self._seconds != float("inf") and self._seconds * self._left > PAYS_SECONDS:
+                self._building = builder.start(self._recipes, beside=True)
+        elif builder.is_there(self._recipes[0]):
+            if self._change():
+                glog.info("changing.py:1", f"Executor: compiled, from iteration {self.solver.iter} on")
+        elif self._building.ended:
+            self._gave_up = True
+            glog.warning("changing.py:1", f"Executor: plain ({self._building.complaint})")
+
+    def _change(self) -> bool:
+        if not self.compiled.train.take_plan():
+            return False
+        self._now = self.compiled
+        return True

@@ -1,0 +1,288 @@
+"""Training that begins plain and goes on compiled: the same numbers whenever the change comes, and a cache that may be spoilt."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from support.prototxt import layer
+
+from allconv_caffe import files
+from allconv_caffe.caffe_torch.compute import compiler
+from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.executor import builder, changing, plan
+from allconv_caffe.caffe_torch.executor.changing import ChangingExecutor
+from allconv_caffe.caffe_torch.executor.compiled import Graph
+from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
+from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
+from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.solver import Solver
+from allconv_caffe.caffe_torch.solver_factory import create_solver
+from allconv_caffe.proto import SolverParameter, parse_text
+
+needs_compiler = pytest.mark.skipif(not compiler.compiler(), reason="no C++ compiler on this machine")
+XAVIER = 'weight_filler { type: "xavier" }'
+SOURCE = 'layer {{ name: "{0}" type: "DummyData" top: "{0}" dummy_data_param {{ shape {{ {1} }} data_filler {{ {2} }} }} }}\n'
+NORMAL = 'type: "gaussian" std: 1'
+NET = "".join(
+    [
+        SOURCE.format("x", "dim: 6 dim: 10", NORMAL),
+        layer("ip", "InnerProduct", "x", f"inner_product_param {{ num_output: 8 {XAVIER} }}"),
+        layer("relu", "ReLU", "ip", ""),
+        layer("drop", "Dropout", "relu", ""),
+        SOURCE.format("target", "dim: 6 dim: 8", NORMAL),
+        layer("loss", "EuclideanLoss", "drop target", ""),
+    ]
+)
+HYPER = 'base_lr: 0.05 lr_policy: "step" gamma: 0.5 stepsize: 4 max_iter: 8 momentum: 0.9 weight_decay: 0.01\n'
+QUIET = "snapshot_after_train: false\n"
+ITERATIONS = 8
+
+
+def make(net: str = NET, executor: str = "auto", hyper: str = HYPER, seed: int = 5) -> Solver:
+    text = f"net_param {{ {net} }} {hyper} {QUIET}"
+    context = Context(rng=TorchGenerator(seed))
+    return create_solver(parse_text(text, SolverParameter), context=context, where="solver.prototxt", executor=executor)
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLCONV_COMPILE", "beside")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: None) -> Path:
+    """An empty cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "allconv-caffe"
+
+
+class ChangesAt(ChangingExecutor):
+    """Changes at one iteration's border, to the captured graph, which no compiler has touched."""
+
+    at = 0
+
+    def _change(self) -> bool:
+        return False
+
+    def _look(self) -> None:
+        if self.solver.iter == self.at:
+            graph = self.compiled.train
+            captured = graph.capture(_same_shapes(graph))
+            graph._take(lambda flat: _row(captured, graph, flat))
+            self._now = self.compiled
+
+
+def _same_shapes(graph: Graph) -> list[torch.Tensor]:
+    """Inputs to capture with, without asking the sources for a batch."""
+    tops = [torch.zeros(top.shape) for i in graph.sources for top in graph.net.top_vecs[i]]
+    return [*tops, *([torch.zeros(len(graph._streams), dtype=torch.int64)] if graph._streams else [])]
+
+
+def _row(captured: torch.fx.GraphModule, graph: Graph, flat: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    buffers, inputs = len(graph.buffers()), len(flat) - 1
+    return list(captured(list(flat[:buffers]), list(flat[buffers:inputs]), flat[-1]))
+
+
+def _run(executor: type[PlainExecutor] | None, at: int = -1) -> tuple[list[float], list[torch.Tensor]]:
+    solver = make(executor="plain")
+    changing_executor = None if executor else type("At", (ChangesAt,), {"at": at})(solver, ITERATIONS)
+    solver._choose_executor = lambda s, iters: changing_executor or PlainExecutor(s)
+    losses: list[float] = []
+    keep = solver._update_smoothed_loss
+
+    def note(loss: torch.Tensor, start: int) -> None:
+        losses.append(float(loss))
+        keep(loss, start)
+
+    solver._update_smoothed_loss = note  # type: ignore[method-assign]
+    solver.step(ITERATIONS)
+    return losses, [b.data.clone() for b in [*solver.net.learnable_params, *solver.history]]
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 7])
+def test_losses_and_weights_do_not_depend_on_when_the_change_comes(at: int) -> None:
+    """The same draws of data and masks, the same carried state: here both executors agree to the bit, so all of it does."""
+    expected, found = _run(PlainExecutor), _run(None, at)
+    assert found[0] == expected[0]
+    for a, b in zip(expected[1], found[1], strict=True):
+        assert torch.equal(a, b)
+    assert len(set(expected[0])) == ITERATIONS
+
+
+def test_a_short_training_starts_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is soon over runs plain to its end."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("compiles")
+
+    monkeypatch.setattr(builder, "Building", refuse)
+    solver = make()
+    solver.solve()
+    assert isinstance(solver.executor, ChangingExecutor)
+    assert solver.iter == ITERATIONS
+
+
+@needs_compiler
+def test_training_changes_when_the_plan_is_ready(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A process beside makes the plan; the iterations before and after it end in the plain executor's weights; a second
+    training finds the plan and is compiled from its first iteration on.
+    """
+    monkeypatch.setattr(changing, "PAYS_SECONDS", 0.0)
+
+    def follow(solver: Solver) -> None:
+        executor = solver.executor
+        assert isinstance(executor, ChangingExecutor)
+        deadline = time.monotonic() + 500
+        while executor._building is not None and not executor._building.ended and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    changed, plain = make(), make(executor="plain")
+    changed.step(4)
+    follow(changed)
+    changed.step(4)
+    plain.step(4)
+    plain.step(4)
+    said = capfd.readouterr().err
+    assert changed.executor.updates, said.splitlines()[-1]
+    for a, b in zip(plain.net.learnable_params, changed.net.learnable_params, strict=True):
+        torch.testing.assert_close(a.data, b.data, rtol=1e-4, atol=1e-6)
+    assert "Executor: plain, until a compiled iteration is ready" in said
+    assert "Executor: compiled, from iteration 4 on" in said
+    again = make()
+    again.step(1)
+    assert again.executor.updates
+    assert "Executor: compiled\n" in capfd.readouterr().err
+
+
+def _spoil_kernel(folder: Path) -> None:
+    library = next(folder.glob("*.so"))
+    library.write_bytes(library.read_bytes()[:2000])
+
+
+def _spoil_list(folder: Path) -> None:
+    (folder / "plan.json").write_text('{"digests": ')
+
+
+def _of_another_version(folder: Path) -> None:
+    (folder / "plan.json").write_text('{"files": {}}')
+
+
+def _write(solver: Solver) -> Path:
+    """A plan without kernels, as the process that compiles would write it: it adds 1 to the first weights."""
+    one = recipe(solver)
+    folder = builder.place(one, anew=True)
+    kernel = folder.parent / "some.so"
+    kernel.write_bytes(b"ELF" * 1000)
+    plan.write(folder, "def call(args):\n    args[0].add_(1)\n    return (torch.zeros(()),)\n", kernel)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_spoil_kernel, "kernels.so is not what was written"),
+        (_spoil_list, "plan.json"),
+        (_of_another_version, "digests"),
+    ],
+)
+def test_a_spoilt_plan_is_said_once_and_made_again(
+    spoil: Callable[[Path], None],
+    says: str,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Cut, unreadable or of another version: one line, no plan, and a process that makes it anew."""
+    solver = make()
+    folder = _write(solver)
+    spoil(folder)
+    assert builder.find(recipe(solver)) is None
+    assert builder.find(recipe(solver)) is None
+    lines = [line for line in capfd.readouterr().err.splitlines() if "compiled again" in line]
+    assert len(lines) == 1 and says in lines[0] and "Traceback" not in lines[0]
+    asked: list[tuple[list[Recipe], bool]] = []
+
+    class Nothing:
+        ended, complaint = True, "a test makes none"
+
+        def __init__(self, recipes: list[Recipe], beside: bool) -> None:
+            asked.append((recipes, beside))
+
+    monkeypatch.setattr(builder, "Building", Nothing)
+    assert builder.get(recipe(solver)) is None
+    assert asked == [([recipe(solver)], False)]
+    assert "No plan of the graph (a test makes none): compiled in this process" in capfd.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the cache's folder would be: what is compiled lies elsewhere, for this process alone."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    one, two = (compiler.cached(f"plans/{name}", anew=True) for name in ("one", "two"))
+    assert one.parent == two.parent and one.parent.is_dir() and tmp_path not in one.parents
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "Not a directory; what is compiled is kept for this process alone" in lines[0]
+
+
+def test_a_read_only_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies there is used; what is made lies elsewhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    there = tmp_path / "allconv-caffe" / "plans" / "there"
+    there.mkdir(parents=True)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(files, "check_writable", refuse)
+    assert compiler.cached("plans/there") == there
+    assert tmp_path not in compiler.cached("plans/other").parents
+    assert tmp_path not in compiler.cached("plans/there", anew=True).parents
+
+
+def recipe(solver: Solver) -> Recipe:
+    return recipe_of(solver.net, [0, 4], solver)
+
+
+def test_a_recipe_holds_what_changes_the_iteration_and_nothing_else() -> None:
+    """Rates' multiplier, momentum, a layer's parameter and threads do; rate, seed and what fills the sources do not."""
+    base = recipe(make()).key
+    assert recipe(make(seed=6)).key == base
+    assert recipe(make(hyper=HYPER.replace("0.05", "1") + "display: 3 random_seed: 3")).key == base
+    assert recipe(make(NET.replace(NORMAL, 'type: "constant" value: 2'))).key == base
+    assert recipe(make(hyper=HYPER.replace("momentum: 0.9", "momentum: 0.5"))).key != base
+    assert recipe(make(hyper=HYPER + "iter_size: 2")).key != base
+    assert recipe(make(NET.replace("num_output: 8", "num_output: 8 bias_term: false"))).key != base
+    assert recipe(make(NET.replace("dim: 6", "dim: 7"))).key != base
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert recipe(make()).key != base
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_recipe_comes_back_from_its_text() -> None:
+    """What the process that compiles reads is what was written, and it builds the net with Input layers for sources."""
+    one = recipe(make())
+    assert Recipe.of_text(one.text()) == one
+    types = [layer.type for layer in one.net_param().layer]
+    assert types == ["Input", "InnerProduct", "ReLU", "Dropout", "Input", "EuclideanLoss"]
+    assert one.solver_param().momentum == pytest.approx(0.9)
+
+
+def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALLCONV_COMPILE knows two words."""
+    monkeypatch.setenv("ALLCONV_COMPILE", "later")
+    with pytest.raises(CaffeError, match=r"^ALLCONV_COMPILE=later: expected beside or wait$"):
+        make().solve()
