@@ -88,7 +88,12 @@ def render(
     click.echo(f"wrote {len(paths)} files of {len({path.parent for path in paths})} experiments into solvers/")
 
 
-@click.command(epilog=example("allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c"))
+@click.command(
+    epilog=example(
+        "allconv derive strided_cnn_a --data data/cifar10-jpeg --width-multiplier 0.25 --output build/small",
+        "allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c",
+    )
+)
 @click.argument("source", metavar="TABLE.toml|TABLE.py|NETWORK")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="folder to write")
 @click.option("--name", help="name of the variant; by default the table's")
@@ -102,6 +107,9 @@ def render(
 @click.option("--kernel-sizes", metavar="LIST", help="other kernel sizes: 5 or 5=3")
 @click.option("--depth", type=int, help="convolutions before each pool")
 @click.option("--dataset", metavar="NAME", help="cifar10, cifar100, ...: whose paths and counts the solver uses")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="prepared data set: its classes, size and counts, and where it lies"
+)
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="an option of `allconv render`, repeatable")
 def derive(
     source: str,
@@ -113,6 +121,7 @@ def derive(
     kernel_sizes: str | None,
     depth: int | None,
     dataset: str | None,
+    data: Path | None,
     pairs: tuple[str, ...],
 ) -> None:
     """A new variant from a table of your own, or from a network of the paper (model_c, all_cnn_c, ...).
@@ -134,12 +143,21 @@ def derive(
         kernel_sizes=sizes[0] if isinstance(sizes, list) else sizes,
         depth=depth,
         dataset=dataset,
-        options=pairs_from_text(pairs),
+        options={**_of_data(data, dataset), **pairs_from_text(pairs)},
         command=command_line(),
     )
     for path in derived.files:
         click.echo(path)
     click.echo(f"{derived.experiment.name}: {derived.parameters:,} parameters; caffe train -solver {derived.files[0]}")
+
+
+def _of_data(data: Path | None, dataset: str | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    from allconv_caffe.paper.datasets import DATASETS
+    from allconv_caffe.train.data import render_options
+
+    return render_options(data, DATASETS.get(dataset or "", DATASETS["cifar10"]))
 
 
 @click.command(epilog=example("allconv summary solvers/cifar10-allcnn-c/deploy.prototxt --format markdown"))

@@ -44,14 +44,15 @@ class PreparedData:
     mean_file: Path | None = None  # what Caffe subtracts from raw bytes
 
     def options(self, dataset: Dataset) -> dict[str, int]:
-        """Options of ``allconv render`` where the records are of another shape than the experiment's.
+        """Options of ``allconv render``: counts, classes and, where it is another one than the experiment's, the shape.
 
-        The net sees as much of them as of the experiment's: the image without its border, or the same part of it.
+        The net sees as much of the records as of the experiment's: the image without its border, or the same part of it.
         """
         channels, size, _ = self.shape
+        found = {"n_train": self.n_train, "n_test": self.n_test, "num_output": self.classes}
         if self.shape == dataset.shape:
-            return {}
-        found = {"channels": channels, "image_size": size}
+            return found
+        found |= {"channels": channels, "image_size": size}
         if dataset.augmented is None:
             part = size - 2 * self.pad if self.pad else round(size * dataset.input_size / dataset.shape[1])
             found["crop_size"] = max(1, part)
@@ -265,6 +266,18 @@ def prepared(source: Path) -> PreparedData:
         raise DriverError.of(error) from None
 
 
+def render_options(source: Path, dataset: Dataset) -> dict[str, Any]:
+    """Options of ``allconv render`` that put a prepared set in the place of ``dataset``: LMDBs, mean image, counts, shape.
+
+    Raises:
+        DriverError: none lies there; its images are not square.
+    """
+    found = prepared(source)
+    _check_square(found.folder, found.shape)
+    paths = {"train_lmdb": found.train_lmdb, "test_lmdb": found.test_lmdb, "mean_file": found.mean_file}
+    return {**{name: str(path) for name, path in paths.items() if path}, **found.options(dataset)}
+
+
 def prepared_around(train_lmdb: Path, test_lmdb: Path) -> PreparedData | None:
     """The prepared set whose LMDBs these are; None where they are no set's. Raises: DriverError."""
     from data_prep import pipeline
@@ -307,6 +320,11 @@ def _load(folder: Path, dataset: Dataset | None) -> PreparedData:
     )
 
 
+def _check_square(folder: Path, shape: tuple[int, ...]) -> None:
+    if shape[1] != shape[2]:
+        raise DriverError(folder, f"found images of {'x'.join(map(str, shape))}, expected square ones")
+
+
 def _check_kind(folder: Path, manifest: Any, dataset: Dataset) -> None:
     """Somebody's own images may have any size and number of classes; a published set is the experiment's or another one.
 
@@ -315,8 +333,7 @@ def _check_kind(folder: Path, manifest: Any, dataset: Dataset) -> None:
     """
     shape, recipe = tuple(manifest.shape), dataset.recipe
     if manifest.dataset == "images":
-        if shape[1] != shape[2]:
-            raise DriverError(folder, f"found images of {'x'.join(map(str, shape))}, expected square ones")
+        _check_square(folder, shape)
         return
     if shape != dataset.shape:
         found, expected = ("x".join(map(str, sizes)) for sizes in (shape, dataset.shape))

@@ -237,9 +237,6 @@ def _own(own: OwnNet, found: Found, settings: RunSettings) -> Own:
 
 def _rendered(experiment: Experiment, data: PreparedData, settings: RunSettings) -> Rendered:
     options = {
-        "n_train": data.n_train,
-        "n_test": data.n_test,
-        "num_output": data.classes,
         **data.options(experiment.dataset),
         **settings.options,
         **settings_.rendered(settings),

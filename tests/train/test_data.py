@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from allconv_caffe.paper import derive
 from allconv_caffe.paper.datasets import DATASETS, Dataset
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.paper.options import options_from
@@ -96,7 +97,7 @@ def test_a_data_set_is_prepared_as_its_recipe_says(
     )
     assert found.mean_file is None  # Large-All-CNN's bytes are made into images by a layer of its own
     assert [(flags["preprocessing"], flags["pad"]) for flags in without_zca] == [(recipe.preprocessing, recipe.pad)]
-    assert found.options(dataset) == {}
+    assert set(found.options(dataset)) == {"n_train", "n_test", "num_output"}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_a_set_made_by_another_recipe_is_refused(
     assert str(caught.value) == f"{folder}: {message}"
 
 
-def own_images(folder: Path, height: int, width: int, classes: int, pad: int = 0) -> Path:
+def own_images(folder: Path, height: int, width: int, classes: int, pad: int = 0, preprocessing: str = "gcn") -> Path:
     """A prepared set of somebody's own pictures."""
     random = np.random.default_rng(0)
     for split, count in (("train", 4), ("test", 2)):
@@ -132,9 +133,37 @@ def own_images(folder: Path, height: int, width: int, classes: int, pad: int = 0
                 place.parent.mkdir(parents=True, exist_ok=True)
                 assert cv2.imwrite(str(place), random.integers(0, 256, (height, width, 3), dtype=np.uint8))
     pipeline.prepare(
-        folder / "pictures", folder / "own", dataset="images", preprocessing="gcn", pad=pad, progress=False
+        folder / "pictures", folder / "own", dataset="images", preprocessing=preprocessing, pad=pad, progress=False
     )
     return folder / "own"
+
+
+@pytest.mark.parametrize("preprocessing", ["gcn", "raw"])
+def test_a_net_is_derived_for_a_prepared_set(preprocessing: str, tmp_path: Path) -> None:
+    """`allconv derive --data` writes paths, classes, counts and size of the set, and the mean image of raw bytes."""
+    folder = own_images(tmp_path, 24, 24, 7, 0, preprocessing)
+    options = data.render_options(folder, DATASETS["cifar10"])
+    derive.derive("strided_cnn_a", tmp_path / "net", options=options, root=tmp_path)
+    train, test, *_ = parse_text((tmp_path / "net/train_val.prototxt").read_text(), NetParameter).layer
+    assert [layer.data_param.source for layer in (train, test)] == [
+        str(folder / f"{x}_lmdb") for x in ("train", "test")
+    ]
+    mean = str(folder / "mean.binaryproto") if preprocessing == "raw" else ""
+    assert train.transform_param.mean_file == mean and train.transform_param.crop_size == 0
+    deploy = parse_text((tmp_path / "net/deploy.prototxt").read_text(), NetParameter)
+    assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, 24, 24]
+    assert [one.convolution_param.num_output for one in deploy.layer if one.type == "Convolution"][-1] == 7
+    solver = (tmp_path / "net/solver.prototxt").read_text()
+    assert "# 350 epochs of 28 / 128" in solver and "test images, once each" in solver
+
+
+def test_a_net_is_derived_for_square_images_alone(tmp_path: Path) -> None:
+    """Images that are not square, and a folder that is no prepared set, are refused in one line."""
+    folder = own_images(tmp_path, 24, 20, 2, 0)
+    with pytest.raises(DriverError, match="found images of 3x24x20, expected square ones"):
+        data.render_options(folder, DATASETS["cifar10"])
+    with pytest.raises(DriverError, match="found no prepared set"):
+        data.render_options(tmp_path, DATASETS["cifar10"])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +177,7 @@ def test_own_images_of_any_size_and_number_of_classes_train_any_net(
     experiment = EXPERIMENTS[name]
     found = data.ensure(experiment, own_images(tmp_path, size, size, 7, pad), tmp_path, lambda line: None)
     assert (found.shape, found.classes, found.n_train) == ((3, size + 2 * pad, size + 2 * pad), 7, 28)
-    options = options_from({"num_output": found.classes, "n_test": found.n_test, **found.options(experiment.dataset)})
+    options = options_from(found.options(experiment.dataset))
     texts = render(experiment, options)
     deploy = parse_text(texts["deploy.prototxt"], NetParameter)
     assert list(deploy.layer[0].input_param.shape[0].dim) == [1, 3, crop, crop]
@@ -180,8 +209,9 @@ def test_photographs_are_cropped_as_the_experiment_crops_its_own() -> None:
         checksums={},
         official=False,
     )
-    assert found.options(imagenet) == {"channels": 3, "image_size": 128, "crop_size": 112}
-    assert found.options(large) == {"channels": 3, "image_size": 128}
+    counts = {"n_train": 1, "n_test": 1, "num_output": 2}
+    assert found.options(imagenet) == {**counts, "channels": 3, "image_size": 128, "crop_size": 112}
+    assert found.options(large) == {**counts, "channels": 3, "image_size": 128}
 
 
 def test_photographs_are_prepared_as_imagenets_recipe_says(tmp_path: Path) -> None:
