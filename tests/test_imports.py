@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"errors", "files", "markdown"}
+GROUND = {"errors", "files", "markdown", "html"}
 """The rooms below all others: whoever is not of them may import them, and no row says so."""
 
 RUNTIME = {"proto"}
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "markdown": set(),
+    "html": set(),
     "proto": set(),
     "augment": set(),
     "python_layers": {"proto", "augment"},

@@ -106,7 +106,7 @@ def _pycaffe() -> None:
     type=click.Path(path_type=Path),
     default=Path("runs/report"),
     show_default=True,
-    help="gets report.md, report.csv, report.html and curves/",
+    help="gets report.md, report.csv, report.html, pages/ and curves/",
 )
 @click.option(
     "--beside",
@@ -120,7 +120,7 @@ def report(folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[
 
     click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends, beside))
     also = ", beside.png, beside.csv" if beside else ""
-    click.echo(f"written: {output}/report.md, report.csv, report.html, curves/{also}", err=True)
+    click.echo(f"written: {output}/report.md, report.csv, report.html, pages/, curves/{also}", err=True)
 
 
 @main.command(epilog=example("allconv doctor --json"))

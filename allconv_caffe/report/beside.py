@@ -284,13 +284,20 @@ def _at(curve: Curve, epoch: float) -> float:
     return low + share * (high - low)
 
 
-def figure(comparisons: Sequence[Comparison]) -> bytes:
-    """The curves one over the other, and below them the differences, as PNG; as far as the runs have come."""
+def curves(
+    comparisons: Sequence[Comparison],
+) -> tuple[dict[str, Curve], dict[str, Curve], dict[tuple[str, str], Curve]]:
+    """The others' curves and the runs', by name, and what lies between each two."""
     runs = {found.entry.label: found.entry.run.curve("test") for found in comparisons}
     n_train = {found.entry.run.record.n_train or 0 for found in comparisons}
     others = {found.source.name: found.source.curve(max(n_train)) for found in comparisons}
     differences = {(found.entry.label, found.source.name): found.differences for found in comparisons}
-    return plots.overlay(others, runs, differences)
+    return others, runs, differences
+
+
+def figure(comparisons: Sequence[Comparison]) -> bytes:
+    """The curves one over the other, and below them the differences, as PNG; as far as the runs have come."""
+    return plots.overlay(*curves(comparisons))
 
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:

@@ -1,4 +1,4 @@
-"""``allconv report``: finds the runs, writes report.md, report.csv, report.html and a picture of each run's curves."""
+"""``allconv report``: finds the runs, writes report.md, report.csv, report.html, and a page and a picture of each run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allconv_caffe import files
-from allconv_caffe.report import beside as beside_, page, runs as runs_, tables, text, trends as trends_
+from allconv_caffe.report import beside as beside_, page, run_page, runs as runs_, tables, text, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
 DEFAULT_FOLDERS: tuple[Path, ...] = (Path("runs"), Path("results"))
@@ -22,7 +22,7 @@ def build(
 
     Args:
         folders: searched for runs; those that do not exist are passed over.
-        output: folder for report.md, report.csv, report.html and curves/; None writes nothing.
+        output: folder for report.md, report.csv, report.html, pages/ and curves/; None writes nothing.
         trends: check the sentences of section 3.2 as well.
         beside: other trainings to lay the runs over: logs or CSVs, ``PATH`` or ``NAME=PATH``.
     Returns: the report as Markdown.
@@ -40,16 +40,17 @@ def build(
     figure = beside_.figure(laid) if laid and output is not None else None
     markdown = text.to_markdown(found, entries, base, verdicts, beside_.to_markdown(laid, bool(figure)) if laid else ())
     if output is not None:
-        (output / runs_.CURVES).mkdir(parents=True, exist_ok=True)
-        for folder in (output, output / runs_.CURVES):
+        for folder in (output, output / runs_.CURVES, output / runs_.PAGES):
+            folder.mkdir(parents=True, exist_ok=True)
             files.sweep(folder)
         for entry in entries:
             if entry.picture is not None:
                 files.write(output / entry.file, entry.picture)
+            files.write(output / entry.page, run_page.to_html(entry, output))
         if figure is not None:
             files.write(output / beside_.FIGURE, figure)
             files.write(output / beside_.POINTS, beside_.to_csv(laid))
         files.write(output / "report.md", markdown)
         files.write(output / "report.csv", tables.to_csv(runs))
-        files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid, figure))
+        files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid))
     return markdown

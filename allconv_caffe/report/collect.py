@@ -26,7 +26,7 @@ class Run:
     record: Record
 
     def curve(self, kind: str) -> list[tuple[float, float]]:
-        """(epoch, value) of every point: ``train`` gives the loss, ``test`` the error in percent.
+        """(epoch, value) of every point: ``train`` gives the loss, ``rate`` its learning rate, ``test`` the error in percent.
 
         A last test that the training's own log does not hold, because an epoch is no whole number of iterations, is
         taken from the record.
@@ -39,8 +39,8 @@ class Run:
         return points
 
     def _points(self, kind: str) -> list[tuple[float, float]]:
-        column = {"train": "loss", "test": "error_percent"}[kind]
-        path = self.folder / f"{kind}.csv"
+        column = {"train": "loss", "rate": "lr", "test": "error_percent"}[kind]
+        path = self.folder / ("test.csv" if kind == "test" else "train.csv")
         if path.exists():
             try:
                 with open(path, newline="", encoding="utf-8") as file:
@@ -56,6 +56,8 @@ class Run:
             return []
         log = parse_log(log_path)
         epoch_iters = (self.record.max_iter or 0) / self.record.epochs or 1.0
+        if kind == "rate":
+            return [(row.iteration / epoch_iters, row.lr) for row in log.train if row.lr is not None]
         if kind == "train":
             return [(row.iteration / epoch_iters, row.loss) for row in log.train]
         return [(row.iteration / epoch_iters, row.error_percent) for row in log.test if row.error_percent is not None]

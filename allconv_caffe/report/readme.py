@@ -10,18 +10,11 @@ from pathlib import Path
 
 from allconv_caffe import files, markdown
 from allconv_caffe.paper.experiments import EXPERIMENTS
-from allconv_caffe.report.collect import ReportError, Run, find_runs, same_dataset
+from allconv_caffe.report.collect import ReportError, find_runs, same_dataset
+from allconv_caffe.report.runs import typed
 from allconv_caffe.report.tables import clock
 
 README, RESULTS, MODELS = Path("README.md"), Path("results"), Path("models")
-
-
-def _typed(run: Run) -> str:
-    """The command that a run's settings keep."""
-    path, found = run.folder / "settings.json", run.record
-    settings = files.read_json(path, "the settings of a run", ReportError) if path.exists() else {}
-    typed = str(settings.get("command") or "")
-    return typed or f"allconv run {found.experiment} --epochs {found.epochs:g} --seed {found.seed}"
 
 
 def results_block(root: Path) -> str:
@@ -53,7 +46,7 @@ def results_block(root: Path) -> str:
                 f"{found.parameters:,}{counted}",
                 str(found.seed),
                 f"{engine}, {clock(found.seconds)}",
-                f"`{_typed(run)}`",
+                f"`{typed(run)}`",
                 f"[{where}]({where})",
             ]
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from allconv_caffe import files
 from allconv_caffe.files import shortened
+from allconv_caffe.html.page import way
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import Run
-from allconv_caffe.report.record import Record
+from allconv_caffe.report.record import Record, ReportError
 from allconv_caffe.report.tables import on_its_dataset
 
-CURVES = "curves"
-"""Below the report's folder: a picture for each run, named by the run."""
+CURVES, PAGES = "curves", "pages"
+"""Below the report's folder: a picture and a page for each run, named by the run."""
 
 FILES = ("result.json", "settings.json", "solver.prototxt", "train_val.prototxt", "log", "train.csv", "test.csv")
 """The files of a run that a report leads to, where they are there."""
@@ -87,8 +88,15 @@ def _name(run: Run) -> str:
 
 def link(path: Path, base: Path, text: str = "") -> Link:
     """A way from the report's folder ``base`` to a file or folder."""
-    way = Path(os.path.relpath(path, base)).as_posix()
-    return Link(text=text or path.name, href=quote(way))
+    return Link(text=text or path.name, href=way(path, base))
+
+
+def typed(run: Run) -> str:
+    """The command that a run's settings keep."""
+    path, found = run.folder / "settings.json", run.record
+    settings = files.read_json(path, "the settings of a run", ReportError) if path.exists() else {}
+    typed = str(settings.get("command") or "")
+    return typed or f"allconv run {found.experiment} --epochs {found.epochs:g} --seed {found.seed}"
 
 
 def error_words(found: Record) -> str:
@@ -120,6 +128,13 @@ class Shown:
     """The picture of its curves, as a path from the report's folder; "" without one."""
     picture: bytes | None
     """What stands in that file."""
+    page: str
+    """Its page, as a path from the report's folder."""
+
+    @property
+    def page_href(self) -> str:
+        """The page's address, from the report's folder."""
+        return quote(self.page)
 
 
 def shown(runs: Sequence[Run], draw: bool = True) -> list[Shown]:
@@ -127,7 +142,8 @@ def shown(runs: Sequence[Run], draw: bool = True) -> list[Shown]:
     found = []
     for run, label, name in zip(runs, labels(runs), curve_files(runs), strict=True):
         drawn = picture(run, label) if draw else None
-        found.append(Shown(run=run, label=label, file=f"{CURVES}/{name}" if drawn else "", picture=drawn))
+        page = f"{PAGES}/{name.removesuffix('.png')}.html"
+        found.append(Shown(run=run, label=label, file=f"{CURVES}/{name}" if drawn else "", picture=drawn, page=page))
     return found
 
 

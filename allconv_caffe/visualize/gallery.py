@@ -3,7 +3,7 @@
     topk = mine(net, source, ["conv3", "conv6"], k=9, path="topk.npz")
     gallery(net, source, topk, "build/gallery")          # then open build/gallery/index.html
 
-Plain files with relative links: no server, no network, no script needed (one helps to sort, and to turn pages by key).
+Plain files with relative links: no server, no network, no script needed (one, in each page, helps to sort, and to turn pages by key).
 
     index.html               the net and its layers
     <blob>/index.html        every unit of a blob, its strongest patches
@@ -17,13 +17,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from tqdm import tqdm
 
 from allconv_caffe import files
+from allconv_caffe.html.page import Pages
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.mining import EDGES, Channels, TopK
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
@@ -35,6 +36,8 @@ from allconv_caffe.visualize.sources import ImageSource
 from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.whitening import InputSpace, check_space
 
+TEMPLATES = Path(__file__).with_name("templates")
+KIND = "allconv viz gallery"
 ORDER = ("guided", "deconvnet", "backprop")
 TILE, GAP = 24, 1  # a tile has at least so many pixels in the PNG; the browser enlarges it
 CHUNK = 16  # units whose maps are held at a time
@@ -281,32 +284,25 @@ class _Writer:
 
     def __init__(self, folder: str, title: str, facts: dict[str, Any]) -> None:
         self.folder, self.facts = folder, facts
-        here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(here),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._pages = Pages(TEMPLATES, KIND, scripts=("gallery.js",), styles=("page.css", "gallery.css"))
         self._common = {"title": title, "facts": facts, "caveat": CAVEAT, "formulas": FORMULAS}
         try:
             os.makedirs(folder, exist_ok=True)
-            for name in ("gallery.css", "gallery.js"):
-                with open(os.path.join(here, name)) as file:
-                    self._write(name, file.read())
         except OSError as error:
             raise VizError(folder, error.strerror or str(error), "a folder that can be written") from None
 
     def layer(self, layer: dict[str, Any], entries: Sequence[Entry]) -> None:
         """The page of a blob, and one for each of its units."""
-        self._page(f"{layer['slug']}/index.html", "gallery_layer.html.j2", "../", layer=layer, entries=entries)
+        shares = sorted({len(entry.patches) for entry in entries if entry.patches})
+        style = "".join(f".card .peek .of{count} {{ width: {25 * count}%; }}\n" for count in shares)  # four in a row
+        values: dict[str, Any] = {"layer": layer, "entries": entries}
+        self._page(f"{layer['slug']}/index.html", "gallery_layer.html.j2", style, **values)
         for i, entry in enumerate(entries):
             before, after = entries[i - 1] if i else None, entries[i + 1] if i + 1 < len(entries) else None
             path = f"{layer['slug']}/{entry.name}"
-            self._page(
-                path + ".html", "gallery_unit.html.j2", "../", layer=layer, entry=entry, before=before, after=after
-            )
+            values = {"layer": layer, "entry": entry, "before": before, "after": after}
+            style = f".sprite {{ --columns: {len(entry.patches)}; --rows: {1 + len(self.facts['rules'])}; }}\n"
+            self._page(path + ".html", "gallery_unit.html.j2", style, **values)
             facts = {
                 "blob": layer["blob"],
                 "channel": entry.channel,
@@ -324,11 +320,11 @@ class _Writer:
 
     def index(self, layers: Sequence[dict[str, Any]]) -> str:
         """The first page; returns its path."""
-        self._page("index.html", "gallery_index.html.j2", "", layers=layers)
+        self._page("index.html", "gallery_index.html.j2", layers=layers)
         return os.path.join(self.folder, "index.html")
 
-    def _page(self, path: str, template: str, root: str, **values: Any) -> None:
-        self._write(path, self._environment.get_template(template).render(root=root, **self._common, **values))
+    def _page(self, path: str, template: str, style: str = "", **values: Any) -> None:
+        self._write(path, self._pages.fill(template, style=style, **self._common, **values))
 
     def _write(self, path: str, text: str) -> None:
         files.write(os.path.join(self.folder, path), text, sync=False)

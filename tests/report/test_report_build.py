@@ -17,9 +17,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from allconv_caffe.html import table
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.published import CITED
-from allconv_caffe.report import page, plots, runs as runs_, tables, text, trends
+from allconv_caffe.report import plots, runs as runs_, tables, text, trends
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import Run, find_runs, measured
 from allconv_caffe.report.record import Record, ReportError, Schedule, from_json, read
@@ -242,8 +243,15 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
     )
 
 
+def charts(page: Path) -> list[dict[str, Any]]:
+    """What a page's figures are drawn from."""
+    return [
+        json.loads(words) for words in re.findall(r'<script type="application/json">(.*?)</script>', page.read_text())
+    ]
+
+
 def test_the_report_is_whole_and_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    """Three files and a picture for each run are written; the page embeds its pictures and leads only to the runs."""
+    """Three files, a page and a picture for each run are written; the pages need nothing else and lead only to the runs."""
     _write(tmp_path / "runs/cifar10-allcnn-c/seed 1", record("cifar10-allcnn-c", 9.3, model="All-CNN-C <b>"))
     _write(tmp_path / "results/b/seed2", record("cifar10-allcnn-c", 9.5, seed=2))
     _write(tmp_path / "runs/cifar10-allcnn-c/seed 1/attempt-1", record("cifar10-allcnn-c", 90.0))
@@ -251,9 +259,15 @@ def test_the_report_is_whole_and_the_page_needs_nothing_else(tmp_path: Path) -> 
     assert (tmp_path / "out/report.md").read_text() == text
     assert "9.40 % ± 0.14 (2 runs)" in text and "not enough runs" in text
     page = (tmp_path / "out/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3  # the curves of both together, and each by itself
-    assert not re.search(r"<(script|link)[^>]*(src|href)|https?://|@import|url\(", page)
+    pages = sorted((tmp_path / "out/pages").iterdir())
+    assert [path.name for path in pages] == ["cifar10-allcnn-c-seed-1.html", "cifar10-allcnn-c-seed2.html"]
+    for text in (page, *(path.read_text() for path in pages)):
+        foreign = text.replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"<(script|link)[^>]*src|https?://|@import|url\(", foreign)
     assert "All-CNN-C &lt;b&gt;" in page and "<b>," not in page
+    (made,) = charts(tmp_path / "out/report.html")
+    assert made["names"] == ["All-CNN-C <b>, seed 1", "All-CNN-C, seed 2"]
+    assert [panel["lines"]["All-CNN-C, seed 2"] for panel in made["panels"]] == [[[0, 90], [1, 50]], [[0, 2.3]]]
     curves = sorted(path.name for path in (tmp_path / "out/curves").iterdir())
     assert curves == ["cifar10-allcnn-c-seed-1.png", "cifar10-allcnn-c-seed2.png"]
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
@@ -262,17 +276,20 @@ def test_the_report_is_whole_and_the_page_needs_nothing_else(tmp_path: Path) -> 
     assert [row["test_error_percent"] for row in rows[:2]] == ["9.3", "9.5"]
 
 
-@pytest.mark.parametrize("file", ["report.html", "report.md"])
+@pytest.mark.parametrize("file", ["report.html", "report.md", "pages/cifar10-allcnn-c-seed1-a-.html"])
 def test_every_link_of_a_report_leads_somewhere(file: str, tmp_path: Path) -> None:
     """Links start from the report's folder, lead to each run, its files and its curves, and are URLs."""
     folder = tmp_path / "runs/one/seed1 (a)"
     _write(folder, record("cifar10-allcnn-c", 9.3))
     build([tmp_path / "runs"], tmp_path / "deep/out")
     page = (tmp_path / "deep/out" / file).read_text()
-    found = re.findall(r'href="([^"#]+)"|\]\(([^) ]+)\)', page)
-    ways = {(tmp_path / "deep/out" / unquote(one or other)).resolve() for one, other in found}
+    found = re.findall(r'(?:href|src)="([^"#]+)"|\]\(([^) ]+)\)', page)
+    base = (tmp_path / "deep/out" / file).parent
+    ways = {(base / unquote(one or other)).resolve() for one, other in found} - {(base / "data:,").resolve()}
     curves = tmp_path / "deep/out/curves/cifar10-allcnn-c-seed1-a-.png"
-    assert ways == {folder, *(folder / name for name in ("result.json", "train.csv", "test.csv")), curves}
+    own = {"report.html": {tmp_path / "deep/out/pages/cifar10-allcnn-c-seed1-a-.html", curves}, "report.md": {curves}}
+    own["pages/cifar10-allcnn-c-seed1-a-.html"] = {tmp_path / "deep/out/report.html", curves}
+    assert ways == {folder, *(folder / name for name in ("result.json", "train.csv", "test.csv"))} | own[file]
     assert all(way.exists() for way in ways)
 
 
@@ -283,12 +300,13 @@ def test_runs_that_differ_in_the_rate_alone_have_each_their_curve(
     _write(tmp_path / "runs/cifar10-model-c/seed1-epochs350", record("cifar10-model-c", 14.16, lr=0.01))
     _write(tmp_path / "runs/cifar10-model-c/seed1-epochs350-lr0.05", record("cifar10-model-c", None, status="dead"))
     (tmp_path / "runs/cifar10-model-c/seed1-epochs350-lr0.05/test.csv").write_text("epoch,error_percent\n0,90\n1,100\n")
-    drawn = []
-    monkeypatch.setattr(plots, "draw", lambda losses, errors, *_: drawn.append(errors) or str(errors).encode())
+    monkeypatch.setattr(plots, "draw", lambda losses, errors, *_: str(errors).encode())
     build([tmp_path / "runs"], tmp_path / "out")
-    assert {"Model C, lr 0.01, seed 1": 50.0, "Model C, lr 0.05, seed 1": 100.0} in [
-        {name: points[-1][1] for name, points in errors.items()} for errors in drawn
-    ]
+    (made,) = charts(tmp_path / "out/report.html")
+    assert {name: points[-1][1] for name, points in made["panels"][0]["lines"].items()} == {
+        "Model C, lr 0.01, seed 1": 50.0,
+        "Model C, lr 0.05, seed 1": 100.0,
+    }
     good, dead = (tmp_path / f"out/curves/cifar10-model-c-seed1-epochs350{end}.png" for end in ("", "-lr0.05"))
     assert "(1.0, 50.0)" in good.read_text() and "(1.0, 100.0)" in dead.read_text()
 
@@ -316,7 +334,7 @@ def test_what_each_run_took_is_told_by_run(tmp_path: Path) -> None:
         "- All-CNN-C, batch 128, seed 1, torch: batch_size: 128",
         "- All-CNN-C, batch 256, seed 1, torch: batch_size: 256",
     ]
-    run = (tmp_path / "out/report.html").read_text().partition('id="run-1"')[2].partition("</details>")[0]
+    run = (tmp_path / "out/pages/cifar10-allcnn-c-b.html").read_text()
     assert "<li>filler: xavier</li><li>batch_size: 256</li>" in run
 
 
@@ -399,9 +417,9 @@ def test_the_pages_script_sorts_numbers_as_numbers(tmp_path: Path) -> None:
     ]
     keyed = []
     for cell in texts:
-        match = re.search('data-key="([^"]+)"', page._key(cell))
-        keyed.append([cell, match[1]] if match else [cell])
-    script = Path(page.__file__).with_name("sort.js").read_text() + SORTED
+        key = table.key(cell)
+        keyed.append([cell, key] if key else [cell])
+    script = (Path(table.__file__).parent / "templates/sort.js").read_text() + SORTED
     assert NODE is not None
     done = subprocess.run([NODE, "-e", script, json.dumps(keyed)], capture_output=True, text=True, check=True)
     up, down = json.loads(done.stdout)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 import pytest
+from support.browser import Browser, browser, faults
 
 from allconv_caffe.proto import NetParameter, read_net, to_text
 from allconv_caffe.visualize.gallery import gallery, histogram_svg, sprite
@@ -26,7 +25,6 @@ from allconv_caffe.visualize.sources import ImageSource, open_images
 from allconv_caffe.visualize.whitening import load_whitening
 
 NAME = "cifar10-allcnn-c-jpeg"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DEAD = 3  # of conv3, in the small world
 HOSTILE = '<i>a&b"</i>'
 
@@ -226,66 +224,54 @@ def test_what_does_not_fit_is_refused(net: VizNet, source: ImageSource, topk: To
     assert not (tmp_path / "out").exists()
 
 
-def browse(page: Path, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=4000",
-        *words,
-        page.as_uri(),
-    ]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env={**os.environ, "HOME": str(profile)}
-    )
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
-
-@in_a_browser
 @pytest.mark.timeout(600)
-def test_a_browser_draws_the_unit(built: Path, tmp_path: Path) -> None:
-    """Headless chromium lays the sprite out beneath the histogram, every row of it visible on the screenshot."""
+def test_a_browser_finds_no_fault(built: Path, seen: Browser) -> None:
+    """Every page from file://, narrow and wide, light and dark: no word on the console, no request, no picture missing."""
+    pages = sorted(built.rglob("*.html"))
+    assert [fault for page in pages for fault in faults(seen, page)] == []
+
+
+def test_a_browser_draws_the_unit(built: Path, seen: Browser, tmp_path: Path) -> None:
+    """The sprite is laid out beneath the histogram, every row of it visible on the screenshot."""
     shot = tmp_path / "unit.png"
-    done = browse(built / "conv6" / "0001.html", tmp_path, f"--screenshot={shot}", "--window-size=1280,1000")
-    assert done.returncode == 0 and shot.is_file(), done.stderr
-    seen = cv2.imread(str(shot)).astype(int)
+    seen.open(built / "conv6" / "0001.html")
+    seen.screenshot(shot)
+    drawn = cv2.imread(str(shot)).astype(int)
     sprite_ = cv2.imread(str(built / "conv6" / "0001.png")).astype(int)
-    assert seen.shape[:2] == (1000, 1280)
+    assert drawn.shape[1] == 1280
     # the first patch's middle pixel, enlarged without smoothing, stands as one flat square somewhere on the page
     wanted = sprite_[12, 12]
-    where = np.abs(seen - wanted).max(axis=2) <= 1
+    where = np.abs(drawn - wanted).max(axis=2) <= 1
     assert where.sum() >= 16, "the patch is not on the page"
     for row in range(4):  # every row of the sprite is there: its most frequent colour is on the page
         part = sprite_[row * (sprite_.shape[0] + 1) // 4 :][: sprite_.shape[0] // 4].reshape(-1, 3)
         colours, counts = np.unique(part, axis=0, return_counts=True)
-        assert (np.abs(seen - colours[counts.argmax()]).max(axis=2) <= 1).any(), row
+        assert (np.abs(drawn - colours[counts.argmax()]).max(axis=2) <= 1).any(), row
 
 
-@in_a_browser
-@pytest.mark.timeout(600)
-def test_the_script_sorts_and_hides(built: Path, tmp_path: Path) -> None:
-    """Sorted by largest activation the strongest card comes first; without dead units theirs are gone; nothing fails."""
-    folder = tmp_path / "copy"
-    shutil.copytree(built, folder)
-    page = folder / "conv3" / "index.html"
-    act = """<script>window.onerror = (m) => document.title = "failed: " + m;
-    addEventListener("load", () => { const order = document.getElementById("order"); order.value = "maximum";
-    order.dispatchEvent(new Event("change")); const alive = document.getElementById("alive"); alive.checked = true;
-    alive.dispatchEvent(new Event("change")); });</script></body>"""
-    page.write_text(page.read_text().replace("</body>", act))
-    done = browse(page, tmp_path, "--dump-dom")
-    assert done.returncode == 0, done.stderr
-    dom = done.stdout
-    assert "<title>failed" not in dom and '<p class="controls">' in dom
-    cards = re.findall(r'<a class="card[^>]*data-channel="(\d+)"\s+data-maximum="([^"]+)"[^>]*>', dom)
-    strengths = [float(strength) for _, strength in cards]
+def test_the_script_sorts_and_hides(built: Path, seen: Browser) -> None:
+    """Sorted by largest activation the strongest card comes first; without dead units theirs are gone."""
+    seen.open(built / "conv3" / "index.html")
+    seen.run("document.getElementById('order').value = 'maximum'")
+    seen.run("document.getElementById('order').dispatchEvent(new Event('change'))")
+    seen.click("#alive")
+    cards = seen.run(
+        "[...document.querySelectorAll('.card')].map((e) => [+e.dataset.channel, +e.dataset.maximum, e.hidden])"
+    )
+    strengths = [strength for _, strength, _ in cards]
     assert len(cards) == 6 and strengths == sorted(strengths, reverse=True)
-    hidden = re.findall(r'<a class="card[^>]*data-channel="(\d+)"[^>]*hidden', dom)
-    assert hidden == [str(DEAD)]
+    assert [channel for channel, _, hidden in cards if hidden] == [DEAD]
+
+
+def test_arrow_keys_turn_the_pages(built: Path, seen: Browser) -> None:
+    """From a unit to the next, and back."""
+    seen.open(built / "conv6" / "0001.html")
+    for key, name in (("ArrowRight", "0002.html"), ("ArrowLeft", "0001.html")):
+        seen.press(key)
+        seen.wait(f"location.pathname.endsWith('{name}') && document.readyState === 'complete'")

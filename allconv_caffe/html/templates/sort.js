@@ -1,5 +1,5 @@
-// The report's own script: a button in each head sorts its table; a link to a run unfolds it.
 "use strict";
+// A button in each head of a table sorts it.
 
 // Rows in the order of one column: numbers (data-key) before texts, what says nothing last in either direction.
 function sorted(rows, column, descending) {
@@ -33,13 +33,4 @@ function sortable(table) {
   });
 }
 
-function unfold() {
-  const place = document.getElementById(location.hash.slice(1));
-  if (place !== null && place.tagName === "DETAILS") place.open = true;
-}
-
-if (typeof document !== "undefined") {
-  document.querySelectorAll("table.sortable").forEach(sortable);
-  window.addEventListener("hashchange", unfold);
-  unfold();
-}
+if (typeof document !== "undefined") document.querySelectorAll("table.sortable").forEach(sortable);
