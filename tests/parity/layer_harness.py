@@ -35,7 +35,7 @@ import torch
 
 import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in a Python layer's module)
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
+from allconv_caffe.caffe_torch.compute.rng import Masks, TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.pyblob import PyBlob
@@ -327,6 +327,9 @@ class MaskGenerator(TorchGenerator):
         mask = next(self._masks)
         assert mask.shape == tuple(shape)
         return torch.from_numpy(mask.astype(np.float32)).to(device)
+
+    def stream(self) -> Masks:
+        return self
 
 
 def run_ours(case: Case, real: Results | None = None, device: str = "cpu") -> Results:

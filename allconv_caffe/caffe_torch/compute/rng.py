@@ -81,7 +81,7 @@ class TorchGenerator:
     def word(self) -> int:
         return int(torch.randint(0, 2**32, (1,), generator=self._cpu, dtype=torch.int64).item())
 
-    def stream(self) -> MaskStream:
+    def stream(self) -> Masks:
         """The next layer's stream of masks."""
         self._streams += 1
         return MaskStream(self, self._streams)
