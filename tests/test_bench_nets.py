@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from nets.handwritten import HandWritten
+from nets.table import NETS
 
 from allconv_caffe.caffe_torch.compute.rng import ShapesOnly, TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
@@ -16,9 +18,6 @@ from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import TEST, TRAIN
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-from nets.handwritten import HandWritten  # noqa: E402  (a folder of scripts, not a package)
-from nets.table import NETS  # noqa: E402
 
 #: As their papers or Caffe's reference models have them, biases included.
 PARAMETERS = {

@@ -15,7 +15,7 @@ import layer_harness as harness
 import numpy as np
 import pytest
 import torch
-import zoo_nets
+from nets import reference
 from support.databases import write_lmdb
 from support.prototxt import input_layer, layer as layer_named
 
@@ -153,7 +153,7 @@ def test_nothing_is_allocated(tmp_path: Path) -> None:
     Under 300 MB in all, with a PyTorch for the CPU; one for a GPU is larger by itself.
     """
     path = tmp_path / "alexnet.prototxt"
-    path.write_text(zoo_nets.alexnet(256))
+    path.write_text(reference.alexnet(256))
     done = subprocess.run([sys.executable, "-c", MEASURE, path], check=True, capture_output=True, text=True)
     before, after, parameters = map(int, done.stdout.split())
     assert parameters == 60_965_224

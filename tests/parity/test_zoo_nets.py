@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zoo_nets as zoo
 import zoo_side as side
+from nets import reference as zoo
 
 import allconv_caffe.pycaffe as caffe
 from allconv_caffe.caffe_torch import glog

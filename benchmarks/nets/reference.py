@@ -1,9 +1,13 @@
-"""The nets that come with Caffe, written from their published descriptions, with Input layers in place of their data.
+"""Nets of others, written from their papers, with Input layers in place of their data.
+
+Those that come with Caffe, by the names and fillers that it has for them:
 
 * LeNet as Caffe trains it on MNIST: LeCun et al. 1998, with ReLU in place of the tanh and no trained pooling.
 * cifar10_quick, cifar10_full: Krizhevsky's cuda-convnet layers of 18 and 26 percent error.
 * AlexNet: Krizhevsky et al. 2012, section 3; CaffeNet: the same with pooling before normalisation.
 * GoogLeNet: Szegedy et al. 2014, Table 1 and section 5, with the two auxiliary classifiers at weight 0.3.
+
+And NIN, SqueezeNet, ResNet-20 and an LSTM.
 """
 
 from __future__ import annotations
@@ -43,12 +47,18 @@ class Prototxt:
         param = f"inner_product_param {{ num_output: {num_output} {fillers(filler, bias)} }}"
         return self.layer(name, "InnerProduct", bottom, LEARNING + param)
 
+    def conv_relu(self, name: str, bottom: str, num_output: int, kernel: int, filler: str, **more: int) -> str:
+        return self.relu(f"relu_{name}", self.conv(name, bottom, num_output, kernel, filler, **more))
+
     def relu(self, name: str, blob: str) -> str:
         return self.layer(name, "ReLU", blob, top=blob)
 
     def pool(self, name: str, bottom: str, method: str, kernel: int, stride: int, pad: int = 0) -> str:
         size = f"pool: {method} kernel_size: {kernel} stride: {stride} pad: {pad}"
         return self.layer(name, "Pooling", bottom, f"pooling_param {{ {size} }}")
+
+    def global_pool(self, name: str, bottom: str) -> str:
+        return self.layer(name, "Pooling", bottom, "pooling_param { pool: AVE global_pooling: true }")
 
     def lrn(self, name: str, bottom: str, size: int, alpha: float, more: str = "") -> str:
         return self.layer(name, "LRN", bottom, f"lrn_param {{ local_size: {size} alpha: {alpha} beta: 0.75 {more} }}")
@@ -180,4 +190,72 @@ def googlenet(batch: int, head: str = "") -> str:
             auxiliary(1 if name == "4a" else 2, x)
     x = net.dropout("pool5/drop", net.pool("pool5/7x7_s1", x, "AVE", 7, 1), 0.4)
     net.loss("loss3/loss3", net.ip("loss3/classifier", x, 1000, XAVIER))
+    return net.text
+
+
+def nin(batch: int) -> str:
+    """Lin, Chen and Yan (2014), for CIFAR-10: each convolution followed by two of 1x1."""
+    net = Prototxt("NIN", (batch, 3, 32, 32))
+    net.input("label", batch)
+    x = "data"
+    for i, (kernel, widths) in enumerate([(5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192, 10))], 1):
+        x = net.conv_relu(f"conv{i}", x, widths[0], kernel, gaussian(0.05), pad=kernel // 2)
+        x = net.conv_relu(f"cccp{2 * i - 1}", x, widths[1], 1, gaussian(0.05))
+        x = net.conv_relu(f"cccp{2 * i}", x, widths[2], 1, gaussian(0.05))
+        if i < 3:
+            x = net.dropout(f"drop{i}", net.pool(f"pool{i}", x, "MAX" if i == 1 else "AVE", 3, 2))
+    net.loss("loss", net.global_pool("pool3", x))
+    return net.text
+
+
+def squeezenet(batch: int) -> str:
+    """Iandola et al. (2016), Table 1: fire modules of 1x1 and 3x3."""
+    net = Prototxt("SqueezeNet", (batch, 3, 227, 227))
+    net.input("label", batch)
+    x = net.pool("pool1", net.conv_relu("conv1", "data", 96, 7, XAVIER, stride=2), "MAX", 3, 2)
+    for i, width in enumerate((16, 16, 32, 32, 48, 48, 64, 64), 2):
+        below = net.conv_relu(f"fire{i}_squeeze", x, width, 1, XAVIER)
+        left = net.conv_relu(f"fire{i}_expand1x1", below, 4 * width, 1, XAVIER)
+        right = net.conv_relu(f"fire{i}_expand3x3", below, 4 * width, 3, XAVIER, pad=1)
+        x = net.layer(f"fire{i}", "Concat", f"{left} {right}")
+        if i in (4, 8):
+            x = net.pool(f"pool{i}", x, "MAX", 3, 2)
+    x = net.conv_relu("conv10", net.dropout("drop9", x), 1000, 1, XAVIER)
+    net.loss("loss", net.global_pool("pool10", x))
+    return net.text
+
+
+def resnet20(batch: int) -> str:
+    """He, Zhang, Ren and Sun (2016), section 4.2, n = 3, with projections (their option B) where the width changes."""
+    net = Prototxt("ResNet-20", (batch, 3, 32, 32))
+    net.input("label", batch)
+
+    def normed(name: str, bottom: str, width: int, kernel: int, stride: int = 1) -> str:
+        size = f"num_output: {width} kernel_size: {kernel} pad: {kernel // 2} stride: {stride}"
+        param = f'convolution_param {{ {size} bias_term: false weight_filler {{ type: "msra" }} }}'
+        x = net.layer(name, "Convolution", bottom, param)
+        net.layer(f"{name}_bn", "BatchNorm", x, top=x)
+        return net.layer(f"{name}_scale", "Scale", x, "scale_param { bias_term: true }", top=x)
+
+    x = net.relu("conv1_relu", normed("conv1", "data", 16, 3))
+    for stage, width in enumerate((16, 32, 64), 1):
+        for block in range(1, 4):
+            name, stride = f"res{stage}_{block}", 2 if stage > 1 and block == 1 else 1
+            above = net.relu(f"{name}_a_relu", normed(f"{name}_a", x, width, 3, stride))
+            above = normed(f"{name}_b", above, width, 3)
+            below = normed(f"{name}_proj", x, width, 1, stride) if stride > 1 else x
+            x = net.relu(f"{name}_relu", net.layer(name, "Eltwise", f"{below} {above}"))
+    net.loss("loss", net.ip("fc", net.global_pool("pool", x), 10, 'type: "msra"'))
+    return net.text
+
+
+def lstm(batch: int, steps: int = 20) -> str:
+    """Hochreiter and Schmidhuber (1997) with forget gates, as Donahue et al. (2015) use it: a class at every step."""
+    net = Prototxt("LSTM", (steps, batch, 128))
+    net.input("cont", steps, batch)
+    net.input("label", steps, batch)
+    small = 'weight_filler { type: "uniform" min: -0.08 max: 0.08 }'
+    x = net.layer("lstm", "LSTM", "data cont", f"recurrent_param {{ num_output: 256 {small} }}")
+    x = net.layer("scores", "InnerProduct", x, f"inner_product_param {{ num_output: 10 axis: 2 {small} }}")
+    net.layer("loss", "SoftmaxWithLoss", f"{x} label", "softmax_param { axis: 2 }")
     return net.text
