@@ -40,7 +40,7 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report doctor caffe caffe-source parity \
+.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
 	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
@@ -106,6 +106,9 @@ grid: setup ## the paper's rates x Table 3's twelve networks x three seeds (GRID
 
 report: setup ## measured beside published, for all runs in runs/
 	$(BIN)/allconv report
+
+open: setup ## one page over all runs, models, galleries, reports and figures, shown in the browser
+	$(BIN)/allconv open
 
 doctor: setup ## engines, GPUs, data sets and versions found, and what to do about what is missing
 	@$(BIN)/allconv doctor

@@ -281,7 +281,7 @@ def page(facts: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"{check}whitened RGB",
-        'planes, not pixels: `data_prep.whitening.Whitening.load("whitening.npz").whiten(images)` makes them. '
+        f'planes, not pixels: `data_prep.whitening.Whitening.load("{facts["whitening"]["file"]}").whiten(images)` makes them. '
         f"`allconv zoo unpack {facts['name']}`",
         "writes the whitening in its full form, with the inverse.",
         "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,8 @@ def test_equal_whitenings_are_stored_once(run: Path) -> None:
     second = zoo.add(run, name="second")
     assert second.facts["whitening"]["file"] == "../first/whitening.npz"
     assert not (second.folder / "whitening.npz").exists() and zoo.verify("second") == []
+    named = re.findall(r"[\w./-]*whitening\.npz", (second.folder / "README.md").read_text())
+    assert len(named) == 4 and set(named) == {"../first/whitening.npz"}
 
 
 def test_the_compact_whitening_whitens_alike(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from allconv_caffe.caffe_torch import import_caffe
-from allconv_caffe.cli import answers, export, figures, prep, tables, train, viz, zoo
+from allconv_caffe.cli import answers, export, figures, open as open_, prep, tables, train, viz, zoo
 from allconv_caffe.cli.words import as_typed, example
 
 _OURS = ("allconv_caffe.", "data_prep.")
@@ -147,6 +147,7 @@ for _command in (
     answers.predict,
     answers.evaluate,
     export.export,
+    open_.open_,
     viz.viz,
 ):
     main.add_command(_command)

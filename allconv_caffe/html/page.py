@@ -18,8 +18,10 @@ import jinja2
 
 from allconv_caffe.html import table
 
-_HERE = Path(__file__).parent
-_TEMPLATES = _HERE / "templates"
+REPORT, GALLERY = "allconv report", "allconv viz gallery"
+"""Kinds of pages that others look for."""
+
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Pages:

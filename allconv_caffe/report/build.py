@@ -17,6 +17,9 @@ def build(
     output: Path | None = Path("runs/report"),
     trends: bool = False,
     beside: Sequence[str] = (),
+    *,
+    draw: bool = True,
+    up: str = "",
 ) -> str:
     """Set all runs below ``folders`` beside the published figures.
 
@@ -25,6 +28,8 @@ def build(
         output: folder for report.md, report.csv, report.html, pages/ and curves/; None writes nothing.
         trends: check the sentences of section 3.2 as well.
         beside: other trainings to lay the runs over: logs or CSVs, ``PATH`` or ``NAME=PATH``.
+        draw: the pictures in curves/, too.
+        up: where report.html is listed, as a link; "" where nowhere.
     Returns: the report as Markdown.
     Raises:
         ReportError: a record that is not one, another training that cannot be read, or none to lay over it.
@@ -35,7 +40,7 @@ def build(
     found = tables.tables(runs)
     verdicts = trends_.check(runs) if trends else None
     base = output or Path()
-    entries = runs_.shown(runs, draw=output is not None)
+    entries = runs_.shown(runs, draw=draw and output is not None)
     laid = beside_.compare(sources, entries) if sources else []
     figure = beside_.figure(laid) if laid and output is not None else None
     markdown = text.to_markdown(found, entries, base, verdicts, beside_.to_markdown(laid, bool(figure)) if laid else ())
@@ -52,5 +57,5 @@ def build(
             files.write(output / beside_.POINTS, beside_.to_csv(laid))
         files.write(output / "report.md", markdown)
         files.write(output / "report.csv", tables.to_csv(runs))
-        files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid))
+        files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid, up))
     return markdown

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe.html.chart import Panel, chart
-from allconv_caffe.html.page import Pages
+from allconv_caffe.html.page import REPORT, Pages
 from allconv_caffe.report import beside
 from allconv_caffe.report.beside import Comparison
 from allconv_caffe.report.runs import RUNS_HEAD, Shown, cells, labels, link, links
@@ -16,8 +16,7 @@ from allconv_caffe.report.text import sections
 from allconv_caffe.report.trends import Verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
-KIND = "allconv report"
-_PAGES = Pages(TEMPLATES, KIND, scripts=("sort.js", "chart.js"), styles=("page.css", "chart.css"))
+_PAGES = Pages(TEMPLATES, REPORT, scripts=("sort.js", "chart.js"), styles=("page.css", "chart.css"))
 
 
 def to_html(

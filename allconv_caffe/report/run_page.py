@@ -10,14 +10,14 @@ from typing import Any
 
 from allconv_caffe import files
 from allconv_caffe.html.chart import Panel, chart
-from allconv_caffe.html.page import Pages, way
+from allconv_caffe.html.page import REPORT, Pages, way
 from allconv_caffe.report.collect import Run
-from allconv_caffe.report.page import KIND, TEMPLATES
+from allconv_caffe.report.page import TEMPLATES
 from allconv_caffe.report.record import Record, ReportError
 from allconv_caffe.report.runs import PAGES, Link, Shown, error_words, link, links, typed
 from allconv_caffe.report.tables import clock, on_its_dataset
 
-_PAGES = Pages(TEMPLATES, KIND, scripts=("sort.js", "chart.js"), styles=("page.css", "chart.css"))
+_PAGES = Pages(TEMPLATES, REPORT, scripts=("sort.js", "chart.js"), styles=("page.css", "chart.css"))
 
 EVALUATION = "evaluation.json"
 """What `allconv evaluate --output` writes; of a run, in its folder or in ``evaluation/`` there."""

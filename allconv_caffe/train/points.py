@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from allconv_caffe import files
@@ -67,9 +68,12 @@ class Events:
 
     Args:
         first_iter: where the session begins: a killed one may have gone further, and those points will come again.
+        hparams: what the run was started with, by which TensorBoard's table of runs (HPARAMS) sorts and filters.
     """
 
-    def __init__(self, folder: Path, log: LogParser, first_iter: int) -> None:
+    def __init__(
+        self, folder: Path, log: LogParser, first_iter: int, hparams: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         folder.mkdir(exist_ok=True)
@@ -78,12 +82,29 @@ class Events:
         self._writer = EventFileWriter(str(folder))
         last = max((rows[-1].seconds or 0.0 for rows in (log.train, log.test) if rows), default=0.0)
         start = time.time() - last
+        self._begin(hparams, start)
         for train in log.train:
             if train.iteration < first_iter:
                 self._train(train, start + (train.seconds or 0.0))
         for test in log.test:
             if test.iteration < first_iter:
                 self._test(test, start + (test.seconds or 0.0))
+
+    def _begin(self, hparams: Mapping[str, Any], wall_time: float) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+
+        info = SessionStartInfo(start_time_secs=wall_time)
+        for name, value in hparams.items():
+            kind = "bool_value" if isinstance(value, bool) else "number_value"
+            if isinstance(value, (bool, int, float)):
+                setattr(info.hparams[name], kind, value)
+            else:
+                info.hparams[name].string_value = str(value)
+        content = HParamsPluginData(session_start_info=info).SerializeToString()
+        data = SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+        value = Summary.Value(tag="_hparams_/session_start_info", metadata=SummaryMetadata(plugin_data=data))
+        self._write(Summary(value=[value]), 0, wall_time)
 
     def train(self, row: TrainRow) -> None:
         """Tags ``train/loss`` and, where it is known, ``train/lr``."""
@@ -107,10 +128,14 @@ class Events:
         self._add(values, row.iteration, wall_time)
 
     def _add(self, values: dict[str, float], step: int, wall_time: float) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(Summary(value=points), step, wall_time)
+
+    def _write(self, summary: Any, step: int, wall_time: float) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
         self._writer.add_event(Event(wall_time=wall_time, step=step, summary=summary))
 
     def close(self) -> None:

@@ -81,6 +81,15 @@ def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]])
     return result
 
 
+def hparams(plan: Plan, seed: int) -> dict[str, Any]:
+    """What a run was started with, as TensorBoard's table of runs takes it: texts, numbers, truth values."""
+    found = {"experiment": plan.experiment.name, "network": plan.experiment.title, "data set": plan.data.display_name}
+    for name, value in settings_.kept(plan.taken, "result").items():
+        found |= value if isinstance(value, Mapping) else {name: value}
+    found |= {"seed": seed, "batch_size": plan.batch_size, "max_iter": plan.max_iter}
+    return {name: value for name, value in found.items() if value not in (None, [], ())}
+
+
 def read_result(folder: Path) -> Record:
     """What result.json in a run's directory says. Raises: DriverError."""
     try:

@@ -190,6 +190,7 @@ class _Run:
             self._say("there is no snapshot to go on from: beginning again")
         command = process.command_of(plan.engine, words, plan.settings.caffe_flags)
         self._say(f"run directory: {plan.path(self.folder)}")
+        self._say(f"curves as they come: tensorboard --logdir {shlex.quote(plan.path(self.folder / 'events'))}")
         self._say(f"$ {shlex.join(command)}")
         log = parse_log(log_path) if log_path.exists() else LogParser()
         session = {
@@ -243,7 +244,7 @@ class _Run:
         for line in filter(None, (estimate.line(), course.of(plan).note)):
             self._say(line)
         progress = Progress(plan.max_iter, first_iter, plan.batch_size, plan.epoch_iters, self._say, estimate)
-        events = Events(self.folder / "events", log, first_iter)
+        events = Events(self.folder / "events", log, first_iter, record.hparams(plan, self._attempts[-1]["seed"]))
         points = Points(self.folder, log, plan.epoch_iters)
         on_course = course.CourseWatch(course.of(plan), log, progress.write)
         follower = Follower(log, (events, progress, points, on_course, *self._listeners, watch), progress.write)

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from allconv_caffe import files
-from allconv_caffe.html.page import Pages
+from allconv_caffe.html.page import GALLERY, Pages
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.mining import EDGES, Channels, TopK
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
@@ -37,7 +37,6 @@ from allconv_caffe.visualize.surgery import switches_below
 from allconv_caffe.visualize.whitening import InputSpace, check_space
 
 TEMPLATES = Path(__file__).with_name("templates")
-KIND = "allconv viz gallery"
 ORDER = ("guided", "deconvnet", "backprop")
 TILE, GAP = 24, 1  # a tile has at least so many pixels in the PNG; the browser enlarges it
 CHUNK = 16  # units whose maps are held at a time
@@ -284,7 +283,7 @@ class _Writer:
 
     def __init__(self, folder: str, title: str, facts: dict[str, Any]) -> None:
         self.folder, self.facts = folder, facts
-        self._pages = Pages(TEMPLATES, KIND, scripts=("gallery.js",), styles=("page.css", "gallery.css"))
+        self._pages = Pages(TEMPLATES, GALLERY, scripts=("gallery.js",), styles=("page.css", "gallery.css"))
         self._common = {"title": title, "facts": facts, "caveat": CAVEAT, "formulas": FORMULAS}
         try:
             os.makedirs(folder, exist_ok=True)

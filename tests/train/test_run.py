@@ -212,6 +212,33 @@ def test_tensorboard_has_each_point_once_after_a_crash(bench: Bench) -> None:
         assert [event.step for event in events.Scalars(tag)] == [0, 10, 20, 30, 40], tag
 
 
+def test_tensorboard_has_the_settings_of_each_run(bench: Bench) -> None:
+    """Its table of runs gets its settings, options, and the seed of the attempt; the driver says how to look."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    bench.behave(**{"1": {"dead_from": 0}, "sleep": 0.005})
+    ended = bench.run(retries=1, patience_epochs=1.0, options={"weight_decay": 0.002, "filler": "msra"})
+    events = EventAccumulator(str(ended.directory / "events"))
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    numbers = {name: value.number_value for name, value in found.items() if value.HasField("number_value")}
+    texts = {name: value.string_value for name, value in found.items() if value.HasField("string_value")}
+    expected = {
+        "lr": 0.05,
+        "epochs": 4,
+        "seed": ended.record.seed,
+        "batch_size": 128,
+        "max_iter": 40,
+        "weight_decay": 0.002,
+    }
+    assert expected.items() <= numbers.items()
+    assert {"experiment": "cifar10-allcnn-c", "data set": "CIFAR-10 (JPEG)", "filler": "msra"}.items() <= texts.items()
+    (directory,) = {line.split(": ")[1] for line in bench.lines if line.startswith("run directory: ")}
+    assert f"curves as they come: tensorboard --logdir {directory}/events" in bench.lines
+
+
 def test_a_run_of_many_settings_has_a_name_that_a_file_system_takes(bench: Bench) -> None:
     """A name over 255 bytes is cut, with the digest that tells it from its like; the same settings find it again."""
     channels = tuple(0.123456789 + place for place in range(3))
