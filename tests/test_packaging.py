@@ -117,6 +117,35 @@ def test_make_figures_makes_the_papers_six() -> None:
     assert named[5] == ("6", '--model b --data "val" --seed 5', "out/figure-6.png")
 
 
+@pytest.mark.parametrize(
+    ("there", "status", "said"),
+    [
+        (["chromium"], 0, "chromium"),
+        ([], 1, "no chromium, and no apt-get to install it with"),
+        (["apt-get", "nobody"], 1, "no chromium, and not root: run 'apt-get install chromium' as root"),
+        (["apt-get"], 0, "apt-get install -y -qq --no-install-recommends chromium"),
+    ],
+)
+def test_ci_brings_the_browser(there: list[str], status: int, said: str, tmp_path: Path) -> None:
+    """.ci/run takes the browser that is there, else Debian's as root; without either way it stops with a clear line."""
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = text[text.index("browser() {") :].partition("\n}\n")[0]
+    (tmp_path / "run.sh").write_text(f"set -euo pipefail\n{function}\n}}\nbrowser\n")
+    stand_ins = {"id": f"echo {1000 if 'nobody' in there else 0}"}
+    stand_ins |= {name: f'echo "{name} $*" >&2' for name in there if name != "nobody"}
+    if said.startswith("apt-get"):
+        stand_ins["apt-get"] += f"; test $1 = update || ln -sf '{sys.executable}' '{tmp_path}/bin/chromium'"
+    (tmp_path / "bin").mkdir()
+    for name in ("ln", "test"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    for name, script in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    command = [shutil.which("bash") or "bash", str(tmp_path / "run.sh")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True)
+    assert done.returncode == status and said in done.stdout + done.stderr
+
+
 def test_the_templates_travel_as_package_data() -> None:
     """Each template is found through importlib.resources."""
     found = {entry.name for entry in resources.files("prototxt_templates").iterdir() if entry.name.endswith(".j2")}

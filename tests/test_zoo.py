@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,25 @@ def test_a_model_is_named_like_a_folder(run: Path, name: str) -> None:
 def test_the_committed_models_are_as_their_cards_say() -> None:
     """Sizes, SHA-1, page and shapes of every model in models/."""
     assert [problem for model in zoo.cards(ROOT / "models") for problem in zoo.verify(model.folder)] == []
+
+
+def test_the_help_examples_follow_each_other(run: Path) -> None:
+    """Where `make cifar10-allcnn-c` has left its run, the examples of add, verify, unpack and list do what they say."""
+    added, verified, unpacked, listed = (
+        shlex.split((cli.main.commands["zoo"].commands[name].epilog or "").splitlines()[-1])[1:]
+        for name in ("add", "verify", "unpack", "list")
+    )
+    settings = json.loads((run / "settings.json").read_text())
+    settings["data"]["folder"] = verified[verified.index("--data") + 1]
+    (run / "settings.json").write_text(json.dumps(settings))
+    Path("data/made").rename(settings["data"]["folder"])
+    Path(added[2]).parent.mkdir(parents=True)
+    run.rename(added[2])
+    for words, said in (
+        (added, "models/cifar10-allcnn-c: "),
+        (verified, "cifar10-allcnn-c: as its card says, error included"),
+        (unpacked, "build/whitening.npz"),
+        (listed, "cifar10-allcnn-c  "),
+    ):
+        result = CliRunner().invoke(cli.main, words)
+        assert result.exit_code == 0 and result.output.startswith(said), (words, result.output)

@@ -18,7 +18,9 @@ def zoo() -> None:
     """Trained networks: weights, deploy net, whitening and a card with data, command, error and SHA-1."""
 
 
-@zoo.command("add", epilog=example("allconv zoo add results/cifar10-allcnn-c --name cifar10-allcnn-c"))
+@zoo.command(
+    "add", epilog=example("allconv zoo add runs/cifar10-allcnn-c/seed1-epochs350-torch --name cifar10-allcnn-c")
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--name", help="of the model; by default that of the experiment")
 @_FOLDER
