@@ -124,6 +124,9 @@ def test_values_are_read_off_under_the_pointer(site: Path, seen: Browser) -> Non
         f"epoch {epoch:.5g}",
         f"test error: {error:.5g} %",
     ]
+    values = "document.querySelector('.values').getBoundingClientRect()"
+    assert box["top"] < seen.run(f"{values}.top") and seen.run(f"{values}.bottom") < box["top"] + box["height"]
+    assert box["left"] <= seen.run(f"{values}.left") and seen.run(f"{values}.right") <= box["left"] + box["width"]
     seen.move(box["left"] + 60, box["top"] - 60)
     assert seen.run("document.querySelector('.values').hidden")
 

@@ -230,7 +230,8 @@ class Panel {
     const place = this.x(this.at), left = place < this.width / 2;
     this.values.style.left = left ? `${Math.max(0, Math.min(place + 12, this.width - this.values.offsetWidth))}px` : "auto";
     this.values.style.right = left ? "auto" : `${Math.max(0, Math.min(this.width - place + 12, this.width - this.values.offsetWidth))}px`;
-    this.values.style.top = `${this.plot.offsetTop + SPACE.top + 4}px`;
+    const above = this.plot.getBoundingClientRect().top - this.element.getBoundingClientRect().top;
+    this.values.style.top = `${above + SPACE.top + 4}px`;
     this.plot.append(this.mark("guide", svg("line", { x1: place, x2: place, y1: SPACE.top, y2: HEIGHT - SPACE.bottom })));
   }
 
