@@ -16,6 +16,7 @@ from support.browser import Browser, browser, faults
 
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import find_runs
+from allconv_caffe.report.record import ReportError
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG, SHORT = "cifar10-allcnn-c-jpeg-350-epochs-seed-1", "cifar10-allcnn-c-jpeg-15-epochs"
@@ -220,3 +221,55 @@ def test_without_a_script_the_pictures_are_there(site: Path, seen: Browser) -> N
     finally:
         seen.call("Emulation.setScriptExecutionDisabled", value=False)
     assert seen.run("document.querySelector('noscript img').naturalWidth") > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (
+            {"class_errors_percent": {"cat": "x"}},
+            'class_errors_percent {"cat": "x"}, expected an object of numbers or nulls',
+        ),
+        ({"images": None}, "images null, expected a whole number"),
+        ({"most_surely_wrong": None}, "most_surely_wrong null, expected a list of objects"),
+    ],
+)
+def test_a_damaged_evaluation_is_named(words: dict[str, object], found: str, tmp_path: Path) -> None:
+    """An evaluation whose entries are of another kind is one clear line."""
+    shutil.copytree(ROOT / "results" / SHORT, tmp_path / "runs")
+    whole = {"error_percent": 1.0, "images": 10, "class_errors_percent": {}, "most_surely_wrong": []}
+    (tmp_path / "runs" / "evaluation.json").write_text(json.dumps(whole | words))
+    with pytest.raises(ReportError) as caught:
+        build([tmp_path / "runs"], tmp_path / "out", draw=False)
+    assert str(caught.value) == f"{tmp_path}/runs/evaluation.json: found {found}"
+
+
+def test_what_is_wrong_with_a_page_is_seen(seen: Browser, tmp_path: Path) -> None:
+    """A word on the console, an exception, a request, a missing picture, too wide, too faint, no policy: each is a fault."""
+    (tmp_path / "bad.html").write_text(
+        "<!doctype html><style>:root { color-scheme: light dark } p { width: 500px; color: #ccc; background: #fff }</style>"
+        "<p>faint</p><img src='none.png'><script>console.error('said'); fetch('http://127.0.0.1:9/x').catch(() => 0); "
+        "setTimeout(() => { throw new Error('thrown') })</script>"
+    )
+    found = "\n".join(faults(seen, tmp_path / "bad.html"))
+    for word in (
+        "console: error",
+        "thrown",
+        "asks for http://127.0.0.1:9/x",
+        "no picture",
+        "px wide",
+        "too faint",
+        "no content",
+    ):
+        assert word in found, word
+    assert "1280 px, dark: too faint" in found and "1280 px, light: 5" not in found
+
+
+def test_every_kind_of_page_is_opened() -> None:
+    """Each template of a page is one that these tests, those of the gallery or those of `allconv open` fill and open."""
+    opened = {"report.html.j2", "run.html.j2", "index.html.j2"}
+    opened |= {"gallery_index.html.j2", "gallery_layer.html.j2", "gallery_unit.html.j2"}
+    below = {"page.html.j2", "parts.html.j2", "gallery_base.html.j2"}
+    assert {path.name for path in (ROOT / "allconv_caffe").rglob("*.html*")} == opened | below
+    makers = [path for path in (ROOT / "allconv_caffe").rglob("*.py") if "<html" in path.read_text(encoding="utf-8")]
+    assert makers == []

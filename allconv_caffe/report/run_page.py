@@ -147,7 +147,12 @@ def _evaluation(run: Run, here: Path) -> _Evaluation | None:
         return None
     path = folder / EVALUATION
     content = _read(path, "an evaluation")
-    kinds = {"error_percent": float, "images": int, "class_errors_percent": dict, "most_surely_wrong": list[dict]}
+    kinds = {
+        "error_percent": float,
+        "images": int,
+        "class_errors_percent": dict[str, float | None],
+        "most_surely_wrong": list[dict],
+    }
     if missing := [key for key in kinds if key not in content]:
         raise ReportError(path, f"no {', '.join(missing)}", "an evaluation, as `allconv evaluate --output` writes it")
     files.check_kinds(path, content, kinds, ReportError)

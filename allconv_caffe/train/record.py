@@ -83,7 +83,8 @@ def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]])
 
 def hparams(plan: Plan, seed: int) -> dict[str, Any]:
     """What a run was started with, as TensorBoard's table of runs takes it: texts, numbers, truth values."""
-    found = {"experiment": plan.experiment.name, "network": plan.experiment.title, "data set": plan.data.display_name}
+    found: dict[str, Any] = {"experiment": plan.experiment.name, "network": plan.experiment.title}
+    found["data set"] = plan.data.display_name
     for name, value in settings_.kept(plan.taken, "result").items():
         found |= value if isinstance(value, Mapping) else {name: value}
     found |= {"seed": seed, "batch_size": plan.batch_size, "max_iter": plan.max_iter}
