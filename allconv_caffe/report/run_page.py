@@ -22,7 +22,10 @@ _PAGES = Pages(TEMPLATES, REPORT, scripts=("sort.js", "chart.js"), styles=("page
 EVALUATION = "evaluation.json"
 """What `allconv evaluate --output` writes; of a run, in its folder or in ``evaluation/`` there."""
 
-_SHOWN_ELSEWHERE = {"assumptions", "attempts", "options", "schedule", "course", "data_sha256", "best_on_test"}
+_APART = ("best_on_test", "class_errors_percent", "course", "data_sha256")
+"""Entries of a record that get a table of their own."""
+
+_SHOWN_ELSEWHERE = {"assumptions", "attempts", "options", "schedule"}
 
 
 def to_html(entry: Shown, base: Path) -> str:
@@ -32,7 +35,7 @@ def to_html(entry: Shown, base: Path) -> str:
         ReportError: settings or an evaluation that cannot be read.
     """
     run, here = entry.run, base / PAGES
-    found = run.record
+    found, content = run.record, run.record.to_json()
     settings = _read(run.folder / "settings.json", "the settings of a run")
     return _PAGES.fill(
         "run.html.j2",
@@ -47,12 +50,8 @@ def to_html(entry: Shown, base: Path) -> str:
         tensorboard=_tensorboard(run),
         links=[link(run.folder, here, run.folder.as_posix()), *_files(run, here)],
         settings=[(title, _pairs(settings[key])) for key, title in _SETTINGS.items() if settings.get(key)],
-        facts=_pairs({key: value for key, value in found.to_json().items() if key not in _SHOWN_ELSEWHERE}),
-        more=[
-            (name, _pairs(value))
-            for name in ("best_on_test", "course", "data_sha256")
-            if (value := getattr(found, name))
-        ],
+        facts=_pairs({key: value for key, value in content.items() if key not in {*_APART, *_SHOWN_ELSEWHERE}}),
+        more=[(name, _pairs(content[name])) for name in _APART if content.get(name)],
         attempts_head=("attempt", "seed", "status", "iterations", "seconds", "why"),
         attempts=[
             [words(one.get(key)) for key in ("attempt", "seed", "status", "iterations", "seconds", "why")]

@@ -284,6 +284,7 @@ def _tell(result: QuickstartResult, archive: Path, folder: Path, grid: Path, say
             f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
             f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
         )
+    say("to look at all of it on one page: allconv open")
     say("next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>")
 
 

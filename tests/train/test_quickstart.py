@@ -136,6 +136,7 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     text = "\n".join(said)
     assert "| Strided-CNN-A | 839,242 | 12.5 |" in text
     assert f"| linear classifier, same pixels | 30,730 | {result.linear_error_percent:.1f} |" in text
+    assert "to look at all of it on one page: allconv open" in said
     written = (made / "manifest.json").stat().st_mtime_ns
     assert quickstart.run(tmp_path, seed=2, n_train=40, n_test=20, say=said.append) is not None
     assert (made / "manifest.json").stat().st_mtime_ns == written
