@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from allconv_caffe.caffe_torch.compute.memory import zeros
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.tracing import current
 from allconv_caffe.proto import Numbers, ProtoError, StoredBlob
@@ -41,7 +42,8 @@ class Memory:
     def tensor(self) -> torch.Tensor:
         """The buffer on its device."""
         if self.flat is None:
-            self.flat = torch.zeros(self.capacity, dtype=torch.float32, device=self.device)
+            on_cpu, shape = self.on_cpu, (self.capacity,)
+            self.flat = zeros(shape) if on_cpu else torch.zeros(shape, dtype=torch.float32, device=self.device)
         if self.host_is_newer:
             self.flat.copy_(torch.from_numpy(self.host))
             self.host_is_newer = False
@@ -73,6 +75,7 @@ class Blob:
     def __init__(self, shape: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.shape: tuple[int, ...] = ()
+        self._views: dict[bool, tuple[torch.Tensor, tuple[int, ...], torch.Tensor]] = {}  # of data (True) and diff
         self._data = Memory(0, self.device)
         self._diff = Memory(0, self.device)
         self.reshape(*shape)
@@ -88,6 +91,7 @@ class Blob:
             self._data = Memory(count, self.device)
         if count > self._diff.capacity:
             self._diff = Memory(count, self.device)
+        self._views.clear()  # they would keep the memory of before
 
     def reshape_like(self, other: Blob) -> None:
         self.reshape(*other.shape)
@@ -99,7 +103,8 @@ class Blob:
     def canonical_axis(self, axis: int) -> int:
         """`axis` counted from the front; negative counts from the end. Raises CaffeError when out of range."""
         n = self.num_axes
-        check(-n <= axis < n, f"axis {axis} out of range for {n}-D Blob with shape {self.shape_string}")
+        if not -n <= axis < n:
+            raise CaffeError(f"axis {axis} out of range for {n}-D Blob with shape {self.shape_string}")
         return axis % n
 
     def count_range(self, start: int, end: int | None = None) -> int:
@@ -166,6 +171,12 @@ class Blob:
         else:
             self.data = value
 
+    def room(self, *sources: Blob) -> torch.Tensor | None:
+        """Where new data may be computed, so that assigning it copies nothing; None while tracing, or where a source lies."""
+        if current() is not None or any(source._data is self._data for source in sources):
+            return None
+        return self._view(self._data)
+
     def accumulate_diff(self, value: torch.Tensor) -> None:
         """diff += value: how layers deliver the gradients of their parameters."""
         if (tracing := current()) is not None:
@@ -209,8 +220,18 @@ class Blob:
         return self._view(memory)
 
     def _view(self, memory: Memory) -> torch.Tensor:
-        flat = memory.tensor()
-        return (flat if memory.capacity == self.count else flat[: self.count]).view(self.shape)
+        flat, which = memory.tensor(), memory is self._data
+        kept = self._views.get(which)
+        if kept is not None and kept[0] is flat and kept[1] is self.shape:
+            return kept[2]
+        view = (flat if memory.capacity == self.count else flat[: self.count]).view(self.shape)
+        self._views[which] = flat, self.shape, view
+        return view
+
+    def release(self, memory: Memory) -> None:
+        """Gives back this memory, of data or of diff, which comes back, zeroed, when somebody looks."""
+        memory.flat, memory.host, memory.host_is_newer = None, None, False
+        self._views.clear()
 
     def _set(self, memory: Memory, value: torch.Tensor) -> None:
         if tuple(value.shape) != self.shape:

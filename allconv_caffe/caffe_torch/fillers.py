@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from allconv_caffe.caffe_torch.compute.memory import zeros
 from allconv_caffe.caffe_torch.compute.rng import Generator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.proto import FillerParameter
@@ -87,6 +88,8 @@ def _gaussian(shape: Sequence[int], mean: float, std: float, rng: Generator) -> 
 @filler("constant")
 def constant(shape: tuple[int, ...], param: Any, rng: Generator) -> torch.Tensor:
     """x = value (default 0). Draws nothing."""
+    if rng.device.type == "cpu" and str(float(param.value)) == "0.0":  # not -0
+        return zeros(shape)
     return torch.full(shape, param.value, dtype=torch.float32, device=rng.device)
 
 

@@ -64,6 +64,8 @@ class Context:
 
     def factor(self, x: torch.Tensor) -> torch.Tensor:
         """float32 `x` as convolutions and inner products take it: in compute_dtype, or rounded to it."""
+        if self.compute_dtype == x.dtype:
+            return x
         return bf16.rounded(x) if self.rounds_factors else x.to(self.compute_dtype)
 
     @property

@@ -497,6 +497,22 @@ class Net:
         for blob in self.learnable_params:
             blob.diff.zero_()
 
+    def release(self) -> None:
+        """Gives back the memory of what layers compute; it comes back, zeroed, when somebody looks.
+
+        Kept are parameters, what one forward leaves to the next, what sources have brought, and loss weights.
+        """
+        kept = [*self.params, *(blob for layer in self.layers for blob in (*layer.carried, *layer.blobs))]
+        kept += [
+            top for bottoms, tops in zip(self.bottom_vecs, self.top_vecs, strict=True) if not bottoms for top in tops
+        ]
+        memories = {id(memory) for blob in kept for memory in (blob._data, blob._diff)}
+        memories |= {id(b._diff) for b, weight in zip(self.blob_list, self.blob_loss_weights, strict=True) if weight}
+        for blob in self.blob_list:
+            for memory in (blob._data, blob._diff):
+                if id(memory) not in memories:
+                    blob.release(memory)
+
     def _share_weights(self) -> None:
         for blob, owner in zip(self.params, self.param_owners, strict=True):
             if owner >= 0:

@@ -11,7 +11,7 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import caffe_math, compiler
+from allconv_caffe.caffe_torch.compute import caffe_math, compiler, pooling
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.compute.math_functions import Wanted
 from allconv_caffe.caffe_torch.compute.openblas import HASWELL, SKYLAKEX, Kernels, kernels
@@ -116,6 +116,44 @@ def test_where_haswells_kernels_have_two_accumulators(sums: CaffeMath) -> None:
     expected[12:20, 0:40] = True  # two fours, in the first (here the only) block of columns
     assert np.array_equal(apart, expected)
     assert not (lost(sums, SKYLAKEX, 22, 41, 16, 0, 2) == 0).any()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 11, 12, 30])
+@pytest.mark.parametrize("n", [1, 7, 8, 41, 1003])
+def test_how_a_factor_lies_changes_no_bit(sums: CaffeMath, rows: int, n: int) -> None:
+    """Weights (N, K) taken transposed, by eight at once, in pieces that stay in the cache: the product of a copy (K, N)."""
+    g = torch.Generator().manual_seed(n)
+    for k in (1, 8, 13, 800, 2100):
+        a, w = torch.randn(rows, k, generator=g), torch.randn(n, k, generator=g)
+        expected, room = sums.gemm(a, w.t().contiguous()), torch.full((rows, n), 7.0)
+        assert torch.equal(sums.gemm(a, w.t()), expected)
+        assert sums.gemm(a, w.t(), room) is room and torch.equal(room, expected)
+        torch.testing.assert_close(expected.double(), a.double() @ w.double().t(), rtol=1e-5, atol=1e-3)
+
+
+def test_one_row_is_summed_like_each_of_several(sums: CaffeMath) -> None:
+    """A product of one row by four tiles at once: as every row of a few, whose panels know no second accumulators."""
+    g = torch.Generator().manual_seed(3)
+    a, w = torch.randn(3, 900, generator=g), torch.randn(77, 900, generator=g)
+    together = sums.gemm(a, w.t())
+    for i in range(3):
+        assert torch.equal(sums.gemm(a[i : i + 1], w.t()), together[i : i + 1])
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(2, 2, 0), (3, 2, 0), (3, 1, 1), (5, 3, 2)])
+def test_maxima_are_those_of_every_other_device(sums: CaffeMath, kernel: int, stride: int, pad: int) -> None:
+    """Values and places: the first of equals, nan passed over, -FLT_MAX and -1 where nothing is greater."""
+    where = window((kernel,) * 2, (stride,) * 2, (pad,) * 2, (1, 1))
+    x = torch.randn(3, 4, 13, 11, generator=torch.Generator().manual_seed(kernel)).round(decimals=1)
+    x[0, 0, :6], x[0, 1, 3:, :5], x[1, 2] = float("nan"), -float("inf"), float("inf")
+    out = where.pooled_size(x.shape[2:], True)
+    expected, room = pooling.maxima(x.double(), where, out), torch.zeros(3, 4, *out)
+    values, places = sums.max_pool(x, where, out, room)
+    assert values is room
+    nothing = expected[1] < 0
+    assert torch.equal(places, expected[1]) and nothing.any()
+    assert torch.equal(values[~nothing].double(), expected[0][~nothing])
+    assert (values[nothing] == -torch.finfo(torch.float32).max).all()
 
 
 @pytest.mark.parametrize("order", [HASWELL, SKYLAKEX], ids=lambda order: order.name)

@@ -115,6 +115,25 @@ def test_losses_and_weights_do_not_depend_on_when_the_change_comes(at: int) -> N
     assert len(set(expected[0])) == ITERATIONS
 
 
+def test_a_net_gives_back_what_layers_have_computed() -> None:
+    """After the change nobody looks at the blobs between layers: their memory goes, weights stay, and a forward runs."""
+    solver = make(executor="plain")
+    net, twin = solver.net, make(executor="plain").net
+    for one in (net, twin):
+        one.forward()
+        one.backward()
+    net.release()
+    assert net.blobs["ip"]._data.flat is None and net.blobs["drop"]._diff.flat is None
+    assert net.blobs["x"]._data.flat is not None
+    for one in (net, twin):
+        one.clear_param_diffs()
+    assert float(net.forward()) == float(twin.forward()) > 0
+    net.backward()
+    twin.backward()
+    for a, b in zip(net.learnable_params, twin.learnable_params, strict=True):
+        assert torch.equal(a.data, b.data) and torch.equal(a.diff, b.diff) and float(a.diff.abs().sum()) > 0
+
+
 def test_a_short_training_starts_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is soon over runs plain to its end."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -33,17 +33,21 @@ class CaffeMath(Math):
         self.library = library
         self.order = order
 
+        self._functions: dict[str, Callable[..., None]] = {}
+
     def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
-        function = getattr(self.library, f"caffe_{name}")
-        function(*(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments))
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = getattr(self.library, f"caffe_{name}")
+        function(*[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
 
     @property
     def _order(self) -> tuple[int, int, int]:
         return self.order.q, self.order.unit, self.order.p
 
     # math_functions.cpp
-    def gemm(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        c = torch.empty(a.shape[0], b.shape[1])
+    def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        c = torch.empty(a.shape[0], b.shape[1]) if room is None else room
         if a.shape[1] == 0:
             return c.zero_()
         self._gemm(a, b, c, add=False)
@@ -93,10 +97,17 @@ class CaffeMath(Math):
         return result
 
     # base_conv_layer.cpp
-    def convolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
+    def convolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Source: forward_cpu_gemm, forward_cpu_bias."""
         patches = _patches(window, x.shape[2:])
-        y = torch.empty(x.shape[0], w.shape[0], *patches.out)
+        y = torch.empty(x.shape[0], w.shape[0], *patches.out) if room is None else room
         if y.numel():
             bias = None if b is None else b.contiguous()
             self._convolve("conv", patches, patches.pad(x), w, w.contiguous(), bias, y)
@@ -162,6 +173,15 @@ class CaffeMath(Math):
         self._average(dx, dy, window, back=True)
         return dx
 
+    def max_pool(
+        self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, shape = x.contiguous(), (*x.shape[:2], *out)
+        y, index = torch.empty(shape) if room is None else room, torch.empty(shape, dtype=torch.int64)
+        sizes = x.shape[:2].numel(), *x.shape[2:], *out, *window.kernel, *window.stride, *window.pad
+        self._call("max", *sizes, x, y, index, torch.get_num_threads())
+        return y, index
+
     def _average(self, x: torch.Tensor, y: torch.Tensor, window: Window, *, back: bool) -> None:
         sizes = x.shape[:2].numel(), *x.shape[2:], *y.shape[2:], *window.kernel, *window.stride, *window.pad
         self._call("average", *sizes, x, y, int(back), torch.get_num_threads())
@@ -190,6 +210,8 @@ class Patches:
         self.padded, self.out = window.padded_size(size), window.output_size(size)
         self.columns = self._places(self.out, window.stride)  # of the first value of each patch, in a plane
         self._kernel = self._places(window.kernel, window.dilation)  # of the others, from the first
+        self._rows: dict[int, torch.Tensor] = {}
+        self._margins = [p for q in reversed(window.pad) for p in (q, q)] if any(window.pad) else None
 
     def _places(self, counts: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """Of each point of a grid in a padded plane."""
@@ -200,11 +222,15 @@ class Patches:
 
     def rows(self, channels: int) -> torch.Tensor:
         """Of a patch's values from its first: channel by channel, the places of the kernel."""
-        return (torch.arange(channels)[:, None] * math.prod(self.padded) + self._kernel).reshape(-1)
+        rows = self._rows.get(channels)
+        if rows is None:
+            rows = (torch.arange(channels)[:, None] * math.prod(self.padded) + self._kernel).reshape(-1)
+            self._rows[channels] = rows
+        return rows
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """x (N, C, *size) with its padding, contiguous."""
-        return torch.nn.functional.pad(x, [p for q in reversed(self.window.pad) for p in (q, q)]).contiguous()
+        return (x if self._margins is None else torch.constant_pad_nd(x, self._margins)).contiguous()
 
     def unpad(self, x: torch.Tensor) -> torch.Tensor:
         """x without its padding: (N, C, *size)."""
@@ -241,6 +267,7 @@ def _load() -> tuple[CaffeMath | None, str]:
         "conv_data": [*images, p, p, i, i, i],
         "conv_bias": [i, i, i, p, p, i],
         "average": [i] * 11 + [p, p, i, i],
+        "max": [i] * 11 + [p, p, p, i],
         "softmax": [i, i, i, p, p, i],
         "log_loss": [i, p, p],
     }.items():

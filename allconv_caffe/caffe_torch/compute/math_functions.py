@@ -57,8 +57,8 @@ class Math(ABC):
 
     # math_functions.cpp
     @abstractmethod
-    def gemm(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """a (M, K) times b (K, N), of one type, at any strides: (M, N). Source: caffe_cpu_gemm."""
+    def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """a (M, K) times b (K, N), of one type, at any strides: (M, N), in `room` if that helps. Source: caffe_cpu_gemm."""
 
     @abstractmethod
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -96,8 +96,18 @@ class Math(ABC):
 
     # base_conv_layer.cpp
     @abstractmethod
-    def convolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
-        """x * w + b: (N, C, in...), (K, C / group, kernel...) and (K) to (N, K, out...). Source: conv_layer.cpp."""
+    def convolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x * w + b: (N, C, in...), (K, C / group, kernel...) and (K) to (N, K, out...), in `room` if that helps.
+
+        Source: conv_layer.cpp.
+        """
 
     @abstractmethod
     def convolution_backward(
@@ -119,6 +129,12 @@ class Math(ABC):
         """dx of `deconvolution`, if wanted; the gradients of w and b are added to their blobs' diffs, image after image."""
 
     # pooling_layer.cpp
+    def max_pool(
+        self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The maximum under each window and its place, see `pooling.maxima`; the maximum in `room` if that helps."""
+        return pooling.maxima(x, window, out)
+
     @abstractmethod
     def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
         """The mean under each window, clipped to image plus padding: (N, C, H, W) to (N, C, *out)."""
@@ -147,7 +163,7 @@ class TorchMath(Math):
     def __init__(self, conv_mode: str = "direct") -> None:
         self.conv_mode = conv_mode
 
-    def gemm(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
         return a @ b
 
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -168,7 +184,14 @@ class TorchMath(Math):
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x * y).sum()
 
-    def convolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
+    def convolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         return conv_algo.forward(self._algorithm(x, w, window), x, w, b, window)
 
     def convolution_backward(

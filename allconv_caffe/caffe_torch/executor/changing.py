@@ -98,4 +98,5 @@ class ChangingExecutor:
         if not self.compiled.train.take_plan():
             return False
         self._now = self.compiled
+        self.solver.net.release()
         return True

@@ -51,7 +51,8 @@ class ConcatLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom) > 1:
-            top[0].data = torch.cat([blob.data for blob in bottom], self.axis)
+            parts, room = [blob.data for blob in bottom], top[0].room(*bottom)
+            top[0].data = torch.cat(parts, self.axis) if room is None else torch.cat(parts, self.axis, out=room)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if len(bottom) == 1:

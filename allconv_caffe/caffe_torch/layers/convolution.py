@@ -27,6 +27,7 @@ class ConvolutionLayer(Layer):
     min_bottom = 1
     min_top = 1
     equal_num_bottom_top = True
+    _shape: tuple[int, ...] | None = None
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.convolution_param
@@ -72,16 +73,19 @@ class ConvolutionLayer(Layer):
                 blob.shape == shape,
                 f"shape mismatch - bottom[0]: {bottom[0].shape_string} vs. bottom[{i}]: {blob.shape_string}",
             )
-        out = self.output_size(shape[self.axis + 1 :])
+        if shape is not self._shape:  # the same again, as before most forwards
+            size, self._shape = shape[self.axis + 1 :], shape
+            self._top_shape = (*shape[: self.axis], self.num_output, *self.output_size(size))
+            self._behind = self.window.behind(size)
         for blob in top:
-            blob.reshape(*shape[: self.axis], self.num_output, *out)
+            blob.reshape(*self._top_shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
         for fro, to in zip(bottom, top, strict=True):
             check(to.has_data, "Check failed: data_")  # the window is larger than the image
             x = self.under_windows(self.images(fro.data))
-            y = self.ctx.math.convolution(x, w, b, self.window)
+            y = self.ctx.math.convolution(x, w, b, self.window, to.room(fro) if self.axis == 1 else None)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -115,5 +119,5 @@ class ConvolutionLayer(Layer):
 
     def under_windows(self, x: torch.Tensor) -> torch.Tensor:
         """`x` with zeros behind it as far as windows reach that are larger than the padded image."""
-        behind = self.window.behind(x.shape[2:])
+        behind = self._behind
         return torch.constant_pad_nd(x, [p for more in reversed(behind) for p in (0, more)]) if any(behind) else x

@@ -77,7 +77,8 @@ class PoolingLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
         if self.method == PoolingParameter.MAX:
-            top[0].data, self.index = pooling.maxima(bottom[0].data, self.window, self.out)
+            room = top[0].room(bottom[0])
+            top[0].data, self.index = self.ctx.math.max_pool(bottom[0].data, self.window, self.out, room)
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
         else:

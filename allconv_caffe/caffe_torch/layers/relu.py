@@ -34,7 +34,9 @@ class ReLULayer(NeuronLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
         if self.negative_slope == 0:  # as below in two passes; -0 + 0 is 0
-            top[0].data = torch.ops.aten.leaky_relu(x, 0.0).add_(0.0)
+            room = top[0].room()
+            y = torch.ops.aten.leaky_relu(x, 0.0) if room is None else torch.ops.aten.leaky_relu.out(x, 0.0, out=room)
+            top[0].data = y.add_(0.0)
         else:
             top[0].data = x.clamp(min=0) + self.negative_slope * x.clamp(max=0)
 

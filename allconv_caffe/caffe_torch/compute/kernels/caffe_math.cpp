@@ -145,9 +145,30 @@ static inline void tile(I k, const float* a, const float* b, I bs, int width, bo
     EACH(i, R) put(c[0][i], to + i * ldc, columns, add);
 }
 
+// one row times W tiles: nothing of what sets panels apart concerns a single row
+template <int W>
+static inline void row(I k, const float* a, const float* b, I bs, float* to, I columns, bool add) {
+    v8 c[W][1];
+    one<1, W>(k, a, b, bs, c);
+    EACH(w, W) put(c[w][0], to + w * 8, columns - w * 8, add);
+}
+
+static void row_gemm(const Order& o, I n, I k, const float* a, const float* b, I from, I to, float* c, bool add) {
+    const I bs = k * 8;
+    for (I at = 0; at < k;) {
+        const I size = block(k - at, o.q, o.unit);
+        I t = from;
+        for (; t + 4 <= to; t += 4) row<4>(size, a + at, b + (t - from) * bs + at * 8, bs, c + t * 8, n - t * 8, add);
+        for (; t < to; ++t) row<1>(size, a + at, b + (t - from) * bs + at * 8, bs, c + t * 8, n - t * 8, add);
+        add = true;
+        at += size;
+    }
+}
+
 // C (m x n) (+)= A B, in the tiles [from, to) of eight columns; b holds these tiles, k x 8 each, zeros beyond n.
 static void gemm(const Order& o, const std::vector<Panel>& rows, const std::vector<unsigned char>& split, I n, I k,
                  const float* a, const float* b, I from, I to, float* c, I ldc, bool add) {
+    if (rows.size() == 1 && rows[0].rows == 1) return row_gemm(o, n, k, a, b, from, to, c, add);
     const I bs = k * 8;
     for (I at = 0; at < k;) {
         const I size = block(k - at, o.q, o.unit);
@@ -182,12 +203,34 @@ static void gemm(const Order& o, const std::vector<Panel>& rows, const std::vect
     }
 }
 
+// eight values each of eight arrays, one behind the other, as eight rows of eight
+static inline void transpose(const float* q, I each, float* out) {
+    v8 a[8], b[8];
+    for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps(q + i * each);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+            a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xEE);
+        }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_store_ps(out + i * 8, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_store_ps(out + i * 8 + 32, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+
 // eight columns of B (k x n) at any strides
 static void pack_b(I n, I k, const float* b, I bk, I bj, I from, I to, float* out) {
     for (I t = from; t < to; ++t) {
         const I left = std::min<I>(8, n - t * 8);
         const float* q = b + t * 8 * bj;
-        for (I x = 0; x < k; ++x, out += 8, q += bk) {
+        I x = 0;
+        if (left == 8 && bk == 1)
+            for (; x + 8 <= k; x += 8, out += 64, q += 8) transpose(q, bj, out);
+        for (; x < k; ++x, out += 8, q += bk) {
             if (left == 8 && bj == 1) _mm256_store_ps(out, _mm256_loadu_ps(q));
             else
                 for (I j = 0; j < 8; ++j) out[j] = j < left ? q[j * bj] : 0.f;
@@ -262,9 +305,14 @@ void caffe_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, con
     {
         I from, to;
         share((n + 7) / 8, &from, &to);
-        float* mine = local_b.get((to - from) * k * 8 + 8);
-        pack_b(n, k, b, bk, bj, from, to, mine);
-        gemm(o, rows, split, n, k, packed, mine, from, to, c, n, add != 0);
+        // few rows use each value of B seldom: what is packed stays in the cache until then
+        const I most = m < 12 ? std::max<I>(4, (1 << 13) / k) : std::max<I>(1, to - from);
+        float* mine = local_b.get(std::min(most, to - from) * k * 8 + 8);
+        for (I t = from; t < to; t += most) {
+            const I end = std::min(to, t + most);
+            pack_b(n, k, b, bk, bj, t, end, mine);
+            gemm(o, rows, split, n, k, packed, mine, t, end, c, n, add != 0);
+        }
     }
 }
 
@@ -481,6 +529,31 @@ void caffe_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph,
                     *at = sum / size;
                 }
             }
+}
+
+// MAX pooling: x (planes x h x w) to y (planes x oh x ow), and each maximum's place h * w in its plane; nan is not greater
+void caffe_max(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, const float* x, float* y, I* place,
+               I threads) {
+#pragma omp parallel for num_threads((int)threads) schedule(static)
+    for (I n = 0; n < planes; ++n) {
+        const float* image = x + n * h * w;
+        for (I i = 0; i < oh; ++i) {
+            const I top = std::max<I>(i * sh - ph, 0), bottom = std::min(i * sh - ph + kh, h);
+            for (I j = 0; j < ow; ++j) {
+                const I left = std::max<I>(j * sw - pw, 0), right = std::min(j * sw - pw + kw, w);
+                float best = -FLT_MAX;
+                I where = -1;
+                for (I r = top * w; r < bottom * w; r += w)
+                    for (I at = r + left; at < r + right; ++at) {
+                        const bool more = image[at] > best;
+                        best = more ? image[at] : best;
+                        where = more ? at : where;
+                    }
+                y[(n * oh + i) * ow + j] = best;
+                place[(n * oh + i) * ow + j] = where;
+            }
+        }
+    }
 }
 
 // softmax_layer.cpp, softmax_loss_layer.cpp
