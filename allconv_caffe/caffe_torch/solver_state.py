@@ -9,8 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import h5py
+from typing import TYPE_CHECKING
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, shape_count
@@ -18,6 +17,9 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source import hdf5
 from allconv_caffe.proto import ProtoError, SolverState, read_stored, write_stored
 from allconv_caffe.proto.caffemodel import blob_shape
+
+if TYPE_CHECKING:
+    import h5py
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def load_hdf5(path: str, history: Sequence[Blob], load_net: Callable[[str], obje
 
     Raises: CaffeError: missing or damaged file, another number or other shapes of histories.
     """
+    import h5py
+
     with hdf5.reading(path, "Couldn't open solver state file") as file:
         iteration, learned_net = hdf5.load_int(file, "iter", path), ""
         if "learned_net" in file:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import h5py
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob, shape_count, shape_string, stored_data
@@ -18,6 +16,9 @@ from allconv_caffe.caffe_torch.source import hdf5
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
 from allconv_caffe.proto import NetParameter, ProtoError, StoredBlob, read_stored, unknown_fields, write_stored
 from allconv_caffe.proto.caffemodel import blob_shape, is_hdf5, shape_equals
+
+if TYPE_CHECKING:
+    import h5py
 
 
 class LayerBlobs(NamedTuple):
@@ -103,6 +104,8 @@ def load_hdf5(layers: Iterable[LayerBlobs], path: str | Path) -> None:
     Source: net.cpp, CopyTrainedLayersFromHDF5.
     Raises: CaffeError: missing or damaged file, other number of blobs, other shape.
     """
+    import h5py
+
     targets = {layer.name: layer for layer in layers}
     with hdf5.reading(path, "Couldn't open") as file:
         sentence = f"Error reading weights from {path}"
@@ -141,6 +144,8 @@ def save_hdf5(layers: Sequence[LayerBlobs], path: Path, write_diff: bool = False
 
 def _new_group(parent: h5py.Group, name: str, handle: str, path: Path) -> h5py.Group:
     """What H5Gcreate2 makes of a name: `a/b` lies in the group `a`, which must be there; `/a` in the file's root."""
+    import h5py
+
     try:
         return h5py.Group(h5py.h5g.create(parent.id, name.encode()))
     except (ValueError, RuntimeError, TypeError):

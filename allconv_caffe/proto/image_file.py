@@ -1,6 +1,6 @@
 """The bytes of an image file (JPEG, PNG, ...) as an array: what a Datum with `encoded` holds, and folders of images do.
 
-Not imported by the package itself: only this module needs OpenCV.
+Not imported by the package itself: only this module needs OpenCV, and only where there is an image.
 Source: io.cpp, DecodeDatumToCVMatNative and CVMatToDatum.
 """
 
@@ -10,7 +10,6 @@ import re
 import struct
 from typing import Callable, Optional, Tuple
 
-import cv2
 import numpy as np
 
 from .errors import ProtoError
@@ -135,6 +134,8 @@ def decode(data: bytes, color: Optional[bool] = None, *, mend: bool = False) -> 
     if height * width > max(MOST_PIXELS, MOST_RATIO * len(data)):
         said = f"an image of {width}x{height} pixels in {len(data)} bytes"
         raise ImageError(said, said)
+    import cv2
+
     flag = {True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE, None: cv2.IMREAD_UNCHANGED}[color]
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None

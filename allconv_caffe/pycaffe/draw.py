@@ -13,7 +13,6 @@ import shutil
 from html import escape
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from allconv_caffe import files
@@ -272,6 +271,8 @@ class _Layout:
         return x1 + (w1 if right else 0), y1 + h1 // 2, x2 + (0 if right else w2), y2 + h2 // 2
 
     def image(self, ext: str) -> bytes:
+        import cv2
+
         scale = min(1.0, self.LONGEST / max(self.size))
         canvas = np.full((max(1, int(self.size[1] * scale)), max(1, int(self.size[0] * scale)), 3), 255, np.uint8)
 

@@ -151,8 +151,8 @@ def test_a_short_training_starts_no_compiler(cache: Path, monkeypatch: pytest.Mo
 def test_training_changes_when_the_plan_is_ready(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A process beside makes the plan; the iterations before and after it end in the plain executor's weights; a second
-    training finds the plan and is compiled from its first iteration on.
+    """A process beside makes the plans; the iterations before and after it end in the plain executor's weights, and tests
+    in its outputs; a second training finds the plans and is compiled from its first iteration on.
     """
     monkeypatch.setattr(changing, "PAYS_SECONDS", 0.0)
 
@@ -163,7 +163,8 @@ def test_training_changes_when_the_plan_is_ready(
         while executor._building is not None and not executor._building.ended and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    changed, plain = make(), make(executor="plain")
+    tested = HYPER + "test_iter: 2 test_interval: 100 test_initialization: false"
+    changed, plain = make(hyper=tested), make(executor="plain", hyper=tested)
     changed.step(4)
     follow(changed)
     changed.step(4)
@@ -175,7 +176,10 @@ def test_training_changes_when_the_plan_is_ready(
         torch.testing.assert_close(a.data, b.data, rtol=1e-4, atol=1e-6)
     assert "Executor: plain, until a compiled iteration is ready" in said
     assert "Executor: compiled, from iteration 4 on" in said
-    again = make()
+    assert changed.test(0)["loss"] == pytest.approx(plain.test(0)["loss"], rel=1e-4)
+    assert isinstance(changed.executor, ChangingExecutor) and changed.executor.compiled.tests[0].ready
+    capfd.readouterr()
+    again = make(hyper=tested)
     again.step(1)
     assert again.executor.updates
     assert "Executor: compiled\n" in capfd.readouterr().err

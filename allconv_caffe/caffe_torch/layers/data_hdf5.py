@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -57,6 +56,8 @@ def load_dataset(file: Any, name: str, shapes_only: bool = False) -> np.ndarray:
 
     Raises CaffeError: missing, without axes, not numbers.
     """
+    import h5py
+
     check(isinstance(file.get(name), h5py.Dataset), f"Failed to find HDF5 dataset {name}")
     dataset = file[name]
     check(dataset.ndim >= 1, f"Check failed: ndims >= min_dim ({dataset.ndim} vs. 1)")
@@ -186,6 +187,8 @@ class HDF5OutputLayer(Layer):
         self.file_name: str = self.param.hdf5_output_param.file_name
         if self.ctx.shapes_only:
             return
+        import h5py
+
         try:
             check_file(self.file_name)
             self._sink = Sink(self.file_name)

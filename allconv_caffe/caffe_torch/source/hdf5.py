@@ -1,5 +1,7 @@
 """HDF5 files: opened and written, and what a data set may hold: floats and integers, of any width.
 
+Who has none does not wait for h5py: it is imported where a file is.
+
 Source: hdf5.cpp.
 """
 
@@ -9,9 +11,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -20,8 +21,10 @@ from allconv_caffe.caffe_torch.blob import Blob, shape_string
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.files import NotAFile, check_file, replacing
 
+if TYPE_CHECKING:
+    import h5py
+
 _NAMES = ("FLOAT", "INTEGER", "TIME", "STRING", "BITFIELD", "OPAQUE", "COMPOUND", "REFERENCE", "ENUM", "VLEN", "ARRAY")
-TYPE_CLASSES = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}
 DAMAGE = (
     OSError,
     RuntimeError,
@@ -36,8 +39,11 @@ LINES = {"H5T_FLOAT": 33, "H5T_INTEGER": 36}  # of the log line in hdf5.cpp
 
 def check_class(dataset: h5py.Dataset, where: str = "") -> None:
     """Says, the first time in a process, that a data set of this class is read. Raises CaffeError where it holds no numbers."""
+    import h5py
+
     class_: Any = dataset.id.get_type().get_class()
-    name = TYPE_CLASSES.get(class_, f"unknown ({class_})")
+    names = {getattr(h5py.h5t, name): f"H5T_{name}" for name in _NAMES}
+    name = names.get(class_, f"unknown ({class_})")
     if name not in LINES:
         raise CaffeError(f"Unsupported datatype class: {name}", where)
     glog.info_first(f"hdf5.cpp:{LINES[name]}", f"Datatype class: {name}")
@@ -45,6 +51,8 @@ def check_class(dataset: h5py.Dataset, where: str = "") -> None:
 
 def open_hdf5(path: str | os.PathLike[str]) -> h5py.File:
     """The file, opened for reading. Raises OSError: where HDF5 cannot, or would wait for ever."""
+    import h5py
+
     check_file(path)
     file = h5py.File(path, "r")
     try:
@@ -113,6 +121,8 @@ class Sink:
 
 def _external_files(file: h5py.File) -> Iterator[str]:
     """The files that links of any group lead to. A group may lie in itself."""
+    import h5py
+
     seen: set[int] = set()
     waiting: list[h5py.Group] = [file]
     while waiting:
@@ -156,6 +166,8 @@ def reading(path: str | os.PathLike[str], sentence: str) -> Iterator[h5py.File]:
 
 def write(path: Path, fill: Callable[[h5py.File], None], what: str) -> None:
     """The file `path` as `fill` makes it, whole or not at all. Raises CaffeError: "Couldn't open ... to save `what`"."""
+    import h5py
+
     try:
         with replacing(path) as temporary, contextlib.closing(Sink(temporary)) as sink:
             with h5py.File(sink, "w") as file:
@@ -180,6 +192,8 @@ def member(group: h5py.Group, name: str, kind: type[Any], sentence: str) -> Any:
 
 def load_nd_dataset(group: h5py.Group, name: str, blob: Blob, where: str) -> None:
     """blob's data = the data set of that name and of the blob's shape. Raises CaffeError."""
+    import h5py
+
     if name not in group:
         raise CaffeError(f"Failed to find HDF5 dataset {name}", where)
     dataset = group[name]
@@ -210,6 +224,8 @@ def load_string(dataset: h5py.Dataset) -> str:
 
 def save_string(file: h5py.File, name: str, text: str) -> None:
     """A string that ends with a NUL: Caffe reads on until it meets one."""
+    import h5py
+
     data = os.fsencode(text) + b"\0"
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(data))
@@ -221,6 +237,8 @@ def save_string(file: h5py.File, name: str, text: str) -> None:
 def load_int(file: h5py.File, name: str, path: str) -> int:
     """As HDF5 converts to an int: to the nearest one there is."""
     sentence = f"{path}: Failed to load int dataset with name {name}"
+    import h5py
+
     dataset = member(file, name, h5py.Dataset, sentence)
     if dataset.dtype.kind not in "fiub" or not dataset.size:  # what HDF5 calls H5T_FLOAT, H5T_INTEGER, H5T_ENUM
         raise CaffeError(f"{sentence} (found {dataset.dtype}, {dataset.size} of them)")
