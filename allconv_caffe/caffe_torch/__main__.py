@@ -1,4 +1,7 @@
-"""``caffe-torch``, and ``python -m allconv_caffe.caffe_torch``: the command, with the drop-in for users' Python layers."""
+"""``caffe-torch``, and ``python -m allconv_caffe.caffe_torch``: the command, with the drop-in for users' Python layers.
+
+``caffe-torch convert_imageset ...`` and so on are Caffe's other programs.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch import import_caffe
-from allconv_caffe.caffe_torch.tools import caffe
+from allconv_caffe.caffe_torch.tools import caffe, others
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     import_caffe.answer_with(_pycaffe)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in others.NAMES:
+        return others.main(arguments[0], arguments[1:])
     return caffe.main(argv)
 
 

@@ -485,12 +485,22 @@ class Net:
 
     def to_hdf5(self, path: str | Path, write_diff: bool = False) -> None:
         """Writes the weights as an HDF5 file. Raises CaffeError, see `weights.save_hdf5`."""
-        weights.save_hdf5(self._layer_blobs(), Path(path), write_diff)
+        blobs: list[list[Blob]] = [[] for _ in self.layers]  # those that the net was built with (params_)
+        for (layer_id, _), blob in zip(self.param_layer_indices, self.params, strict=True):
+            blobs[layer_id].append(blob)
+        layers = [
+            LayerBlobs(layer.name, built[: len(layer.blobs)], layer.shared[: len(layer.blobs)])
+            for layer, built in zip(self._layer_blobs(), blobs, strict=True)
+        ]
+        weights.save_hdf5(layers, Path(path), write_diff)
 
     def _layer_blobs(self) -> list[LayerBlobs]:
         shared: list[list[bool]] = [[] for _ in self.layers]
         for (layer_id, _), owner in zip(self.param_layer_indices, self.param_owners, strict=True):
             shared[layer_id].append(owner >= 0)
+        for layer, own in zip(self.layers, shared, strict=True):  # blobs may have been taken or added since
+            own[len(layer.blobs) :] = []
+            own += [False] * (len(layer.blobs) - len(own))
         return [LayerBlobs(layer.name, layer.blobs, own) for layer, own in zip(self.layers, shared, strict=True)]
 
     def clear_param_diffs(self) -> None:

@@ -9,8 +9,8 @@ Source: _caffe.cpp, python_layer.hpp.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer
 
+Item = TypeVar("Item")
 NO_DATA, NO_DIFF = "Check failed: data_", "Check failed: diff_"
 
 
@@ -31,9 +32,9 @@ class PyBlob:
         shape, count: as the blob's; num, channels, height, width: its first four axes (missing ones count 1).
     """
 
-    __slots__ = ("blob",)
-
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob | None = None) -> None:
+        if blob is None:
+            raise RuntimeError("This class cannot be instantiated from Python")
         self.blob = blob
 
     @property
@@ -81,38 +82,98 @@ class PyBlob:
         return id(self.blob)
 
 
-class PyBlobVec(Sequence[PyBlob]):
-    """The parameters of a layer, as they are at this moment; `add_blob` appends one."""
+class Vec(Generic[Item]):
+    """A vector as pycaffe has it: items of one kind by index; a slice is a vector of its own.
 
-    def __init__(self, layer: Layer) -> None:
-        self._layer = layer
+    Raises: IndexError, and TypeError for an item or an index of another kind, in Boost's words.
+    Source: _caffe.cpp, boost's vector_indexing_suite.
+    """
+
+    _kind: ClassVar[type[Any]] = object
+
+    def __init__(self) -> None:
+        self._items: list[Any] = []
+
+    def _face(self, item: Any) -> Item:
+        """What a user sees of an item."""
+        return item
+
+    def _item(self, value: object, sentence: str) -> Any:
+        """What is kept of what a user gives."""
+        if not isinstance(value, self._kind):
+            raise TypeError(sentence)
+        return value
+
+    def _place(self, index: object) -> int:
+        if not isinstance(index, (int, np.integer)):
+            raise TypeError("Invalid index type")
+        if not -len(self) <= index < len(self):
+            raise IndexError("Index out of range")
+        return int(index)
 
     @overload
-    def __getitem__(self, index: int) -> PyBlob: ...
+    def __getitem__(self, index: int) -> Item: ...
     @overload
-    def __getitem__(self, index: slice) -> list[PyBlob]: ...
-    def __getitem__(self, index: int | slice) -> PyBlob | list[PyBlob]:
+    def __getitem__(self, index: slice) -> Vec[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Vec[Item]:
+        if not isinstance(index, slice):
+            return self._face(self._items[self._place(index)])
+        part = type(self)()
+        part._items.extend(self._items[index])
+        return part
+
+    def __setitem__(self, index: int | slice, value: Any) -> None:
         if isinstance(index, slice):
-            return [PyBlob(blob) for blob in self._layer.blobs[index]]
-        return PyBlob(self._layer.blobs[index])
+            values = value if isinstance(value, Iterable) else [value]
+            self._items[index] = [self._item(each, "Invalid assignment") for each in values]
+        else:
+            self._items[self._place(index)] = self._item(value, "Invalid assignment")
+
+    def __delitem__(self, index: int | slice) -> None:
+        del self._items[index if isinstance(index, slice) else self._place(index)]
 
     def __len__(self) -> int:
-        return len(self._layer.blobs)
+        return len(self._items)
 
-    def __iter__(self) -> Iterator[PyBlob]:
-        return (PyBlob(blob) for blob in self._layer.blobs)
+    def __iter__(self) -> Iterator[Item]:
+        return (self._face(item) for item in self._items)
 
-    def append(self, blob: PyBlob) -> None:
-        self._layer.blobs.append(blob.blob)
+    def append(self, value: Item) -> None:
+        self._items.append(self._item(value, "Attempting to append an invalid type"))
 
-    def extend(self, blobs: Sequence[PyBlob]) -> None:
-        self._layer.blobs.extend(blob.blob for blob in blobs)
+    def extend(self, values: Iterable[Item]) -> None:
+        self._items.extend([self._item(value, "Incompatible Data Type") for value in values])
+
+
+class RawBlobVec(Vec[PyBlob]):
+    """Blobs to call a layer's methods with."""
+
+    _kind = PyBlob
+
+
+class PyBlobVec(Vec[PyBlob]):
+    """The parameters of a layer, the very ones: what is put here is what the layer runs with and what is saved.
+
+    The solver, and HDF5 files, keep to the blobs that the net was built with, as in Caffe. `add_blob` appends a new one.
+    """
+
+    _kind = PyBlob
+
+    def __init__(self, layer: Layer | None = None) -> None:
+        self._items = [] if layer is None else layer.blobs
+        self._new_blob = Blob if layer is None else layer.new_blob
+
+    def _face(self, item: Any) -> PyBlob:
+        return PyBlob(item)
+
+    def _item(self, value: object, sentence: str) -> Any:
+        return super()._item(value, sentence).blob
 
     def add_blob(self, *shape: int, **unknown: Any) -> None:
         """Appends a parameter of `shape`, zeroed. Only in a layer's `setup`: the net counts parameters after it."""
-        blob = self._layer.new_blob()
+        blob = self._new_blob()
         blob.reshape(*dims("BlobVec.add_blob", shape, unknown))
-        self._layer.blobs.append(blob)
+        self._items.append(blob)
 
 
 class PyLayer:
@@ -146,10 +207,13 @@ class PyLayer:
         return self.layer.type
 
     def setup(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
-        self.layer.setup([b.blob for b in bottom], [b.blob for b in top])
+        raise self._lacks("setup")
 
     def reshape(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
-        self.layer.reshape([b.blob for b in bottom], [b.blob for b in top])
+        raise self._lacks("reshape")
+
+    def _lacks(self, method: str) -> NotImplementedError:
+        return NotImplementedError(f"class {type(self).__name__} lacks the method {method} of a Python layer")
 
 
 class PythonLayerError(CaffeError):
@@ -158,6 +222,7 @@ class PythonLayerError(CaffeError):
     Attributes:
         original: what it raised; pycaffe's callers get this one.
         details: the traceback from the user's code on, ending in a newline; a command line prints it before the message.
+            Empty where none of it ran.
         loading: whether the module or the class could not be had at all (SystemError in pycaffe).
     """
 
@@ -165,7 +230,8 @@ class PythonLayerError(CaffeError):
         super().__init__(message)
         self.original = original
         self.loading = loading
-        self.details = "".join(traceback.format_exception(type(original), original, original.__traceback__))
+        if original.__traceback__ is not None:
+            self.details = "".join(traceback.format_exception(type(original), original, original.__traceback__))
 
 
 def dims(function: str, shape: Sequence[Any], unknown: dict[str, Any]) -> list[int]:

@@ -69,7 +69,14 @@ def load_binary(path: str, history: Sequence[Blob], load_net: Callable[[str], ob
             blob.from_stored(arrays)
         except CaffeError as error:
             raise error.within(path) from None
-    return State(proto.iter, proto.current_step, history, proto.learned_net)
+    return State(proto.iter, _steps(proto.current_step, path), history, proto.learned_net)
+
+
+def _steps(current_step: int, path: str) -> int:
+    """Raises CaffeError: Caffe would look for a stepvalue before the first."""
+    if current_step < 0:
+        raise CaffeError(f"found current_step {current_step}, expected 0 or more", path)
+    return current_step
 
 
 def _check_length(found: int, history: Sequence[Blob], path: str) -> None:
@@ -111,4 +118,4 @@ def load_hdf5(path: str, history: Sequence[Blob], load_net: Callable[[str], obje
         _check_length(len(group), history, path)
         for i, blob in enumerate(history):
             hdf5.load_nd_dataset(group, str(i), blob, f"{path}: history")
-    return State(iteration, current_step, history, learned_net)
+    return State(iteration, _steps(current_step, path), history, learned_net)

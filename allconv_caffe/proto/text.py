@@ -7,9 +7,10 @@ Caffe prints ``lr_mult: 1`` and ``base_lr: 1e-05`` where the Python library prin
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import struct
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Match, Optional, Set, Tuple
 
 from google.protobuf import text_format
 
@@ -36,7 +37,7 @@ def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
     Differs: the column is that of the wrong word itself; Caffe names the column after it.
     """
     message = cls()
-    _refuse_as_cpp(text, where)
+    text = _as_cpp(text, cls, where)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -49,20 +50,91 @@ def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
     return message
 
 
-def _refuse_as_cpp(text: str, where: str) -> None:
-    """Raises ProtoError for what Python's parser takes and C++'s does not: ``+3``, and escapes that mean nothing."""
-    if "\\" in text:
-        for match in _STRING_OR_COMMENT.finditer(text):
-            for escape in re.finditer(r"\\(.)", match.group(1) or ""):
-                if escape.group(1) not in _ESCAPED:
-                    line, column = _place(text, match.start() + escape.start())
-                    raise ProtoError(where, "Invalid escape sequence in string literal.", line, column, escape.group())
-    if "+" in text:
-        outside = _STRING_OR_COMMENT.sub(lambda match: " " * len(match.group()), text)
-        plus = re.search(r"(?<![\w.])\+", outside)
-        if plus:
-            line, column = _place(text, plus.start())
-            raise ProtoError(where, "Expected integer, got: +", line, column, "+")
+def _as_cpp(text: str, cls: Any, where: str) -> str:
+    """`text` with its numbers as Python's parser takes them, where C++'s takes more: ``- 1``, bools and enums ``01``, ``0x1``.
+
+    Raises: ProtoError for what Python's parser takes and C++'s does not: ``1_0``, ``0b1``, ``+3``, ``inff``, digits and
+        blanks beyond ASCII, escapes that mean nothing.
+    Source: tokenizer.cc, text_format.cc.
+    """
+    kinds = _kinds(cls.DESCRIPTOR.file)
+    field, minus, pieces, done = "", -1, [], 0
+    for token in _SCAN.finditer(text):
+        kind, word, start = token.lastgroup, token.group(), token.start()
+        if kind in ("blank", "comment"):
+            continue
+        wrong = _refusal(text, token, kinds.get(field, set()))
+        if wrong:
+            line, column = _place(text, start + (wrong[1] if kind == "string" else 0))
+            raise ProtoError(where, wrong[0], line, column, wrong[2])
+        value = word
+        if kind == "word" and not _VALUE_WORDS.fullmatch(word):
+            field = word
+        elif (
+            kind == "number"
+            and {"bool", "enum"} & kinds.get(field, set())
+            and re.fullmatch(r"0[0-7]+|0[xX]0*[01]", word)
+        ):
+            value = str(int(word, 16 if word[1] in "xX" else 8))
+        if minus >= 0 and kind in ("number", "word") and start > minus + 1:
+            pieces += [text[done:minus], " ", text[minus + 1 : start], "-", value]
+            done = token.end()
+        elif value != word:
+            pieces += [text[done:start], value]
+            done = token.end()
+        minus = start if word == "-" else -1
+    return "".join([*pieces, text[done:]])
+
+
+_SCAN = re.compile(
+    r"""(?P<blank>[ \t\r\n\v\f]+)|(?P<comment>\#[^\n]*)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"""
+    r"""|(?P<number>0[xX][0-9a-fA-F]*|0[0-9]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]*)?[fF]?)"""
+    r"""|(?P<string>"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)|(?P<other>.)""",
+    re.DOTALL,
+)
+_VALUE_WORDS = re.compile("inf|infinity|nan|true|false|t|f", re.IGNORECASE)
+_NO_DOUBLE = re.compile("(inf|infinity|nan)f", re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=1)
+def _kinds(schema: Any) -> Dict[str, Set[str]]:
+    """What a field of a name is, in all messages that have one: "bool", "enum", "float", "other"."""
+    found: Dict[str, Set[str]] = {}
+    waiting = list(schema.message_types_by_name.values())
+    while waiting:
+        message = waiting.pop()
+        waiting += message.nested_types
+        for field in message.fields:
+            names = {field.CPPTYPE_BOOL: "bool", field.CPPTYPE_ENUM: "enum", field.CPPTYPE_FLOAT: "float"}
+            found.setdefault(field.name, set()).add(names.get(field.cpp_type, "other"))
+    return {name: kinds for name, kinds in found.items() if len(kinds) == 1}
+
+
+def _refusal(text: str, token: Match[str], kinds: Set[str]) -> Optional[Tuple[str, int, str]]:
+    """(what C++ says, how far into the token, the words at fault) for a token that it does not take."""
+    kind, word, behind = token.lastgroup, token.group(), text[token.end() : token.end() + 1]
+    if kind == "string":
+        for escape in re.finditer(r"\\(.)", word):
+            if escape.group(1) not in _ESCAPED:
+                return "Invalid escape sequence in string literal.", escape.start(), escape.group()
+    elif kind == "number":
+        if behind and (behind == "_" or (behind.isascii() and behind.isalpha())):
+            return "Need space between number and identifier.", 0, word + behind
+        if behind == "." and word[0] == "0" and len(word) > 1 and word[1] not in ".eE":
+            return "Hex and octal numbers must be integers.", 0, word
+        if re.fullmatch("0[0-9]*[89][0-9]*", word):
+            return "Numbers starting with leading zero must be in octal.", 0, word
+        if kinds == {"enum"} and word.isdigit() and int(word) >= 2**31:
+            return f"Integer out of range ({word})", 0, word
+    elif kind == "word":
+        if _NO_DOUBLE.fullmatch(word) and kinds == {"float"}:
+            return f"Expected double, got: {word}", 0, word
+    elif kind == "other":
+        if word == "+":
+            return "Expected integer, got: +", 0, "+"
+        if not word.isascii():
+            return f"Interpreting non ascii codepoint {word.encode('utf-8', 'surrogatepass')[0]}.", 0, word
+    return None
 
 
 def decode(raw: bytes, where: str) -> str:

@@ -13,7 +13,17 @@ import sys
 
 from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.pycaffe import classifier, coord_map, detector, draw, io, net_spec, proto
+from allconv_caffe.pycaffe import (
+    binding as _caffe,  # noqa: F401  (scripts say caffe._caffe.RawBlobVec())
+    classifier,
+    coord_map,
+    detector,
+    draw,
+    io,
+    net_spec,
+    proto,
+    pycaffe,
+)
 from allconv_caffe.pycaffe.binding import (
     NCCL,
     AdaDeltaSolver,
@@ -99,6 +109,7 @@ __all__ = [
     "net_spec",
     "params",
     "proto",
+    "pycaffe",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",

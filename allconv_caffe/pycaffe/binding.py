@@ -1,6 +1,7 @@
 """What real pycaffe keeps in its compiled module of this name. Source: _caffe.cpp."""
 
-from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob, PyBlobVec as BlobVec, PyLayer as Layer
+from allconv_caffe.caffe_torch.pyblob import PyBlob as Blob, PyBlobVec as BlobVec, PyLayer as Layer, RawBlobVec
+from allconv_caffe.proto import LayerParameter, SolverParameter
 from allconv_caffe.pycaffe.common import (
     Timer,
     has_nccl,
@@ -29,6 +30,7 @@ from allconv_caffe.pycaffe.solver import (
     Solver,
     get_solver,
 )
+from allconv_caffe.pycaffe.vectors import BoolVec, DtypeVec, IntVec, LayerVec, NetVec, StringVec
 
 __version__ = "1.0.0"
 
@@ -39,12 +41,21 @@ __all__ = [
     "AdamSolver",
     "Blob",
     "BlobVec",
+    "BoolVec",
+    "DtypeVec",
+    "IntVec",
     "Layer",
+    "LayerParameter",
+    "LayerVec",
     "NesterovSolver",
     "Net",
+    "NetVec",
     "RMSPropSolver",
+    "RawBlobVec",
     "SGDSolver",
     "Solver",
+    "SolverParameter",
+    "StringVec",
     "Timer",
     "get_solver",
     "has_nccl",

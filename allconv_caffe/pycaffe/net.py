@@ -32,6 +32,12 @@ Arrays = dict[str, np.ndarray]
 class Layer(PyLayer):
     """A layer of a net: `blobs`, `type`, and `setup`, `reshape`, `forward`, `backward` with lists of blobs."""
 
+    def setup(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
+        self.layer.setup([b.blob for b in bottom], [t.blob for t in top])
+
+    def reshape(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
+        self.layer.reshape([b.blob for b in bottom], [t.blob for t in top])
+
     def forward(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
         self.layer.forward([b.blob for b in bottom], [t.blob for t in top])
 
@@ -79,13 +85,16 @@ class Net:
         self,
         network_file: Path_,
         phase: int | Path_,
-        level: int = 0,
+        level: int | None = None,
         stages: Sequence[str] | None = None,
         weights: Path_ | None = None,
     ) -> None:
         if isinstance(phase, (str, os.PathLike)):  # Net(network_file, weights, phase)
-            if stages is not None or weights is not None:
-                raise TypeError("Net(network_file, weights, phase) takes neither stages nor a second weights")
+            if level is None or stages is not None or weights is not None:
+                raise TypeError(
+                    f"Net(network_file, weights, phase): found phase {phase!r}, expected a number for it, no stages and no "
+                    "second weights"
+                )
             network_file, weights, phase, level = os.fspath(network_file), os.fspath(phase), operator.index(level), 0
             for line in (
                 "DEPRECATION WARNING - deprecated use of Python interface",
@@ -97,7 +106,7 @@ class Net:
         where = check_file(network_file)
         with as_pycaffe():
             param = read_net(where)
-        self._build(param, operator.index(phase), level, stages, weights, where)
+        self._build(param, operator.index(phase), level or 0, stages, weights, where)
 
     @classmethod
     def from_text(
@@ -183,6 +192,14 @@ class Net:
         return [self._net.blob_names[i] for i in self._net.output_ids]
 
     @property
+    def _input_list(self) -> list[str]:
+        return self.inputs
+
+    @property
+    def _output_list(self) -> list[str]:
+        return self.outputs
+
+    @property
     def top_names(self) -> OrderedDict[str, list[str]]:
         return OrderedDict(self._top_names)
 
@@ -229,14 +246,14 @@ class Net:
         """
         first = 0 if start is None else self._layer_index(start)
         last = len(self.layers) - 1 if end is None else self._layer_index(end)
-        names = [*(self.outputs if end is None else self._top_names[end]), *(blobs or [])]
+        names = [*(self.outputs if end is None else self._top_names[end]), *_names(blobs)]
         if kwargs:
             if set(kwargs) != set(self.inputs):
-                raise ValueError("Input blob arguments do not match net inputs.")
+                raise Exception("Input blob arguments do not match net inputs.")
             for name, value in kwargs.items():
                 array, blob = np.asarray(value), self.blobs[name]
                 if array.shape[:1] != blob.shape[:1]:
-                    raise ValueError("Input is not batch sized")
+                    raise Exception("Input is not batch sized")
                 blob.data[...] = array
         self._forward(first, last)
         return {name: self.blobs[name].data for name in dict.fromkeys(names)}
@@ -253,14 +270,14 @@ class Net:
         """
         first = len(self.layers) - 1 if start is None else self._layer_index(start)
         last = 0 if end is None else self._layer_index(end)
-        names = [*(self.inputs if end is None else self._bottom_names[end]), *(diffs or [])]
+        names = [*(self.inputs if end is None else self._bottom_names[end]), *_names(diffs)]
         if kwargs:
             if set(kwargs) != set(self.outputs):
-                raise ValueError("Top diff arguments do not match net outputs.")
+                raise Exception("Top diff arguments do not match net outputs.")
             for name, value in kwargs.items():
                 array, blob = np.asarray(value), self.blobs[name]
                 if array.shape[:1] != blob.shape[:1]:
-                    raise ValueError("Diff is not batch sized")
+                    raise Exception("Diff is not batch sized")
                 blob.diff[...] = array
         self._backward(first, last)
         return {name: self.blobs[name].diff for name in dict.fromkeys(names)}
@@ -322,7 +339,7 @@ class Net:
     def _batch(self, blobs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Batches of the net's size; the last one is filled up with zeros."""
         if not blobs:
-            raise ValueError("forward_all: found no arrays, expected one for each net input")
+            raise RuntimeError("forward_all: found no arrays, expected one for each net input")
         num = len(next(iter(blobs.values())))
         size = next(iter(self.blobs.values())).shape[0]
         for first in range(0, num - num % size, size):
@@ -389,6 +406,8 @@ class Net:
 
     def share_with(self, net: Net) -> None:
         """Uses `net`'s parameters from now on, by layer name: the same memory, no copies."""
+        if not isinstance(net, Net):
+            raise TypeError(f"share_with: found a {type(net).__name__}, expected a Net")
         with as_pycaffe():
             self._net.share_trained_layers_with(net._net)
 
@@ -404,6 +423,13 @@ class Net:
     def load_hdf5(self, filename: Path_) -> None:
         """Copies weights by layer name from an HDF5 file."""
         self._net.copy_trained_layers_from_hdf5(os.fspath(filename))
+
+
+def _names(names: Sequence[str] | None) -> Sequence[str]:
+    """Raises TypeError for one text, which is no list of names."""
+    if isinstance(names, str):
+        raise TypeError(f"found the text {names!r}, expected a list of names")
+    return names or []
 
 
 def _index(i: int, count: int) -> int:

@@ -8,6 +8,7 @@ Source: python/caffe/net_spec.py.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -42,8 +43,20 @@ def _net(functions: Iterable[Function], names: dict[Any, str]) -> Any:
 def assign_proto(proto: Any, name: str, val: Any) -> None:
     """Sets field `name`: a dict fills a message, a list a repeated field; a repeated field takes a single value, too.
 
-    Raises: AttributeError for an unknown field, TypeError or ValueError for a value of another type.
+    Raises: AttributeError for an unknown field, TypeError for a value of another type; both name the field.
     """
+    place = f"{proto.DESCRIPTOR.name}.{name}"
+    if name not in proto.DESCRIPTOR.fields_by_name:
+        known = ", ".join(sorted(proto.DESCRIPTOR.fields_by_name))
+        raise AttributeError(f"{place}: no such field (fields: {known})")
+    try:
+        _assign_known(proto, name, val)
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise TypeError(text if re.match(r"\w+\.\w+: ", text) else f"{place}: found {val!r} ({text})") from None
+
+
+def _assign_known(proto: Any, name: str, val: Any) -> None:
     target = getattr(proto, name)
     repeated = hasattr(target, "extend")
     if repeated and not isinstance(val, (list, tuple)):
@@ -135,6 +148,12 @@ class Function:
         assign_proto(layer, key, value)
 
 
+class NoTop(KeyError, AttributeError):
+    """A top that was never assigned: KeyError as in pycaffe, and what `hasattr` and `copy` look for."""
+
+    __str__ = AttributeError.__str__
+
+
 class NetSpec:
     """Tops by name: assign them as attributes or items; `to_proto` gives the net of all that were assigned."""
 
@@ -149,7 +168,7 @@ class NetSpec:
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("tops", ()):
             return self.tops[name]
-        raise AttributeError(f"NetSpec has no top {name!r} (tops: {', '.join(self.__dict__.get('tops', ()))})")
+        raise NoTop(f"NetSpec has no top {name!r} (tops: {', '.join(self.__dict__.get('tops', ()))})")
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.tops[key] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from allconv_caffe.caffe_torch.solver_factory import create_solver
 from allconv_caffe.caffe_torch.solvers.sgd import SGDSolver as EngineSolver
@@ -18,6 +18,8 @@ from allconv_caffe.pycaffe import common
 from allconv_caffe.pycaffe.common import as_pycaffe
 from allconv_caffe.pycaffe.nccl import NCCL
 from allconv_caffe.pycaffe.net import Net, Path_
+
+Own = TypeVar("Own", bound="Solver")
 
 
 class Solver:
@@ -33,6 +35,11 @@ class Solver:
     """
 
     _type = ""
+
+    def __new__(cls: type[Own], *_: object, **__: object) -> Own:
+        if cls is Solver:
+            raise RuntimeError("This class cannot be instantiated from Python")
+        return super().__new__(cls)
 
     def __init__(self, param_file: Path_) -> None:
         where = os.fspath(param_file)

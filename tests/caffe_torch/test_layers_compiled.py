@@ -190,3 +190,16 @@ def test_window_data_is_refused_by_name() -> None:
         CaffeError, match="layer 'w': WindowData is the one layer type of Caffe that this engine does not"
     ):
         Net(parse_text(layer("w", "WindowData", ""), NetParameter))
+
+
+def test_a_label_out_of_range_is_named_by_compiled_code_too() -> None:
+    """The kernel only knows that an index is wrong; the sentence is that of the plain executor."""
+    net = dummy("x", "4 3") + dummy("label", "4", 'type: "constant" value: 7')
+    net += layer("ip", "InnerProduct", "x", f"inner_product_param {{ num_output: 3 {XAVIER} }}")
+    net += layer("loss", "SoftmaxWithLoss", "ip label")
+    param = parse_text(HYPER, SolverParameter)
+    param.net_param.CopyFrom(parse_text(net, NetParameter))
+    solver = create_solver(param, context=Context(phase=TRAIN, rng=TorchGenerator(1)), executor="compiled")
+    with pytest.raises(CaffeError) as raised:
+        solver.step(1)
+    assert str(raised.value) == ("layer 'loss': Check failed: label_value < classes (7 vs. 3): labels are 0 to 2")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import allconv_caffe.pycaffe  # noqa: F401  (answers to `import caffe` in the users' module)
+import allconv_caffe.pycaffe  # answers to `import caffe` in the users' module
 from allconv_caffe.caffe_torch.__main__ import main as caffe_torch
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -55,6 +55,15 @@ class Phase(caffe.Layer):
 
     def forward(self, bottom, top):
         top[0].data[0] = self.phase
+
+
+class Empty(caffe.Layer):
+    pass
+
+
+class OnlySetup(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
 
 
 class Failing(Scaled):
@@ -231,3 +240,15 @@ def test_memory_on_another_device_is_synchronised_on_access() -> None:
     assert memory.tensor().tolist() == [2, 7, 2]
     memory.tensor().mul_(10)
     assert array[0] == 2 and memory.array() is array and array.tolist() == [20, 70, 20]
+
+
+@pytest.mark.parametrize(("name", "method"), [("Empty", "setup"), ("OnlySetup", "reshape")])
+def test_a_class_without_its_methods_is_told_which_is_missing(module: str, name: str, method: str) -> None:
+    """In one sentence, without a trace of ours; pycaffe's callers get Python's own exception."""
+    param = parse_text(NET.format(module=module, layer=name, text=""), NetParameter)
+    with pytest.raises(PythonLayerError) as raised:
+        Net(param, Context(phase=TEST))
+    sentence = f"layer 'user': {module}.{name}: class {name} lacks the method {method}"
+    assert (str(raised.value), raised.value.details) == (sentence, "")
+    with pytest.raises(AttributeError, match=f"'{name}' object has no attribute '{method}'"):
+        allconv_caffe.pycaffe.Net.from_proto(param, TEST)

@@ -56,6 +56,8 @@ def sentence(answer: Job) -> str:
 
 def in_pycaffe(arguments: str) -> str | None:
     """What a script would do for a command line; None where there is nothing of the kind."""
+    if arguments in golden.OF_FLAGS:
+        return None
     match = re.fullmatch(r"time -iterations 1 -model (\S+)( -phase TEST)?", arguments)
     if match:
         return f"net = caffe.Net({match[1]!r}, caffe.{'TEST' if match[2] else 'TRAIN'}); net.forward(); net.forward()"

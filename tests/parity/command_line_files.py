@@ -140,6 +140,14 @@ def _nets(folder: Path) -> None:
         "zero_kernel": ("kernel_size: 3 weight", "kernel_size: 0 weight"),
         "no_kernel": ("kernel_size: 3 weight", "weight"),
         "zero_stride": ("stride: 2", "stride: 0"),
+        "wide_stride": ("stride: 2", "stride: 2147483648"),
+        "far_stride": ("stride: 2", "stride: 2147483647"),
+        "far_pad": ("kernel_size: 3 stride", "kernel_size: 2147483647 pad: 1073741824 stride"),
+        "big_im2col": (
+            'layer { name: "ip"',
+            'layer { name: "col" type: "Im2col" bottom: "pool1" top: "col" convolution_param { kernel_size: 9 } }\nlayer { name: "ip"',
+        ),
+        "sparse_filler": ('"constant" value: 0.1', '"gaussian" sparse: 30'),
         "big_kernel": ("kernel_size: 3 weight", "kernel_size: 9 weight"),
         "big_pool": ("kernel_size: 3 stride", "kernel_size: 9 stride"),
         "pool_pad": ("kernel_size: 3 stride", "kernel_size: 3 pad: 3 stride"),
@@ -170,6 +178,13 @@ def _nets(folder: Path) -> None:
         "same_name": ('name: "relu1"', 'name: "conv1"'),
         "huge_output": ("num_output: 3", "num_output: 2147483647"),
         "share": ("param { lr_mult: 1 } param { lr_mult: 2 }", 'param { name: "w" } param { name: "w" }'),
+        **{
+            f"dropout_{word}": (
+                'type: "ReLU" bottom: "conv1" top: "conv1"',
+                f'type: "Dropout" bottom: "conv1" top: "conv1" dropout_param {{ dropout_ratio: {ratio} }}',
+            )
+            for word, ratio in {"over": "1.5", "below": "-0.5", "nan": "nan", "inf": "inf", "one": "1"}.items()
+        },
     }.items():
         assert old in NET, name
         (folder / f"{name}.prototxt").write_bytes(NET.replace(old, new, 1).encode("latin-1"))
@@ -397,6 +412,7 @@ def write_bad_snapshots(folder: Path) -> None:
         "model_bad": changed(lambda s: setattr(s, "learned_net", "m_cut.caffemodel"), state),
         "far": changed(lambda s: setattr(s, "iter", 2**31 - 1), state),
         "negative_iter": changed(lambda s: setattr(s, "iter", -1), state),
+        "negative_step": changed(lambda s: setattr(s, "current_step", -1), state),
         "is_model": whole,
     }.items():
         (folder / f"t_{name}.solverstate").write_bytes(raw)
@@ -447,6 +463,7 @@ def write_bad_snapshots(folder: Path) -> None:
         "no_model": lambda f: f.__delitem__("learned_net"),
         "model_gone": put("learned_net", np.bytes_(b"gone.caffemodel.h5")),
         "model_number": put("learned_net", np.float32(3)),
+        "negative_step": put("current_step", np.full(1, -1, np.int32)),
         "iter_float": put("iter", np.zeros(1, np.float32)),
         "iter_two": put("iter", np.zeros(2, np.int32)),
         "iter_text": put("iter", np.bytes_(b"four")),

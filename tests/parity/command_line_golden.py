@@ -65,6 +65,17 @@ test -model renamed.prototxt {ONE_TEST} x_iter_8.caffemodel
 test -model renamed.prototxt {ONE_TEST} h_iter_8.caffemodel.h5
 test -model no_bias.prototxt {ONE_TEST} x_iter_8.caffemodel
 test -model no_bias.prototxt {ONE_TEST} h_iter_8.caffemodel.h5
+train -solver solver.prototxt -snapshot x_iter_8.caffemodel
+train -solver solver.prototxt -weights x_iter_8.solverstate
+train -solver solver.prototxt -snapshot h_iter_8.caffemodel.h5
+train -solver solver.prototxt -weights h_iter_4.solverstate.h5
+train -solver solver.prototxt -snapshot net.prototxt
+train -solver x_iter_8.caffemodel
+train -solver x_iter_8.solverstate
+test -model x_iter_8.caffemodel -weights net.prototxt
+test -model net.prototxt -weights solver.prototxt
+test -model net.prototxt -weights x_iter_8.solverstate
+time -model solver.prototxt
 time
 time -model gone
 time -model net.prototxt -iterations 0
@@ -88,6 +99,19 @@ train -level 99999999999
 train -level abc
 train -level 1.5
 train -level 0x
+train -level 1_0
+train -level ١
+train -level １
+train -level -0x1
+train -level +0x1
+train -level --1
+train -nolevel
+device_query -level 0x1F
+device_query -level +1
+device_query -level 007
+train -logtostderr=00
+train -logtostderr=0x1
+device_query -logtostderr=Y
 train -iterations 1_0
 train --nope=1
 train --nope=1 -nada
@@ -133,7 +157,30 @@ TIME, TEST, TRAIN = (
     f"test -model net.prototxt {ONE_TEST}",
     "train -solver solver.prototxt -snapshot",
 )
+OF_FLAGS = {
+    "train -solver solver.prototxt -snapshot x_iter_8.caffemodel": "(-snapshot x_iter_8.caffemodel holds the weights of "
+    "a net: they belong to -weights)",
+    "train -solver solver.prototxt -weights x_iter_8.solverstate": "(-weights x_iter_8.solverstate holds the state of a "
+    "solver: it belongs to -snapshot)",
+    "train -solver solver.prototxt -snapshot h_iter_8.caffemodel.h5": "(-snapshot h_iter_8.caffemodel.h5 holds the weights "
+    "of a net: they belong to -weights)",
+    "train -solver solver.prototxt -weights h_iter_4.solverstate.h5": "(-weights h_iter_4.solverstate.h5 holds the state "
+    "of a solver: it belongs to -snapshot)",
+    "train -solver solver.prototxt -snapshot net.prototxt": "(-snapshot net.prototxt holds a net: it belongs to -model, "
+    "or to the line `net:` of a solver)",
+    "train -solver x_iter_8.caffemodel": "(-solver x_iter_8.caffemodel holds the weights of a net: they belong to -weights)",
+    "train -solver x_iter_8.solverstate": "(-solver x_iter_8.solverstate holds the state of a solver: it belongs to -snapshot)",
+    "test -model x_iter_8.caffemodel -weights net.prototxt": "(-model x_iter_8.caffemodel holds the weights of a net: they "
+    "belong to -weights)",
+    "test -model net.prototxt -weights solver.prototxt": "(-weights solver.prototxt holds a solver: it belongs to -solver)",
+    "test -model net.prototxt -weights x_iter_8.solverstate": "(-weights x_iter_8.solverstate holds the state of a solver: "
+    "it belongs to -snapshot)",
+    "time -model solver.prototxt": "(-model solver.prototxt holds a solver: it belongs to -solver)",
+    "train -solver net.prototxt": "(-solver net.prototxt holds a net: it belongs to -model, or to the line `net:` of a solver)",
+}
+"""A file given to another's flag: ours says so behind the sentence, on the command line."""
 DIFFERENT = {
+    **OF_FLAGS,
     # real Caffe looks at neither the end nor the size of a record: it trains on what lies in memory there, or dies
     f"{TIME} db_truncated_datum.prototxt": NOT_DATUM,
     f"{TIME} db_later_truncated.prototxt": NOT_DATUM,
@@ -170,6 +217,13 @@ DIFFERENT = {
     f"{TIME} mean_corrupt.prototxt": "no binary caffe.BlobProto",
     # it cuts a dimension to 32 bits: 2^32 + 2 is 2
     f"{TEST} m_wide_shape.caffemodel": "blob size exceeds INT_MAX",
+    # a window of it begins or ends beyond INT_MAX
+    f"{TIME} wide_stride.prototxt": "Check failed: stride_h_ > 0 (-2147483648 vs. 0)",
+    f"{TIME} far_stride.prototxt": "pooling windows reach over 2147483650 x 2147483650 values",
+    f"{TIME} far_pad.prototxt": "pooling windows reach over 2147483655 x 2147483655 values",
+    # it looks for a stepvalue before the first
+    f"{TRAIN} t_negative_step.solverstate": "t_negative_step.solverstate: found current_step -1, expected 0 or more",
+    "train -solver s_hdf5.prototxt -snapshot t_negative_step.solverstate.h5": "found current_step -1, expected 0 or more",
     # it takes any bytes for text
     f"{TIME} not_utf8.prototxt": "not_utf8.prototxt:8:20: Found byte 0xFF, expected UTF-8 text",
     # it divides by 0

@@ -15,16 +15,17 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PYTHON = ROOT / ".caffe" / "bin" / "python"
 SCRIPT = HERE / "pycaffe_script.py"
+VECTORS = HERE / "pycaffe_vectors_script.py"
 AS_CAFFE = (
     "import runpy, sys, allconv_caffe.pycaffe as drop_in; drop_in.install(); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 
 
-def answers(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def answers(command: list[str], folder: Path, environment: dict[str, str], script: Path) -> dict[str, Any]:
     folder.mkdir()
     done = subprocess.run(
-        [*command, str(SCRIPT), "answers.json"],
+        [*command, str(script), "answers.json"],
         cwd=folder,
         env={**environment, "GLOG_minloglevel": "2"},
         capture_output=True,
@@ -56,14 +57,25 @@ def differences(real: Any, ours: Any, place: str) -> list[str]:
     return [] if real == ours else [f"{place}: {real!s:.200} | {ours!s:.200}"]
 
 
+def wrong_of(script: Path, folder: Path, least: int) -> list[str]:
+    """Where the two engines' answers to a script differ; it asks at least so many questions."""
+    quiet = ["-W", "ignore"]
+    alone = {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"}
+    real = answers([str(PYTHON), *quiet], folder / "real", alone, script)
+    ours = answers(
+        [sys.executable, *quiet, "-c", AS_CAFFE], folder / "ours", {**os.environ, "PYTHONPATH": str(ROOT)}, script
+    )
+    assert real.keys() == ours.keys() and len(real) > least
+    return [text for name in real for text in differences(real[name], ours[name], name)]
+
+
 def test_the_script_is_answered_as_by_pycaffe(tmp_path: Path) -> None:
     """More than 160 questions: the same names, shapes, bytes, kinds of exception, and numbers."""
-    real = answers(
-        [str(PYTHON), "-W", "ignore"], tmp_path / "real", {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"}
-    )
-    ours = answers(
-        [sys.executable, "-W", "ignore", "-c", AS_CAFFE], tmp_path / "ours", {**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert real.keys() == ours.keys() and len(real) > 160
-    wrong = [text for name in real for text in differences(real[name], ours[name], name)]
+    wrong = wrong_of(SCRIPT, tmp_path, 160)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_vectors_and_mistakes_are_answered_as_by_pycaffe(tmp_path: Path) -> None:
+    """What is put into `net.params[name]` runs and is saved; a mistake is an exception of the same kind."""
+    wrong = wrong_of(VECTORS, tmp_path, 90)
     assert not wrong, "\n".join(wrong)

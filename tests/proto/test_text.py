@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
+from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
@@ -161,3 +163,17 @@ def test_the_python_librarys_own_printer_means_the_same() -> None:
         text_format.Parse(to_text(net), again)
         assert again == net
         assert parse_text(text_format.MessageToString(net), NetParameter) == net
+
+
+def test_numbers_are_read_as_by_the_real_parser() -> None:
+    """Each of the solvers of one line that tests/parity/number_golden.py recorded: the same text back, or a refusal."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "numbers.json").read_text())
+    wrong = []
+    for text, expected in recorded.items():
+        try:
+            found = to_text(parse_text(text, SolverParameter))
+        except ProtoError:
+            found = None
+        if found != expected:
+            wrong.append(f"{text!r}: found {found!r}, Caffe has {expected!r}")
+    assert len(recorded) > 600 and not wrong, "\n".join(wrong)

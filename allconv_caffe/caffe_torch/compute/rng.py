@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch.compute import operators, ziggurat
+from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.tracing import current, is_tracing
 
 F = np.float32
@@ -50,6 +51,13 @@ class Generator(Protocol):
         ...
 
 
+def check_probability(p: float | np.float32) -> float | np.float32:
+    """`p`, if it is one. Raises: CaffeError, in the words of caffe_rng_bernoulli."""
+    check(bool(p >= 0), f"Check failed: p >= 0 ({p:g} vs. 0)")
+    check(bool(p <= 1), f"Check failed: p <= 1 ({p:g} vs. 1)")
+    return p
+
+
 class TorchGenerator:
     """PyTorch's generators behind Caffe's calls."""
 
@@ -69,7 +77,7 @@ class TorchGenerator:
         return torch.empty(tuple(shape)).normal_(mean, std, generator=self._cpu)
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
-        p = float(p)
+        p = float(check_probability(p))
         if is_tracing() and device.type != "cpu":  # compiled code cannot carry a generator object
             return (torch.rand(tuple(shape), device=device) < p).to(torch.float32)
         if device.type == "cpu":
@@ -236,7 +244,7 @@ class CaffeGenerator:
 
     def bernoulli(self, shape: Sequence[int], p: float | np.float32, device: torch.device) -> torch.Tensor:
         """1 where word <= p * (2^32 - 1), both sides in the type of p; p = 0 takes no words."""
-        if p == 0:
+        if check_probability(p) == 0:
             return torch.zeros(tuple(shape), device=device)
         words = self.words(math.prod(shape))
         if isinstance(p, np.float32):

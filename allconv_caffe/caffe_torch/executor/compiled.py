@@ -110,8 +110,20 @@ class Graph:
             self.scalars.copy_(torch.tensor(scalars, dtype=torch.float32), non_blocking=True)
             self._key = tuple(scalars)
         assert self._function is not None
-        with torch.no_grad():
-            return self._function(self.buffers(), inputs, self.scalars)
+        try:
+            with torch.no_grad():
+                return self._function(self.buffers(), inputs, self.scalars)
+        except RuntimeError:
+            if self.device.type == "cpu":
+                self._say_why(inputs)
+            raise
+
+    def _say_why(self, inputs: Tensors) -> None:
+        """Runs the net on `inputs` layer by layer. Raises CaffeError for a value that it cannot take, such as a label."""
+        self._bind(inputs)
+        for i in range(len(self.net.layers)):
+            if i not in self.sources:
+                self.net.forward_layer(i)
 
     def _find_memories(self) -> None:
         data = [*self._persistent, *(blob for layer in self.net.layers for blob in layer.carried)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,7 +52,7 @@ class PoolingLayer(Layer):
         for k in kernel:
             check(k > 0, "Filter dimensions cannot be zero.")
         for axis, s in zip("hw", stride, strict=True):
-            check(s != 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
+            check(s > 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
             check(pad == (0, 0) and stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
         if pad != (0, 0):
@@ -71,6 +72,14 @@ class PoolingLayer(Layer):
             self.window = dataclasses.replace(self.window, kernel=tuple(sizes))
         up = self.param.pooling_param.round_mode == PoolingParameter.CEIL
         self.out = self.window.pooled_size(sizes, up)
+        reach = [
+            max(h, (o - 1) * s + k)
+            for h, o, s, k in zip(sizes, self.out, self.window.stride, self.window.kernel, strict=True)
+        ]
+        check(
+            math.prod((n, c, *reach)) < 2**31,
+            f"pooling windows reach over {reach[0]} x {reach[1]} values of {n} x {c} images, more than INT_MAX",
+        )
         for blob in top:
             blob.reshape(n, c, *self.out)
 

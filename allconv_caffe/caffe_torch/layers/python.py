@@ -42,7 +42,13 @@ class PythonLayer(Layer):
         self.call("backward", faces(top), list(propagate_down), faces(bottom))
 
     def call(self, method: str, *args: list[PyBlob] | list[bool]) -> None:
-        """Calls a method of the user's object. Raises PythonLayerError where that raises."""
+        """Calls a method of the user's object. Raises PythonLayerError where that raises, or is not there."""
+        if getattr(type(self.self_), method, None) in (None, getattr(PyLayer, method, None)):
+            param = self.param.python_param
+            sentence = f"'{param.layer}' object has no attribute '{method}'"
+            raise PythonLayerError(
+                f"{param.module}.{param.layer}: class {param.layer} lacks the method {method}", AttributeError(sentence)
+            )
         try:
             getattr(self.self_, method)(*args)
         except Exception as error:

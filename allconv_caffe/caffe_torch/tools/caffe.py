@@ -23,14 +23,14 @@ import os
 import secrets
 import sys
 import time as clock
-import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.tools import gflags
 from allconv_caffe.caffe_torch.tools.gflags import Flag
+from allconv_caffe.caffe_torch.tools.program import Flags, fatal, guarded, start
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +48,13 @@ commands:
   test            score a model
   device_query    show GPU diagnostic information
   time            benchmark model execution time"""
-VERSION = "1.0.0"  # of Caffe
 PRECISIONS = ("float32", "tf32", "bf16")
+TAKES = {"solver": "solver", "model": "net", "snapshot": "state"}  # what is in the file that a flag names
 EXECUTORS = ("auto", "plain", "compiled")
 
 NO_BF16 = "This CPU has no bfloat16 instructions: factors are rounded to bfloat16 and multiplied in float32"
 NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
-CAFFE, OWN, GLOG = "tools/caffe.cpp", "allconv_caffe/caffe_torch/tools/caffe.py", "logging.cc"
+CAFFE, OWN = "tools/caffe.cpp", "allconv_caffe/caffe_torch/tools/caffe.py"
 EFFECT = "Optional; action to take when a {} signal is received: snapshot, stop or none."
 FLAGS = (
     Flag(
@@ -99,46 +99,9 @@ FLAGS = (
         "masks, crops, mirrors and shuffles, bit for bit; and sum in the order of its BLAS. CPU and executor plain only.",
         OWN,
     ),
-    Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", GLOG),
-    Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", GLOG),
-    Flag("logtostderr", False, "Write no log files.", GLOG),
-    Flag("alsologtostderr", True, "Accepted; the log always goes to stderr.", GLOG),
-    *(
-        Flag(name, default, "Accepted, without effect here.", GLOG)
-        for name, default in (
-            ("alsologtoemail", ""),
-            ("colorlogtostderr", False),
-            ("drop_log_memory", True),
-            ("log_backtrace_at", ""),
-            ("log_link", ""),
-            ("log_prefix", True),
-            ("logbuflevel", 0),
-            ("logbufsecs", 30),
-            ("logemaillevel", 999),
-            ("logfile_mode", 436),
-            ("logmailer", "/bin/mail"),
-            ("max_log_size", 1800),
-            ("stderrthreshold", 2),
-            ("stop_logging_if_full_disk", False),
-            ("symbolize_stacktrace", True),
-            ("tab_completion_columns", 80),
-            ("tab_completion_word", ""),
-            ("v", 0),
-            ("vmodule", ""),
-        )
-    ),
+    *gflags.GLOG,
     *gflags.BUILT_IN,
 )
-
-
-class Flags:
-    """The flags' values as attributes."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"no flag {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,32 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = os.path.basename(sys.argv[0]) if argv is None else "caffe-torch"
     if program.endswith(".py"):  # python -m
         program = "caffe-torch"
-    try:
-        values, rest, errors = gflags.parse(FLAGS, arguments)
-    except gflags.Stop as stop:
-        print(stop, file=sys.stderr)
-        return 1
-    if errors:
-        for sentence in errors:
-            print(f"ERROR: {sentence}", file=sys.stderr)
-        return 1
-    flags = Flags({**values, "arguments": arguments})
-    if flags.helpxml:
-        print(gflags.xml(program, MESSAGE, FLAGS, values), end="")
-        return 1
-    shown = gflags.chosen(FLAGS, values, CAFFE)
-    if shown is not None:
-        print(gflags.usage(program, MESSAGE, shown), end="")
-        return 1
-    if flags.version:
-        print(f"{program} version {VERSION}")
-        return 0
-    glog.init(
-        "caffe",
-        flags.minloglevel if flags.minloglevel >= 0 else None,
-        flags.log_dir or None,
-        flags.logtostderr or None,
-    )
+    started = start(program, "caffe", MESSAGE, FLAGS, CAFFE, arguments)
+    if isinstance(started, int):
+        return started
+    flags, rest = started
     if len(rest) != 1:
         print(gflags.usage(program, MESSAGE, FLAGS), end="")
         return 0
@@ -186,39 +127,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(action: Callable[[Flags], int], flags: Flags) -> int:
     """Calls `action`; a mistake becomes one F line and 1."""
-    try:
+
+    def checked() -> int:
         check(flags.precision in PRECISIONS, f"-precision {flags.precision}: expected one of {', '.join(PRECISIONS)}")
         check(flags.executor in EXECUTORS, f"-executor {flags.executor}: expected one of {', '.join(EXECUTORS)}")
         check(flags.threads >= 0, f"-threads {flags.threads}: expected 1 or more, or 0 for PyTorch's choice")
         return action(flags)
-    except CaffeError as error:
-        sys.stderr.write(error.details)
-        return fatal("caffe.cpp:439", str(error))
-    except KeyboardInterrupt:
-        return 130
-    except (MemoryError, OSError) as error:
-        return fatal("caffe.cpp:439", f"{type(error).__name__}: {error}")
-    except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            return fatal("caffe.cpp:439", f"out of memory: {str(error).splitlines()[0]} (try a smaller batch_size)")
-        return fatal("caffe.cpp:439", unexpected(error))
+
+    return guarded(checked, "caffe.cpp:439", lambda: misplaced(flags))
 
 
-def unexpected(error: Exception) -> str:
-    """The sentence for an exception that no check foresaw; its trace goes to stderr where ALLCONV_TRACEBACK is set."""
-    if os.environ.get("ALLCONV_TRACEBACK"):
-        traceback.print_exception(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    return (
-        f"Unexpected {type(error).__name__} in {place}: {error} (a mistake of caffe-torch, please report it; "
-        "ALLCONV_TRACEBACK=1 shows where it comes from)"
-    )
+def misplaced(flags: Flags) -> str:
+    """What is to be said where a file was given to another flag than its own; else ""."""
+    from allconv_caffe.caffe_torch.tools import kinds
 
-
-def fatal(source: str, message: str) -> int:
-    glog.fatal(source, "; ".join(line.strip() for line in message.splitlines() if line.strip()))
-    return 1
+    one = [(flag, getattr(flags, flag), kind) for flag, kind in TAKES.items() if getattr(flags, flag)]
+    return kinds.misplaced([*one, *(("weights", path, "weights") for path in flags.weights.split(",") if path)])
 
 
 # devices

@@ -11,12 +11,14 @@ from __future__ import annotations
 import fnmatch
 import io
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+_INTEGER = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+|0[xX][0-9a-fA-F]+")  # as strtol takes it, to the text's end
 TRUE, FALSE = ("1", "t", "true", "y", "yes"), ("0", "f", "false", "n", "no")
 
 
@@ -41,12 +43,10 @@ class Flag:
             if text.lower() in FALSE:
                 return False
         elif isinstance(self.default, int):
-            try:
-                number = int(text, 16 if text.lower().lstrip("-+").startswith("0x") else 10)
-                if -(2**31) <= number < 2**31 and "_" not in text:
+            if _INTEGER.fullmatch(text):
+                number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+                if -(2**31) <= number < 2**31:
                     return number
-            except ValueError:
-                pass
         else:
             return text
         raise ValueError(f"illegal value '{text}' specified for {self.type} flag '{self.name}'")
@@ -79,6 +79,37 @@ BUILT_IN = (
     Flag("helpshort", False, "show help on only the main module for this program", REPORTING),
     Flag("helpxml", False, "produce an xml version of help", REPORTING),
     Flag("version", False, "show version and build info and exit", REPORTING),
+)
+LOGGING = "logging.cc"
+GLOG = (
+    Flag("log_dir", "", "Folder for log files; default: the environment's GLOG_log_dir, else none.", LOGGING),
+    Flag("minloglevel", -1, "Lowest level to log: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL; -1: GLOG_minloglevel.", LOGGING),
+    Flag("logtostderr", False, "Write no log files.", LOGGING),
+    Flag("alsologtostderr", True, "Accepted; the log always goes to stderr.", LOGGING),
+    *(
+        Flag(name, default, "Accepted, without effect here.", LOGGING)
+        for name, default in (
+            ("alsologtoemail", ""),
+            ("colorlogtostderr", False),
+            ("drop_log_memory", True),
+            ("log_backtrace_at", ""),
+            ("log_link", ""),
+            ("log_prefix", True),
+            ("logbuflevel", 0),
+            ("logbufsecs", 30),
+            ("logemaillevel", 999),
+            ("logfile_mode", 436),
+            ("logmailer", "/bin/mail"),
+            ("max_log_size", 1800),
+            ("stderrthreshold", 2),
+            ("stop_logging_if_full_disk", False),
+            ("symbolize_stacktrace", True),
+            ("tab_completion_columns", 80),
+            ("tab_completion_word", ""),
+            ("v", 0),
+            ("vmodule", ""),
+        )
+    ),
 )
 PROGRAMS = ("caffe", "caffe-torch")  # what a line without dashes in a flagfile may name
 DEEPEST = 16  # flagfiles that name flagfiles
