@@ -57,6 +57,16 @@ def _check_stepsize(param: SolverParameter) -> int:
     return int(param.stepsize)
 
 
+def _powf(base: np.float32, exponent: np.float32) -> np.float32:
+    """C's powf, which rounds once: NumPy's own in float32 is a digit off here and there."""
+    return F(np.power(np.float64(base), np.float64(exponent)))
+
+
+def _expf(x: np.float32) -> np.float32:
+    """C's expf, likewise."""
+    return F(np.exp(np.float64(x)))
+
+
 def _power(param: SolverParameter, gamma: float, exponent: int) -> float:
     return float(F(float(F(param.base_lr)) * np.float64(gamma) ** exponent))
 
@@ -84,7 +94,7 @@ def exp(param: SolverParameter, iteration: int, current_step: int) -> tuple[floa
 def inv(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr * (1 + gamma * iter) ^ (-power)"""
     base = F(1) + F(_check_gamma(param)) * F(iteration)
-    return float(F(param.base_lr) * np.power(base, -F(param.power), dtype=F)), current_step
+    return float(F(param.base_lr) * _powf(base, -F(param.power))), current_step
 
 
 @policy("multistep")
@@ -99,11 +109,11 @@ def multistep(param: SolverParameter, iteration: int, current_step: int) -> tupl
 def poly(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr * (1 - iter / max_iter) ^ power"""
     left = F(1) - F(iteration) / F(param.max_iter)
-    return float(F(param.base_lr) * np.power(left, F(param.power), dtype=F)), current_step
+    return float(F(param.base_lr) * _powf(left, F(param.power))), current_step
 
 
 @policy("sigmoid")
 def sigmoid(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr / (1 + exp(-gamma * (iter - stepsize)))"""
     gamma, stepsize = F(_check_gamma(param)), _check_stepsize(param)
-    return float(F(param.base_lr) * (F(1) / (F(1) + np.exp(-gamma * F(iteration - stepsize), dtype=F)))), current_step
+    return float(F(param.base_lr) * (F(1) / (F(1) + _expf(-gamma * F(iteration - stepsize))))), current_step

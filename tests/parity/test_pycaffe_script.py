@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PYTHON = ROOT / ".caffe" / "bin" / "python"
 SCRIPT = HERE / "pycaffe_script.py"
+EXACT = HERE / "exact_script.py"
 VECTORS = HERE / "pycaffe_vectors_script.py"
 AS_CAFFE = (
     "import runpy, sys, allconv_caffe.pycaffe as drop_in; drop_in.install(); "
@@ -57,15 +58,22 @@ def differences(real: Any, ours: Any, place: str) -> list[str]:
     return [] if real == ours else [f"{place}: {real!s:.200} | {ours!s:.200}"]
 
 
-def wrong_of(script: Path, folder: Path, least: int) -> list[str]:
-    """Where the two engines' answers to a script differ; it asks at least so many questions."""
+def both(script: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What real pycaffe and what ours answers to a script."""
     quiet = ["-W", "ignore"]
     alone = {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"}
     real = answers([str(PYTHON), *quiet], folder / "real", alone, script)
     ours = answers(
         [sys.executable, *quiet, "-c", AS_CAFFE], folder / "ours", {**os.environ, "PYTHONPATH": str(ROOT)}, script
     )
-    assert real.keys() == ours.keys() and len(real) > least
+    assert real.keys() == ours.keys()
+    return real, ours
+
+
+def wrong_of(script: Path, folder: Path, least: int) -> list[str]:
+    """Where the two engines' answers to a script differ; it asks at least so many questions."""
+    real, ours = both(script, folder)
+    assert len(real) >= least
     return [text for name in real for text in differences(real[name], ours[name], name)]
 
 
@@ -79,3 +87,14 @@ def test_vectors_and_mistakes_are_answered_as_by_pycaffe(tmp_path: Path) -> None
     """What is put into `net.params[name]` runs and is saved; a mistake is an exception of the same kind."""
     wrong = wrong_of(VECTORS, tmp_path, 90)
     assert not wrong, "\n".join(wrong)
+
+
+def test_powers_and_rates_are_exact(tmp_path: Path) -> None:
+    """Power of negative, denormal, infinite numbers, bit for bit, signs of zeros too; rates to float32's last digit but one."""
+    real, ours = both(EXACT, tmp_path)
+    wrong = []
+    for name, expected in real.items():
+        apart = np.abs(np.array(expected, np.int64) - np.array(ours[name], np.int64))
+        if apart.max() > name.startswith("rate"):
+            wrong.append(f"{name}: {apart.max()} units apart at {np.flatnonzero(apart)[:8]}")
+    assert len(real) == 100 and not wrong, "\n".join(wrong)

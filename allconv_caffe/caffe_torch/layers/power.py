@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,8 +35,17 @@ class PowerLayer(NeuronLayer):
             value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
             top[0].data = torch.full_like(x, value)
             return
-        y = self.ctx.math.scal(self.scale, x) + self.shift
-        top[0].data = y if self.power == 1 else y**self.power
+        y = self.ctx.math.scal(self.scale, x)
+        if self.shift != 0:
+            y = y + self.shift
+        top[0].data = y if self.power == 1 else self._raised(y)
+
+    def _raised(self, y: torch.Tensor) -> torch.Tensor:
+        """y to the power as C's pow has it: a root of -inf, which PyTorch makes nan, is that of inf."""
+        raised = self.ctx.math.powx(y, self.power)
+        if abs(self.power) != 0.5:
+            return raised
+        return torch.where(y == -math.inf, math.inf if self.power > 0 else 0.0, raised)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
@@ -47,7 +57,9 @@ class PowerLayer(NeuronLayer):
         if self.power == 1:
             slope = torch.full_like(x, self.diff_scale)
         elif self.power == 2:
-            slope = x * (self.diff_scale * self.scale) + self.diff_scale * self.shift
+            slope = x * (self.diff_scale * self.scale) + 0.0  # axpby: no -0
+            if self.shift != 0:
+                slope = slope + self.diff_scale * self.shift
         else:  # y / (shift + scale x), which is nan where that is 0
             y, scal = top[0].data, self.ctx.math.scal
             if self.shift == 0:
