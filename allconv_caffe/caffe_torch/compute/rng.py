@@ -119,6 +119,7 @@ class MaskStream:
         self, shape: Sequence[int], p: float | np.float32, device: torch.device, channels_last: bool = False
     ) -> torch.Tensor:
         """As a generator's `bernoulli`; in a compiled graph a mask of bools, in the memory format that is asked for."""
+        check_probability(p)
         if device.type != "cpu":
             return self._generator.bernoulli(shape, p, device)
         tracing = current()
