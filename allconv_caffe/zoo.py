@@ -42,7 +42,7 @@ _ENTRY = {"file": str, "bytes": int, "sha1": str}
 """What a card says of a file."""
 _FILES = ("weights", "deploy", "whitening", "mean")
 """The entries that are files; the last two are null where there is none."""
-_TRANSFORM: dict[str, Any] = {"scale": float, "mean_value": list[float]}
+_TRANSFORM: dict[str, Any] = {"scale": float, "mean_value": list[float], "order": str | None}
 """What a card says of a Data layer's transform_param."""
 
 
@@ -123,7 +123,7 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
                 source = Path(root) / str(settings["data"].get("folder", "")) / WHITENING
                 facts["whitening"] = _entry(partial, _place_whitening(source, partial, folder))
             else:
-                facts |= _raw(run, partial, Path(root))
+                facts |= _raw(run, settings["data"], partial, Path(root))
             _check_card(run, facts)
             files.write_json(partial / CARD, facts)
             files.write(partial / PAGE, page(facts))
@@ -145,33 +145,82 @@ def _entry(folder: Path, file: str) -> dict[str, Any]:
     return {"file": file, "bytes": path.stat().st_size, "sha1": files.digest(path, "sha1")}
 
 
-def _raw(run: Path, partial: Path, root: Path) -> dict[str, Any]:
-    """What the TEST phase's Data layer does to pixels, for the card, and the mean image copied; nothing of another layer."""
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """What a Data layer does to pixels: channels in `order`, minus the mean, times the scale.
+
+    order: "RGB" or "BGR"; None where nobody says it. mean_value: one, or one for each channel; empty: none. mean: the mean
+    image, in place of values.
+    """
+
+    scale: float
+    mean_value: tuple[float, ...]
+    mean: Path | None
+    order: str | None
+
+
+def _data_layer(run: Path) -> proto.LayerParameter | None:
+    """The TEST phase's Data layer of a run; None where another layer feeds the net, or it is not there to read.
+
+    Raises: ZooError: an unreadable net.
+    """
     path = run / TRAIN_VAL
+    if not path.is_file():
+        return None
     try:
         net = proto.read_net(path)
     except proto.ProtoError as error:
         raise ZooError.of(error) from None
-    layer = next(
-        (
-            layer
-            for layer in net.layer
-            if layer.type == "Data" and (not layer.include or any(rule.phase == proto.TEST for rule in layer.include))
-        ),
-        None,
-    )
+    for layer in net.layer:
+        if layer.type == "Data" and (not layer.include or any(rule.phase == proto.TEST for rule in layer.include)):
+            return layer
+    return None
+
+
+def _pixels(run: Path, data: Mapping[str, Any], root: Path) -> Pixels | None:
+    """What the TEST phase's Data layer of a run does to pixels; None where there is none.
+
+    Raises: ZooError: an unreadable net, a mean image that is not there.
+    """
+    layer = _data_layer(run)
     if layer is None:
-        return {}
+        return None
     param = layer.transform_param
-    scale, values = float(f"{param.scale:.7g}"), [float(f"{value:.7g}") for value in param.mean_value]
-    found: dict[str, Any] = {"transform": {"scale": scale, "mean_value": values}}
-    if param.mean_file:
-        mean = root / param.mean_file
-        if not mean.is_file():
-            raise ZooError(mean, "nothing", f"the mean image that {path} subtracts")
-        shutil.copyfile(mean, partial / MEAN)
-        found["mean"] = _entry(partial, MEAN)
-    return found
+    mean = root / param.mean_file if param.mean_file else None
+    if mean is not None and not mean.is_file():
+        raise ZooError(mean, "nothing", f"the mean image that {run / TRAIN_VAL} subtracts")
+    return Pixels(
+        scale=float(f"{param.scale:.7g}"),
+        mean_value=tuple(float(f"{value:.7g}") for value in param.mean_value),
+        mean=mean,
+        order=_order(root / str(data.get("folder", ""))),
+    )
+
+
+def _order(folder: Path) -> str | None:
+    """The channels of a prepared data set, "RGB" or "BGR"; None where it is not there any more, or grey."""
+    from data_prep.errors import PrepError
+    from data_prep.manifest import Manifest
+
+    try:
+        words = Manifest.load(folder).channel_order.split()
+    except PrepError:
+        return None
+    return words[0] if words and words[0] in ("RGB", "BGR") else None
+
+
+def _raw(run: Path, data: Mapping[str, Any], partial: Path, root: Path) -> dict[str, Any]:
+    """What is done to pixels, for the card, and the mean image copied; nothing of another layer than Data."""
+    found = _pixels(run, data, root)
+    if found is None:
+        return {}
+    facts: dict[str, Any] = {"transform": {"scale": found.scale, "mean_value": list(found.mean_value)}}
+    if found.order is not None:
+        facts["transform"]["order"] = found.order
+    if found.mean is not None:
+        shutil.copyfile(found.mean, partial / MEAN)
+        facts["mean"] = _entry(partial, MEAN)
+    return facts
 
 
 def _place_whitening(source: Path, partial: Path, folder: Path) -> str:
@@ -361,14 +410,18 @@ class Trained:
     """A trained net as it lies on disk.
 
     name: what it is called. deploy, weights: its net and weights. whitening: of its data set, or None where pixels went in
-    as they are. class_names: in the order of the labels; empty where none are known.
+    as they are. pixels: what was done to them, then; None where it is not known. class_names: in the order of the labels;
+    empty where none are known. data: the LMDB that a run was tested on; None where it is no
+    LMDB's, or a model.
     """
 
     name: str
     deploy: Path
     weights: Path
     whitening: Path | None
+    pixels: Pixels | None
     class_names: tuple[str, ...]
+    data: Path | None
 
 
 def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Path = ".") -> Trained:
@@ -389,7 +442,9 @@ def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Pat
             deploy=found.folder / facts["deploy"]["file"],
             weights=found.folder / facts["weights"]["file"],
             whitening=None if facts["whitening"] is None else found.folder / facts["whitening"]["file"],
+            pixels=_card_pixels(found),
             class_names=tuple(facts.get("class_names") or ()),
+            data=None,
         )
     result, settings = (
         files.read_json(run / file, "the record of a run", ZooError) for file in ("result.json", "settings.json")
@@ -397,8 +452,9 @@ def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Pat
     files.check_kinds(run / "result.json", result, {"experiment": str, "max_iter": int}, ZooError)
     files.check_kinds(run / "settings.json", settings, {"data": dict}, ZooError)
     data = settings["data"]
+    layer = _data_layer(run)
     whitening = Path(root) / str(data.get("folder", "")) / WHITENING
-    whitened = data.get("preprocessing", "gcn-zca") != "raw"
+    whitened = _whitened(data)
     if whitened and not whitening.is_file():
         raise ZooError(whitening, "nothing", "the whitening of the data set that the run was trained on")
     return Trained(
@@ -406,7 +462,21 @@ def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Pat
         deploy=run / DEPLOY,
         weights=_weights(run, result),
         whitening=whitening if whitened else None,
+        pixels=None if whitened else _pixels(run, data, Path(root)),
         class_names=tuple(map(str, data.get("class_names", ()))),
+        data=None if layer is None else Path(root) / layer.data_param.source,
+    )
+
+
+def _card_pixels(found: Card) -> Pixels | None:
+    transform, mean = found.facts.get("transform"), found.facts.get("mean")
+    if transform is None:
+        return None
+    return Pixels(
+        scale=transform["scale"],
+        mean_value=tuple(transform["mean_value"]),
+        mean=None if mean is None else found.folder / mean["file"],
+        order=transform.get("order"),
     )
 
 

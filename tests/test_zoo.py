@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -85,6 +86,27 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     return folder
+
+
+def test_a_run_of_raw_pixels_knows_their_order(run: Path) -> None:
+    """Planes R, G, B of a set that says so; B, G, R is what Caffe's own tools make, and so is taken where nobody says it."""
+    pipeline.prepare(Path("made.tar.gz"), Path("data/raw"), preprocessing="raw", progress=False)
+    (run / "train_val.prototxt").write_text(
+        'layer { name: "data" type: "Data" top: "data" transform_param { scale: 0.5 mean_file: "data/raw/mean.binaryproto" } '
+        'data_param { source: "data/raw/test_lmdb" } }'
+    )
+    settings = json.loads((run / "settings.json").read_text())
+    settings["data"] |= {"folder": "data/raw", "preprocessing": "raw"}
+    (run / "settings.json").write_text(json.dumps(settings))
+    mean = Path("data/raw/mean.binaryproto")
+    right = zoo.Pixels(scale=0.5, mean_value=(), mean=mean, order="RGB")
+    found = zoo.find(run)
+    assert (found.pixels, found.data) == (right, Path("data/raw/test_lmdb"))
+    edit(run, preprocessing="raw")
+    made = zoo.add(run)
+    assert zoo.find("tiny").pixels == dataclasses.replace(right, mean=made.folder / "mean.binaryproto")
+    (run.parents[1] / "data/raw/manifest.json").unlink()
+    assert zoo.find(run).pixels == dataclasses.replace(right, order=None)
 
 
 def edit(run: Path, **changes: object) -> None:

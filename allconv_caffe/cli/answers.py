@@ -16,6 +16,7 @@ from allconv_caffe.cli.viz_words import check_png
 from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
+    from allconv_caffe.visualize.answers import Evaluation
     from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
 
@@ -161,42 +162,11 @@ def evaluate(inputs: Inputs, output: Path | None, keep: int, json_: bool, labels
 
     MODEL as in `allconv predict`; --data a prepared set, an LMDB, or a folder with a folder for each class.
     """
-    from allconv_caffe import files
     from allconv_caffe.visualize import answers
-    from allconv_caffe.visualize.labels import Labels
 
-    net = inputs.open_net(require_relu=False)
-    names = _names(inputs, labels, net)
-    known = Labels.read(labels) if labels is not None else Labels(names, names, inputs.name)
-    source = inputs.open_images(net, known)
-    found = answers.evaluate(net, source, keep=keep, batch_size=inputs.batch_size, progress=inputs.progress)
-    facts = {
-        "model": inputs.name,
-        "data": str(inputs.data),
-        "images": found.count,
-        "without_label": found.without_label,
-        "error_percent": round(found.error_percent, 4),
-        "class_errors_percent": {
-            name: None if error != error else round(float(error), 4)
-            for name, error in zip(names, found.class_errors(), strict=True)
-        },
-        "most_surely_wrong": [
-            {
-                "image": one.key,
-                "class": names[one.label],
-                "answer": names[one.answer],
-                "probability": round(one.probability, 6),
-            }
-            for one in found.wrong
-        ],
-        "command": command_line(),
-    }
+    names, found, facts, source = _evaluation(inputs, labels, keep)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        files.write(output / "confusion.csv", answers.confusion_csv(found, names))
-        files.write(output / "confusion.png", answers.confusion_png(found, names))
-        files.write(output / "wrong.png", answers.wrong_png(found, names, source))
-        files.write_json(output / "evaluation.json", facts)
+        answers.write(output, found, names, source, facts)
     if json_:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
@@ -209,6 +179,56 @@ def evaluate(inputs: Inputs, output: Path | None, keep: int, json_: bool, labels
         click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
     if output is not None:
         click.echo(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
+
+
+def _evaluation(
+    inputs: Inputs, labels: Path | None, keep: int
+) -> tuple[list[str], Evaluation, dict[str, Any], ImageSource]:
+    """The names of the classes, what was found, the same for records, and the images."""
+    from allconv_caffe.visualize import answers
+    from allconv_caffe.visualize.labels import Labels
+
+    net = inputs.open_net(require_relu=False)
+    names = _names(inputs, labels, net)
+    known = Labels.read(labels) if labels is not None else Labels(names, names, inputs.name)
+    source = inputs.open_images(net, known)
+    found = answers.evaluate(net, source, keep=keep, batch_size=inputs.batch_size, progress=inputs.progress)
+    facts = {"model": inputs.name, "data": str(inputs.data), **answers.facts(found, names), "command": command_line()}
+    return names, found, facts, source
+
+
+def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
+    """Confusion matrix and the surely wrong of a finished run in its folder, errors by class in its record.
+
+    Where that cannot be, a line says why: a real Caffe has trained it, the net gives no one score for each class, the test
+    images are not there. What is there is not made again.
+    """
+    from allconv_caffe import zoo
+    from allconv_caffe.train import record
+    from allconv_caffe.visualize import answers
+    from allconv_caffe.visualize.nets.errors import VizError
+    from data_prep.errors import PrepError
+
+    out, run = folder / record.EVALUATION, record.read_result(folder)
+    if (out / answers.FILES[-1]).is_file():
+        return
+    if run.engine != "torch":
+        say(f"no confusion matrix of a real Caffe's run; allconv evaluate {folder} --data SET --output {out} makes one")
+        return
+    try:
+        data = zoo.find(folder).data
+        if data is None:
+            say("no confusion matrix: no Data layer feeds the test")
+            return
+        inputs = Inputs(model=str(folder), data=data, device=record.device_of(folder), batch_size=100, quiet=True)
+        names, found, facts, source = _evaluation(inputs, None, keep=25)
+        answers.write(out, found, names, source, facts)
+    except (VizError, zoo.ZooError, PrepError) as error:
+        say(f"no confusion matrix: {error}")
+        return
+    record.add_evaluation(folder, facts)
+    worst = max(((error, name) for name, error in facts["class_errors_percent"].items() if error is not None))
+    say(f"confusion matrix, and what is most surely wrong: {out} (most often wrong: {worst[1]}, {worst[0]:.2f} %)")
 
 
 def _taken_for(names: Sequence[str], row: Any, label: int) -> str:

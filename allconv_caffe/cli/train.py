@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from allconv_caffe.cli.answers import evaluate_run
 from allconv_caffe.cli.words import as_typed, command_line, example, pairs_from_text
 from allconv_caffe.train.settings import SETTINGS, RunSettings
 
@@ -66,7 +67,8 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_settings_options
 @click.pass_context
 def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **settings: Any) -> None:
-    """Do whatever is missing of an experiment: data, prototxt, training, test, record. Continues what was begun.
+    """Do whatever is missing of an experiment: data, prototxt, training, test, record, confusion matrix. Continues what was
+    begun.
 
     FOLDER holds solver.prototxt and train_val.prototxt of a net of your own, by hand or from `allconv derive`.
     What stands after -- goes to the engine's `caffe train` as it is.
@@ -77,6 +79,8 @@ def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **setting
         options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
     )
     result = driver.run(experiment, asked, say=say)
+    if result.status == "done" and result.record is not None:
+        evaluate_run(result.directory, say)
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
         ctx.exit(status)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from allconv_caffe.visualize.nets.base import VizNet
     from allconv_caffe.visualize.sources import ImageSource
     from allconv_caffe.visualize.whitening import InputSpace
-    from allconv_caffe.zoo import Trained
+    from allconv_caffe.zoo import Pixels, Trained
 
 PATH = click.Path(path_type=Path)
 Command = Callable[..., Any]
@@ -111,10 +111,14 @@ class Inputs:
     mean: Annotated[
         str | None,
         Option(
-            "--mean", metavar="FILE|V,V,V", help="subtracted from pixels: mean.binaryproto, or a value for each channel"
+            "--mean",
+            metavar="FILE|V,V,V",
+            help="subtracted from pixels: mean.binaryproto, or a value for each channel; left out: the model's",
         ),
     ] = None
-    scale: Annotated[float, Option("--scale", help="factor on pixels, after the mean")] = 1.0
+    scale: Annotated[
+        float | None, Option("--scale", help="factor on pixels, after the mean; left out: the model's, else 1")
+    ] = None
     order: Annotated[
         str | None,
         Option("--order", metavar="BGR|RGB", help="channels of the net's input; left out: BGR, or RGB if whitened"),
@@ -223,22 +227,45 @@ class Inputs:
 
         if self.mean is not None and self.whitening is not None:
             raise VizError("--mean", "also --whitening", "one of them: whitened nets get no mean")
+        scale = 1.0 if self.scale is None else self.scale
         if self.mean is not None:
             values = _numbers(self.mean)
             order = self.order or "BGR"
             if values is None:
-                return load_mean(self.mean, order, self.scale)
-            return InputSpace(order=order, mean=values, scale=self.scale, source=self.mean)
+                return load_mean(self.mean, order, scale)
+            return InputSpace(order=order, mean=values, scale=scale, source=self.mean)
         own = self.files[2]
         prepared = _prepared(self.data)
         theirs = prepared / "whitening.npz" if prepared is not None else None
+        if own is None and self._pixels is not None:
+            if theirs is not None and theirs.is_file() and load_whitening(theirs).whitened:
+                raise VizError(str(self.data), "whitened images", f"raw ones, as those that {self.name} was trained on")
+            return self._raw_space(self._pixels)
         path = own or theirs
         if path is None:
-            return InputSpace(order=self.order or "BGR", scale=self.scale)
+            return InputSpace(order=self.order or "BGR", scale=scale)
         found = load_whitening(path)
         if own is not None and theirs is not None and theirs.is_file() and not _same_file(own, theirs):
             found = found.for_data(load_whitening(theirs))
         return found if self.order is None else dataclasses.replace(found, order=self.order)
+
+    @property
+    def _pixels(self) -> Pixels | None:
+        """What the model's data layer does to pixels, where it is known."""
+        return self.trained.pixels if self.model is not None else None
+
+    def _raw_space(self, pixels: Pixels) -> InputSpace:
+        """Pixels as the model's data layer takes them, each part replaced by what was named."""
+        import numpy as np
+
+        from allconv_caffe.visualize.whitening import InputSpace, load_mean
+
+        order = self.order or pixels.order or "BGR"
+        scale = pixels.scale if self.scale is None else self.scale
+        if pixels.mean is not None:
+            return load_mean(pixels.mean, order, scale)
+        values = np.array(pixels.mean_value, np.float32) if pixels.mean_value else None
+        return InputSpace(order=order, mean=values, scale=scale)
 
     @property
     def images_path(self) -> Path:

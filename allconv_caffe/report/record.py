@@ -102,6 +102,7 @@ class Record:
     n_train: int | None = None  # images
     n_test: int | None = None  # images
     classes: int | None = None
+    class_errors_percent: dict | None = None  # test error by class name, of the last weights
     validation: int | None = None  # of the training images, held out and tested on: the error is theirs
     data_sha256: dict | None = None  # of the LMDBs by split, and of the source
     attempts: list[dict] = field(default_factory=list)  # each with seed, status, why it died

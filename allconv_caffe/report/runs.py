@@ -21,7 +21,10 @@ from allconv_caffe.report.tables import on_its_dataset
 CURVES, PAGES = "curves", "pages"
 """Below the report's folder: a picture and a page for each run, named by the run."""
 
-FILES = ("result.json", "settings.json", "solver.prototxt", "train_val.prototxt", "log", "train.csv", "test.csv")
+FILES = (
+    *("result.json", "settings.json", "solver.prototxt", "train_val.prototxt", "log", "train.csv", "test.csv"),
+    *("evaluation/confusion.png", "evaluation/confusion.csv", "evaluation/wrong.png"),
+)
 """The files of a run that a report leads to, where they are there."""
 
 RUNS_HEAD = ("run", "status", "test error", "epochs", "lr", "batch", "seed", "data set", "engine", "folder", "files")

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record, ReportError, Schedule, read
 from allconv_caffe.train import course, process, settings as settings_, snapshots
-from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG
+from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG, read_json
 from allconv_caffe.train.plan import Plan
 from allconv_caffe.train.prototxt import SOLVER
 from allconv_caffe.train.settings import DriverError
@@ -89,6 +90,22 @@ def hparams(plan: Plan, seed: int) -> dict[str, Any]:
         found |= value if isinstance(value, Mapping) else {name: value}
     found |= {"seed": seed, "batch_size": plan.batch_size, "max_iter": plan.max_iter}
     return {name: value for name, value in found.items() if value not in (None, [], ())}
+
+
+EVALUATION = "evaluation"
+"""The folder of a run that holds its confusion matrix."""
+
+
+def add_evaluation(folder: Path, facts: Mapping[str, Any]) -> None:
+    """The errors by class in result.json; the rest of the record stays."""
+    result = replace(read_result(folder), class_errors_percent=dict(facts["class_errors_percent"]))
+    files.write_json(folder / RESULT_FILE, result.to_json())
+
+
+def device_of(folder: Path) -> str:
+    """Where a run's net was trained, as torch calls it: the first of its GPUs, or cpu."""
+    gpus = (read_json(folder / SETTINGS_FILE).get("settings") or {}).get("gpus") or []
+    return f"cuda:{gpus[0]}" if gpus else "cpu"
 
 
 def read_result(folder: Path) -> Record:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from allconv_caffe import files
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -134,6 +136,41 @@ def evaluate(
 
 def _surest(wrong: Sequence[Wrong], keep: int) -> list[Wrong]:
     return sorted(wrong, key=lambda one: (-one.probability, one.key))[:keep]
+
+
+FILES = ("confusion.csv", "confusion.png", "wrong.png", "evaluation.json")
+"""What `write` makes."""
+
+
+def facts(found: Evaluation, names: Sequence[str]) -> dict[str, Any]:
+    """The figures for programs and records."""
+    return {
+        "images": found.count,
+        "without_label": found.without_label,
+        "error_percent": round(found.error_percent, 4),
+        "class_errors_percent": {
+            name: None if error != error else round(float(error), 4)
+            for name, error in zip(names, found.class_errors(), strict=True)
+        },
+        "most_surely_wrong": [
+            {
+                "image": one.key,
+                "class": names[one.label],
+                "answer": names[one.answer],
+                "probability": round(one.probability, 6),
+            }
+            for one in found.wrong
+        ],
+    }
+
+
+def write(folder: Path, found: Evaluation, names: Sequence[str], source: ImageSource, said: Mapping[str, Any]) -> None:
+    """The matrix as table and picture, the sheet of the surely wrong, and `said` as JSON, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = (confusion_csv(found, names), confusion_png(found, names), wrong_png(found, names, source))
+    for name, each in zip(FILES, content, strict=False):
+        files.write(folder / name, each)
+    files.write_json(folder / FILES[-1], said)
 
 
 def confusion_csv(found: Evaluation, names: Sequence[str]) -> str:

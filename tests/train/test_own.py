@@ -16,6 +16,7 @@ from support.driver import stand_in
 
 from allconv_caffe import proto, zoo
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
+from allconv_caffe.cli.answers import evaluate_run
 from allconv_caffe.cli.main import main
 from allconv_caffe.paper.derive import derive
 from allconv_caffe.paper.errors import TableError
@@ -286,6 +287,73 @@ def test_a_net_of_raw_pixels_becomes_a_model(world: World) -> None:
         zoo.unpack(made.folder, world.home / "w.npz")
     (made.folder / "mean.binaryproto").unlink()
     assert zoo.verify(made.folder) == [f"{made.folder / 'mean.binaryproto'}: missing"]
+
+
+def test_a_run_ends_with_its_confusion_matrix(world: World) -> None:
+    """`allconv run`: matrix, table and sheet in the run's folder, errors by class in its record, links in the report; once."""
+    words = ["run", "mine", "--engine", "torch", "--gpu", "none", "--threads", "1"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    (folder,) = [path.parent for path in Path("runs").rglob("result.json")]
+    record = json.loads((folder / "result.json").read_text())
+    rows = [line.split(",") for line in (folder / "evaluation/confusion.csv").read_text().splitlines()]
+    matrix = np.array([[int(cell) for cell in row[1:-1]] for row in rows[1:]])
+    assert matrix.sum() == 24 and (matrix.sum(axis=1) == 8).all()
+    assert 100 * (1 - np.trace(matrix) / 24) == pytest.approx(record["test_error_percent"], abs=1e-3)
+    assert record["class_errors_percent"] == {row[0]: pytest.approx(float(row[-1]), abs=0.01) for row in rows[1:]}
+    for name in ("confusion.png", "wrong.png"):
+        assert cv2.imread(str(folder / "evaluation" / name)) is not None
+    assert done.output.splitlines()[-1].startswith(
+        f"confusion matrix, and what is most surely wrong: {folder.resolve()}"
+    )
+    page = build([Path("runs")], Path("report"))
+    html = Path("report/report.html").read_text()
+    assert "evaluation/confusion.png" in html and "evaluation/wrong.png" in page
+    before = (folder / "evaluation/evaluation.json").stat().st_mtime_ns
+    again = CliRunner().invoke(main, words)
+    assert "confusion" not in again.output and (folder / "evaluation/evaluation.json").stat().st_mtime_ns == before
+
+
+def test_where_no_confusion_matrix_can_be_a_line_says_why(world: World) -> None:
+    """A real Caffe's run, a net fed otherwise, scores at several places, test images that are gone: the run stays what it is."""
+    folder = world.run(epochs=10.0).directory
+    said: list[str] = []
+    kept = {name: (folder / name).read_text() for name in ("result.json", "train_val.prototxt", "deploy.prototxt")}
+
+    def line(name: str, old: str, new: str) -> str:
+        assert old in kept[name]
+        (folder / name).write_text(kept[name].replace(old, new))
+        evaluate_run(folder, said.append)
+        (folder / name).write_text(kept[name])
+        return said.pop()
+
+    assert line("result.json", '"engine": "torch"', '"engine": "caffe"') == (
+        f"no confusion matrix of a real Caffe's run; allconv evaluate {folder} --data SET --output {folder}/evaluation makes one"
+    )
+    assert line("train_val.prototxt", 'type: "Data"', 'type: "ImageData"') == (
+        "no confusion matrix: no Data layer feeds the test"
+    )
+    assert line("train_val.prototxt", "photos/test_lmdb", "gone") == (
+        "no confusion matrix: gone: found nothing, expected an LMDB environment, a folder of images, or an image"
+    )
+    assert not said and not (folder / "evaluation").exists()
+    assert "class_errors_percent" not in kept["result.json"].replace('"class_errors_percent": null', "")
+
+
+def test_a_run_and_its_model_know_what_is_done_to_pixels(world: World) -> None:
+    """`predict` without --mean and --scale: those of the run's data layer, and of the card."""
+    folder = world.run(epochs=10.0).directory
+    zoo.add(folder, name="grey")
+    assert cv2.imwrite("photo.png", np.full((20, 20), 130, np.uint8))
+
+    def said(*words: str) -> str:
+        out = CliRunner().invoke(main, ["predict", *words, "photo.png", "--json"])
+        assert out.exit_code == 0, out.output
+        return out.stdout
+
+    right = said(str(folder), "--mean", "128", "--scale", "0.0078125")
+    assert said(str(folder)) == right == said("models/grey")
+    assert said(str(folder), "--scale", "1") == said(str(folder), "--mean", "128") != right
 
 
 def test_another_net_is_another_run(world: World) -> None:
