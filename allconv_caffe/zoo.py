@@ -8,6 +8,7 @@ the net, and, given the prepared data set, measures the error again.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -40,15 +41,15 @@ _KINDS: dict[str, Any] = {
 """What the entries of a card are."""
 _ENTRY = {"file": str, "bytes": int, "sha1": str}
 """What a card says of a file."""
-_FILES = ("weights", "deploy", "whitening", "mean")
+FILES = ("weights", "deploy", "whitening", "mean")
 """The entries that are files; the last two are null where there is none."""
 _TRANSFORM: dict[str, Any] = {"scale": float, "mean_value": list[float], "order": str | None}
 """What a card says of a Data layer's transform_param."""
 
 
-def _entries(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def entries(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a card says of each file that there is."""
-    return [facts[key] for key in _FILES if facts.get(key) is not None]
+    return [facts[key] for key in FILES if facts.get(key) is not None]
 
 
 class ZooError(FoundError, ValueError):
@@ -72,7 +73,13 @@ def _weights(run: Path, result: Mapping[str, Any]) -> Path:
     raise ZooError(run / "snapshots" / name, "nothing", "the weights of the last iteration")
 
 
-def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None = None, root: str | Path = ".") -> Card:
+def add(
+    run: str | Path,
+    folder: str | Path = DEFAULT_FOLDER,
+    name: str | None = None,
+    root: str | Path = ".",
+    license_: str | None = None,
+) -> Card:
     """Make ``folder/<name>/`` of a finished run.
 
     Args:
@@ -80,6 +87,7 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
         name: of the model; by default that of the experiment.
         root: what the data folder in ``settings.json`` is relative to; its ``whitening.npz`` is taken, in compact form,
             and shared with a model that has the same one.
+        license_: under which others may use it, in SPDX's letters, for the card.
     Raises:
         ZooError: the run is not done or has no error, a file is missing, or the model exists already.
     """
@@ -118,16 +126,15 @@ def add(run: str | Path, folder: str | Path = DEFAULT_FOLDER, name: str | None =
             partial = Path(built)
             shutil.copyfile(weights, partial / f"{name}.caffemodel")
             shutil.copyfile(deploy, partial / DEPLOY)
-            facts = _facts(name, result, settings, partial)
+            facts = _facts(name, result, settings, partial) | ({} if license_ is None else {"license": license_})
             if _whitened(settings["data"]):
                 source = Path(root) / str(settings["data"].get("folder", "")) / WHITENING
                 facts["whitening"] = _entry(partial, _place_whitening(source, partial, folder))
             else:
                 facts |= _raw(run, settings["data"], partial, Path(root))
             _check_card(run, facts)
-            files.write_json(partial / CARD, facts)
-            files.write(partial / PAGE, page(facts))
-            if problems := _differences(Card(partial, facts), shown=out):
+            write_card(partial, facts)
+            if problems := differences(Card(partial, facts), shown=out):
                 raise ZooError.of(PlacedError(out, problems[0]))
     except files.Held:
         raise ZooError(out, "another `allconv zoo add` at work", "one at a time for the same name") from None
@@ -296,6 +303,28 @@ def command(result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def _front_matter(facts: Mapping[str, Any]) -> list[str]:
+    """What hubs read at the head of a model's page, in YAML; a JSON string is one of YAML's."""
+    accuracy = round(100.0 - facts["test_error_percent"], 4)
+    name, data = (json.dumps(facts[key], ensure_ascii=False) for key in ("name", "dataset"))
+    return [
+        "---",
+        *([f"license: {json.dumps(facts['license'], ensure_ascii=False)}"] if facts.get("license") else []),
+        "library_name: allconv-caffe",
+        "pipeline_tag: image-classification",
+        "tags: [caffe, image-classification]",
+        "metrics: [accuracy]",
+        "model-index:",
+        f"- name: {name}",
+        "  results:",
+        "  - task: {type: image-classification}",
+        f"    dataset: {{name: {data}, type: {data}}}",
+        f"    metrics: [{{type: accuracy, value: {accuracy:g}}}]",
+        "---",
+        "",
+    ]
+
+
 def page(facts: Mapping[str, Any]) -> str:
     """The card for people, as Markdown."""
     published = facts["published_error_percent"]
@@ -320,9 +349,10 @@ def page(facts: Mapping[str, Any]) -> str:
         ("engine", f"{facts['engine']}, {facts['device']}"),
         ("command", f"`{facts['command']}`"),
     ]
-    entries = _entries(facts)
-    listed = [(f"[{entry['file']}]({entry['file']})", f"{entry['bytes']:,}", f"`{entry['sha1']}`") for entry in entries]
-    lines = [f"# {facts['name']}", "", *markdown.table(("", ""), rows), ""]
+    listed = [
+        (f"[{entry['file']}]({entry['file']})", f"{entry['bytes']:,}", f"`{entry['sha1']}`") for entry in entries(facts)
+    ]
+    lines = [*_front_matter(facts), f"# {facts['name']}", "", *markdown.table(("", ""), rows), ""]
     lines += markdown.table(("file", "bytes", "SHA-1"), listed, right=(1,))
     check = f"`allconv zoo verify {facts['name']}` checks these files, and with `--data` measures the error again. The net takes "
     if facts["whitening"] is None:
@@ -365,24 +395,38 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
     """
     found = []
     for path in sorted(Path(folder).glob(f"[!.]*/{CARD}")):
-        facts = files.read_json(path, "the card of a model", ZooError)
-        if facts.get("format_version") != FORMAT_VERSION:
-            raise ZooError(path, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
-        _check_card(path, facts)
-        found.append(Card(path.parent, facts))
+        found.append(Card(path.parent, read_card(path)))
     return found
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The facts in a ``card.json``. Raises: ZooError: it is none."""
+    facts = files.read_json(path, "the card of a model", ZooError)
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise ZooError(path, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
+    _check_card(path, facts)
+    return facts
+
+
+def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
+    """The card for programs and for people."""
+    files.write_json(folder / CARD, facts)
+    files.write(folder / PAGE, page(facts))
 
 
 def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
-    kinds = {**_KINDS, **dict.fromkeys(_FILES, dict)}
+    kinds = {**_KINDS, **dict.fromkeys(FILES, dict)}
     kinds["mean"] = kinds["transform"] = dict | None
+    kinds["license"] = str | None
     if not _whitened(facts):
         kinds["whitening"] = dict | None
     files.check_kinds(path, {key: facts.get(key) for key in kinds}, kinds, ZooError)
+    if not _NAME.fullmatch(facts["name"]):
+        raise ZooError(path, f"name {facts['name']!r}", "a name without folders")
     if (transform := facts.get("transform")) is not None:
         files.check_kinds(path, {key: transform.get(key) for key in _TRANSFORM}, _TRANSFORM, ZooError)
-    for key in _FILES:
+    for key in FILES:
         if facts.get(key) is None:
             continue
         entry = {f"{key}.{part}": facts[key].get(part) for part in _ENTRY}
@@ -491,7 +535,7 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
         ZooError: no such model, or ``data`` is no prepared data set of that model's kind.
     """
     found = card(model, folder)
-    problems = _differences(found, shown=found.folder)
+    problems = differences(found, shown=found.folder)
     if data is not None and not problems:
         error, expected = measure(found.folder, data), float(found.facts["test_error_percent"])
         if abs(error - expected) > TOLERANCE_PERCENT:
@@ -499,10 +543,10 @@ def verify(model: str | Path, data: str | Path | None = None, folder: str | Path
     return problems
 
 
-def _differences(found: Card, shown: Path) -> list[str]:
+def differences(found: Card, shown: Path) -> list[str]:
     """What does not hold of a model's files; the lines name them as they lie in `shown`."""
     facts, problems = found.facts, []
-    for entry in _entries(facts):
+    for entry in entries(facts):
         path = found.folder / entry["file"]
         if not path.is_file():
             problems.append(f"{shown / entry['file']}: missing")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -59,18 +60,50 @@ def download(
     archive = archive or ARCHIVES.get(name)
     if archive is None:
         raise PrepError("archive", repr(name), " or ".join(ARCHIVES))
-    url = url or archive.url
-    target = Path(directory) / name
-    part = target.with_name(name + ".part")
+    wanted = _Wanted(url=url or archive.url, bytes=archive.bytes, algorithm="md5", digest=archive.md5)
+    return _get(Path(directory) / name, wanted, attempts, wait_seconds, progress)
+
+
+def fetch(
+    url: str,
+    target: Path,
+    size: int,
+    sha1: str,
+    *,
+    attempts: int = 5,
+    wait_seconds: float = 1.0,
+    progress: bool = True,
+) -> Path:
+    """Put any file of `size` bytes whose SHA-1 is known at `target`, as `download` does. Raises: PrepError."""
+    wanted = _Wanted(url=url, bytes=size, algorithm="sha1", digest=sha1)
+    return _get(target, wanted, attempts, wait_seconds, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A file: where it lies, its size, its digest."""
+
+    url: str
+    bytes: int
+    algorithm: str  # md5 or sha1
+    digest: str
+
+    def differs(self, path: Path) -> str:
+        """What `path` has for a digest where it is another, in words; "" where it is this file."""
+        found = archive_.file_checksums(path).md5 if self.algorithm == "md5" else files.digest(path, self.algorithm)
+        return "" if found == self.digest else f"{'MD5' if self.algorithm == 'md5' else 'SHA-1'} {found}"
+
+
+def _get(target: Path, wanted: _Wanted, attempts: int, wait_seconds: float, progress: bool) -> Path:
+    part = target.with_name(target.name + ".part")
     if target.exists():
-        sums = archive_.file_checksums(target)
-        if sums.md5 != archive.md5:
-            raise PrepError(target, f"MD5 {sums.md5}", f"{archive.md5}; remove or rename that file")
+        if found := wanted.differs(target):
+            raise PrepError(target, found, f"{wanted.digest}; remove or rename that file")
         return target
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(part):
-        return target if target.exists() else _complete(target, part, url, archive, attempts, wait_seconds, progress)
+        return target if target.exists() else _complete(target, part, wanted, attempts, wait_seconds, progress)
 
 
 @contextmanager
@@ -88,9 +121,7 @@ def _alone(part: Path) -> Iterator[None]:
             raise PrepError(part, "another download at work", "one at a time; wait for it and run again") from None
 
 
-def _complete(
-    target: Path, part: Path, url: str, archive: Archive, attempts: int, wait_seconds: float, progress: bool
-) -> Path:
+def _complete(target: Path, part: Path, wanted: _Wanted, attempts: int, wait_seconds: float, progress: bool) -> Path:
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
         wait=wait_exponential(multiplier=wait_seconds, max=30),
@@ -99,7 +130,7 @@ def _complete(
     )
     with (
         tqdm(
-            total=archive.bytes,
+            total=wanted.bytes,
             desc=target.name,
             unit="B",
             unit_scale=True,
@@ -111,13 +142,12 @@ def _complete(
         try:
             for attempt in retrying:
                 with attempt:
-                    _fetch(session, url, part, archive.bytes, bar)
+                    _fetch(session, wanted.url, part, wanted.bytes, bar)
         except _Interrupted as error:
-            raise PrepError(url, str(error), f"{archive.bytes} bytes; run again to go on from there") from error
-    sums = archive_.file_checksums(part)
-    if sums.md5 != archive.md5:
+            raise PrepError(wanted.url, str(error), f"{wanted.bytes} bytes; run again to go on from there") from error
+    if found := wanted.differs(part):
         os.truncate(part, 0)
-        raise PrepError(url, f"MD5 {sums.md5}", f"{archive.md5}; the file was removed, run again")
+        raise PrepError(wanted.url, found, f"{wanted.digest}; the file was removed, run again")
     with writing(target):
         part.replace(target)
     return target

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "visualize": {"proto", "caffe_torch", "visualize/nets", "data_prep"},
     "zoo": {"proto", "caffe_torch", "data_prep", "report"},
     "export": {"proto", "caffe_torch", "data_prep"},
+    "hub": {"zoo", "data_prep"},
     "doctor": {"bvlc", "caffe_torch", "data_prep"},
     "cli": {
         "data_prep",
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "visualize/nets",
         "zoo",
         "export",
+        "hub",
         "doctor",
     },
 }

@@ -23,12 +23,13 @@ def zoo() -> None:
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--name", help="of the model; by default that of the experiment")
+@click.option("--license", "license_", metavar="SPDX", help="for the card: bsd-2-clause, mit, cc-by-4.0, ...")
 @_FOLDER
-def add(run: Path, name: str | None, folder: Path) -> None:
+def add(run: Path, name: str | None, license_: str | None, folder: Path) -> None:
     """Make a model of a finished run's directory."""
     from allconv_caffe import zoo as models
 
-    made = models.add(run, folder, name)
+    made = models.add(run, folder, name, license_=license_)
     click.echo(f"{made.folder}: {made.facts['test_error_percent']:.2f} % test error on {made.facts['dataset']}")
 
 
@@ -81,3 +82,33 @@ def unpack(model: str, output: Path, folder: Path) -> None:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     click.echo(models.unpack(model, output, folder))
+
+
+@zoo.command("get", epilog=example("allconv zoo get hf:somebody/cifar10-allcnn-c"))
+@click.argument("model", metavar="NAME|URL|hf:OWNER/NAME[@REVISION]")
+@click.option("--sha1", help="of the model's card.json, which has that of every file; needed but for the hub")
+@click.option("--from", "base", metavar="URL", envvar="ALLCONV_ZOO", default="", help="a folder of models, for a NAME")
+@click.option("--quiet", is_flag=True, help="no progress bars")
+@_FOLDER
+def get(model: str, sha1: str | None, base: str, quiet: bool, folder: Path) -> None:
+    """Take a model from a web server or the Hugging Face hub; what has arrived is not asked for again."""
+    from allconv_caffe import hub
+
+    made = hub.get(model, folder, sha1=sha1, base=base, progress=not quiet)
+    click.echo(f"{made.folder}: {made.facts['test_error_percent']:.2f} % test error on {made.facts['dataset']}")
+
+
+@zoo.command("push", epilog=example("allconv zoo push cifar10-allcnn-c --to build/site"))
+@click.argument("model")
+@click.option("--to", required=True, metavar="FOLDER|hf:OWNER/NAME", help="a folder for a web server, or the hub")
+@_FOLDER
+def push(model: str, to: str, folder: Path) -> None:
+    """Give a model to others, checked, with all its files; says what they type.
+
+    The hub asks for the token that `hf auth login` keeps.
+    """
+    from allconv_caffe import hub
+
+    pushed = hub.push(model, to, folder)
+    name = pushed.where if to.startswith(hub.HUB) else f"URL/{Path(pushed.where).name}"
+    click.echo(f"{pushed.where}: allconv zoo get {name} --sha1 {pushed.sha1}")

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support import extras
 
-from allconv_caffe import zoo
+from allconv_caffe import hub, zoo
 from allconv_caffe.cli import main as cli
 from allconv_caffe.cli.words import as_typed
 from allconv_caffe.paper import experiments, render
@@ -77,6 +77,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     monkeypatch.setattr(zoo, "add", recorder("add", model))
     monkeypatch.setattr(zoo, "verify", recorder("verify", []))
     monkeypatch.setattr(zoo, "unpack", recorder("unpack", tmp_path))
+    monkeypatch.setattr(hub, "get", recorder("get", model))
+    monkeypatch.setattr(hub, "push", recorder("push", hub.Pushed(where="build/site/tiny", sha1="00")))
     monkeypatch.setattr(verify, "verify", recorder("verify", SimpleNamespace(ok=True)))
     return found
 
