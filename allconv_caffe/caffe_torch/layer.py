@@ -18,7 +18,7 @@ from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, Masks, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source.share import ALONE, Share
-from allconv_caffe.proto import TEST, LayerParameter, NetParameter
+from allconv_caffe.proto import TEST, LayerParameter, NetParameter, forks
 
 
 @dataclass(kw_only=True)
@@ -234,5 +234,5 @@ def create(param: Any, context: Context) -> Layer:
             return NATIVE[named](param, context)
     if param.type not in REGISTRY:
         known = ", ".join(sorted(REGISTRY))
-        raise CaffeError(f"Unknown layer type: {param.type} (known types: {known})")
+        raise CaffeError(f"Unknown layer type: {param.type} (known types: {known}){forks.of_type(param.type)}")
     return REGISTRY[param.type](param, context)

@@ -13,7 +13,7 @@ import click
 
 from allconv_caffe.cli.viz_options import PATH, Command, Inputs, options_of
 from allconv_caffe.cli.viz_words import check_png
-from allconv_caffe.cli.words import command_line, example
+from allconv_caffe.cli.words import command_line, completing, example, models
 
 if TYPE_CHECKING:
     from allconv_caffe.visualize.answers import Evaluation
@@ -47,7 +47,7 @@ def of_a_model(*more: str, own: Sequence[str] = _MODEL) -> Callable[[Command], C
             prototxt = Path(model) if model.endswith(".prototxt") else None
             return command(Inputs(model=None if prototxt else model, net_path=prototxt, **given), **words)
 
-        return click.argument("model")(options_of(Inputs, names)(call))
+        return click.argument("model", shell_complete=completing(models))(options_of(Inputs, names)(call))
 
     return wrap
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="uint8 RGB pixels in, probabilities out; or the bare net, from its input blob to its outputs",
 )
-def export(inputs: Inputs, to: str, output: Path, input_: str) -> None:
+@click.option("--json", "json_", is_flag=True, help="the same facts for programs")
+def export(inputs: Inputs, to: str, output: Path, input_: str, json_: bool) -> None:
     """A net for other programs, its preparation inside, checked against this engine before it is written.
 
     MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights.
@@ -60,6 +63,9 @@ def export(inputs: Inputs, to: str, output: Path, input_: str) -> None:
         written = torch_file.export_weights(net.net, output, preparation)
     else:
         written = {"onnx": onnx_file, "torch": torch_file}[to].export(net.net, output, preparation, pixels=pixels)
+    if json_:
+        click.echo(json.dumps({**dataclasses.asdict(written), "path": str(written.path)}, ensure_ascii=False))
+        return
     click.echo(f"{written.path}: {written.inputs} -> {written.outputs}")
     click.echo(f"checked: {written.checked}; answers differ from this engine's by {written.difference:.1e} at most")
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from allconv_caffe.cli.words import command_line, example, pairs_from_text
+from allconv_caffe.cli.words import (
+    Words,
+    command_line,
+    completing,
+    example,
+    experiments as names_of_experiments,
+    pairs_from_text,
+)
 
 if TYPE_CHECKING:
     from allconv_caffe.paper.options import RenderOptions
@@ -40,7 +47,7 @@ def _chosen(texts: dict[str, str | None]) -> RenderOptions:
         "allconv render cifar10-allcnn-c --relu guided",
     )
 )
-@click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...")
+@click.argument("experiments", nargs=-1, metavar="[EXPERIMENT]...", shell_complete=completing(names_of_experiments))
 @click.option("--check", is_flag=True, help="write nothing; fail where a file differs from what would be rendered")
 @click.option("--list", "list_", is_flag=True, help="only name the experiments")
 @click.option("--output", type=click.Path(path_type=Path), help="another folder than solvers/EXPERIMENT")
@@ -162,11 +169,12 @@ def _of_data(data: Path | None, dataset: str | None) -> dict[str, Any]:
 
 @click.command(epilog=example("allconv summary solvers/cifar10-allcnn-c/deploy.prototxt --format markdown"))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--phase", default="TEST", show_default=True, metavar="PHASE", help="TRAIN or TEST")
+@click.option("--phase", type=Words(["TRAIN", "TEST"]), default="TEST", show_default=True, help="of the net")
 @click.option("--input-shape", metavar="C,H,W", help="shape of the images, where the file does not say it")
 @click.option("--level", default=0, help="NetState level")
 @click.option("--stage", "stages", multiple=True, help="NetState stage, repeatable")
-@click.option("--format", "form", default="text", show_default=True, metavar="FORMAT", help="text, markdown or json")
+@click.option("--format", "form", type=Words(["text", "markdown", "json"]), default="text", show_default=True)
+@click.option("--json", "form", flag_value="json", help="the same as --format json")
 def summary(file: Path, phase: str, input_shape: str | None, level: int, stages: tuple[str, ...], form: str) -> None:
     """Shapes, parameters, multiply-adds, receptive fields and multipliers of any net's prototxt, layer by layer."""
     from allconv_caffe.caffe_torch import summary as summing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import click
 
 from allconv_caffe.cli.answers import evaluate_run
-from allconv_caffe.cli.words import as_typed, command_line, example, pairs_from_text
+from allconv_caffe.cli.words import Words, as_typed, command_line, completing, example, experiments, pairs_from_text
+from allconv_caffe.paper.rules import OneOf
 from allconv_caffe.train.settings import SETTINGS, RunSettings
 
 _ENGINE_FLAGS = f"{__name__}.engine_flags"
@@ -27,9 +29,13 @@ class _WithEngineFlags(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- CAFFE_FLAG...]"]
 
 
-def say(line: str) -> None:
+def say(line: str, err: bool = False) -> None:
     """A line of the driver's, in the words of whoever reads it."""
-    click.echo(as_typed(line))
+    click.echo(as_typed(line), err=err)
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
 
 
 def _option(name: str, **others: Any) -> Callable[..., Any]:
@@ -39,8 +45,11 @@ def _option(name: str, **others: Any) -> Callable[..., Any]:
         return click.option("--set", name, multiple=True, metavar="NAME=VALUE", help=setting.help)
     if setting.kind is bool:
         return click.option(f"--no-{name}", name, is_flag=True, flag_value=False, default=True, help=setting.help)
+    kind: Any = click.Path(path_type=Path) if setting.kind is Path else setting.kind
+    if isinstance(setting.rule, OneOf):
+        kind = Words(setting.rule.choices)
     words = {
-        "type": click.Path(path_type=Path) if setting.kind is Path else setting.kind,
+        "type": kind,
         "default": setting.default,
         "show_default": True,
         "help": setting.help,
@@ -63,24 +72,35 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "allconv run build/my-net --data data/mine --lr 0.01",
     ),
 )
-@click.argument("experiment", metavar="EXPERIMENT|FOLDER")
+@click.argument("experiment", metavar="EXPERIMENT|FOLDER", shell_complete=completing(experiments))
 @_settings_options
+@click.option("--quiet", is_flag=True, help="say only how it ended")
+@click.option(
+    "--json", "json_", is_flag=True, help="the record for programs; what is said meanwhile goes to standard error"
+)
 @click.pass_context
-def run(ctx: click.Context, experiment: str, options: tuple[str, ...], **settings: Any) -> None:
+def run(
+    ctx: click.Context, experiment: str, options: tuple[str, ...], quiet: bool, json_: bool, **settings: Any
+) -> None:
     """Do whatever is missing of an experiment: data, prototxt, training, test, record, confusion matrix. Continues what was
     begun.
 
     FOLDER holds solver.prototxt and train_val.prototxt of a net of your own, by hand or from `allconv derive`.
     What stands after -- goes to the engine's `caffe train` as it is.
     """
-    from allconv_caffe.train import run as driver
+    from allconv_caffe.train import record, run as driver
 
     asked = RunSettings(
         options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
     )
-    result = driver.run(experiment, asked, say=say)
+    told = _silent if quiet else functools.partial(say, err=json_)
+    result = driver.run(experiment, asked, say=told)
     if result.status == "done" and result.record is not None:
-        evaluate_run(result.directory, say)
+        evaluate_run(result.directory, told)
+        if json_:
+            click.echo((result.directory / "result.json").read_text(encoding="utf-8"), nl=False)
+        elif quiet:
+            say(record.summary(result.record))
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
         ctx.exit(status)
@@ -118,14 +138,18 @@ def _lists_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.argument("experiments", nargs=-1, required=True, metavar="EXPERIMENT|FOLDER...")
 @_lists_options
-@click.option("--on", default="local", show_default=True, help="local, ray or slurm")
+@click.option("--on", type=Words(["local", "ray", "slurm"]), default="local", show_default=True, help="where they run")
 @click.option("--jobs", type=int, help="local, on a CPU: runs at a time; by default one for every two cores")
 @click.option("--per-gpu", type=int, default=1, show_default=True, help="local and ray: runs that share a GPU")
 @click.option(
     "--slurm", multiple=True, metavar="NAME=VALUE", help="of submitit: partition, timeout_min, gpus_per_node, ..."
 )
 @click.option(
-    "--select-on", default="test", show_default=True, help="choose each network's best on: test, or val (held-out)"
+    "--select-on",
+    type=Words(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="choose each network's best on the test images, or on the held-out ones",
 )
 @click.option("--dry-run", is_flag=True, help="only say which runs there are, and what is known of them")
 @click.pass_context

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import click
 
+from allconv_caffe.cli.words import Words, completing, models
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -89,7 +91,10 @@ class Inputs:
     model: Annotated[
         str | None,
         Option(
-            "--model", metavar="NAME", help="of models/, a model's folder or a run's: its net, weights and whitening"
+            "--model",
+            metavar="NAME",
+            shell_complete=completing(models),
+            help="of models/, a model's folder or a run's",
         ),
     ] = None
     net_path: Annotated[
@@ -98,7 +103,7 @@ class Inputs:
     weights_path: Annotated[Path | None, Option("--weights", metavar="CAFFEMODEL", help="in place of the model's")] = (
         None
     )
-    engine: Annotated[str, Option("--engine", help="torch or caffe")] = "torch"
+    engine: Annotated[str, Option("--engine", type=Words(["torch", "caffe"]), help="whose arithmetic")] = "torch"
     device: Annotated[str, Option("--device", help="cpu, cuda or cuda:N")] = "cpu"
     python: Annotated[
         Path | None,
@@ -121,13 +126,17 @@ class Inputs:
     ] = None
     order: Annotated[
         str | None,
-        Option("--order", metavar="BGR|RGB", help="channels of the net's input; left out: BGR, or RGB if whitened"),
+        Option(
+            "--order", type=Words(["BGR", "RGB"]), help="channels of the net's input; left out: BGR, or RGB if whitened"
+        ),
     ] = None
     data: Annotated[
         Path | None,
         Option("--data", of_data=True, help="prepared data set, LMDB, folder of images or one image"),
     ] = None
-    split: Annotated[str, Option("--split", of_data=True, help="of a prepared data set: test or train")] = "test"
+    split: Annotated[
+        str, Option("--split", type=Words(["test", "train"]), of_data=True, help="of a prepared data set")
+    ] = "test"
     resize: Annotated[
         int | None,
         Option(

@@ -6,15 +6,53 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 def example(*lines: str) -> str:
     """The end of a help text; click leaves its lines as they are."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class Words(click.Choice[str]):
+    """Choices in help texts and completion. A word that is none is answered by whoever takes it, in the house's words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
+
+
+Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Completion:
+    """For `shell_complete`: `names` that begin as what was typed; where none does, files."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        except Exception:  # a shell that waits for words is told no error
+            found = []
+        return found or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def experiments() -> Iterable[str]:
+    """Their names."""
+    from allconv_caffe.paper.experiments import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+def models() -> Iterable[str]:
+    """The names of those in models/."""
+    from allconv_caffe import zoo
+
+    return [entry.folder.name for entry in zoo.cards()]
 
 
 def pairs_from_text(texts: Sequence[str]) -> dict[str, Any]:

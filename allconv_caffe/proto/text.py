@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterator, List, Match, Optional, Set, Tuple
 
 from google.protobuf import text_format
 
+from . import forks
 from .errors import ProtoError
 
 _TOKEN = re.compile(r"[A-Za-z_][\w.]*|[-+]?[0-9.][\w.+-]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|\S")
@@ -240,7 +241,7 @@ def _explain(error: Any, text: str, cls: Any, where: str) -> ProtoError:
         found = no_field.group("field")
         descriptor = cls.DESCRIPTOR.file.pool.FindMessageTypeByName(no_field.group("message"))
         choices = sorted(field.name for field in descriptor.fields)
-        reason = no_field.group().rstrip(".") + "." + _hint(found, choices)
+        reason = no_field.group().rstrip(".") + "." + (forks.of_field(found) or _hint(found, choices))
     elif no_value:
         found = no_value.group("value")
         descriptor = cls.DESCRIPTOR.file.pool.FindEnumTypeByName(no_value.group("enum"))

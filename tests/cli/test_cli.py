@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import click
 import cv2
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from support import extras
 
@@ -263,6 +265,54 @@ def test_zoo_list_names_models_in_columns(tmp_path: Path, monkeypatch: pytest.Mo
         "short                                     9.50 %  CIFAR-10, 350 epochs",
         "a-name-of-more-than-twenty-six-letters    9.50 %  CIFAR-10, 350 epochs",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "found"),
+    [
+        ("run", "cifar10-strided-cnn-", {f"cifar10-strided-cnn-{base}" for base in "abc"}),
+        ("render", "imagenet", {"imagenet-allcnn"}),
+        ("run x --engine", "", {"auto", "caffe", "torch"}),
+        ("run x --precision", "b", {"bf16"}),
+        ("predict", "cifar10-m", {"cifar10-model-c-jpeg"}),
+        ("export", "cifar10-m", {"cifar10-model-c-jpeg"}),
+        ("viz mine --model", "cifar10-s", {"cifar10-strided-cnn-c-jpeg"}),
+        ("zoo verify", "cifar10-a", {"cifar10-allcnn-c-jpeg"}),
+        ("summary --format", "m", {"markdown"}),
+    ],
+)
+def test_a_shell_completes(words: str, typed: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments, models of models/, engines, precisions."""
+    monkeypatch.chdir(ROOT)
+    given = ShellComplete(cli.main, {}, "allconv", "_ALLCONV_COMPLETE").get_completions(words.split(), typed)
+    assert {item.value for item in given} == found
+
+
+def test_where_nothing_fits_a_shell_completes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of one's own, also where a broken card lies in models/."""
+    (tmp_path / "models/broken").mkdir(parents=True)
+    (tmp_path / "models/broken/card.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    for words in ("run", "predict"):
+        (item,) = ShellComplete(cli.main, {}, "allconv", "_ALLCONV_COMPLETE").get_completions([words], "build/")
+        assert (item.type, item.value) == ("file", "build/")
+
+
+@pytest.mark.parametrize(
+    "words", ["zoo list", "zoo verify cifar10-model-c-jpeg", "summary solvers/cifar10-model-c/deploy.prototxt"]
+)
+def test_commands_speak_to_programs(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--json`: what the command says for people, as JSON."""
+    monkeypatch.chdir(ROOT)
+    result = invoke(*words.split(), "--json")
+    found = json.loads(result.stdout)
+    right = {
+        "zoo list": lambda: {entry["name"] for entry in found} >= {"cifar10-model-c-jpeg"},
+        "zoo verify cifar10-model-c-jpeg": lambda: found == {"cifar10-model-c-jpeg": []},
+    }
+    assert result.exit_code == 0 and right.get(words, lambda: found["parameters"] == 954_730)()
+    if words.startswith("zoo verify"):
+        assert invoke(*words.split(), "--quiet").output == ""
 
 
 @pytest.mark.parametrize("words", ["render nope", "run nope"])

@@ -219,8 +219,10 @@ def test_all_cnn_c_answers_as_predict_does(tmp_path: Path, pictures: tuple[list[
 def test_opencv_reads_the_bare_net(tmp_path: Path) -> None:
     """A second reader: OpenCV's answer for All-CNN-C's input blob is onnxruntime's."""
     path = tmp_path / "bare.onnx"
-    out = _call("export", str(MODEL), "--to", "onnx", "--input", "prepared", "--output", str(path))
+    out = _call("export", str(MODEL), "--to", "onnx", "--input", "prepared", "--output", str(path), "--json")
     assert out.exit_code == 0, out.output
+    said = json.loads(out.stdout)
+    assert (said["path"], said["checked"], said["inputs"]) == (str(path), "onnxruntime", "data float32 (N, 3, 32, 32)")
     x = np.random.default_rng(9).normal(size=(2, 3, 32, 32)).astype(np.float32)
     (right,) = _session(path).run(["prob"], {"data": x})
     net = cv2.dnn.readNetFromONNX(str(path))

@@ -314,6 +314,16 @@ def test_a_run_ends_with_its_confusion_matrix(world: World) -> None:
     assert "confusion" not in again.output and (folder / "evaluation/evaluation.json").stat().st_mtime_ns == before
 
 
+def test_a_run_says_little_or_speaks_to_programs(world: World) -> None:
+    """`--quiet`: how it ended, in one line; `--json`: its record on standard output, the rest on standard error."""
+    words = ["run", "mine", "--engine", "torch", "--gpu", "none", "--threads", "1"]
+    first = CliRunner().invoke(main, [*words, "--json"])
+    (path,) = Path("runs").rglob("result.json")
+    assert json.loads(first.stdout) == json.loads(path.read_text()) and "run directory" in first.stderr
+    quiet = CliRunner().invoke(main, [*words, "--quiet"])
+    assert quiet.stdout.count("\n") == 1 and quiet.stdout.startswith("Mine on photos: test error ")
+
+
 def test_where_no_confusion_matrix_can_be_a_line_says_why(world: World) -> None:
     """A real Caffe's run, a net fed otherwise, scores at several places, test images that are gone: the run stays what it is."""
     folder = world.run(epochs=10.0).directory
