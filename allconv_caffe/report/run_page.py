@@ -41,7 +41,7 @@ def to_html(entry: Shown, base: Path) -> str:
         "run.html.j2",
         title=entry.label,
         record=found,
-        error=error_words(found),
+        outcome=_outcome(found),
         published=_published(run),
         facts_line=_line(found),
         chart=chart(f"{entry.label}, {found.dataset}", _panels(run)),
@@ -74,6 +74,14 @@ def _panels(run: Run) -> list[Panel]:
         Panel(title="training loss", log=True, lines={"training loss": run.curve("train")}),
         Panel(title="learning rate", log=True, lines={"learning rate": run.curve("rate")}),
     ]
+
+
+def _outcome(found: Record) -> str:
+    """The error; of a training that is not done, how far it has come."""
+    if found.done:
+        return error_words(found)
+    known = found.iterations is not None and found.max_iter is not None
+    return found.status + (f", iteration {found.iterations:,} of {found.max_iter:,}" if known else "")
 
 
 def _line(found: Record) -> str:

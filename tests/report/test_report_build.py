@@ -353,6 +353,7 @@ def test_a_training_at_work_is_a_run_that_has_begun(tmp_path: Path) -> None:
     assert "| All-CNN-C, seed 1 | begun | – | 6 | 0.05 | 128 | 1 | CIFAR-10 | caffe |" in text
     assert "cifar10-allcnn-c, seed 1: begun at iteration 60 of 60" in text and "- filler: xavier" in text
     assert (tmp_path / "out/curves/cifar10-allcnn-c-seed1.png").stat().st_size > 5000
+    assert "begun, iteration 60 of 60" in (tmp_path / "out/pages/cifar10-allcnn-c-seed1.html").read_text()
     assert measured(find_runs([tmp_path / "runs"])) == []
     (folder / "settings.json").write_text("{}")
     with pytest.raises(
