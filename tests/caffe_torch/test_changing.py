@@ -59,6 +59,8 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: None) -> Path:
     """An empty cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(builder, "_making", {})
+    monkeypatch.setattr(builder, "_damaged", set())
     return tmp_path / "cache" / "allconv-caffe"
 
 
@@ -162,6 +164,7 @@ def test_training_changes_when_the_plan_is_ready(
         deadline = time.monotonic() + 500
         while executor._building is not None and not executor._building.ended and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert executor._building is not None and executor._building._process.poll() == 0
 
     tested = HYPER + "test_iter: 2 test_interval: 100 test_initialization: false"
     changed, plain = make(hyper=tested), make(executor="plain", hyper=tested)
@@ -234,7 +237,7 @@ def test_a_spoilt_plan_is_said_once_and_made_again(
     asked: list[tuple[list[Recipe], bool]] = []
 
     class Nothing:
-        ended, complaint = True, "a test makes none"
+        ended, program_unknown, complaint = True, False, "a test makes none"
 
         def __init__(self, recipes: list[Recipe], beside: bool) -> None:
             asked.append((recipes, beside))
@@ -271,6 +274,26 @@ def test_a_read_only_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compiler.cached("plans/there") == there
     assert tmp_path not in compiler.cached("plans/other").parents
     assert tmp_path not in compiler.cached("plans/there", anew=True).parents
+
+
+def test_what_cannot_be_kept_is_compiled_here(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the compiler's program is of another form, training compiles in its own process, as soon as that is known."""
+    monkeypatch.setattr(changing, "PAYS_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+
+    class Unknown:
+        ended, program_unknown, complaint = True, True, "of another form"
+
+        def __init__(self, recipes: list[Recipe], beside: bool) -> None:
+            assert beside
+
+    monkeypatch.setattr(builder, "Building", Unknown)
+    changed, plain = make(), make(executor="plain")
+    for solver in (changed, plain):
+        solver.step(ITERATIONS)
+    assert changed.executor.updates
+    for a, b in zip(plain.net.learnable_params, changed.net.learnable_params, strict=True):
+        torch.testing.assert_close(a.data, b.data, rtol=1e-4, atol=1e-6)
 
 
 def recipe(solver: Solver) -> Recipe:

@@ -98,3 +98,24 @@ def test_a_program_of_another_form_is_none(source: str, says: str) -> None:
 def test_a_kernel_of_another_form_is_none(kernel: Kernel, says: str) -> None:
     with pytest.raises(UnknownProgramError, match=says):
         kernels.text([kernel])
+
+
+def test_numbers_that_a_graph_holds_become_arguments(tmp_path: Path) -> None:
+    """Winograd's transforms, for one: kept beside the program, given to it behind its own arguments."""
+
+    class Holds(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.tensor([1.0, 2.0, 4.0])
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+            return [x * self.table + y]
+
+    graph = torch.fx.symbolic_trace(Holds())
+    constants = build._lift(graph)
+    x, y = torch.arange(3.0), torch.ones(3)
+    assert [c.tolist() for c in constants] == [[1, 2, 4]] and not hasattr(graph, "table")
+    assert graph(x, y, *constants)[0].tolist() == [1, 3, 9]
+    program = "def call(args):\n    x, y, table = args\n    return (x * table + y, )\n"
+    plan.write(tmp_path / "one", program, None, constants)
+    assert plan.load(tmp_path / "one")([x, y])[0].tolist() == [1, 3, 9]

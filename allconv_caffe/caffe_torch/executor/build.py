@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not isinstance(error, UnknownProgramError) and not os.environ.get(RETRIED):
                 _begin_again(arguments)
             print(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-            return UNKNOWN if isinstance(error, UnknownProgramError) else 1
+            failed = isinstance(error, (OSError, MemoryError)) or type(error).__name__ == "CppCompileError"
+            return 1 if failed else UNKNOWN  # then PyTorch's own way, in the process that trains, may know better
     return 0
 
 
@@ -63,7 +64,7 @@ def _begin_again(arguments: list[str]) -> None:
 
 
 def _follow_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # nothing is ever written: it returns when the other end is closed
     os._exit(1)
 
 
@@ -72,20 +73,23 @@ def make(recipe: Recipe, folder: Path) -> None:
 
     Raises: UnknownProgramError; what PyTorch's compiler raises; OSError.
     """
+    if any(layer.infogain_loss_param.source for layer in recipe.net_param().layer):
+        raise UnknownProgramError("a layer takes numbers from a file")
     torch.set_num_threads(recipe.threads)
     graph = _graph(recipe)
     inputs = _fill(graph)
     captured = graph.capture(inputs)
     arguments = [*graph.buffers(), *inputs, graph.scalars]
     captured.graph.set_codegen(torch.fx.CodeGen())  # its arguments and results in one row
-    captured.recompile()
+    constants = _lift(captured)
+    arguments += constants
     program, kernels = split(_program(captured, arguments))
     with tempfile.TemporaryDirectory(prefix="allconv-caffe-") as scratch:
         library = build_kernels(kernels, Path(scratch)) if kernels else None
         trial = Path(scratch) / "plan"
-        plan.write(trial, program, library)
-        _compare(captured, plan.load(trial), arguments)
-        plan.write(folder, program, library)
+        plan.write(trial, program, library, constants)
+        _compare(captured, plan.load(trial), arguments, len(constants))
+        plan.write(folder, program, library, constants)
 
 
 def _graph(recipe: Recipe) -> Graph:
@@ -104,10 +108,26 @@ def _fill(graph: Graph) -> list[torch.Tensor]:
     return graph.next_inputs()
 
 
+def _lift(captured: torch.fx.GraphModule) -> list[torch.Tensor]:
+    """Makes arguments, behind the others, of the numbers that the graph holds (Winograd's transforms); returns these."""
+    constants: list[torch.Tensor] = []
+    names = {str(node.target) for node in captured.graph.nodes if node.op == "get_attr"}
+    last = [node for node in captured.graph.nodes if node.op == "placeholder"][-1]
+    for node in [node for node in captured.graph.nodes if node.op == "get_attr"]:
+        constants.append(getattr(captured, str(node.target)).clone())
+        with captured.graph.inserting_after(last):
+            last = captured.graph.placeholder(f"constant{len(constants)}")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        captured.graph.erase_node(node)
+    for name in names:  # what stays would be taken for an argument
+        delattr(captured, name)
+    captured.recompile()
+    return constants
+
+
 def _program(captured: torch.fx.GraphModule, arguments: list[torch.Tensor]) -> str:
     """The text of the program that PyTorch's compiler writes for the graph."""
-    if [node for node in captured.graph.nodes if node.op == "get_attr"]:
-        raise UnknownProgramError("the graph holds numbers of its own")
     import torch._functorch.config
     from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
@@ -149,11 +169,13 @@ def split(source: str) -> tuple[str, list[Kernel]]:
     return body, kernels
 
 
-def _compare(captured: torch.fx.GraphModule, function: plan.Function, arguments: list[torch.Tensor]) -> None:
+def _compare(
+    captured: torch.fx.GraphModule, function: plan.Function, arguments: list[torch.Tensor], constants: int
+) -> None:
     """Graph and plan from the same numbers: results, and what they leave in the arguments, are the same but for rounding."""
-    first, second = ([a.clone() for a in arguments] for _ in range(2))
+    first, second = [a.clone() for a in arguments], arguments
     with torch.no_grad():
-        results = list(captured(*first)), function(second)
+        results = list(captured(*first)), function(second[: len(second) - constants])
     for a, b in zip([*results[0], *first], [*results[1], *second], strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
             raise UnknownProgramError(f"its results are {b.dtype} of {tuple(b.shape)}")

@@ -124,7 +124,7 @@ def get(recipe: Recipe, others: Sequence[Recipe] = ()) -> plan.Function | None:
     if function is not None:
         return function
     building = _making.get(recipe.key)
-    if building is None or building.ended:
+    if building is None or (building.ended and not building.program_unknown):
         building = start([recipe, *others], beside=False)
     while not building.ended and not is_there(recipe):
         time.sleep(LOOK_SECONDS)

@@ -90,6 +90,8 @@ class ChangingExecutor:
         elif builder.is_there(self._recipes[0]):
             if self._change():
                 glog.info("changing.py:1", f"Executor: compiled, from iteration {self.solver.iter} on")
+        elif self._building.program_unknown:  # then it is compiled here, at once
+            self._now = self.compiled
         elif self._building.ended:
             self._gave_up = True
             glog.warning("changing.py:1", f"Executor: plain ({self._building.complaint})")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from allconv_caffe import files
@@ -30,12 +31,13 @@ class DamagedPlanError(Exception):
     """A plan that is not what was written; the text says what is wrong."""
 
 
-def write(out: Path, program: str, library: Path | None) -> None:
+def write(out: Path, program: str, library: Path | None, constants: Sequence[torch.Tensor] = ()) -> None:
     """Writes a plan, whole or not at all.
 
     Args:
         program: what is left of the compiler's program without its imports and kernels; it defines `call`.
         library: its kernels, see `kernels.build`; None where it has none.
+        constants: arguments of `call`, behind those that it is given.
 
     Raises: OSError.
     """
@@ -44,8 +46,10 @@ def write(out: Path, program: str, library: Path | None) -> None:
         (place / PROGRAM).write_text(program, encoding="utf-8")
         if library is not None:
             shutil.copyfile(library, place / LIBRARY)
+        for i, constant in enumerate(constants):
+            np.save(place / f"constant{i}.npy", constant.numpy())
         digests = {path.name: files.digest(path) for path in sorted(place.iterdir())}
-        files.write_json(place / LIST, {"digests": digests})
+        files.write_json(place / LIST, {"digests": digests, "constants": len(constants)})
 
 
 def load(place: Path) -> Function:
@@ -64,9 +68,11 @@ def load(place: Path) -> Function:
         path = place / PROGRAM
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
         call = names["call"]
+        arrays = [np.load(place / f"constant{i}.npy", allow_pickle=False) for i in range(listed["constants"])]
     except (OSError, ValueError, KeyError, AttributeError, ImportError, SyntaxError, NameError, FoundError) as error:
         raise DamagedPlanError(str(error).partition("\n")[0] or type(error).__name__) from None
-    return lambda inputs: list(call(list(inputs)))
+    constants = [torch.from_numpy(array) for array in arrays]
+    return lambda inputs: list(call([*inputs, *constants]))
 
 
 def _names() -> dict[str, Any]:
