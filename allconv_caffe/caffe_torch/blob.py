@@ -190,6 +190,10 @@ class Blob:
         check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
         self._data = other._data
 
+    def own_data(self) -> None:
+        """From now on data is memory of this blob's own, zeros at first."""
+        self._data = Memory(self.count, self.device)
+
     def share_diff(self, other: Blob) -> None:
         check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
         self._diff = other._diff

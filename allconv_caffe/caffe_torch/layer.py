@@ -113,6 +113,8 @@ class Layer:
     equal_num_bottom_top: ClassVar[bool] = False
     auto_top_blobs: ClassVar[bool] = False
     is_loss: ClassVar[bool] = False
+    # Caffe calls ShareData in Forward: before the first one the tops hold zeros of their own
+    shares_in_forward: ClassVar[bool] = False
 
     # where its forward draws masks, if it does
     masks: Masks | None = None

@@ -63,6 +63,7 @@ class Net:
         self.ctx = context or Context()
         self.where = where
         self.phase = self.ctx.phase
+        self._inner = inner
         full = NetParameter()
         full.CopyFrom(param)
         if not inner:
@@ -177,6 +178,8 @@ class Net:
     def _set_up(self, layer_id: int) -> None:
         layer, tops = self.layers[layer_id], self.top_vecs[layer_id]
         layer.set_up(self.bottom_vecs[layer_id], tops)
+        for top in tops if layer.shares_in_forward and not self._inner else ():
+            top.own_data()
         glog.info("net.cpp:124", f"Setting up {layer.name}")
         for blob_id, top, weight in zip(self.top_ids[layer_id], tops, layer.loss_weights, strict=True):
             self.blob_loss_weights[blob_id] = weight

@@ -123,6 +123,26 @@ def report(folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[
     click.echo(f"written: {output}/report.md, report.csv, report.html, pages/, curves/{also}", err=True)
 
 
+@main.command(
+    epilog=example("allconv curves results/cifar10-model-c-jpeg-10-epochs/log --output build/curves"),
+)
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/curves"),
+    show_default=True,
+    help="folder that gets NAME.train.csv, NAME.test.csv and curves.png",
+)
+def curves(logs: tuple[Path, ...], output: Path) -> None:
+    """The points of any logs of `caffe train` as CSV, and their curves in one picture."""
+    from allconv_caffe.report import curves as drawing
+
+    for line in drawing.curves(logs, output):
+        click.echo(line)
+    click.echo(f"written: {output}/{drawing.FIGURE}, *.train.csv, *.test.csv", err=True)
+
+
 @main.command(epilog=example("allconv doctor --json"))
 @click.option("--json", "json_", is_flag=True, help="the same facts for programs")
 def doctor(json_: bool) -> None:

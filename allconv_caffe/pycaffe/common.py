@@ -1,4 +1,4 @@
-"""Caffe's per-process state: mode, device, random stream, log; and the timer.
+"""Caffe's state, one for each thread: mode, device, random stream; the log; and the timer.
 
 On the CPU, random numbers are BVLC Caffe's own stream: the same `set_random_seed` gives the same weights, masks and
 crops as real pycaffe. On a GPU they are PyTorch's.
@@ -9,6 +9,7 @@ Source: common.cpp, _caffe.cpp, util/benchmark.cpp.
 from __future__ import annotations
 
 import operator
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +27,24 @@ from allconv_caffe.proto import ProtoError
 NO_GPU = "Cannot use GPU in CPU-only Caffe: check mode."
 
 
-class _State:
-    """What `Caffe::Get()` holds."""
+class _Stream(threading.local, CaffeGenerator):
+    """A stream of random numbers for each thread, of a seed of its own until the thread sets one."""
+
+
+class _PerThread(threading.local):
+    """What `Caffe::Get()` holds: each thread has its own."""
 
     gpu = False
     device_id = 0
     solver_count = 1
     solver_rank = 0
     multiprocess = False
-    cpu_stream = CaffeGenerator()
+    cpu_stream = _Stream()  # what nets draw from: the stream of the thread that runs them
     gpu_stream: TorchGenerator | None = None
     seed = -1
+
+
+_State = _PerThread()
 
 
 def context(phase: int) -> Context:
@@ -73,7 +81,7 @@ def set_device(device_id: int) -> None:
 
 
 def set_random_seed(seed: int) -> None:
-    """Starts the random stream anew, for nets that exist, too.
+    """Starts this thread's random stream anew, for nets that exist, too.
 
     Raises: TypeError for what is no integer, OverflowError outside 0 to 2^32 - 1.
     """

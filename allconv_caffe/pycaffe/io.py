@@ -8,7 +8,6 @@ the image follows the last bits of a LAPACK.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,10 @@ import numpy as np
 
 from allconv_caffe.files import open_file
 from allconv_caffe.proto import image_file
+from allconv_caffe.pycaffe import scikit
 from allconv_caffe.pycaffe.proto import caffe_pb2
+from allconv_caffe.pycaffe.resampling import apply, skimage_resize, spline_matrix
+from allconv_caffe.pycaffe.scikit import resize
 
 Shape = Sequence[int] | np.ndarray
 
@@ -193,6 +195,12 @@ class Transformer:
 
 
 # images
+def __getattr__(name: str) -> Any:
+    if name == "skimage":  # imported when it is asked for: it takes a second
+        return scikit.skimage()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:
     """An image file as float32 in [0, 1]: (H, W, 3) RGB, or (H, W, 1) luminance where `color` is False.
 
@@ -239,13 +247,13 @@ def resize_image(im: np.ndarray, new_dims: Shape, interp_order: int = 1) -> np.n
         low, high = im.min(), im.max()
         if not high > low:
             return np.full((height, width, im.shape[-1]), low, dtype=np.float32)
-        resized = _skimage_resize((im - low) / (high - low), (height, width), interp_order) * (high - low) + low
+        resized = skimage_resize((im - low) / (high - low), (height, width), interp_order) * (high - low) + low
     else:
         rows, columns = (
-            _spline_matrix(n, np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 1.0), interp_order)
+            spline_matrix(n, np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 1.0), interp_order)
             for n, m in zip(im.shape, (height, width), strict=False)
         )
-        resized = _apply(rows, columns, im)
+        resized = apply(rows, columns, im)
         if np.issubdtype(im.dtype, np.integer):
             resized = np.clip(np.floor(resized + 0.5), np.iinfo(im.dtype).min, np.iinfo(im.dtype).max)
     return resized.astype(np.float32)
@@ -271,133 +279,16 @@ def oversample(images: Sequence[np.ndarray] | np.ndarray, crop_dims: Shape) -> n
     return crops
 
 
-# resizing is linear and separable: one (m, n) matrix for the rows, one for the columns
-def _apply(rows: np.ndarray, columns: np.ndarray, image: np.ndarray) -> np.ndarray:
-    return np.einsum("ih,hwk,jw->ijk", rows, np.asarray(image, dtype=np.float64), columns, optimize=True)
-
-
-def _skimage_resize(image: np.ndarray, dims: tuple[int, int], order: int) -> np.ndarray:
-    """skimage.transform.resize(image, dims, order, mode="constant") as of 0.18; `image` lies in [0, 1]."""
-    sizes = list(zip(image.shape, dims, strict=False))
-    smoothing = [_gaussian_matrix(n, max(0.0, (n / m - 1) / 2)) for n, m in sizes]
-    smooth = _apply(smoothing[0], smoothing[1], image)
-    positions = _warp_positions(sizes, image.dtype if order in (0, 1, 3) else np.dtype(np.float64), order)
-    weights = [
-        _pixel_matrix(n, x, order) if order in (0, 1, 3) else _spline_matrix(n, x, order, 0.0)
-        for (n, _), x in zip(sizes, positions, strict=True)
-    ]
-    out = _apply(weights[0], weights[1], smooth)
-    if order:
-        low, high = smooth.min(), smooth.max()
-        outside = (out == 0) & (low > 0)  # what lies outside stays 0 though no pixel is
-        out = np.where(outside, out, np.clip(out, low, high))
-    return out
-
-
-def _warp_positions(sizes: list[tuple[int, int]], dtype: np.dtype, order: int) -> list[np.ndarray]:
-    """Where the rows and the columns of the output lie in the input, with scikit-image's roundings: they decide ties.
-
-    It does not scale pixel centres but estimates an affine map from three corners, as the smallest singular vector of
-    centred, normalised equations; the map then has the image's dtype where scikit-image interpolates itself.
-    """
-    (in_rows, rows), (in_columns, columns) = sizes
-    if rows == columns == 1:
-        return [np.array([in_rows / 2.0 - 0.5], dtype), np.array([in_columns / 2.0 - 0.5], dtype)]
-    corners = np.array([[0, 0], [0, rows - 1], [columns - 1, rows - 1]])
-    targets = np.array([in_columns / columns, in_rows / rows]) * (corners + 0.5) - 0.5
-    try:
-        (to_source, source), (to_target, target) = _normalized(corners), _normalized(targets)
-    except ZeroDivisionError:
-        return [n / m * (np.arange(m) + 0.5) - 0.5 for n, m in sizes]
-    equations = np.zeros((6, 7))
-    equations[:3, :2] = equations[3:, 3:5] = source
-    equations[:3, 2] = equations[3:, 5] = 1
-    equations[:, 6] = target.T.ravel()
-    least = np.linalg.svd(equations)[2][-1]
-    affine = np.eye(3)
-    with np.errstate(all="ignore"):
-        affine[:2] = (-least[:6] / least[6]).reshape(2, 3)
-    affine = np.linalg.inv(to_target) @ affine @ to_source
-    affine[2], affine[0, 1], affine[1, 0] = (0, 0, 1), 0, 0
-    if order in (0, 1, 3):
-        affine = affine.astype(dtype)
-        return [affine[i, i] * np.arange(m, dtype=dtype) + affine[i, 2] for i, m in ((1, rows), (0, columns))]
-    grid = np.indices((columns, rows)).reshape(2, -1)
-    x, y = (np.vstack((grid, np.ones(grid.shape[1]))).T @ affine.T).T[:2].reshape(2, columns, rows)
-    return [y[0], x[:, 0]]
-
-
-def _normalized(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A map that moves points' centre to 0 and their mean distance to the root of 2, and the points so moved."""
-    centre = np.mean(points, axis=0)
-    factor = math.sqrt(2) / math.sqrt(np.sum((points - centre) ** 2) / len(points))
-    move = np.array([[factor, 0, -factor * centre[0]], [0, factor, -factor * centre[1]], [0, 0, 1]])
-    return move, (move @ np.vstack([points.T, np.ones(len(points))])).T[:, :2]
-
-
-def _gaussian_matrix(n: int, sigma: float) -> np.ndarray:
-    """Smoothing as scipy.ndimage.gaussian_filter does it with zeros outside; the identity for sigma 0."""
-    if sigma <= 1e-15:
-        return np.eye(n)
-    radius = int(4.0 * sigma + 0.5)
-    x = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 / (sigma * sigma) * x**2)
-    padded = np.concatenate([np.zeros(n), kernel / kernel.sum(), np.zeros(n)])
-    start = n + radius  # of distance 0
-    return padded[np.clip(np.subtract.outer(np.arange(n), np.arange(n)), -radius - 1, radius + 1) + start]
-
-
-def _pixel_matrix(n: int, positions: np.ndarray, order: int) -> np.ndarray:
-    """Nearest, linear or cubic (Catmull-Rom) interpolation at `positions`, with zeros outside."""
-    matrix = np.zeros((len(positions), n))
-    for i, x in enumerate(positions):
-        base = math.floor(x)
-        t = x - base
-        if order == 0:
-            taps = {int(math.copysign(math.floor(abs(x) + 0.5), x)): 1.0}
-        elif order == 1:
-            taps = {base: 1 - t, base + 1: t}
-        else:
-            taps = {
-                base - 1: 0.5 * (-t + 2 * t**2 - t**3),
-                base: 1 + 0.5 * (-5 * t**2 + 3 * t**3),
-                base + 1: 0.5 * (t + 4 * t**2 - 3 * t**3),
-                base + 2: 0.5 * (t**3 - t**2),
-            }
-        for j, weight in taps.items():
-            if 0 <= j < n:
-                matrix[i, j] += weight
-    return matrix
-
-
-def _spline_matrix(n: int, positions: np.ndarray, order: int, slack: float = 1e-9) -> np.ndarray:
-    """Interpolation by B-splines as scipy.ndimage does it: mirrored at the edges, zero beyond them by `slack` pixels for each."""
-    if order == 0:
-        taps = np.zeros((len(positions), n))
-        inside = (positions > -0.5) & (positions < n - 0.5)
-        taps[np.flatnonzero(inside), np.floor(positions[inside] + 0.5).astype(int)] = 1
-        return taps
-    edge = n - 1 + slack * n
-    taps = np.where(((positions >= 0) & (positions <= edge))[:, np.newaxis], _splines(n, positions, order), 0)
-    return taps @ np.linalg.inv(_splines(n, np.arange(n), order)) if order > 1 else taps
-
-
-def _splines(n: int, positions: np.ndarray, order: int) -> np.ndarray:
-    """(len(positions), n): the values at `positions` of the B-splines around 0 to n - 1, those beyond mirrored in."""
-    period = max(2 * (n - 1), 1)
-    matrix = np.zeros((len(positions), n))
-    for i, x in enumerate(positions):
-        for m in range(math.floor(x) - order, math.floor(x) + order + 2):
-            j = m % period
-            matrix[i, min(j, period - j) if n > 1 else 0] += _spline(x - m, order)
-    return matrix
-
-
-def _spline(x: float, order: int) -> float:
-    """The cardinal B-spline of `order` at `x`."""
-    total = 0.0
-    for j in range(order + 2):
-        reach = x + (order + 1) / 2 - j
-        if reach > 0:
-            total += (-1) ** j * math.comb(order + 1, j) * reach**order
-    return total / math.factorial(order)
+__all__ = [
+    "Transformer",
+    "array_to_blobproto",
+    "array_to_datum",
+    "arraylist_to_blobprotovector_str",
+    "blobproto_to_array",
+    "blobprotovector_str_to_arraylist",
+    "datum_to_array",
+    "load_image",
+    "oversample",
+    "resize",
+    "resize_image",
+]

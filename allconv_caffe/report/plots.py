@@ -73,6 +73,27 @@ def draw(
     return _saved(figure, form)
 
 
+def draw_outputs(losses: Mapping[str, Points], others: Mapping[str, Points]) -> bytes:
+    """Named series over iterations, as PNG: losses on the left, what else was measured on the right, if there is any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [series for series in (losses, others) if series]
+    for axes, series in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, points in series.items():
+            _line(axes, points, label=name)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("loss" if series is losses else "test outputs")
+        axes.grid(alpha=0.3)
+        if series is losses and any(y > 0 for points in series.values() for _, y in points if math.isfinite(y)):
+            axes.set_yscale("log")
+        for text in axes.legend(fontsize="small").get_texts() if axes.get_legend_handles_labels()[0] else ():
+            text.set_parse_math(False)
+    return _saved(figure, "png")
+
+
 def overlay(
     others: Mapping[str, Points], runs: Mapping[str, Points], differences: Mapping[tuple[str, str], Points]
 ) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import caffe
 import numpy as np
@@ -202,4 +203,78 @@ ask(
         if (net.inputs, net.outputs) and hasattr(net, name)
     ],
 )
+open("split.prototxt", "w").write("""force_backward: true
+input: "data" input_shape { dim: 2 dim: 3 }
+layer { name: "a" type: "Power" bottom: "data" top: "a" }
+layer { name: "b" type: "Flatten" bottom: "data" top: "b" }
+layer { name: "c" type: "Reshape" bottom: "data" top: "c" reshape_param { shape { dim: -1 dim: 2 } } }
+layer { name: "d" type: "Power" bottom: "a" top: "d" }
+layer { name: "e" type: "Concat" bottom: "a" top: "e" }
+""")
+net = caffe.Net("split.prototxt", caffe.TEST)
+
+
+def blobs_of(net):
+    return [[name, blob.data.ravel().tolist()] for name, blob in net.blobs.items()]
+
+
+net.blobs["data"].data[...] = data
+ask("split: before", lambda: blobs_of(net))
+ask("split: from c", lambda: [net._forward(4, 4), blobs_of(net)])
+net.forward()
+ask("split: after", lambda: blobs_of(net))
+net.blobs["data"].data[...] = 7
+net.blobs["a"].data[...] = 8
+ask("split: shared", lambda: blobs_of(net))
+net.blobs["data"].reshape(4, 3)
+net.reshape()
+ask("split: reshaped", lambda: [list(blob.shape) for blob in net.blobs.values()])
+net.forward(data=np.arange(12, dtype=np.float32).reshape(4, 3))
+ask("split: again", lambda: blobs_of(net))
+
+FILLED = """
+layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 5 } data_filler { type: "gaussian" } } }"""
+open("filled.prototxt", "w").write(FILLED)
+
+
+def drawn():
+    net = caffe.Net("filled.prototxt", caffe.TEST)
+    net.forward()
+    return net.blobs["x"].data.tolist()
+
+
+def in_thread(call):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+caffe.set_random_seed(3)
+first = [drawn(), drawn()]
+caffe.set_random_seed(3)
+apart = [drawn(), in_thread(lambda: [caffe.set_random_seed(3), drawn()][1]), in_thread(drawn), drawn()]
+ask("threads", lambda: [first, apart[0], apart[1], apart[3], apart[2] in first])
+ask("threads: state", lambda: [caffe.set_solver_rank(2), in_thread(caffe.solver_rank), caffe.solver_rank()])
+caffe.set_solver_rank(0)
+
+from caffe.io import skimage  # noqa: E402
+
+rs = np.random.RandomState(4)
+image = rs.rand(13, 11, 3).astype(np.float32)
+bytes_ = rs.randint(0, 256, (9, 14, 3)).astype(np.uint8)
+for dims in ((8, 8), (20, 17), (13, 5), (1, 1), (3, 30)):
+    ask("resize %s" % (dims,), lambda dims=dims: caffe.io.resize(image, dims))
+    ask("resize bytes %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_, dims))
+    ask("resize constant %s" % (dims,), lambda dims=dims: caffe.io.resize(image, dims, mode="constant"))
+    ask("resize grey %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_[:, :, 0], dims))
+    ask("resize 3 %s" % (dims,), lambda dims=dims: caffe.io.resize(image, (*dims, 3), order=3))
+    ask("resize range %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_, dims, preserve_range=True))
+    ask("resize type %s" % (dims,), lambda dims=dims: str(caffe.io.resize(image, dims).dtype))
+for kind in (np.uint8, np.int16, np.float32, np.float64, np.bool_):
+    values = (rs.rand(3, 4) * 100).astype(kind)
+    ask("as float %s" % np.dtype(kind), lambda values=values: skimage.img_as_float(values))
+    ask("as float type %s" % np.dtype(kind), lambda values=values: str(skimage.img_as_float(values).dtype))
+ask("transform", lambda: skimage.transform.resize(image, (4, 5)))
 json.dump(answers, open(sys.argv[1], "w"), default=lambda value: np.asarray(value).tolist())

@@ -1,0 +1,110 @@
+"""``allconv curves``: the points of any log of ``caffe train`` as CSV, and their curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from allconv_caffe import files
+from allconv_caffe.errors import FoundError
+from allconv_caffe.report.log import LogParser, TestRow, TrainRow, parse_log
+from allconv_caffe.report.plots import Points, draw_outputs
+
+FIGURE = "curves.png"
+
+
+class CurvesError(FoundError):
+    """A log without points, or two logs of one name."""
+
+
+def curves(logs: Sequence[Path], output: Path) -> list[str]:
+    """Writes NAME.train.csv and NAME.test.csv for each log, and curves.png of all of them, into `output`.
+
+    Args:
+        logs: of Caffe, or of caffe-torch; a log's name is its file's, without ``.log``; of one called ``log``, the folder's.
+    Returns: a line for each log.
+    Raises: CurvesError; OSError.
+    """
+    found = {name: parse_log(path) for name, path in _named(logs).items()}
+    for path, log in zip(logs, found.values(), strict=True):
+        if not log.train and not log.test:
+            raise CurvesError(path, "no displayed iteration and no test", "a log of `caffe train`")
+    output.mkdir(parents=True, exist_ok=True)
+    for name, log in found.items():
+        files.write(output / f"{name}.train.csv", _table(log.train))
+        files.write(output / f"{name}.test.csv", _table(log.test))
+    files.write(output / FIGURE, [draw_outputs(_losses(found), _others(found))])
+    return [_said(name, log) for name, log in found.items()]
+
+
+def _named(logs: Sequence[Path]) -> dict[str, Path]:
+    names: dict[str, Path] = {}
+    for path in logs:
+        name = path.resolve().parent.name if path.name == "log" else path.name.removesuffix(".log")
+        if name in names:
+            raise CurvesError(path, f"a second log called {name}", f"another name than that of {names[name]}")
+        names[name] = path
+    return names
+
+
+def _table(rows: Sequence[TrainRow] | Sequence[TestRow]) -> str:
+    """Iteration, seconds, rate, loss or test net, then each output of the net."""
+    names = dict.fromkeys(name for row in rows for name in row.outputs)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    second = "net" if rows and isinstance(rows[0], TestRow) else "loss"
+    writer.writerow(["iteration", "seconds", "lr", second, *(f"output:{name}" for name in names)])
+    for row in rows:
+        value = row.loss if isinstance(row, TrainRow) else row.net
+        writer.writerow([row.iteration, row.seconds, row.lr, value, *(row.outputs.get(name) for name in names)])
+    return out.getvalue()
+
+
+def _is_loss(name: str) -> bool:
+    return "loss" in name.lower()
+
+
+def _tests(log: LogParser) -> dict[str, list[tuple[float, float]]]:
+    """The points of each output of each test net; nets after the first have their number behind the name."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in log.test:
+        for name, value in row.outputs.items():
+            series.setdefault(f"{name} (net {row.net})" if row.net else name, []).append((row.iteration, value))
+    return series
+
+
+def _label(found: Mapping[str, LogParser], name: str, words: str) -> str:
+    return words if len(found) == 1 else f"{name}: {words}"
+
+
+def _losses(found: Mapping[str, LogParser]) -> dict[str, Points]:
+    series: dict[str, Points] = {}
+    for name, log in found.items():
+        series[_label(found, name, "training loss")] = [(row.iteration, row.loss) for row in log.train]
+        for output, points in _tests(log).items():
+            if _is_loss(output):
+                series[_label(found, name, f"test {output}")] = points
+    return series
+
+
+def _others(found: Mapping[str, LogParser]) -> dict[str, Points]:
+    return {
+        _label(found, name, output): points
+        for name, log in found.items()
+        for output, points in _tests(log).items()
+        if not _is_loss(output)
+    }
+
+
+def _said(name: str, log: LogParser) -> str:
+    last = max(rows[-1].iteration for rows in (log.train, log.test) if rows)
+    parts = [f"{name}: {len(log.train)} training points, {len(log.test)} tests, up to iteration {last}"]
+    if log.train:
+        parts.append(f"last loss {log.train[-1].loss:g}")
+    if log.test:
+        parts += [f"{output} {value:g}" for output, value in log.test[-1].outputs.items()]
+    if log.sessions > 1:
+        parts.append(f"{log.sessions} sessions")
+    return "; ".join(parts)

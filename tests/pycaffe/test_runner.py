@@ -1,0 +1,54 @@
+"""`python -m allconv_caffe.pycaffe`: an untouched script runs as under Python, with this package for `caffe`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys
+import caffe
+from caffe import layers as L, params as P
+from caffe._caffe import RawBlobVec
+from caffe.pycaffe import Net
+from caffe.proto import caffe_pb2
+import beside
+
+if __name__ == "__main__":
+    print(sys.argv, __file__, beside.WORD, caffe.__name__, Net is caffe.Net, caffe.io.resize.__name__)
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "allconv_caffe.pycaffe", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+
+
+def test_a_script_sees_its_arguments_and_what_lies_beside_it(tmp_path: Path) -> None:
+    """Its own folder comes first on the path, its status is the command's; `caffe` and its modules are ours."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "script.py").write_text(SCRIPT)
+    (tmp_path / "tools" / "beside.py").write_text("WORD = 'found'\n")
+    done = run(tmp_path, "tools/script.py", "7", "--flag")
+    assert (done.returncode, done.stderr) == (7, "")
+    expected = "['tools/script.py', '7', '--flag'] tools/script.py found allconv_caffe.pycaffe True resize\n"
+    assert done.stdout == expected
+
+
+def test_modules_and_code_run_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import sys, caffe; print(sys.argv[1:], caffe.__version__, __name__)")
+    assert run(tmp_path, "-m", "mine", "a").stdout == "['a'] 1.0.0 __main__\n"
+    assert run(tmp_path, "-c", "import caffe, sys; print(sys.argv, len(caffe.layer_type_list()) > 55)", "b").stdout == (
+        "['-c', 'b'] True\n"
+    )
+
+
+def test_what_is_no_script_is_said(tmp_path: Path) -> None:
+    done = run(tmp_path, "gone.py")
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", "gone.py: No such file or directory")
+    assert run(tmp_path).returncode == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in run(tmp_path).stderr
