@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -418,3 +420,37 @@ def test_each_signal_counts_once() -> None:
         assert handler.action() == "stop"
     with pytest.raises(CaffeError, match='Invalid signal effect "pause" was specified'):
         SignalHandler("pause", "stop")
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.argv = ["caffe-torch", {words}]
+
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from allconv_caffe.caffe_torch.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch", "torch._C", "allconv_caffe.caffe_torch.upgrade"])
+def test_an_interrupt_while_modules_load_is_an_end_without_a_word(module: str, tmp_path: Path) -> None:
+    """Status 130 and no trace, whichever module was just being imported."""
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(SOLVER_OF_NOTHING)
+    code = INTERRUPTED.format(words=f"'train', '-solver', {str(solver)!r}", module=module)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "KeyboardInterrupt" not in done.stderr
+
+
+SOLVER_OF_NOTHING = """
+net_param { layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 1 } } } }
+base_lr: 0.1 lr_policy: "fixed" max_iter: 1 snapshot_after_train: false
+"""

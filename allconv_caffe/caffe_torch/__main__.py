@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from allconv_caffe.caffe_torch import import_caffe
+from allconv_caffe.caffe_torch import import_caffe, interrupts  # the second before what takes its time
 from allconv_caffe.caffe_torch.tools import caffe, others
 
 
@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import_caffe.answer_with(_pycaffe)
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in others.NAMES:
-        return others.main(arguments[0], arguments[1:])
+        program = others.load(arguments[0])
+        interrupts.raise_again()
+        return program(arguments[1:])
     return caffe.main(argv)
 
 

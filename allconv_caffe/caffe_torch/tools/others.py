@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NAMES = (
     "compute_image_mean",
@@ -14,21 +14,21 @@ NAMES = (
 )
 
 
-def main(name: str, arguments: Sequence[str]) -> int:
-    """Runs the program `name`, one of NAMES; returns its exit status."""
+def load(name: str) -> Callable[[Sequence[str]], int]:
+    """The program `name`, one of NAMES: takes its arguments, returns its exit status."""
     if name == "compute_image_mean":
         from allconv_caffe.caffe_torch.tools import compute_image_mean
 
-        return compute_image_mean.main(arguments)
+        return compute_image_mean.main
     if name == "convert_imageset":
         from allconv_caffe.caffe_torch.tools import convert_imageset
 
-        return convert_imageset.main(arguments)
+        return convert_imageset.main
     if name == "extract_features":
         from allconv_caffe.caffe_torch.tools import extract_features
 
-        return extract_features.main(arguments)
+        return extract_features.main
     from allconv_caffe.caffe_torch.tools import upgrade_protos
 
     tools = (upgrade_protos.NET_BINARY, upgrade_protos.NET_TEXT, upgrade_protos.SOLVER_TEXT)
-    return next(tool for tool in tools if tool.name == name).main(arguments)
+    return next(tool for tool in tools if tool.name == name).main
