@@ -110,6 +110,11 @@ def check_regular(path: Path) -> None:
         raise ValueError("a folder, a device or a pipe")
 
 
+def most_unpacked(size: int) -> int:
+    """How many bytes may come out of a packed file of `size` bytes: beyond that it is a bomb, and not data."""
+    return (64 << 20) + 50 * size  # pictures of one colour only are packed tighter
+
+
 # files, whole or not at all
 def write(path: Path, content: Union[str, bytes, Iterable[Any]], *, sync: bool = True) -> None:
     """Write `path`, whole or not at all: a text, bytes, or bytes-like pieces one after the other.

@@ -24,8 +24,6 @@ from allconv_caffe import files
 from data_prep.errors import PrepError
 
 MAX_MEMBER_BYTES = 1 << 30  # CIFAR-100's train file, the largest we know, has 155 MB; a bomb has more
-MAX_BYTES = 64 << 20  # of all members together, and
-MAX_RATIO = 50  # as many for each byte of the archive: pictures of one colour only are packed tighter
 _MAX_HEADER_BYTES = 1 << 14  # what a tar says of one member: its name, its attributes
 _MAX_GLOBAL_HEADERS = 16
 _BLOCK = 1 << 20
@@ -92,7 +90,7 @@ def members(
         progress: A bar whose total is the file's size in bytes (for a folder: unknown).
 
     Raises:
-        PrepError: the path is missing, no known archive, truncated or damaged, a bomb (see MAX_RATIO), or a member has
+        PrepError: the path is missing, no known archive, truncated or damaged, a bomb (see `files.most_unpacked`), or a member has
             a name that leads out of the archive or that another has, is a link or a device, or is larger than
             MAX_MEMBER_BYTES.
     """
@@ -166,14 +164,14 @@ class _Budget:
 
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, path.stat().st_size
-        self.most = MAX_BYTES + MAX_RATIO * self.size
+        self.most = files.most_unpacked(self.size)
         self.taken = 0
 
     def take(self, count: int) -> None:
         self.taken += count
         if self.taken > self.most:
             raise PrepError(
-                self.path, f"more than {self.most} bytes packed into {self.size}", f"at most {MAX_RATIO} for each"
+                self.path, f"more than {self.most} bytes packed into {self.size}", "an archive that is no bomb"
             )
 
 

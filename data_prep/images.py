@@ -9,8 +9,8 @@ from os import cpu_count
 
 import numpy as np
 
+from allconv_caffe import files
 from allconv_caffe.proto import image_file
-from data_prep.archive import MAX_BYTES, MAX_RATIO
 from data_prep.errors import PrepError
 from data_prep.imageset import CIFAR10_CLASSES, Split, UInt8Array
 
@@ -87,11 +87,11 @@ class ImageTree:
         self._size = self._size or size
         self._bytes += len(data)
         self._values += 3 * math.prod(self._size or ())
-        if self._values > MAX_BYTES + MAX_RATIO * self._bytes:
+        if self._values > files.most_unpacked(self._bytes):
             raise PrepError(
                 self._where,
                 f"images of {self._values} bytes packed into {self._bytes}",
-                f"at most {MAX_RATIO} for each",
+                "pictures",
             )
         self._waiting.append((name, data))
         if len(self._waiting) == _BATCH:

@@ -28,16 +28,28 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from allconv_caffe import files
-from allconv_caffe.files import check_regular
+from allconv_caffe import files, npz
 from data_prep.errors import PrepError, PrepWarning, writing
-from data_prep.imageset import FloatArray, UInt8Array
+from data_prep.imageset import FloatArray, UInt8Array, check_name
 
 METHODS = ("gcn-zca", "gcn", "raw")
 GCN_SCALE = 55.0  # pylearn2 make_cifar10_gcn_whitened.py:19: the NORM of an image, not its standard deviation
 GCN_MIN_DIVISOR = 1e-8  # pylearn2 expr/preprocessing.py: an image without contrast is divided by 1
 ZCA_BIAS = 0.1  # pylearn2 datasets/preprocessing.py:1218, added to C before the decomposition
 MAX_ZCA_VALUES = 3 * 64 * 64  # C of 12,288 values takes 1.2 GB; beyond it ZCA is not a sensible step
+ARRAYS = {
+    "method": ("U", 0),
+    "shape": ("int64", 1),
+    "mean": ("float32", 1),
+    "class_names": ("U", 1),
+    **dict.fromkeys(("gcn_scale", "gcn_min_divisor", "zca_bias", "typical_mean", "typical_norm"), ("iuf", 0)),
+    "eigenvalues": ("float64", 1),
+    "zca": ("float32", 2),
+    "zca_inverse": ("float32", 2),
+    "zca_triangle": ("float32", 1),
+}
+"""What lies in a whitening.npz, by name: type and number of axes."""
+MOST_SIDE = 1 << 16  # pixels
 _CHUNK = 2000  # images: 24 MB of float32 each
 
 
@@ -258,16 +270,7 @@ class Whitening:
         Raises:
             PrepError: no such file, or not one of ours.
         """
-        try:
-            check_regular(path)
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except FileNotFoundError as error:
-            raise PrepError(path, "no such file", "the whitening.npz of a prepared data set") from error
-        except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
-            raise PrepError(
-                path, f"an unreadable file ({error})", "the whitening.npz of a prepared data set"
-            ) from error
+        arrays = npz.read(path, "the whitening.npz of a prepared data set", ARRAYS, PrepError)
         if (triangle := arrays.pop("zca_triangle", None)) is not None:
             arrays["zca"] = _unfolded(path, triangle)
         try:
@@ -287,10 +290,6 @@ class Whitening:
             )
         except KeyError as error:
             raise PrepError(path, f"no array {error}", "the whitening.npz of a prepared data set") from error
-        except (TypeError, ValueError) as error:
-            raise PrepError(
-                path, f"an array of another kind ({error})", "the whitening.npz of a prepared data set"
-            ) from error
         transform._check(path)
         return transform
 
@@ -298,7 +297,7 @@ class Whitening:
         """Raises PrepError where the arrays do not fit each other."""
         if self.method not in METHODS:
             raise PrepError(path, f"method {self.method[:20]!r}", " or ".join(METHODS))
-        if len(self.shape) != 3 or min(self.shape) < 1:
+        if len(self.shape) != 3 or min(self.shape) < 1 or max(self.shape) > MOST_SIDE:
             raise PrepError(path, f"shape {self.shape}", "(3, height, width)")
         size = math.prod(self.shape)
         matrices = ["zca"] if self.method == "gcn-zca" else []
@@ -311,7 +310,11 @@ class Whitening:
                 raise PrepError(path, f"{found} for {name}", f"float32 {shape}")
             if not np.isfinite(array).all():
                 raise PrepError(path, f"values in {name} that are not finite", "numbers")
-        numbers = (self.gcn_scale, self.gcn_min_divisor, self.typical_mean, self.typical_norm)
+        if self.eigenvalues is not None and self.eigenvalues.shape != (size,):
+            raise PrepError(path, f"{len(self.eigenvalues)} eigenvalues", str(size))
+        for name in self.class_names:
+            check_name(path, "a class", name)
+        numbers = (self.gcn_scale, self.gcn_min_divisor, self.zca_bias, self.typical_mean, self.typical_norm)
         if not (all(map(math.isfinite, numbers)) and self.gcn_scale > 0):
             raise PrepError(path, f"constants {numbers}", "numbers, a gcn_scale above 0")
 

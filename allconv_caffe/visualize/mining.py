@@ -14,11 +14,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_type_hints
 
 import numpy as np
 from tqdm import tqdm
 
-from allconv_caffe.files import check_regular
+from allconv_caffe import files, npz
 from allconv_caffe.visualize.display import write
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -83,6 +84,16 @@ class Channels:
 
 PARTS = ("values", "positions", "keys", "y", "x", "histogram")
 """The arrays of `Channels`, as a file names them."""
+KINDS = {
+    "head": ("U", 0),
+    "*.values": ("float32", 2),
+    "*.positions": ("int64", 2),
+    "*.keys": ("U", 2),
+    "*.y": ("int32", 2),
+    "*.x": ("int32", 2),
+    "*.histogram": ("int64", 2),
+}
+"""What lies in a file: type and number of axes."""
 
 
 @dataclass(kw_only=True)
@@ -175,23 +186,38 @@ class TopK:
 
         Raises: VizError: missing, damaged, or no such file.
         """
-        where = os.fspath(path)
+        where, expected = os.fspath(path), "what `mine` wrote"
+        arrays = npz.read(path, expected, KINDS, VizError)
         try:
-            check_regular(where)
-            with np.load(where, allow_pickle=False) as file:
-                head = json.loads(str(file["head"]))
-                if head.pop("format") != FORMAT:
-                    raise ValueError("another format")
-                names = head.pop("blobs")
-                blobs = {
-                    name: Channels(**{part: file[f"{i}.{part}"] for part in PARTS}) for i, name in enumerate(names)
-                }
-            head["done"] = [(int(a), int(b)) for a, b in head["done"]]
-            return TopK(blobs=blobs, **head)
-        except FileNotFoundError:
-            raise VizError(where, "no such file", "what `mine` wrote") from None
-        except Exception as error:  # numpy, zipfile, json each have their own words for a damaged file
-            raise VizError(where, f"an unreadable file ({error})", "what `mine` wrote") from None
+            head = json.loads(str(arrays.pop("head")))
+            if head.pop("format") != FORMAT:
+                raise ValueError("another format")
+            names = head.pop("blobs")
+            hints = get_type_hints(TopK)
+            if set(head) != set(hints) - {"blobs"}:
+                raise ValueError("other entries than a scan has")
+            files.check_kinds(where, {"blobs": names, **head}, {**hints, "blobs": list[str]}, VizError)
+            parts = [{part: arrays[f"{i}.{part}"] for part in PARTS} for i in range(len(names))]
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise VizError(where, f"an unreadable file ({error})"[:300], expected) from None
+        head["done"] = [(int(a), int(b)) for a, b in head["done"]]
+        found = TopK(blobs={name: Channels(**part) for name, part in zip(names, parts, strict=True)}, **head)
+        found._check(where)
+        return found
+
+    def _check(self, where: str) -> None:
+        """Raises: VizError: numbers and arrays that do not fit each other."""
+        ends = [0, *(end for part in self.done for end in part), self.n_images]
+        if min(self.k, self.per_image) < 1 or ends != sorted(ends):
+            raise VizError(where, f"k {self.k}, per_image {self.per_image}, images {self.done[:4]}", "those of a scan")
+        for name, found in self.blobs.items():
+            count = len(found.values)
+            shapes = {**dict.fromkeys(PARTS, (count, self.k)), "histogram": (count, len(EDGES) + 1)}
+            for part, shape in shapes.items():
+                if (array := getattr(found, part)).shape != shape or not count:
+                    raise VizError(where, f"{part} of shape {array.shape} for blob '{name}'", str(shape))
+            if found.positions.min() < -1 or found.positions.max() >= self.n_images or np.isnan(found.values).any():
+                raise VizError(where, f"places of no image for blob '{name}'", f"images 0 to {self.n_images - 1}")
 
     def check(self, net: VizNet, source: ImageSource | None = None) -> None:
         """This scan was made with this net, these weights, and these data.
@@ -389,6 +415,9 @@ def merge(first: TopK, *others: TopK) -> TopK:
                 raise VizError("merge", f"{word} {getattr(other, word)}", f"{word} {getattr(out, word)}")
         if list(out.blobs) != list(other.blobs):
             raise VizError("merge", f"blobs {', '.join(other.blobs)}", f"{', '.join(out.blobs)}")
+        for blob, best in out.blobs.items():
+            if len(best.values) != (count := len(other.blobs[blob].values)):
+                raise VizError("merge", f"blob '{blob}' of {count} channels", str(len(best.values)))
         done += other.done
         for blob, best in out.blobs.items():
             found = other.blobs[blob]

@@ -6,6 +6,7 @@ it to pixels. Pictures of images are un-whitened, so patches look as the eye kno
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +187,6 @@ def load_mean(path: PathLike, order: str = "BGR", scale: float = 1.0) -> InputSp
         raise VizError(error.place or where, error.reason.replace(f": {where}", ""), "a mean.binaryproto") from None
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
     values = np.array(blob.data, np.float32)
-    if len(shape) not in (3, 4) or values.size != int(np.prod(shape)) or values.size == 0:
+    if len(shape) not in (3, 4) or min(shape) < 1 or not values.size == math.prod(shape[-3:]) == math.prod(shape):
         raise VizError(where, f"{values.size} values of shape {shape}", "a mean image (1, C, H, W)")
     return InputSpace(order=order, mean=values.reshape(shape[-3:]), scale=scale, source=where)

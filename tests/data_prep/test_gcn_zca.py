@@ -222,10 +222,13 @@ def test_a_damaged_whitening_file_is_one_clear_line(content: bytes | None, tmp_p
     ("name", "value", "line"),
     [
         ("method", np.array("zca"), "found method 'zca'; expected gcn-zca or gcn or raw"),
-        ("shape", np.zeros(2), "found shape (0, 0); expected (3, height, width)"),
+        ("shape", np.zeros(2, np.int64), "found shape (0, 0); expected (3, height, width)"),
+        ("shape", np.zeros(3), "found float64 (3,) for shape; expected int64 of 1 axes"),
         ("mean", np.zeros(7, np.float32), "found float32 (7,) for mean; expected float32 (192,)"),
         ("zca", np.full((192, 192), np.nan, np.float32), "found values in zca that are not finite; expected numbers"),
-        ("gcn_scale", np.array("x"), "found an array of another kind ("),
+        ("gcn_scale", np.array("x"), "found str32 () for gcn_scale; expected a number of 0 axes"),
+        ("class_names", np.array(["a", "b\n"]), "found a class named 'b\\n'; expected 1 to 1000 characters"),
+        ("eigenvalues", np.zeros(3), "found 3 eigenvalues; expected 192"),
         ("gcn_scale", np.array(0.0), "found constants (0.0, "),
     ],
 )
