@@ -17,6 +17,8 @@ SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU VALIDATION THREAD
 CIFAR10  ?=
 CIFAR100 ?=
 IMAGENET ?=
+# The value of a variable for the shell, as it was typed: `...` and $(...) in it are letters.
+QUOTED = '$(subst ','\'',$(value $(1)))'
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
 # FIGURE_DATA=~/imagenet/val FIGURE_LABELS=synset_words.txt`; figure 6 takes a net with max-pooling, CONTROL_NET
@@ -31,16 +33,16 @@ FIGURE_RUNS  := figure-1 figure-2 figure-3 figure-4 figure-5 figure-6
 
 TEST_WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q
-DATA_OF = $(if $(filter imagenet-%,$(1)),$(IMAGENET),$(if $(filter cifar100-%,$(1)),$(CIFAR100),$(CIFAR10)))
+DATA_OF = $(if $(filter imagenet-%,$(1)),IMAGENET,$(if $(filter cifar100-%,$(1)),CIFAR100,CIFAR10))
 GRID  ?= table-3
 RATES := .25,.1,.05,.01
 SWEEP ?=
 FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
-RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))"))
+RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
+.PHONY: help setup quickstart test fuzz crash-points lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
 	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
@@ -81,6 +83,12 @@ format: setup ## ruff: lay the code out afresh
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+fuzz: setup ## mutated files of every format that is read here: tried, taken, refused (FUZZ= its options)
+	PYTHONPATH=.:tests:tests/parity:tests/hostile $(BIN)/python tests/hostile/fuzz_files.py $(FUZZ)
+
+crash-points: setup ## work killed, or out of disk, before and after each call that changes a file: points, wrong (POINTS="--only prep")
+	PYTHONPATH=. $(BIN)/python tests/hostile/crash_points.py $(POINTS)
+
 types: setup ## mypy
 	$(BIN)/mypy
 
@@ -90,19 +98,19 @@ render: setup ## tables and templates -> solvers/<experiment>/*.prototxt
 data: cifar10 cifar100 ## both data sets
 
 cifar10: setup ## data/cifar10 from CIFAR10=archive or the official archive (170 MB)
-	$(BIN)/allconv prep cifar10 $(if $(CIFAR10),--source "$(CIFAR10)")
+	$(BIN)/allconv prep cifar10 $(if $(value CIFAR10),--source $(call QUOTED,CIFAR10))
 
 cifar100: setup ## data/cifar100 from CIFAR100=archive or the official archive (169 MB)
-	$(BIN)/allconv prep cifar100 $(if $(CIFAR100),--source "$(CIFAR100)")
+	$(BIN)/allconv prep cifar100 $(if $(value CIFAR100),--source $(call QUOTED,CIFAR100))
 
 $(RUNS) grid quickstart: export ALLCONV_TYPED := make# its messages then name these variables, not options
 
 $(RUNS): setup
-	$(BIN)/allconv run $@ $(if $(call DATA_OF,$@),--data "$(call DATA_OF,$@)") $(RUN_FLAGS)
+	$(BIN)/allconv run $@ $(if $(value $(call DATA_OF,$@)),--data $(call QUOTED,$(call DATA_OF,$@))) $(RUN_FLAGS)
 
 grid: setup ## the paper's rates x Table 3's twelve networks x three seeds (GRID= other networks, LR=, SEED=, EPOCHS=, SWEEP= other options)
-	$(BIN)/allconv sweep $(GRID) --lr "$(or $(LR),$(RATES))" --seed "$(or $(SEED),1-3)" \
-		$(if $(CIFAR10),--data "$(CIFAR10)") $(foreach name,$(filter-out LR SEED,$(SETTINGS)),$(if $($(name)),$(call FLAG_OF,$(name)) "$($(name))")) $(SWEEP)
+	$(BIN)/allconv sweep $(GRID) --lr $(if $(value LR),$(call QUOTED,LR),$(RATES)) --seed $(if $(value SEED),$(call QUOTED,SEED),1-3) \
+		$(if $(value CIFAR10),--data $(call QUOTED,CIFAR10)) $(foreach name,$(filter-out LR SEED,$(SETTINGS)),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name)))) $(SWEEP)
 
 report: setup ## measured beside published, for all runs in runs/
 	$(BIN)/allconv report
@@ -129,7 +137,7 @@ bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in on
 	$(BIN)/python benchmarks/bench_engine.py
 
 bench-nets: setup ## every net of a table, training and forward, beside Caffe and PyTorch (NETS= some, BENCH= other options)
-	$(BIN)/python benchmarks/bench_nets.py $(if $(NETS),--only "$(NETS)") $(BENCH)
+	$(BIN)/python benchmarks/bench_nets.py $(if $(value NETS),--only $(call QUOTED,NETS)) $(BENCH)
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py
@@ -154,8 +162,8 @@ wheel: setup ## build the wheel into dist/ (make test installs one elsewhere and
 
 figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA
 
-FIGURE = $(BIN)/allconv viz figure $(1) $(2) $(if $(filter-out 2,$(1)),--data "$(FIGURE_DATA)") --seed $(FIGURE_SEED) $(FIGURE_FLAGS) \
-	$(if $(filter 4 5 6,$(1)),$(if $(FIGURE_LABELS),--labels "$(FIGURE_LABELS)")) --output $(FIGURES)/figure-$(1).png
+FIGURE = $(BIN)/allconv viz figure $(1) $(2) $(if $(filter-out 2,$(1)),--data $(call QUOTED,FIGURE_DATA)) --seed $(FIGURE_SEED) $(FIGURE_FLAGS) \
+	$(if $(filter 4 5 6,$(1)),$(if $(value FIGURE_LABELS),--labels $(call QUOTED,FIGURE_LABELS))) --output $(FIGURES)/figure-$(1).png
 
 figure-1: setup ## how one activation is traced back, the three rules on a toy, their formulas
 	$(call FIGURE,1,$(FIGURE_NET))

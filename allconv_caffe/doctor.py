@@ -93,7 +93,7 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
     """
     root = Path(root)
     advice: list[str] = []
-    engines = {"caffe": _bvlc(root, advice), "torch": _torch(advice)}
+    engines = {"caffe": _bvlc(advice), "torch": _torch(advice)}
     can_run = any(engine["found"] for engine in engines.values())
     if not can_run:
         advice.insert(0, "nothing can train here: run `make setup`, or name a Caffe with CAFFE=<binary>")
@@ -113,10 +113,10 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
     }
 
 
-def _bvlc(root: Path, advice: list[str]) -> dict[str, Any]:
+def _bvlc(advice: list[str]) -> dict[str, Any]:
     passed_over: list[str] = []
     try:
-        caffe = bvlc.find_caffe(root if (root / ".caffe").is_dir() else None, on_skip=passed_over.append)
+        caffe = bvlc.find_caffe(on_skip=passed_over.append)
     except bvlc.BvlcError as error:
         advice.append(f"the Caffe that was named does not run: {error}")
         return {"found": False, "problem": str(error)}

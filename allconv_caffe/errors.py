@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
+MOST_LETTERS = 4000  # of an error's text
 Error = TypeVar("Error", bound="PlacedError")
 
 
@@ -37,7 +38,7 @@ class PlacedError(Exception):
         return self.where
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}" if self.place else self.reason
+        return _clipped(f"{self.place}: {self.reason}" if self.place else self.reason)
 
     def within(self: Error, place: str) -> Error:
         """Prepends `place` to where the error happened, and returns the same exception."""
@@ -65,6 +66,13 @@ class FoundError(PlacedError):
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"
         super().__init__(where, reason, found=found, expected=expected, choices=choices)
+
+
+def _clipped(text: str) -> str:
+    """What a file held that is no file of ours may be megabytes: its beginning and its end."""
+    if len(text) <= MOST_LETTERS:
+        return text
+    return f"{text[: MOST_LETTERS - 500]} [...] {text[-400:]}"
 
 
 def did_you_mean(found: str, choices: Iterable[str]) -> str:

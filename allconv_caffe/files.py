@@ -392,6 +392,7 @@ def read_json(path: Path, expected: str, error: type[FoundError] = FoundError) -
     try:
         with open_file(where) as file:
             found = json.loads(file.read().decode())
+        json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
     except OSError as failure:
         raise error(where, f"nothing ({failure.strerror})", expected) from None
     except (ValueError, RecursionError) as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 
@@ -15,6 +16,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[
     """
     marks = ["---:" if column in right else "---" for column in range(len(head))]
     return [_line(head), _line(marks), *map(_line, rows)]
+
+
+def escaped(text: str) -> str:
+    """A name as Markdown that shows it, in one line, whatever is in it: no link, no picture, no markup, no HTML."""
+    return re.sub(r"[\\`*\[\]<>&$]", lambda match: "\\" + match[0], " ".join(text.split("\n")))
+
+
+def code(text: str) -> str:
+    """What was typed, between backticks; those that are in it become '."""
+    return "`" + " ".join(text.replace("`", "'").split("\n")) + "`"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -35,6 +35,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("schedule", "precision", "engine", "device", "command"), str),
     **dict.fromkeys(("test_error_percent", "epochs"), float),
     "published_error_percent": float | None,
+    "published_parameters": str | None,
     "class_names": tuple[str, ...] | None,
     **dict.fromkeys(("parameters", "seed", "n_train", "n_test"), int),
 }
@@ -332,8 +333,8 @@ def page(facts: Mapping[str, Any]) -> str:
     if facts["paper_dataset"] and data != facts["paper_dataset"]:
         data += f", not the paper's {facts['paper_dataset']}: errors cannot be compared with the paper's"
     rows = [
-        ("network", f"{facts['model']} ({facts['source']})"),
-        ("data", data),
+        ("network", markdown.escaped(f"{facts['model']} ({facts['source']})")),
+        ("data", markdown.escaped(data)),
         ("images", f"{facts['n_train']:,} for training, {facts['n_test']:,} for the test"),
         ("preprocessing", _preprocessing(facts)),
         ("test error of the last iteration", f"{facts['test_error_percent']:.2f} %"),
@@ -346,8 +347,8 @@ def page(facts: Mapping[str, Any]) -> str:
             "training",
             f"{facts['schedule'] or str(facts['epochs']) + ' epochs'}; seed {facts['seed']}; {facts['precision']}",
         ),
-        ("engine", f"{facts['engine']}, {facts['device']}"),
-        ("command", f"`{facts['command']}`"),
+        ("engine", markdown.escaped(f"{facts['engine']}, {facts['device']}")),
+        ("command", markdown.code(facts["command"])),
     ]
     listed = [
         (f"[{entry['file']}]({entry['file']})", f"{entry['bytes']:,}", f"`{entry['sha1']}`") for entry in entries(facts)
@@ -414,14 +415,16 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     files.write(folder / PAGE, page(facts))
 
 
-def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
+def _check_card(path: Path, facts: dict[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
     kinds = {**_KINDS, **dict.fromkeys(FILES, dict)}
     kinds["mean"] = kinds["transform"] = dict | None
     kinds["license"] = str | None
     if not _whitened(facts):
         kinds["whitening"] = dict | None
-    files.check_kinds(path, {key: facts.get(key) for key in kinds}, kinds, ZooError)
+    for key in kinds:
+        facts.setdefault(key, None)
+    files.check_kinds(path, facts, kinds, ZooError)
     if not _NAME.fullmatch(facts["name"]):
         raise ZooError(path, f"name {facts['name']!r}", "a name without folders")
     if (transform := facts.get("transform")) is not None:

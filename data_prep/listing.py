@@ -86,7 +86,9 @@ class Zip:
             archive = self._own.file
             return zip_member(archive, archive.getinfo(self.names[number]))
         except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
-            raise PrepError(f"{self.path}: {self.names[number]}", f"a damaged member ({error})", "an image") from error
+            raise PrepError(
+                f"{self.path}: {self.names[number]}", f"a damaged member ({error})"[:300], "an image"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

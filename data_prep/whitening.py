@@ -43,7 +43,7 @@ ARRAYS = {
     "mean": ("float32", 1),
     "class_names": ("U", 1),
     **dict.fromkeys(("gcn_scale", "gcn_min_divisor", "zca_bias", "typical_mean", "typical_norm"), ("iuf", 0)),
-    "eigenvalues": ("float64", 1),
+    "eigenvalues": ("iuf", 1),
     "zca": ("float32", 2),
     "zca_inverse": ("float32", 2),
     "zca_triangle": ("float32", 1),

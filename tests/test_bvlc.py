@@ -103,6 +103,23 @@ def test_a_name_without_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.M
         find_caffe()
 
 
+def test_a_caffe_in_whatever_folder_one_stands_in_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive from anywhere may hold one: it is told of, and taken where it is named."""
+    script(tmp_path / ".caffe" / "bin" / "caffe", f"touch {tmp_path}/STARTED; echo caffe version 9")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bvlc, "_ROOT", tmp_path / "elsewhere")
+    told: list[str] = []
+    assert find_caffe(on_skip=told.append) is None and not (tmp_path / "STARTED").exists()
+    assert told == [
+        "./.caffe/bin/caffe: in the current folder, which is not this project's; CAFFE=.caffe/bin/caffe takes it"
+    ]
+    monkeypatch.setenv("CAFFE", ".caffe/bin/caffe")
+    found = find_caffe()
+    assert found is not None and found.version == "9"
+
+
 def test_the_own_engine_and_broken_ones_on_the_path_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allconv_caffe.errors import FoundError, PlacedError
+from allconv_caffe.errors import MOST_LETTERS, FoundError, PlacedError
 
 SENTENCES = {
     "allconv_caffe.augment.AugmentError": "a: net: found this, expected that",
@@ -57,3 +57,9 @@ def test_every_error_of_a_room_survives_a_worker_process(name: str) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(error) == SENTENCES[name]
     assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__
+
+
+def test_a_long_text_is_cut_in_its_middle() -> None:
+    """What stood in a damaged file may be megabytes; place and end are said."""
+    said = str(FoundError("a file", "x" * 10_000_000, "a word"))
+    assert len(said) <= MOST_LETTERS and said.startswith("a file: found xxx") and said.endswith("x, expected a word")

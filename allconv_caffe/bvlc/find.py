@@ -20,6 +20,8 @@ from pathlib import Path
 from allconv_caffe.errors import FoundError
 
 _PROBE_SECONDS = 120
+_ROOT = Path(__file__).resolve().parents[2]  # of the project
+_INSTALLED = Path(".caffe/bin/caffe")  # by `make caffe`
 _EXPECTED = "a BVLC Caffe binary that answers --version"
 
 
@@ -78,11 +80,12 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
     """The real Caffe to use, or None.
 
     Order: `CAFFE` (a binary), `CAFFE_ROOT` (a build tree: build/tools/caffe and python/), ``.caffe/bin/caffe`` under the
-    project's root (``make caffe``), the first `caffe` on PATH that is not this project's own engine.
+    project's root (``make caffe``; not that of whatever folder one stands in, which came with somebody's archive), the
+    first `caffe` on PATH that is not this project's own engine.
 
     Args:
-        root: the project's root; if None, the current folder, then the folder that holds this package.
-        on_skip: told about each `caffe` on PATH that is passed over, and why.
+        root: the project's root; if None, the folder that holds this package.
+        on_skip: told about each `caffe` that is passed over, and why.
     Raises: BvlcError: what CAFFE or CAFFE_ROOT names, or what ``make caffe`` installed, does not run.
     """
     named = os.environ.get("CAFFE")
@@ -106,17 +109,19 @@ def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | 
     tree = os.environ.get("CAFFE_ROOT")
     if tree:
         return _in_tree(Path(tree))
-    roots = [Path(root)] if root is not None else [Path.cwd(), Path(__file__).resolve().parents[2]]
-    for folder in roots:
-        binary = folder / ".caffe" / "bin" / "caffe"
-        if binary.is_file():
-            again = f"{_EXPECTED}; remove .caffe and run `make caffe` again"
-            return BvlcCaffe(
-                binary=binary.absolute(),
-                python=binary.absolute().with_name("python"),
-                version=_version(str(binary), str(binary), again),
-                origin="make caffe",
-            )
+    binary = (_ROOT if root is None else Path(root)) / _INSTALLED
+    if binary.is_file():
+        again = f"{_EXPECTED}; remove .caffe and run `make caffe` again"
+        return BvlcCaffe(
+            binary=binary.absolute(),
+            python=binary.absolute().with_name("python"),
+            version=_version(str(binary), str(binary), again),
+            origin="make caffe",
+        )
+    if _INSTALLED.is_file():
+        _tell(
+            on_skip, f"./{_INSTALLED}: in the current folder, which is not this project's; CAFFE={_INSTALLED} takes it"
+        )
     for entry in os.get_exec_path():
         path = shutil.which("caffe", path=entry)
         if path is None:

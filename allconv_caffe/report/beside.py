@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import csv
-import io
 import math
 import re
 import statistics
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from allconv_caffe import files, markdown
+from allconv_caffe import csv_text, files, markdown
 from allconv_caffe.report import plots
 from allconv_caffe.report.log import TestRow, complete_lines, message_of, parse_lines
 from allconv_caffe.report.record import ReportError
@@ -302,28 +301,19 @@ def figure(comparisons: Sequence[Comparison]) -> bytes:
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:
     """Every point compared."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        (
-            "beside",
-            "run",
-            "folder",
-            "epoch",
-            "beside_error_percent",
-            "run_error_percent",
-            "difference_points",
-            "between",
-        )
-    )
+    rows: list[Sequence[object]] = [_CSV_HEAD]
     for found in comparisons:
         folder = found.entry.run.folder.as_posix()
         for epoch, other, run in found.points:
             numbers = (f"{epoch:.6g}", f"{other:.6g}", f"{run:.6g}", f"{run - other:.6g}")
-            writer.writerow((found.source.name, found.entry.label, folder, *numbers, int(found.between)))
-    return out.getvalue()
+            rows.append((found.source.name, found.entry.label, folder, *numbers, int(found.between)))
+    return csv_text.text(rows)
 
 
+_CSV_HEAD = (
+    *("beside", "run", "folder", "epoch"),
+    *("beside_error_percent", "run_error_percent", "difference_points", "between"),
+)
 HEAD = ("epoch", "beside it", "the run", "difference")
 
 
@@ -347,13 +337,18 @@ def rule(source: Source) -> str:
 def to_markdown(comparisons: Sequence[Comparison], drawn: bool = True) -> list[str]:
     """The section of the report: where the curves are from, the sentences, the figure and a table for each pair."""
     lines = ["## Beside other trainings", ""]
-    lines += [f"- {rule(source)}" for source in dict.fromkeys(found.source for found in comparisons)]
-    lines += ["", *(f"- {found}" for found in comparisons), ""]
+    lines += [f"- {markdown.escaped(rule(source))}" for source in dict.fromkeys(found.source for found in comparisons)]
+    lines += ["", *(f"- {markdown.escaped(str(found))}" for found in comparisons), ""]
     if drawn:
-        lines += [f"![Test error beside {comparisons[0].source.name}]({FIGURE})", ""]
+        lines += [f"![Test error beside {markdown.escaped(comparisons[0].source.name)}]({FIGURE})", ""]
     for found in comparisons:
         if found.points:
-            lines += [f"### {found.entry.label} beside {found.source.name}", "", *markdown.table(HEAD, rows(found)), ""]
+            lines += [
+                f"### {markdown.escaped(f'{found.entry.label} beside {found.source.name}')}",
+                "",
+                *markdown.table(HEAD, rows(found)),
+                "",
+            ]
     if drawn:
         lines += [f"All points: [{POINTS}]({POINTS}).", ""]
     return lines

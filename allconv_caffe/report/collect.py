@@ -106,7 +106,7 @@ def _begun(folder: Path) -> Record:
     kinds = {"experiment": str, "settings": dict, "data": dict}
     if missing := [key for key in kinds if key not in content]:
         raise ReportError(path, f"no {', '.join(missing)}", "the settings of a run")
-    files.check_kinds(path, content, kinds, ReportError)
+    files.check_kinds(path, content, {**kinds, "title": str | None, "assumptions": list[dict] | None}, ReportError)
     settings, data, name = content["settings"], content["data"], content["experiment"]
     entry, log = EXPERIMENTS.get(name), parse_log(folder / "log")
     assumed = [f"{each.get('key')}: {each.get('value')}" for each in content.get("assumptions") or ()]

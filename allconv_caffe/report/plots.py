@@ -56,7 +56,7 @@ def draw(
         if axes is None:
             continue
         for name, points in series.items():
-            _line(axes, points, label=name)
+            _line(axes, points, label=_plain(name))
         for drop in drops:
             axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlabel("epoch")
@@ -69,7 +69,7 @@ def draw(
     for axes, _, _ in panels:
         if axes is not None and axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(_plain(title), fontsize="medium")
     return _saved(figure, form)
 
 
@@ -115,9 +115,11 @@ def overlay(
     colours = dict(zip(runs, itertools.cycle([f"C{number}" for number in range(10)])))
     for name, points in others.items():
         points = [(x, y) for x, y in points if not last or x <= last * 1.02]
-        _line(above, points, label=name, color="black", linestyle=styles[name], markerfacecolor="none", zorder=1)
+        _line(
+            above, points, label=_plain(name), color="black", linestyle=styles[name], markerfacecolor="none", zorder=1
+        )
     for name, points in runs.items():
-        _line(above, points, label=name, color=colours[name], zorder=2)
+        _line(above, points, label=_plain(name), color=colours[name], zorder=2)
     for (run, other), points in differences.items():
         _line(below, points, color=colours[run], linestyle=styles[other])
     for axes in (above, below):
@@ -128,6 +130,11 @@ def overlay(
     below.set_xlabel("epoch")
     above.legend(fontsize="small")
     return _saved(figure, "png")
+
+
+def _plain(text: str) -> str:
+    """A name that matplotlib shows as it is: a $ begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _line(axes: Any, points: Points, **look: Any) -> None:

@@ -38,16 +38,16 @@ def results_block(root: Path) -> str:
         variant = f" ({found.variant})" if found.variant else ""
         rows.append(
             [
-                f"{found.model}{variant}",
-                found.dataset,
+                markdown.escaped(f"{found.model}{variant}"),
+                markdown.escaped(found.dataset),
                 f"{found.epochs:g}",
                 error,
                 published,
                 f"{found.parameters:,}{counted}",
                 str(found.seed),
-                f"{engine}, {clock(found.seconds)}",
-                f"`{typed(run)}`",
-                f"[{where}]({where})",
+                markdown.escaped(f"{engine}, {clock(found.seconds)}"),
+                markdown.code(typed(run)),
+                f"[{markdown.escaped(where)}]({where})",
             ]
         )
     head = (
@@ -76,8 +76,8 @@ def models_block(root: Path) -> str:
     rows = [
         [
             f"[{facts['name']}](models/{facts['name']}/README.md)",
-            facts["model"],
-            facts["dataset"],
+            markdown.escaped(facts["model"]),
+            markdown.escaped(facts["dataset"]),
             f"{float(facts['epochs']):g}",
             f"{facts['test_error_percent']:.2f} %",
             f"{facts['weights']['bytes'] / 1e6:.1f} MB",

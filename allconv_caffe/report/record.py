@@ -176,6 +176,7 @@ class Record:
 
 
 _KINDS: dict[str, Any] = typing.get_type_hints(Record)
+_BEST = {"error_percent": float, "iteration": int}
 
 
 def read(path: Path) -> Record:
@@ -201,6 +202,11 @@ def from_json(content: Mapping[str, Any], where: object = "record") -> Record:
         known = {entry.name: schedule[entry.name] for entry in fields(Schedule) if entry.name in schedule}
         schedule = Schedule(**{**known, "drop_epochs": tuple(known.get("drop_epochs", ()))})
     files.check_kinds(where, content, _KINDS, ReportError)
+    if not content["epochs"] > 0:
+        raise ReportError(where, f"epochs {content['epochs']}", "a number above 0")
+    best = content.get("best_on_test") or {}
+    if best.get("error_percent") is not None:
+        files.check_kinds(f"{where}: best_on_test", {key: best.get(key) for key in _BEST}, _BEST, ReportError)
     known = {name: content[name] for name in _KINDS if name in content}
     return Record(**{**known, "epochs": float(known["epochs"])}, schedule=schedule)
 

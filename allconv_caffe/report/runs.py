@@ -13,6 +13,7 @@ from urllib.parse import quote
 from allconv_caffe import files
 from allconv_caffe.files import shortened
 from allconv_caffe.html.page import way
+from allconv_caffe.markdown import escaped
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import Run
 from allconv_caffe.report.record import Record, ReportError
@@ -56,7 +57,7 @@ class Link:
     @property
     def markdown(self) -> str:
         """``[text](href)``."""
-        return f"[{self.text}]({self.href})"
+        return f"[{escaped(self.text)}]({self.href})"
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

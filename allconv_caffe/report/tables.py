@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from allconv_caffe import csv_text
 from allconv_caffe.paper.experiments import EXPERIMENTS, Experiment
 from allconv_caffe.paper.plan import parameters
 from allconv_caffe.paper.published import AUGMENTED, CITED, HUNDRED, LARGE, PLAIN, TABLE_4_PARAMETERS
@@ -203,9 +202,7 @@ CSV_HEAD = (
 
 def to_csv(runs: Sequence[Run]) -> str:
     """One row per run (kind ``measured``), per result of the paper (``published``), per competitor (``cited``)."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_HEAD, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows: list[dict[str, object]] = []
     for run in runs:
         found = run.record
         row = {key: value for key in CSV_HEAD if (value := getattr(found, key, None)) is not None}
@@ -213,10 +210,10 @@ def to_csv(runs: Sequence[Run]) -> str:
         row |= {"kind": "measured", "folder": run.folder.as_posix()}
         row["test_error_percent"] = "" if found.error_percent is None else found.error_percent
         row["best_on_test_percent"] = "" if best is None else best
-        writer.writerow(row)
+        rows.append(row)
     for name, entry in EXPERIMENTS.items():
         if entry.published_error_percent is not None:
-            writer.writerow(
+            rows.append(
                 {
                     "kind": "published",
                     "table": entry.source,
@@ -229,7 +226,7 @@ def to_csv(runs: Sequence[Run]) -> str:
                 }
             )
     for cited in CITED:
-        writer.writerow(
+        rows.append(
             {
                 "kind": "cited",
                 "table": cited.table,
@@ -240,4 +237,4 @@ def to_csv(runs: Sequence[Run]) -> str:
                 "reference": cited.reference,
             }
         )
-    return out.getvalue()
+    return csv_text.text([CSV_HEAD, *([row.get(key, "") for key in CSV_HEAD] for row in rows)])

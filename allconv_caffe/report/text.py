@@ -64,7 +64,7 @@ def to_markdown(
         *beside,
     ]
     for table in found:
-        lines += [f"## {table.title}", "", *markdown.table(HEAD, table.rows)]
+        lines += [f"## {table.title}", "", *markdown.table(HEAD, [[*map(markdown.escaped, row)] for row in table.rows])]
         lines += ["", *table.notes, ""] if table.notes else [""]
     if entries:
         lines += ["## Every run", "", *markdown.table(RUNS_HEAD, [_run_row(entry, base) for entry in entries]), ""]
@@ -73,13 +73,17 @@ def to_markdown(
         for verdict in verdicts:
             lines += _verdict_lines(verdict)
     for title, said in sections(entries):
-        lines += [f"## {title}", "", *(f"- {line}" for line in said), ""]
+        lines += [f"## {title}", "", *(f"- {markdown.escaped(line)}" for line in said), ""]
     return "\n".join(lines)
 
 
 def _run_row(entry: Shown, base: Path) -> tuple[str, ...]:
     folder = link(entry.run.folder, base, entry.run.folder.as_posix())
-    return (entry.label, *cells(entry.run), folder.markdown, " ".join(each.markdown for each in links(entry, base)))
+    return (
+        *map(markdown.escaped, (entry.label, *cells(entry.run))),
+        folder.markdown,
+        " ".join(each.markdown for each in links(entry, base)),
+    )
 
 
 def sections(entries: Sequence[Shown]) -> list[tuple[str, list[str]]]:
@@ -98,8 +102,8 @@ def _verdict_lines(verdict: Verdict) -> list[str]:
     if trend.reading:
         lines.append(f"  - read as: {trend.reading}")
     if verdict.conditions:
-        lines.append(f"  - compared on {verdict.conditions}")
-    lines += [f"  - {number}" for number in verdict.numbers]
+        lines.append(f"  - compared on {markdown.escaped(str(verdict.conditions))}")
+    lines += [f"  - {markdown.escaped(number)}" for number in verdict.numbers]
     if verdict.runs:
-        lines.append(f"  - runs: {', '.join(verdict.runs)}")
+        lines.append(f"  - runs: {markdown.escaped(', '.join(verdict.runs))}")
     return [*lines, ""]

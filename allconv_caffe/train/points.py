@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from allconv_caffe import files
+from allconv_caffe import csv_text, files
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow
 
 
@@ -18,9 +16,7 @@ def _table(rows: Sequence[TrainRow] | Sequence[TestRow], first: Sequence[str], e
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row.outputs))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*first, *(f"output:{name}" for name in names)])
+    lines: list[Sequence[object]] = [[*first, *(f"output:{name}" for name in names)]]
     for row in rows:
         values: dict[str, Any] = {
             "iteration": row.iteration,
@@ -33,8 +29,8 @@ def _table(rows: Sequence[TrainRow] | Sequence[TestRow], first: Sequence[str], e
             values["loss"] = row.loss
         else:
             values["error_percent"] = None if row.error_percent is None else f"{row.error_percent:.6g}"
-        writer.writerow([_cell(values[name]) for name in first] + [_cell(row.outputs.get(name)) for name in names])
-    return out.getvalue()
+        lines.append([_cell(values[name]) for name in first] + [_cell(row.outputs.get(name)) for name in names])
+    return csv_text.text(lines)
 
 
 def _cell(value: Any) -> str:

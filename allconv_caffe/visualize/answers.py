@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from allconv_caffe import files
+from allconv_caffe import csv_text, files
 from allconv_caffe.visualize import display
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -175,12 +174,10 @@ def write(folder: Path, found: Evaluation, names: Sequence[str], source: ImageSo
 
 def confusion_csv(found: Evaluation, names: Sequence[str]) -> str:
     """A row for each true class, a column for each answer, and the class's error."""
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["class", *names, "error_percent"])
+    rows: list[Sequence[object]] = [["class", *names, "error_percent"]]
     for name, row, error in zip(names, found.confusion, found.class_errors(), strict=True):
-        rows.writerow([name, *map(int, row), f"{error:.2f}"])
-    return out.getvalue()
+        rows.append([name, *map(int, row), f"{error:.2f}"])
+    return csv_text.text(rows)
 
 
 def confusion_png(found: Evaluation, names: Sequence[str]) -> bytes:

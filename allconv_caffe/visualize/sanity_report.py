@@ -291,7 +291,7 @@ class Sanity:
                     for edge in axes.spines.values():
                         edge.set_visible(False)
                     if i == j == 0:
-                        axes.set_title(name, fontsize=8)
+                        axes.set_title(name, fontsize=8, parse_math=False)
                     if tile is None:
                         continue
                     if tile.dtype == np.uint8:

@@ -67,12 +67,24 @@ def states(folder: Path) -> dict[str, tuple[Any, str]]:
 
         return change
 
+    def external(file: Any) -> None:
+        del file["history/0"]
+        file["history"].create_dataset("0", (4, 4), "f4", external=[("net.prototxt", 0, 64)])
+
+    def virtual(file: Any) -> None:
+        layout = h5py.VirtualLayout((4, 4), "f4")
+        layout[:] = h5py.VirtualSource("pipe", "x", (4, 4))
+        del file["history/0"]
+        file["history"].create_virtual_dataset("0", layout)
+
     return {
         "iter inf": (put("iter", np.array([np.inf])), ""),
         "step nan": (put("current_step", np.array([np.nan])), ""),
         "iter beyond": (put("iter", np.array([2**64 - 1], np.uint64)), ""),
         "model in an array": (put("learned_net", np.array([b"h_iter_2.caffemodel.h5"])), ""),
         "link to a pipe": (put("history/0", h5py.ExternalLink(str(folder / "pipe"), "/x")), PIPE),
+        "values of another file": (external, "Found values that lie in another file, net.prototxt, expected them in"),
+        "values of a pipe": (virtual, "Found values that lie in another file, pipe, expected them in"),
         "group in itself": (
             lambda file: file["history"].__setitem__("self", file["history"]),
             "Incorrect length of history blobs",

@@ -20,7 +20,7 @@ import pytest
 from allconv_caffe.html import table
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.paper.published import CITED
-from allconv_caffe.report import plots, runs as runs_, tables, text, trends
+from allconv_caffe.report import page as page_, plots, runs as runs_, tables, text, trends
 from allconv_caffe.report.build import build
 from allconv_caffe.report.collect import Run, find_runs, measured
 from allconv_caffe.report.record import Record, ReportError, Schedule, from_json, read
@@ -579,3 +579,73 @@ def test_a_record_keeps_every_setting_that_makes_a_run_another() -> None:
     deciding = {name for name, setting in SETTINGS.items() if setting.fact or setting.option or setting.word}
     fields = {field.name for field in dataclasses.fields(Record)}
     assert deciding - fields == {"data", "gpu"}  # the record has the data set and the device themselves
+
+
+EVIL = "$\\bad{ [x](http://evil) <img src=x onerror=alert(1)> `a` | *b*"
+FORMULA = '=HYPERLINK("http://evil")'
+
+
+def test_names_are_letters_in_every_medium(tmp_path: Path) -> None:
+    """A data set, a model, a device that hold Markdown, HTML, a formula: shown as they are; the run still has its report."""
+    _write(tmp_path / "runs/a/one", record("cifar10-allcnn-c", 9.3, dataset=EVIL, device=EVIL))
+    _write(tmp_path / "runs/a/two", record("cifar10-allcnn-c", 9.3, seed=2, dataset=FORMULA, model="$x^"))
+    text = build([tmp_path / "runs"], tmp_path / "out", trends=True)
+    assert "[x](http" not in text and not re.search(r"(?<!\\)<img", text) and not re.search(r"(?<!\\)\$", text)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<img src=x" not in page and 'http-equiv="Content-Security-Policy"' in page
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
+    assert [row["dataset"] for row in rows[:2]] == [EVIL, "'" + FORMULA]
+    for figure in (
+        plots.draw({EVIL: [(1, 2)]}, {"$": [(1, 2)]}, EVIL),
+        plots.overlay({EVIL: [(1, 2)]}, {"a$": [(1, 2)]}, {}),
+    ):
+        assert figure.startswith(b"\x89PNG")
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1e300,
+    10**30,
+    "",
+    "x",
+    "\ud800",
+    [],
+    [None],
+    [["x"]],
+    {},
+    {"a": None},
+    [{}],
+    [{"key": 1}],
+]
+ODD += [{"error_percent": odd, "iteration": odd} for odd in (None, "x", [], 1.5)]
+
+
+@pytest.mark.parametrize("name", ["result.json", "settings.json"])
+def test_an_entry_of_any_kind_is_shown_or_named(name: str, tmp_path: Path) -> None:
+    """Every entry of a record, and of the settings of a run at work, replaced by every odd one: a report, or one line."""
+    folder = tmp_path / "runs/a/one"
+    folder.mkdir(parents=True)
+    (folder / "log").write_text("")
+    content: dict[str, Any] = record(
+        "cifar10-allcnn-c", 9.3, course={}, data_sha256={}, caffe_flags=["-x"], test_iteration=5
+    )
+    if name == "settings.json":
+        settings = {"seed": 1, "epochs": 1.0, "engine": "torch", "lr": 0.1, "options": {}, "max_iter": 5}
+        content = {"experiment": "x", "title": "X", "settings": settings, "data": {"dataset": "d"}, "assumptions": []}
+    refused = 0
+    for key in (*content, "another"):
+        for odd in ODD:
+            (folder / name).write_text(json.dumps({**content, key: odd}))
+            try:
+                entries = runs_.shown(find_runs([tmp_path / "runs"]), draw=False)
+            except ReportError:
+                refused += 1
+                continue
+            runs = [entry.run for entry in entries]
+            text.to_markdown(tables.tables(runs), entries, tmp_path, trends.check(runs)).encode()
+            page_.to_html(tables.tables(runs), entries, tmp_path, trends.check(runs)).encode()
+            tables.to_csv(runs).encode()
+    assert refused > 5 * len(content)

@@ -8,6 +8,7 @@ Source: hdf5.cpp.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,17 +50,30 @@ def check_class(dataset: h5py.Dataset, where: str = "") -> None:
     glog.info_first(f"hdf5.cpp:{LINES[name]}", f"Datatype class: {name}")
 
 
-def open_hdf5(path: str | os.PathLike[str]) -> h5py.File:
-    """The file, opened for reading. Raises OSError: where HDF5 cannot, or would wait for ever."""
+class Elsewhere(OSError):
+    """Values that lie in another file, where only this one was asked for."""
+
+
+def open_hdf5(path: str | os.PathLike[str], alone: bool = False) -> h5py.File:
+    """The file, opened for reading.
+
+    Args:
+        alone: refuse data sets whose bytes lie in another file, which may be any (external storage, virtual data sets).
+    Raises: OSError: where HDF5 cannot, or would wait for ever; Elsewhere.
+    """
     import h5py
 
     check_file(path)
     file = h5py.File(path, "r")
     try:
-        for name in _external_files(file):
+        for name, stored in _external_files(file):
+            if alone and stored:
+                raise Elsewhere(
+                    errno.EINVAL, f"Found values that lie in another file, {name}, expected them in this one"
+                )
             for folder in ("", os.path.dirname(os.path.abspath(path))):
                 check_file(os.path.join(folder, name))
-    except NotAFile:
+    except (NotAFile, Elsewhere):
         file.close()
         raise
     except DAMAGE:
@@ -119,8 +133,8 @@ class Sink:
         """Nothing is kept back."""
 
 
-def _external_files(file: h5py.File) -> Iterator[str]:
-    """The files that links of any group lead to. A group may lie in itself."""
+def _external_files(file: h5py.File) -> Iterator[tuple[str, bool]]:
+    """The files that links of any group lead to, and those that data sets are stored in (True). A group may lie in itself."""
     import h5py
 
     seen: set[int] = set()
@@ -134,9 +148,21 @@ def _external_files(file: h5py.File) -> Iterator[str]:
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                yield link.filename
-            elif isinstance(link, h5py.HardLink) and group.get(name, getclass=True) is h5py.Group:
-                waiting.append(group[name])
+                yield link.filename, False
+            elif isinstance(link, h5py.HardLink):
+                kind = group.get(name, getclass=True)
+                if kind is h5py.Group:
+                    waiting.append(group[name])
+                elif kind is h5py.Dataset:
+                    yield from ((stored, True) for stored in _stored_in(group[name]))
+
+
+def _stored_in(dataset: h5py.Dataset) -> list[str]:
+    """The other files that a data set's values lie in."""
+    names = [os.fsdecode(name) for name, _, _ in dataset.external or ()]
+    if dataset.is_virtual:
+        names += [source.file_name for source in dataset.virtual_sources() if source.file_name != "."]
+    return names
 
 
 def reason(error: Exception) -> str:
@@ -154,7 +180,7 @@ def reading(path: str | os.PathLike[str], sentence: str) -> Iterator[h5py.File]:
     it cannot even be opened, Caffe's `sentence`."""
     opened = False
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5(path, alone=True) as file:
             opened = True
             yield file
     except DAMAGE as error:

@@ -1,0 +1,542 @@
+"""A fuzzer over every file that the product reads: seeded mutations, each read in a child process of bounded memory and time.
+
+    make fuzz [FUZZ="--seed 1 --count 1000 --only pickle,tar"]
+
+A mutant is taken or refused: an error of the product's own, in one line. Anything else is printed with its number, so that
+``--only tar --seed 1 --first 17 --count 1`` is that one again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import hostile_files as hostile
+import numpy as np
+
+from allconv_caffe.errors import MOST_LETTERS, PlacedError
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 20  # for one file, on a machine that does ten other things
+EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    1e300,
+    10**30,
+    "",
+    "x",
+    "../x",
+    "\ud800",
+    "a\nb",
+    [],
+    [None],
+    [[1]],
+    {},
+    {"a": 1},
+)
+
+QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "OFF"}
+Reader = Callable[[Path], object]
+
+
+# what is read ---------------------------------------------------------------------------------------------------------
+def pixels(count: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
+
+
+def picture(kind: str) -> bytes:
+    return bytes(cv2.imencode(kind, pixels(1, 8)[0].transpose(1, 2, 0))[1].tobytes())
+
+
+def tree() -> dict[str, bytes]:
+    return {
+        f"{split}/{label}/{i}.png": picture(".png") for split in ("train", "test") for label in "ab" for i in (0, 1)
+    }
+
+
+def packed_tar(mode: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode, format=tarfile.PAX_FORMAT) as made:  # type: ignore[call-overload]
+        for name, data in {**tree(), "train/a/" + "ü" * 90 + ".png": picture(".png")}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def packed_zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in tree().items():
+            made.writestr(name, data)
+    return out.getvalue()
+
+
+def batch(protocol: int) -> bytes:
+    images = pixels(2).reshape(2, -1)
+    return pickle.dumps({"data": images, "labels": [0, 1], "filenames": ["a.png", "b.png"]}, protocol)
+
+
+def saved(make: Callable[[Path], object]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        make(path)
+        return path.read_bytes()
+
+
+def whitening() -> bytes:
+    from data_prep.whitening import fit
+
+    return saved(fit(pixels(20, 2), class_names=("a", "b")).save)
+
+
+def database() -> bytes:
+    from command_line_files import datum, write_lmdb
+
+    rs = np.random.RandomState(0)
+    values = [datum(rs, label=i % 3) for i in range(12)] + [datum(rs, label=1, float_data=rs.randn(192).tolist())]
+    with tempfile.TemporaryDirectory() as folder:
+        write_lmdb(Path(folder) / "db", values)
+        return (Path(folder) / "db" / "data.mdb").read_bytes()
+
+
+def net() -> bytes:
+    from command_line_files import NET
+
+    text = NET[NET.index('layer { name: "conv1"') : NET.index('layer { name: "accuracy"')]
+    return ('name: "Tiny" input: "data" input_shape { dim: 1 dim: 3 dim: 8 dim: 8 }\n' + text).encode()
+
+
+def weights(ending: str) -> bytes:
+    from allconv_caffe import pycaffe as caffe
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.prototxt"
+        path.write_bytes(net())
+        made = caffe.Net(str(path), caffe.TEST)
+        (made.save_hdf5 if ending == "h5" else made.save)(str(path) + ending)
+        return Path(str(path) + ending).read_bytes()
+
+
+def mean() -> bytes:
+    from allconv_caffe.proto import BlobProto
+
+    return bytes(BlobProto(num=1, channels=3, height=2, width=2, data=[1.0] * 12).SerializeToString())
+
+
+def result() -> bytes:
+    path = next((HERE.parents[1] / "results").rglob("result.json"))
+    return path.read_bytes()
+
+
+def run_settings() -> bytes:
+    path = next((HERE.parents[1] / "results").rglob("settings.json"))
+    return path.read_bytes()
+
+
+def log() -> bytes:
+    path = min((HERE.parents[1] / "results").rglob("log"), key=lambda path: path.stat().st_size)
+    return path.read_bytes()
+
+
+def card() -> bytes:
+    return next((HERE.parents[1] / "models").glob("*/card.json")).read_bytes()
+
+
+def manifest() -> bytes:
+    from data_prep.manifest import Manifest
+
+    facts = {"path": "train_lmdb", "records": 2, "sha256": "0"}
+    made = Manifest(
+        dataset="images", display_name="x", labels="fine", preprocessing="raw", gcn_scale=1.0, gcn_min_divisor=1e-8,
+        zca_bias=0.1, pad=0, seed=1, shape=(3, 8, 8), image_shape=(3, 8, 8), channel_order="RGB", classes=2,
+        class_names=("a", "b"), class_counts={"train": [1, 1], "test": [1, 1]}, n_train=2, n_test=2, source={"name": "x"},
+        pixels_sha256={"train": "0"}, lmdb={"train": facts, "test": facts}, files={"whitening.npz": "0"},
+        statistics={"train_mean": 1.0}, versions={"numpy": "2"},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(Path(folder))
+        return (Path(folder) / "manifest.json").read_bytes()
+
+
+# who reads it ---------------------------------------------------------------------------------------------------------
+def read_net(path: Path) -> object:
+    from allconv_caffe.caffe_torch.summary import summarize, to_json
+
+    return to_json(summarize(path))
+
+
+def read_solver(path: Path) -> object:
+    from allconv_caffe.proto import read_solver as read
+
+    return read(path)
+
+
+def read_weights(path: Path) -> object:
+    from allconv_caffe import pycaffe as caffe
+
+    made = caffe.Net(str(path.with_name("net.prototxt")), caffe.TEST)
+    try:
+        return made.copy_from(str(path))
+    except RuntimeError as error:
+        if str(error).startswith("Could not open file "):  # pycaffe's own
+            return None
+        raise
+
+
+def read_mean(path: Path) -> object:
+    from allconv_caffe.visualize.whitening import load_mean
+
+    return load_mean(path)
+
+
+def read_database(path: Path) -> object:
+    from allconv_caffe.proto import ProtoError, datum
+    from data_prep.database import records
+
+    folder = path.with_name("db")
+    folder.mkdir(exist_ok=True)
+    (folder / "data.mdb").write_bytes(path.read_bytes())
+    found = 0
+    for _, value in records(folder):
+        try:
+            datum.parse(value)
+        except ProtoError:
+            found += 1
+    return found
+
+
+def read_batch(path: Path) -> object:
+    from data_prep import cifar
+
+    return cifar.parse_batch(path.read_bytes(), cifar.FORMATS[0], str(path))
+
+
+def read_names(path: Path) -> object:
+    from data_prep import cifar
+
+    return cifar.parse_names(path.read_bytes(), cifar.FORMATS[0], "batches.meta", str(path))
+
+
+def read_archive(path: Path) -> object:
+    from data_prep import listing, photos, source
+
+    with suppress(PlacedError):
+        source.read(path, dataset="images", progress=False)
+    return photos.image_set(listing.by_class(path), photos.Fit(resize=(4, 4)), "x", {}, progress=False)
+
+
+def read_packed(path: Path) -> object:
+    from data_prep import source
+
+    return source.read(path, dataset="images", progress=False)
+
+
+def read_whitening(path: Path) -> object:
+    from data_prep.whitening import Whitening
+
+    return Whitening.load(path).whiten(np.zeros((1, 3, 2, 2), np.uint8))
+
+
+def read_scan(path: Path) -> object:
+    from allconv_caffe.visualize.mining import TopK, merge
+
+    found = TopK.load(path)
+    for name in found.blobs:
+        found.units(name, 0)
+    return merge(found)
+
+
+def read_picture(path: Path) -> object:
+    from data_prep import images, photos
+
+    data = path.read_bytes()
+    photos.record(data, 1, photos.Fit(resize=(4, 4)), str(path))
+    return images.decode(data, str(path))
+
+
+def read_result(path: Path) -> object:
+    from allconv_caffe.report import page, runs, tables, text, trends
+    from allconv_caffe.report.collect import find_runs
+
+    found = find_runs([path.parent])
+    entries = runs.shown(found, draw=False)
+    for run in found:
+        run.curve("test")
+    verdicts = trends.check(found)
+    text.to_markdown(tables.tables(found), entries, path.parent, verdicts).encode()
+    page.to_html(tables.tables(found), entries, path.parent, verdicts).encode()
+    return tables.to_csv(found).encode()
+
+
+def read_card(path: Path) -> object:
+    from allconv_caffe import zoo
+
+    return [zoo.page(found.facts).encode() for found in zoo.cards(path.parents[1])]
+
+
+def read_manifest(path: Path) -> object:
+    from data_prep.manifest import Manifest
+
+    return Manifest.load(path.parent)
+
+
+def read_log(path: Path) -> object:
+    from allconv_caffe.report import beside
+    from allconv_caffe.report.log import parse_log
+
+    parse_log(path)
+    return beside.read(str(path))
+
+
+# what is done to it ---------------------------------------------------------------------------------------------------
+def json_mutants(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
+    """Entries of other kinds, gone, added, at any depth; now and then other bytes."""
+    for _ in range(count):
+        if rng.random() < 0.2:
+            yield from hostile.byte_mutants(raw, rng, 1, page=8)
+            continue
+        content = json.loads(raw)
+        said = []
+        for _ in range(rng.choice((1, 1, 2))):
+            place, where = content, []
+            while isinstance(place, (dict, list)) and place:
+                key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+                where.append(str(key))
+                if rng.random() < 0.6 or not isinstance(place[key], (dict, list)) or not place[key]:
+                    odd = rng.choice(ODD)
+                    said.append(f"{'.'.join(where)} is {odd!r}")
+                    if rng.random() < 0.1:
+                        del place[key]
+                    else:
+                        place[key] = odd
+                    break
+                place = place[key]
+        yield ", ".join(said), json.dumps(content).encode()
+
+
+def array_mutants(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
+    """Arrays of other types and shapes under the same names, gone, added; now and then other bytes."""
+    kinds = ("f4", "f8", "i4", "i8", "u1", "?", "U3", "S2", "c8", ">f4", "M8[s]")
+    with np.load(io.BytesIO(raw)) as file:
+        arrays = dict(file)
+    for _ in range(count):
+        if rng.random() < 0.3:
+            yield from hostile.byte_mutants(raw, rng, 1)
+            continue
+        name = rng.choice(list(arrays))
+        shape = rng.choice([arrays[name].shape, (), (0,), (3,), (2, 2), (1, 2, 3), (0, 4), (5, 0)])
+        kind = rng.choice([arrays[name].dtype.str, *kinds])
+        fill = rng.choice(["0", "1", "7"]) if kind[-2:] != "4]" else "0"
+        changed = dict(arrays)
+        if arrays[name].dtype.kind == "U" and arrays[name].shape == () and rng.random() < 0.5 and name == "head":
+            said, text = next(json_mutants(str(arrays[name]).encode(), rng, 1))
+            changed[name] = np.array(text.decode("utf-8", "replace"))
+        else:
+            said = f"{kind} {shape}"
+            changed[name] = np.full(shape, int(fill)).astype(kind)
+        out = io.BytesIO()
+        np.savez(out, **changed)
+        yield f"{name}: {said}", out.getvalue()
+
+
+def scan() -> bytes:
+    from test_npz import save_topk
+
+    return saved(lambda path: save_topk(path.with_suffix(".npz")) or path.with_suffix(".npz").rename(path))
+
+
+def some_bytes(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
+    return hostile.byte_mutants(raw, rng, count, page=16)
+
+
+def some_text(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
+    return hostile.text_mutants(raw.decode(), rng, count)
+
+
+def some_fields(tree_: dict[int, object]) -> Callable[[bytes, random.Random, int], Iterator[hostile.Mutant]]:
+    def mutants(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
+        found = list(hostile.wire_mutants(raw, tree_, rng, count // 3))
+        rng.shuffle(found)
+        yield from found[:count]
+        yield from hostile.byte_mutants(raw, rng, max(0, count - len(found)))
+
+    return mutants
+
+
+FORMATS: dict[
+    str, tuple[Callable[[], bytes], str, Reader, Callable[[bytes, random.Random, int], Iterator[hostile.Mutant]]]
+] = {
+    "prototxt": (net, "x.prototxt", read_net, some_text),
+    "solver": (
+        lambda: (HERE.parents[1] / "solvers/cifar10-allcnn-c/solver.prototxt").read_bytes(),
+        "x",
+        read_solver,
+        some_text,
+    ),
+    "caffemodel": (lambda: weights("caffemodel"), "x.caffemodel", read_weights, some_fields(hostile.NETS)),
+    "hdf5": (lambda: weights("h5"), "x.caffemodel.h5", read_weights, some_bytes),
+    "binaryproto": (mean, "x.binaryproto", read_mean, some_fields({7: {}})),
+    "lmdb": (database, "data.mdb", read_database, some_bytes),
+    "pickle": (lambda: batch(2), "data_batch_1", read_batch, some_bytes),
+    "pickle0": (lambda: batch(0), "data_batch_1", read_batch, some_bytes),
+    "pickle4": (lambda: batch(4), "data_batch_1", read_batch, some_bytes),
+    "names": (
+        lambda: pickle.dumps({"label_names": ["a", "b"], "data_set_name": "x"}, 2),
+        "batches.meta",
+        read_names,
+        some_bytes,
+    ),
+    "tar": (lambda: packed_tar("w"), "x.tar", read_archive, some_bytes),
+    "tar.gz": (lambda: packed_tar("w:gz"), "x.tar.gz", read_packed, some_bytes),
+    "zip": (packed_zip, "x.zip", read_archive, some_bytes),
+    "whitening": (whitening, "whitening.npz", read_whitening, array_mutants),
+    "scan": (scan, "topk.npz", read_scan, array_mutants),
+    "png": (lambda: picture(".png"), "x.png", read_picture, some_bytes),
+    "jpeg": (lambda: picture(".jpg"), "x.jpg", read_picture, some_bytes),
+    "webp": (lambda: picture(".webp"), "x.webp", read_picture, some_bytes),
+    "tiff": (lambda: picture(".tif"), "x.tif", read_picture, some_bytes),
+    "result": (result, "run/result.json", read_result, json_mutants),
+    "settings": (run_settings, "run/settings.json", read_result, json_mutants),
+    "card": (card, "models/m/card.json", read_card, json_mutants),
+    "manifest": (manifest, "set/manifest.json", read_manifest, json_mutants),
+    "log": (log, "run/log", read_log, some_text),
+}
+"""By name: a good file, what it is called, who reads it, how it is mutated."""
+
+
+# one after the other --------------------------------------------------------------------------------------------------
+class TooSlow(BaseException):
+    pass
+
+
+def judge(path: Path, read: Reader) -> str:
+    """ "taken", "refused", or what no user should see."""
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        read(path)
+    except PlacedError as error:
+        said = str(error)
+        if "\n" in said or len(said) > MOST_LETTERS:
+            return f"{len(said)} letters in {said.count(chr(10)) + 1} lines: {said[:300]!r}"
+        return "refused"
+    except BaseException:
+        return traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return "taken"
+
+
+def child(name: str, seed: int, first: int, count: int) -> None:
+    """Reads mutants number `first` and on; a line of JSON before each and after it."""
+
+    def too_slow(*_: object) -> None:
+        raise TooSlow
+
+    make, file, read, mutants = FORMATS[name]
+    raw = make()
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    if name in ("caffemodel", "hdf5"):
+        Path("net.prototxt").write_bytes(net())
+    if name in ("result", "settings"):
+        path.with_name("log").write_bytes(log())
+    first_said = judge(path, read)
+    print(json.dumps({"good": first_said}), flush=True)
+    signal.signal(signal.SIGALRM, too_slow)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + EXTRA_BYTES, resource.RLIM_INFINITY))
+    for i, (said, mutant) in enumerate(mutants(raw, random.Random(f"{name} {seed}"), first + count)):
+        if i < first:
+            continue
+        print(json.dumps({"begins": i, "said": said}), flush=True)
+        path.write_bytes(mutant)
+        print(json.dumps({"is": judge(path, read)}), flush=True)
+
+
+def fuzz(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], list[str]]:
+    """How many mutants were taken and refused; and a text for each that was neither."""
+    outcomes = {"taken": 0, "refused": 0}
+    wrong: list[str] = []
+    end = first + count
+    while first < end:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable,
+                str(HERE / "fuzz_files.py"),
+                "--child",
+                name,
+                str(seed),
+                str(first),
+                str(end - first),
+            ]
+            tests = HERE.parent
+            places = (HERE.parents[1], tests, tests / "parity", HERE)
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), **QUIET}
+            done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if not lines or lines[0].get("good") != "taken":
+            return outcomes, [f"{name}: the good file: {lines[0] if lines else done.stderr[-3000:]}"]
+        at = {"begins": first, "said": "before the first"}
+        for line in lines[1:]:
+            if "begins" in line:
+                at = line
+            elif line["is"] in outcomes:
+                outcomes[line["is"]] += 1
+            else:
+                wrong.append(f"{name} seed {seed} number {at['begins']} ({at['said']}):\n{line['is']}")
+        if done.returncode == 0:
+            break
+        wrong.append(f"{name} seed {seed} number {at['begins']} ({at['said']}): ended with {done.returncode}")
+        first = at["begins"] + 1
+    return outcomes, wrong
+
+
+def main() -> int:
+    """Returns: 1 if anything was neither taken nor refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=1000, help="mutants of each format (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--only", default=",".join(FORMATS), metavar="FORMAT,FORMAT", help=", ".join(FORMATS))
+    options = parser.parse_args()
+    failed = tried = survived = 0
+    print(f"{'format':<12} {'tried':>7} {'taken':>7} {'refused':>7} {'wrong':>7}")
+    for name in options.only.split(","):
+        outcomes, wrong = fuzz(name, options.seed, options.first, options.count)
+        all_ = sum(outcomes.values()) + len(wrong)
+        print(f"{name:<12} {all_:>7} {outcomes['taken']:>7} {outcomes['refused']:>7} {len(wrong):>7}", flush=True)
+        for text in wrong[:5]:
+            print(text, file=sys.stderr)
+        tried, survived, failed = tried + all_, survived + sum(outcomes.values()), failed + len(wrong)
+    print(f"{'all':<12} {tried:>7} tried, {survived} survived")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], *map(int, sys.argv[3:6]))
+    else:
+        sys.exit(main())
