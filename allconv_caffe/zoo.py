@@ -415,16 +415,16 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     files.write(folder / PAGE, page(facts))
 
 
-def _check_card(path: Path, facts: dict[str, Any]) -> None:
+def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
     kinds = {**_KINDS, **dict.fromkeys(FILES, dict)}
     kinds["mean"] = kinds["transform"] = dict | None
     kinds["license"] = str | None
     if not _whitened(facts):
         kinds["whitening"] = dict | None
-    for key in kinds:
-        facts.setdefault(key, None)
-    files.check_kinds(path, facts, kinds, ZooError)
+    if missing := [key for key in ("whitening", "published_error_percent", "published_parameters") if key not in facts]:
+        raise ZooError(path, f"no {', '.join(missing)}", "the card of a model")
+    files.check_kinds(path, {key: facts.get(key) for key in kinds}, kinds, ZooError)
     if not _NAME.fullmatch(facts["name"]):
         raise ZooError(path, f"name {facts['name']!r}", "a name without folders")
     if (transform := facts.get("transform")) is not None:

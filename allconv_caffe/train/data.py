@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe import files
 from allconv_caffe.paper.datasets import Dataset, Recipe
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.proto.lmdb_file import LmdbError, LmdbFile
@@ -243,7 +244,7 @@ def _slug_of(source: Path, recipe: Recipe) -> str:
         return ""
     stem = _ARCHIVE_SUFFIX.sub("", source.resolve().name).lower()
     slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
-    return f"-{slug}" if slug else ""
+    return f"-{files.shortened(slug)}" if slug else ""
 
 
 def prepared(source: Path) -> PreparedData:

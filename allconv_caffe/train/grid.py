@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import shlex
@@ -11,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe import files
 from allconv_caffe.errors import did_you_mean
 from allconv_caffe.paper.datasets import CIFAR10
 from allconv_caffe.paper.experiments import EXPERIMENTS
@@ -47,8 +49,10 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The same as a name for files."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", self.words)
+        """The same as a name for files, which have 255 bytes at most: a digest ends a longer one."""
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", self.words)
+        short = files.shortened(name)
+        return name if short == name else f"{short}-{hashlib.sha256(self.words.encode()).hexdigest()[:8]}"
 
     @property
     def command(self) -> str:

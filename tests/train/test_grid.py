@@ -104,6 +104,13 @@ def test_the_product_begins_with_every_first_seed() -> None:
     assert grid.point_words(jobs[1].point) == "lr 0.1, set filler=xavier"  # what all share is no part of a point
 
 
+def test_a_long_point_still_names_a_file() -> None:
+    """A folder's name has 255 bytes at most; two long ones that begin alike stay two."""
+    steps = [tuple(float(n) for n in range(1, count)) for count in (80, 81)]
+    jobs = grid.product(["cifar10-model-a"], RunSettings(engine="torch"), {"seed": [1]}, {"drop_epochs": steps})
+    assert len({job.key for job in jobs}) == 2 and all(len(job.words) > 255 > len(job.key) + 20 for job in jobs)
+
+
 def test_the_command_of_a_run_makes_the_same_run() -> None:
     """Each run of a grid is an ordinary one: what stands beside it can be typed."""
     from click.testing import CliRunner
