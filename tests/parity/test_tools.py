@@ -68,6 +68,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         encoded = cv2.imencode(".png", rs.randint(0, 256, (4, 5, 3)).astype(np.uint8))[1].tobytes()
         with lmdb.open(str(folder / "encoded"), map_size=1 << 20) as env, env.begin(write=True) as txn:
             txn.put(b"0", Datum(data=encoded, encoded=True).SerializeToString())
+    train = [str(ROOT / ".caffe" / "bin" / "caffe"), "train", "-solver", "solver.prototxt"]
+    subprocess.run(train, cwd=found["real"], env=real_tools.environment(), check=True, capture_output=True)
+    for folder in found.values():
+        (folder / "w.caffemodel").write_bytes((found["real"] / "x_iter_8.caffemodel").read_bytes())
     return found
 
 
@@ -133,21 +137,6 @@ def records(path: Path) -> list[tuple[bytes, bytes]]:
 
 def test_features_are_those_of_the_real_tool(folders: dict[str, Path]) -> None:
     """The same keys and Datums, floats to 2e-5; a second run into the same data sets is refused by both."""
-    for who, train in (
-        ("real", [str(ROOT / ".caffe/bin/caffe")]),
-        ("ours", [sys.executable, "-m", "allconv_caffe.caffe_torch"]),
-    ):
-        env = {**real_tools.environment(), "PYTHONPATH": str(ROOT)}
-        if who == "real":
-            subprocess.run(
-                [*train, "train", "-solver", "solver.prototxt"],
-                cwd=folders[who],
-                env=env,
-                check=True,
-                capture_output=True,
-            )
-            weights = (folders[who] / "x_iter_8.caffemodel").read_bytes()
-        (folders[who] / "w.caffemodel").write_bytes(weights)
     arguments = ["w.caffemodel", "net.prototxt", "pool1,ip,label", "f_pool,f_ip,f_label", "3", "lmdb", "CPU"]
     real, own = (
         call("extract_features", arguments, folders[who]) for call, who in ((real_tools.run, "real"), (ours, "ours"))
@@ -184,7 +173,8 @@ def test_encoded_pictures_are_the_same_pictures(folders: dict[str, Path]) -> Non
 
 def test_a_mean_image_feeds_a_net(folders: dict[str, Path]) -> None:
     """What the tool writes is a mean_file: the mean of the ten records, in their shape."""
-    mean = BlobProto.FromString((folders["ours"] / "mean.binaryproto").read_bytes())
+    assert ours("compute_image_mean", ["db", "mean_of_ten"], folders["ours"]).returncode == 0
+    mean = BlobProto.FromString((folders["ours"] / "mean_of_ten").read_bytes())
     with lmdb.open(str(folders["ours"] / "db"), readonly=True, lock=False) as env, env.begin() as txn:
         data = np.array([list(Datum.FromString(value).data) for _, value in txn.cursor()], float)
     np.testing.assert_allclose(mean.data, data.mean(0), rtol=1e-6)
