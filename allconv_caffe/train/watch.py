@@ -29,7 +29,8 @@ class DeadRule:
     no gradient reaches any weight, and weight decay alone moves them. From iteration ``patience_iters`` on, judged at every
     displayed loss: the mean loss of the last quarter of an epoch (three values at least) within ``tolerance`` of
     ln(classes), or above 2 ln(classes); or three tests in a row no better than chance (1/classes plus four standard
-    deviations of guessing on n_test images).
+    deviations of guessing on n_test images), unless that mean is a tenth below ln(classes): a dozen test images cannot
+    deny what the training images show.
 
     patience_iters is three epochs, and at least 1000 iterations (as many as three epochs of CIFAR by batches of 128,
     nearly) unless half the training is less: a small data set needs more epochs to leave the plateau at ln(classes)
@@ -95,6 +96,11 @@ class DeadWatch:
             return f"loss {mean:.6g} {where}: above 2 ln({rule.classes}) = {2 * rule.chance_loss:.6g}, diverged"
         return None
 
+    def _learns(self) -> bool:
+        """Whether the displayed losses lie a tenth below what guessing gives."""
+        losses = [loss for _, loss in self._losses]
+        return bool(losses) and sum(losses) / len(losses) < 0.9 * self.rule.chance_loss
+
     def test(self, row: TestRow) -> str | None:
         """Why the training is dead at this complete test, or None.
 
@@ -111,7 +117,7 @@ class DeadWatch:
         if accuracy is None or row.iteration < rule.patience_iters:
             return None
         self._accuracies.append(accuracy)
-        if len(self._accuracies) == 3 and max(self._accuracies) <= rule.chance_accuracy:
+        if len(self._accuracies) == 3 and max(self._accuracies) <= rule.chance_accuracy and not self._learns():
             shown = ", ".join(f"{100 * value:.4g} %" for value in self._accuracies)
             return (
                 f"test accuracy {shown} in the last three tests, at iteration {row.iteration}: no better than chance "

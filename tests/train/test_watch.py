@@ -58,6 +58,16 @@ def test_a_diverged_loss_is_dead_after_the_patience() -> None:
     assert _judge([(iteration, 9.0) for iteration in range(0, 1200, 100)]) is None
 
 
+@pytest.mark.parametrize(("loss", "dead"), [(0.2, False), (1.05, True)])
+def test_few_test_images_do_not_deny_a_falling_loss(loss: float, dead: bool) -> None:
+    """Of twelve images of three classes guessing may get 10 right: that is no death while the loss is far below ln(3)."""
+    watch = DeadWatch(DeadRule(classes=3, n_test=12, epoch_iters=3, max_iter=90))
+    for iteration in range(45, 48):
+        assert watch.train(TrainRow(iteration=iteration, loss=loss)) is None
+    row = TestRow(iteration=48, outputs={"accuracy": 10 / 12, "loss": loss})
+    assert [why is not None for why in (watch.test(row), watch.test(row), watch.test(row))] == [False, False, dead]
+
+
 def test_three_tests_at_chance_are_dead() -> None:
     """Guessing gets 10 % +- 0.3 % of 10,000 images right: three tests in a row below 11.2 % are no success."""
     watch = DeadWatch(RULE)
