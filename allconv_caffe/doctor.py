@@ -96,7 +96,7 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
     engines = {"caffe": _bvlc(advice), "torch": _torch(advice)}
     can_run = any(engine["found"] for engine in engines.values())
     if not can_run:
-        advice.insert(0, "nothing can train here: run `make setup`, or name a Caffe with CAFFE=<binary>")
+        advice.insert(0, f"nothing can train here: run {_by_make('setup')}, or name a Caffe with CAFFE=<binary>")
     return {
         "can_run": can_run,
         "machine": {
@@ -113,6 +113,16 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
     }
 
 
+def _by_make(target: str) -> str:
+    """The command for what make does in a checkout; who installed a wheel has no Makefile."""
+    if (_HERE / "Makefile").is_file():
+        return f"`make {target}`"
+    return {
+        "setup": "`pip install --upgrade allconv-caffe`",
+        "caffe": "`python -m allconv_caffe.bvlc install --prefix .caffe`",
+    }[target]
+
+
 def _bvlc(advice: list[str]) -> dict[str, Any]:
     passed_over: list[str] = []
     try:
@@ -122,7 +132,7 @@ def _bvlc(advice: list[str]) -> dict[str, Any]:
         return {"found": False, "problem": str(error)}
     if caffe is None:
         advice.append(
-            "no BVLC Caffe: not needed; `make caffe` installs one (CPU) for comparisons, "
+            f"no BVLC Caffe: not needed; {_by_make('caffe')} installs one (CPU) for comparisons, "
             "CAFFE=<binary> or CAFFE_ROOT=<build tree> names your own"
         )
         return {"found": False, "passed_over": passed_over}
@@ -143,7 +153,7 @@ def _torch(advice: list[str]) -> dict[str, Any]:
         from allconv_caffe.caffe_torch.compute.bf16 import cpu_multiplies_bf16
         from allconv_caffe.caffe_torch.compute.compiler import compiler
     except ImportError as error:
-        advice.append(f"caffe-torch needs PyTorch: run `make setup` ({error})")
+        advice.append(f"caffe-torch needs PyTorch: run {_by_make('setup')} ({error})")
         return {"found": False, "problem": str(error)}
     devices = []
     if torch.cuda.is_available():
@@ -216,8 +226,8 @@ def _data(root: Path, advice: list[str]) -> list[dict[str, Any]]:
         found.append({"path": str(path.relative_to(root)), "name": "archive", "bytes": path.stat().st_size})
     if not any(entry.get("preprocessing") for entry in found):
         advice.append(
-            "no data set is prepared: `make cifar10 CIFAR10=<archive or image folder>` (without CIFAR10= it downloads "
-            "170 MB); `make quickstart` needs none"
+            "no data set is prepared: `allconv prep cifar10 --source <archive or image folder>` (without --source it "
+            "downloads 170 MB); `allconv quickstart` needs none"
         )
     return found
 
@@ -228,7 +238,7 @@ def _versions(root: Path, advice: list[str]) -> dict[str, dict[str, Any]]:
     try:
         needed = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        advice.append(f"{PACKAGE} is not installed: run `make setup`")
+        advice.append(f"{PACKAGE} is not installed: run {_by_make('setup')}")
         needed = []
     found: dict[str, dict[str, Any]] = {}
     for requirement in map(Requirement, needed):
@@ -241,7 +251,7 @@ def _versions(root: Path, advice: list[str]) -> dict[str, dict[str, Any]]:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             if not extra:
-                advice.append(f"{name} is missing: run `make setup`")
+                advice.append(f"{name} is missing: run {_by_make('setup')}")
                 found[name] = {"installed": None, "pinned": str(pin.specifier) if pin else None, "as_pinned": False}
             continue
         as_pinned = pin is None or pin.specifier.contains(version, prereleases=True)
@@ -251,7 +261,7 @@ def _versions(root: Path, advice: list[str]) -> dict[str, dict[str, Any]]:
             "as_pinned": as_pinned,
         }
         if not requirement.specifier.contains(version, prereleases=True):
-            advice.append(f"{name} {version} is installed, expected {requirement.specifier}: run `make setup`")
+            advice.append(f"{name} {version} is installed, expected {requirement.specifier}: run {_by_make('setup')}")
     others = [name for name, facts in found.items() if facts["installed"] and not facts["as_pinned"]]
     if others:
         advice.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_missing_comes_with_what_to_do(bare: Path) -> None:
-    """Without Caffe, compiler and data, doctor names `make caffe`, g++ and `make cifar10`, and still can run."""
+    """Without Caffe, compiler and data, doctor names `make caffe`, g++ and `allconv prep cifar10`, and still can run."""
     found = doctor.examine(bare)
     advice = "\n".join(found["advice"])
-    assert "make caffe" in advice and "install g++" in advice and "make cifar10 CIFAR10=" in advice
+    assert "make caffe" in advice and "install g++" in advice and "allconv prep cifar10 --source" in advice
     assert found["can_run"] and found["engines"]["torch"]["found"] and not found["engines"]["caffe"]["found"]
     assert found["caffe_command"] == {"path": None, "is": None}
     assert found["data"] == []
@@ -94,7 +95,7 @@ def test_what_is_missing_comes_with_what_to_do(bare: Path) -> None:
 
 def test_without_any_engine_nothing_can_run(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where neither PyTorch nor Caffe is found, `can_run` is false and the first advice is set-up."""
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     found = doctor.examine(bare)
     assert not found["can_run"]
     assert found["advice"][0].startswith("nothing can train here: run `make setup`")
@@ -125,6 +126,16 @@ def test_other_versions_than_pinned_are_named(bare: Path, monkeypatch: pytest.Mo
     assert [name for name, facts in found["versions"].items() if not facts["as_pinned"]] == ["click"]
     assert "other versions than constraints.txt pins: click; `rm -r .venv; make setup` restores them" in found["advice"]
     assert "click 8.5.1 (pinned: 0.0.1)" in doctor.text(found)
+
+
+def test_who_installed_a_wheel_is_not_told_to_use_make(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no Makefile lies beside the package, advice is in the words of pip and of our own commands."""
+    monkeypatch.setattr(doctor, "_HERE", bare)
+    monkeypatch.setattr(doctor.bvlc, "find_caffe", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    advice = "\n".join(doctor.examine(bare)["advice"])
+    assert "make " not in advice
+    assert "`pip install --upgrade allconv-caffe`" in advice and "`python -m allconv_caffe.bvlc install" in advice
 
 
 def test_an_unreadable_data_set_is_advice_not_a_crash(bare: Path) -> None:
