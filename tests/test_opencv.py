@@ -36,7 +36,8 @@ layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob" }
 @pytest.mark.parametrize("name", ["cifar10-allcnn-c", "cifar10-model-c", "lenet"])
 def test_opencv_computes_what_we_compute(tmp_path: Path, name: str) -> None:
     """Random weights in every blob, saved by `Net.save`: the outputs agree to 1e-5 of the largest."""
-    assert cv2.__version__.split(".")[0] == "4"  # OpenCV 5 reads no Caffe models
+    if not hasattr(cv2.dnn, "readNetFromCaffe"):
+        pytest.skip("OpenCV 5 reads no Caffe models")
     prototxt = tmp_path / "deploy.prototxt"
     prototxt.write_text(LENET if name == "lenet" else (ROOT / "solvers" / name / "deploy.prototxt").read_text())
     caffe.set_random_seed(1)
