@@ -2,8 +2,8 @@
 # Nothing needs an activated environment: every recipe calls .venv/bin directly.
 
 PYTHON    ?= python3
-# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export` adds Ray and
-# submitit for `allconv sweep --on`, onnx, onnxruntime and safetensors for `allconv export`.
+# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export,docs` adds Ray
+# and submitit for `allconv sweep --on`, onnx, onnxruntime and safetensors for `allconv export`, Sphinx and Jupyter for docs/.
 EXTRAS    ?= dev
 VENV      := .venv
 BIN       := $(VENV)/bin
@@ -43,7 +43,7 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $(value $(name)),$(call FLAG_OF,$(na
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test fuzz crash-points lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
-	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs wheel clean \
+	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
@@ -157,8 +157,15 @@ zoo: setup ## check every model in models/: sizes, SHA-1, cards, shapes of the w
 docs: setup ## write the generated pages and README's tables again and check every link
 	$(BIN)/python -m allconv_caffe.report.docs
 
-wheel: setup ## build the wheel into dist/ (make test installs one elsewhere and renders with it)
+site: setup ## the documentation as a site into build/site, a warning is an error (make setup EXTRAS=dev,docs)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs/site -d build/site-doctrees . build/site
+
+wheel: setup ## build the wheel and the source distribution into dist/ (make test installs one elsewhere and renders with it)
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
+
+matrix: setup ## the quick tests with the lowest versions that pyproject.toml allows, and with the newest that there are
+	$(BIN)/python .ci/matrix.py $(MATRIX)
 
 figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA
 

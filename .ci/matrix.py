@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = """proto data_prep paper report pycaffe cli visualize caffe_torch/test_data.py caffe_torch/test_transformer.py test_opencv.py
-    test_zoo.py export docs/test_pages.py"""
+    test_zoo.py export docs/test_commands.py"""
 """Of tests/: what touches numpy, OpenCV, protobuf, LMDB, Jinja2 and click most."""
 
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import resources
 from pathlib import Path
@@ -40,9 +41,10 @@ def constraints() -> list[Requirement]:
 
 
 def test_every_dependency_is_pinned_exactly() -> None:
-    """Each requirement, for use and for development, has one version in constraints.txt for each Python."""
+    """Each requirement, for use and of each extra, has one version in constraints.txt for each Python."""
     pins = constraints()
-    wanted = [Requirement(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
     for python in ("3.10", "3.11", "3.13"):
         for requirement in wanted:
             if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
@@ -189,6 +191,41 @@ def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
         path = Path("solvers", "cifar10-allcnn-c", name)
         assert (elsewhere / path).read_bytes() == (ROOT / path).read_bytes()
     assert "version" in call(str(site / "bin" / "caffe-torch"), "--version")
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_whole(tmp_path: Path) -> None:
+    """It holds every file that git knows, and what is unpacked passes a part of its own `make test`."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in tracked.split("\0") if name]
+    tree = tmp_path / "tree"
+    for name in files:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    build = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    (packed,) = (tree / "dist").glob("allconv_caffe-*.tar.gz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / packed.name.removesuffix(".tar.gz")
+    assert [name for name in files if not (unpacked / name).is_file()] == []
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "tests/paper",
+        "tests/test_style.py",
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        words, cwd=unpacked, env={**clean, "PYTHONPATH": str(unpacked)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def _pytest(folder: Path, test: str, **environment: str) -> subprocess.CompletedProcess[str]:

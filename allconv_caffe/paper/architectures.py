@@ -75,7 +75,7 @@ class GlobalPool:
 
 @dataclass(frozen=True)
 class NormPool:
-    """p-norm pooling: (sum over the window of |x|^p)^(1/p), or of the mean; made of layers that stock Caffe has.
+    """p-norm pooling: (sum over the window of abs(x)^p)^(1/p), or of the mean; made of layers that stock Caffe has.
 
     Windows lie as those of a convolution of that padding; beyond the border is 0. Source: Equation 1.
     """
