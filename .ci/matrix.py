@@ -25,6 +25,10 @@ QUICK = """proto data_prep paper report pycaffe cli visualize caffe_torch/test_d
 """Of tests/: what touches numpy, OpenCV, protobuf, LMDB, Jinja2 and click most."""
 
 
+BESIDE = ["scipy", "scikit-learn"]
+"""What the tests import and is built for a NumPy: as new as that allows."""
+
+
 def requirements(kind: str) -> list[str]:
     """What the package needs but torch: the series of its bound (`name==bound.*`), or `name` alone."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -42,7 +46,7 @@ def environment(kind: str) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", place], check=True)
     python = place / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--python", str(python), "install"]
-    subprocess.run([*pip, "--only-binary", ":all:", *requirements(kind)], check=True)
+    subprocess.run([*pip, "--only-binary", ":all:", *requirements(kind), *BESIDE], check=True)
     (site,) = place.glob("lib/python*/site-packages")
     (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
