@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, Any, Iterable, Iterator
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError
 
 from allconv_caffe import files
@@ -130,7 +131,7 @@ def unknown_fields(message: Any, place: str = "") -> Iterator[Any]:
     for unknown in _unknown_set(message):
         yield place, unknown.field_number
     for field, value in message.ListFields():
-        if field.cpp_type == field.CPPTYPE_MESSAGE:
+        if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
             repeated = not hasattr(value, "ListFields")
             for index, item in enumerate(value if repeated else (value,)):
                 yield from unknown_fields(item, f"{place}.{field.name}" + (f"[{index}]" if repeated else ""))
@@ -153,7 +154,7 @@ def _pieces(message: Any) -> Iterator[bytes]:
         yield message.SerializeToString()  # unknown fields have a place of their own in the order
         return
     for field, value in message.ListFields():
-        if field.cpp_type == field.CPPTYPE_MESSAGE and not hasattr(value, "ListFields"):
+        if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE and not hasattr(value, "ListFields"):
             for item in value:
                 body = item.SerializeToString()
                 yield varint(field.number << 3 | 2) + varint(len(body))

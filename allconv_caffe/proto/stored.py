@@ -10,6 +10,7 @@ import os
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from .errors import ProtoError
@@ -294,7 +295,7 @@ def _outline(
                 out += varint(key) + varint(len(body)) + body
             else:
                 value = reader.bytes(size)
-                if field is not None and field.type == field.TYPE_STRING:
+                if field is not None and field.type == FieldDescriptor.TYPE_STRING:
                     value = value.decode("utf-8", "backslashreplace").encode()
                 out += varint(key) + varint(len(value)) + value
         elif wire == _GROUP:

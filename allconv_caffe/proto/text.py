@@ -13,6 +13,7 @@ import struct
 from typing import Any, Dict, Iterator, List, Match, Optional, Set, Tuple
 
 from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
 
 from . import forks
 from .errors import ProtoError
@@ -167,7 +168,7 @@ def to_text(message: Any) -> str:
 def _lines(message: Any, indent: str) -> Iterator[str]:
     for field, value in message.ListFields():
         for item in value if _is_repeated(field) else (value,):
-            if field.cpp_type == field.CPPTYPE_MESSAGE:
+            if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
                 yield f"{indent}{field.name} {{"
                 yield from _lines(item, indent + "  ")
                 yield f"{indent}}}"
@@ -177,20 +178,20 @@ def _lines(message: Any, indent: str) -> Iterator[str]:
 
 def _is_repeated(field: Any) -> bool:
     modern = getattr(field, "is_repeated", None)
-    return bool(modern) if modern is not None else field.label == field.LABEL_REPEATED
+    return bool(modern) if modern is not None else field.label == FieldDescriptor.LABEL_REPEATED
 
 
 def _scalar(field: Any, value: Any) -> str:
-    if field.cpp_type == field.CPPTYPE_FLOAT:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
         return float_text(value)
-    if field.cpp_type == field.CPPTYPE_DOUBLE:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE:
         short = f"{value:.15g}"
         return short if float(short) == value or value != value else f"{value:.17g}"
-    if field.cpp_type == field.CPPTYPE_BOOL:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return "true" if value else "false"
-    if field.cpp_type == field.CPPTYPE_ENUM:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         return field.enum_type.values_by_number[value].name
-    if field.cpp_type == field.CPPTYPE_STRING:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         raw = value if isinstance(value, bytes) else value.encode("utf-8")
         return '"' + "".join(map(_escape, raw)) + '"'
     return str(value)
