@@ -6,6 +6,7 @@ What the system refuses stays an `OSError`, which the caller puts into the words
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -28,6 +29,7 @@ Path = Union[str, "os.PathLike[str]"]
 _BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _TOKEN = ".token"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 _YOUNG_SECONDS = 60  # a temporary of this age may be one that its writer has not locked yet
 
 
@@ -223,7 +225,8 @@ def building(
     """An empty folder, which becomes `out` at the end; after any failure it is removed, and what was there stays.
 
     It lies beside `out` as ``.<name>.partial``, and its lock ends with the process, however that ends: so a left-over,
-    which is cleared, is told from a builder at work. A folder that it replaces is ``.<name>.replaced`` for a moment.
+    which is cleared, is told from a builder at work. A folder that it replaces changes names with it in one step, where the
+    system can, and is ``.<name>.replaced`` for a moment.
 
     Args:
         check: called with the lock held, before and after; raises where what lies at `out` must stay.
@@ -252,9 +255,10 @@ def building(
                 _sync(partial)
             if os.path.isdir(out) and not os.listdir(out):
                 os.rmdir(out)
-            elif os.path.lexists(out):
-                os.rename(out, retired)
-            os.rename(partial, out)
+            if not (os.path.lexists(out) and _swapped(partial, out, retired)):
+                if os.path.lexists(out):
+                    os.rename(out, retired)
+                os.rename(partial, out)
             _sync_one(parent)
             shutil.rmtree(retired, ignore_errors=True)
         except BaseException:
@@ -265,6 +269,25 @@ def building(
             raise
     finally:
         os.close(lock)
+
+
+def _swapped(partial: str, out: Path, retired: str) -> bool:
+    """Whether the new folder and the old one have changed names in one step, so that one lies at `out` at any moment.
+
+    Linux can, on most file systems. The old one is locked until it is out of the place where others build.
+    """
+    libc = ctypes.CDLL(None)
+    if os.path.islink(out) or not os.path.isdir(out) or not hasattr(libc, "renameat2"):
+        return False
+    handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        hold(handle)
+        if libc.renameat2(_HERE, os.fsencode(partial), _HERE, os.fsencode(os.path.abspath(out)), _EXCHANGE) != 0:
+            return False
+        os.rename(partial, retired)
+        return True
+    finally:
+        os.close(handle)
 
 
 def _own_folder(path: str) -> int:

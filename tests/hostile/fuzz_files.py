@@ -498,7 +498,9 @@ def fuzz(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], 
             done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         if not lines or lines[0].get("good") != "taken":
-            return outcomes, [f"{name}: the good file: {lines[0] if lines else done.stderr[-3000:]}"]
+            return outcomes, [
+                f"{name}: the good file: {lines[:1]}, ended with {done.returncode}: {done.stderr[-3000:]}"
+            ]
         at = {"begins": first, "said": "before the first"}
         for line in lines[1:]:
             if "begins" in line:
