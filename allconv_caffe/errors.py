@@ -62,7 +62,8 @@ class FoundError(PlacedError):
 
     def __init__(self, where: object, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
         choices = tuple(choices)
-        reason = self.sentence.format(found=found, expected=expected)
+        said = " ".join(str(found).splitlines()) if "\n" in str(found) else found
+        reason = self.sentence.format(found=said, expected=expected)
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"
         super().__init__(where, reason, found=found, expected=expected, choices=choices)

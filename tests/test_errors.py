@@ -59,6 +59,12 @@ def test_every_error_of_a_room_survives_a_worker_process(name: str) -> None:
     assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__
 
 
+def test_what_was_found_stays_in_its_line() -> None:
+    """A value out of a file may have several lines; the sentence has one, the field keeps what it was."""
+    error = FoundError("a file", "a\nb", "a word")
+    assert (str(error), error.found) == ("a file: found a b, expected a word", "a\nb")
+
+
 def test_a_long_text_is_cut_in_its_middle() -> None:
     """What stood in a damaged file may be megabytes; place and end are said."""
     said = str(FoundError("a file", "x" * 10_000_000, "a word"))
