@@ -62,8 +62,7 @@ class FoundError(PlacedError):
 
     def __init__(self, where: object, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
         choices = tuple(choices)
-        said = " ".join(str(found).splitlines()) if "\n" in str(found) else found
-        reason = self.sentence.format(found=said, expected=expected)
+        reason = " ".join(self.sentence.format(found=found, expected=expected).splitlines())
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"
         super().__init__(where, reason, found=found, expected=expected, choices=choices)

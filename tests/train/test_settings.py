@@ -20,7 +20,11 @@ from allconv_caffe.train.plan import Plan, plan
 from allconv_caffe.train.settings import SETTINGS, DriverError, RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-OLD = sorted(path.parent for path in (ROOT / "results").glob("*/settings.json"))
+OLD = sorted(
+    path.parent
+    for path in (ROOT / "results").glob("*/settings.json")
+    if json.loads(path.read_text())["experiment"] in experiments.EXPERIMENTS
+)
 
 
 def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:

@@ -52,7 +52,7 @@ class PoolingLayer(Layer):
         for k in kernel:
             check(k > 0, "Filter dimensions cannot be zero.")
         for axis, s in zip("hw", stride, strict=True):
-            check(s > 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
+            check(s != 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")  # Caffe divides by it
         if self.global_pooling:
             check(pad == (0, 0) and stride == (1, 1), "With Global_pooling: true; only pad = 0 and stride = 1")
         if pad != (0, 0):
@@ -82,6 +82,8 @@ class PoolingLayer(Layer):
         )
         for blob in top:
             blob.reshape(n, c, *self.out)
+        for axis, s in zip("hw", self.window.stride, strict=True):
+            check(s > 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
