@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+import allconv_caffe.pycaffe as drop_in
 from allconv_caffe.bvlc import find as bvlc
 from allconv_caffe.cli import main as cli
 from allconv_caffe.paper import render as rendering
@@ -20,6 +22,7 @@ from allconv_caffe.proto import NetParameter, parse_text, read_net
 from allconv_caffe.visualize.mining import TopK
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.remote import RemoteNet
 from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.surgery import strides_to_pools
@@ -208,3 +211,10 @@ def test_the_commands_give_the_same_in_both_engines(
     status, said = call("mine --engine caffe --weights text.txt --output no.npz")
     assert status == 1 and said.startswith("Error: text.txt: found ") and said.count("\n") == 1
     assert set(psutil.Process().children()) <= before
+
+
+def test_the_drop_in_is_no_real_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the drop-in answers to `import caffe`, --engine caffe still asks a real one, in its own interpreter."""
+    monkeypatch.setitem(sys.modules, "caffe", drop_in)
+    with open_net(MODEL / "deploy.prototxt", next(MODEL.glob("*.caffemodel")), engine="caffe") as net:
+        assert isinstance(net, RemoteNet)

@@ -75,4 +75,4 @@ def _real_caffe() -> Any:
         import caffe
     except ImportError:
         return None
-    return caffe if hasattr(caffe, "_caffe") else None
+    return caffe if hasattr(caffe, "_caffe") and caffe.__name__ == "caffe" else None  # the drop-in keeps its own name
