@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from allconv_caffe import files
+from allconv_caffe import csv_text, files
 from allconv_caffe.errors import FoundError
 from allconv_caffe.report.log import LogParser, TestRow, TrainRow, parse_log
 from allconv_caffe.report.plots import Points, draw_outputs
@@ -52,14 +50,12 @@ def _named(logs: Sequence[Path]) -> dict[str, Path]:
 def _table(rows: Sequence[TrainRow] | Sequence[TestRow]) -> str:
     """Iteration, seconds, rate, loss or test net, then each output of the net."""
     names = dict.fromkeys(name for row in rows for name in row.outputs)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     second = "net" if rows and isinstance(rows[0], TestRow) else "loss"
-    writer.writerow(["iteration", "seconds", "lr", second, *(f"output:{name}" for name in names)])
+    lines: list[Sequence[object]] = [["iteration", "seconds", "lr", second, *(f"output:{name}" for name in names)]]
     for row in rows:
         value = row.loss if isinstance(row, TrainRow) else row.net
-        writer.writerow([row.iteration, row.seconds, row.lr, value, *(row.outputs.get(name) for name in names)])
-    return out.getvalue()
+        lines.append([row.iteration, row.seconds, row.lr, value, *(row.outputs.get(name) for name in names)])
+    return csv_text.text(lines)
 
 
 def _is_loss(name: str) -> bool:
