@@ -18,7 +18,6 @@ from allconv_caffe.cli.main import main
 from allconv_caffe.export import onnx_file, whole
 from allconv_caffe.export.errors import ExportError
 from allconv_caffe.export.layers import WRITERS
-from data_prep.whitening import Whitening
 
 pytestmark = pytest.mark.usefixtures("packages")
 MODEL = Path(__file__).resolve().parents[2] / "models" / "cifar10-allcnn-c-jpeg"
@@ -116,32 +115,17 @@ def test_mean_scale_and_order_are_inside(order: str, tmp_path: Path) -> None:
 def test_whitening_is_inside(method: str, size: int, tmp_path: Path) -> None:
     """GCN, ZCA and the mean image, of the middle of a larger image, zeros around; an image of one colour is no division
     by nothing."""
-    rng = np.random.default_rng(6)
-    matrix = rng.normal(size=(48, 48)).astype(np.float32) / 7
-    transform = Whitening(
-        method=method,
-        shape=(3, 4, 4),
-        mean=rng.normal(size=48).astype(np.float32),
-        zca=matrix + matrix.T if method == "gcn-zca" else None,
-    )
-    edge = (size - 4) // 2
-    middle = (..., slice(edge, edge + 4), slice(edge, edge + 4))
-
-    def blob(pixels: np.ndarray) -> np.ndarray:
-        out = np.zeros(pixels.shape, np.float32)
-        out[middle] = transform.whiten(np.ascontiguousarray(pixels[middle]))
-        return out
-
+    given = exported.whitening(method, size)
     net = exported.net(
         'layer { name: "out" type: "Power" bottom: "data" top: "out" }\n' + CLASSES.replace('"data"', '"out"'),
         3,
         size,
         size,
     )
-    path = onnx_file.export(net, tmp_path / "net.onnx", exported.plain(whitening=transform, blob=blob)).path
-    pixels = rng.integers(0, 256, (4, 3, size, size), np.uint8)
+    path = onnx_file.export(net, tmp_path / "net.onnx", given).path
+    pixels = np.random.default_rng(7).integers(0, 256, (4, 3, size, size), np.uint8)
     pixels[1] = 77
-    scores = blob(pixels).reshape(4, -1).astype(np.float64) @ net.layers[2].blobs[0].data.numpy().T
+    scores = given.blob(pixels).reshape(4, -1).astype(np.float64) @ net.layers[2].blobs[0].data.numpy().T
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     (found,) = _session(path).run(None, {"pixels": pixels})
     np.testing.assert_allclose(found, powers / powers.sum(axis=1, keepdims=True), rtol=2e-5)

@@ -22,7 +22,6 @@ from allconv_caffe.export import torch_file
 from allconv_caffe.export.errors import ExportError
 from allconv_caffe.export.layers import WRITERS
 from allconv_caffe.export.torch_ops import SOURCES
-from data_prep.whitening import Whitening
 
 pytestmark = pytest.mark.usefixtures("packages")
 MODEL = Path(__file__).resolve().parents[2] / "models" / "cifar10-allcnn-c-jpeg"
@@ -204,29 +203,13 @@ def test_the_module_can_be_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [4, 7])
 def test_whitening_is_inside(method: str, size: int, tmp_path: Path) -> None:
     """GCN, ZCA and the mean image, of the middle of a larger image, zeros around, as NumPy makes them."""
-    rng = np.random.default_rng(6)
-    matrix = rng.normal(size=(48, 48)).astype(np.float32) / 7
-    transform = Whitening(
-        method=method,
-        shape=(3, 4, 4),
-        mean=rng.normal(size=48).astype(np.float32),
-        zca=matrix + matrix.T if method == "gcn-zca" else None,
-    )
-    edge = (size - 4) // 2
-    middle = (..., slice(edge, edge + 4), slice(edge, edge + 4))
-
-    def blob(pixels: np.ndarray) -> np.ndarray:
-        out = np.zeros(pixels.shape, np.float32)
-        out[middle] = transform.whiten(np.ascontiguousarray(pixels[middle]))
-        return out
-
+    given = exported.whitening(method, size)
     net = exported.net(SMALL, 3, size, size)
-    given = exported.plain(whitening=transform, blob=blob)
     path = torch_file.export(net, tmp_path / "net.py", given, backend=TRACED).path
-    pixels = rng.integers(0, 256, (4, 3, size, size), np.uint8)
+    pixels = np.random.default_rng(7).integers(0, 256, (4, 3, size, size), np.uint8)
     pixels[1] = 77
     found = torch_file.read(path).load().prepare(torch.from_numpy(pixels)).numpy()
-    np.testing.assert_allclose(found, blob(pixels), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(found, given.blob(pixels), rtol=2e-5, atol=2e-5)
 
 
 def test_a_wrong_answer_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

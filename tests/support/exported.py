@@ -15,6 +15,7 @@ from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.export.layers import WRITERS
 from allconv_caffe.export.pixels import Preparation
+from data_prep.whitening import Whitening
 
 ROOT = Path(__file__).resolve().parents[2]
 FILLED = 'weight_filler { type: "gaussian" std: 0.3 } bias_filler { type: "gaussian" std: 0.3 }'
@@ -163,6 +164,27 @@ def random_net(param: Any) -> Net:
 def plain(**more: Any) -> Preparation:
     words: dict[str, Any] = dict(order="RGB", mean=None, scale=1.0, whitening=None)
     return Preparation(**{**words, "blob": lambda pixels: np.float32(pixels) / 100 - 1, **more})
+
+
+def whitening(method: str, size: int) -> Preparation:
+    """That of 3x4x4 pixels, drawn; in the middle of an image of `size` pixels a side, with zeros around."""
+    rng = np.random.default_rng(6)
+    matrix = rng.normal(size=(48, 48)).astype(np.float32) / 7
+    transform = Whitening(
+        method=method,
+        shape=(3, 4, 4),
+        mean=rng.normal(size=48).astype(np.float32),
+        zca=matrix + matrix.T if method == "gcn-zca" else None,
+    )
+    edge = (size - 4) // 2
+    middle = (..., slice(edge, edge + 4), slice(edge, edge + 4))
+
+    def blob(pixels: np.ndarray) -> np.ndarray:
+        out = np.zeros(pixels.shape, np.float32)
+        out[middle] = transform.whiten(np.ascontiguousarray(pixels[middle]))
+        return out
+
+    return plain(whitening=transform, blob=blob)
 
 
 def of_pixels() -> Preparation:
