@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.compute import conv_algo, winograd
+from allconv_caffe.caffe_torch.compute import conv_algo, conv_choice, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
@@ -16,6 +18,15 @@ TOLERANCE = {"direct": 5e-6, "winograd2": 5e-6, "winograd4": 5e-5}
 def square(*, pad: int = 0, stride: int = 1, dilation: int = 1, group: int = 1) -> Window:
     """A window of 3x3."""
     return Window(kernel=(3, 3), stride=(stride,) * 2, pad=(pad,) * 2, dilation=(dilation,) * 2, group=group)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for answers, in a process that has none yet; the kernels are compiled before."""
+    winograd.why_not()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(conv_choice, "_answers", {})
+    return tmp_path / "allconv-caffe"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -31,7 +42,7 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
     window = square(pad=p)
     found = [
         conv_algo.forward(algo, x, w, b, window),
-        *conv_algo.backward(algo, dy, x, w, window, (True, True, True)),
+        *conv_algo.backward((algo, algo), dy, x, w, window, (True, True, True)),
     ]
     exact = [x.double(), w.double(), b.double()]
     expected = [
@@ -48,23 +59,41 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
 def test_what_nobody_needs_is_not_computed() -> None:
     """Gradients that are not asked for are None."""
     x, w = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3)
-    assert conv_algo.backward("direct", x, x, w, square(pad=1), (False, True, False))[0] is None
+    assert conv_algo.backward(conv_algo.DIRECT, x, x, w, square(pad=1), (False, True, False))[0] is None
 
 
-def test_plain_execution_convolves_directly() -> None:
-    """Only compiled nets choose Winograd by themselves; strides, groups and odd channels never do."""
+@pytest.mark.parametrize("need", [(True, True, True), (True, False, True), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize("algos", [("winograd4", "direct"), ("direct", "winograd2"), ("winograd2", "winograd4")])
+def test_each_gradient_has_its_own_algorithm(algos: tuple[str, str], need: conv_algo.Need) -> None:
+    """Whatever computes which, the gradients are those of one algorithm for both, and only those asked for."""
+    if winograd.why_not() is not None:
+        pytest.skip(str(winograd.why_not()))
+    g = torch.Generator().manual_seed(0)
+    x, w, dy = (torch.randn(*shape, generator=g) for shape in ((2, 16, 6, 6), (32, 16, 3, 3), (2, 32, 6, 6)))
+    found = conv_algo.backward(algos, dy, x, w, square(pad=1), need)
+    expected = conv_algo.backward(conv_algo.DIRECT, dy, x, w, square(pad=1), need)
+    assert [one is not None for one in found] == list(need)
+    for one, two in zip(found, expected, strict=True):
+        if one is not None and two is not None:
+            assert float((one - two).abs().max()) <= TOLERANCE["winograd4"] * float(two.abs().max())
+
+
+def test_plain_execution_convolves_directly(cache: Path) -> None:
+    """Only compiled nets choose among algorithms; strides, groups and odd channels never do."""
     x, w = torch.empty(1, 16, 8, 8), torch.empty(16, 16, 3, 3)
-    assert conv_algo.choose(x, w, square(pad=1), compiled=False) == "direct"
-    if winograd.why_not() is None:
-        assert conv_algo.choose(x, w, square(pad=1), compiled=True) == "winograd4"
+    assert conv_algo.choose("forward", x, w, square(pad=1), compiled=False) == "direct"
     for other in (square(pad=1, stride=2), square(pad=1, dilation=2), square(pad=1, group=2), square(pad=3)):
-        assert conv_algo.choose(x, w, other, compiled=True) == "direct"
-    assert conv_algo.choose(x[:, :3], w[:, :3], square(pad=1), compiled=True) == "direct"
-    assert conv_algo.choose(x.double(), w.double(), square(pad=1), compiled=True) == "direct"
+        assert conv_algo.choose("forward", x, w, other, compiled=True) == "direct"
+    assert conv_algo.choose("dx", x[:, :3], w[:, :3], square(pad=1), compiled=True) == "direct"
+    assert conv_algo.choose("dw", x.double(), w.double(), square(pad=1), compiled=True) == "direct"
+    assert not cache.exists()
+    if winograd.why_not() is None:
+        assert conv_algo.choose("forward", x, w, square(pad=1), compiled=True) in conv_algo.ALGORITHMS
+        assert len(list(cache.glob("convolutions/*.json"))) == 1
 
 
 def test_an_unknown_algorithm_is_named() -> None:
     """The message lists the choices."""
     with pytest.raises(ValueError) as caught:
-        conv_algo.choose(torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
+        conv_algo.choose("dw", torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
     assert str(caught.value) == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4)"

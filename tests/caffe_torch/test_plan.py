@@ -57,10 +57,11 @@ def test_a_program_is_taken_apart() -> None:
 def test_a_program_is_loaded_with_what_it_takes_for_given(tmp_path: Path) -> None:
     """`call` runs with the names that the compiler's modules would give it; a kernel that is missing is one error."""
     program, _ = build.split(SOURCE)
-    plan.write(tmp_path / "one", program.replace("cpp_fused_add_0(x, y, 3)", "y.copy_(x + 1)"), None)
+    plan.write(tmp_path / "one", program.replace("cpp_fused_add_0(x, y, 3)", "y.copy_(x + 1)"), None, notes=["a", "b"])
     x, y = torch.arange(3.0), torch.zeros(3)
-    (z,) = plan.load(tmp_path / "one")([x, y])
-    assert y.tolist() == [1, 2, 3] and z.isinf().all()
+    function, notes = plan.load(tmp_path / "one")
+    (z,) = function([x, y])
+    assert y.tolist() == [1, 2, 3] and z.isinf().all() and notes == ["a", "b"]
     plan.write(tmp_path / "two", "def call(args:\n", None)
     with pytest.raises(plan.DamagedPlanError):
         plan.load(tmp_path / "two")
@@ -118,4 +119,4 @@ def test_numbers_that_a_graph_holds_become_arguments(tmp_path: Path) -> None:
     assert graph(x, y, *constants)[0].tolist() == [1, 3, 9]
     program = "def call(args):\n    x, y, table = args\n    return (x * table + y, )\n"
     plan.write(tmp_path / "one", program, None, constants)
-    assert plan.load(tmp_path / "one")([x, y])[0].tolist() == [1, 3, 9]
+    assert plan.load(tmp_path / "one")[0]([x, y])[0].tolist() == [1, 3, 9]

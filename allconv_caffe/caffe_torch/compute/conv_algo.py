@@ -2,29 +2,33 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications; see `winograd.py`.
+2.25 and 4 times fewer multiplications; see `winograd.py`. Which of them is taken is measured, see `conv_choice.py`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from allconv_caffe.caffe_torch.compute import winograd
+from allconv_caffe.caffe_torch.compute import conv_choice, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 Need = tuple[bool, bool, bool]  # of dx, dw, db
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
 ALGORITHMS = ("direct", *WINOGRAD)
+DIRECT = ("direct", "direct")
 MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
 
-def choose(x: torch.Tensor, w: torch.Tensor, window: Window, *, compiled: bool, mode: str = "auto") -> str:
+def choose(
+    what: conv_choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, *, compiled: bool, mode: str = "auto"
+) -> str:
     """The algorithm's name.
 
     Args:
-        x, w: what is to be convolved; only their shapes, types and device count.
-        mode: an algorithm, or "auto": Winograd where a compiled net runs float32 on the CPU and the kernels are there.
+        what: which of a convolution's results.
+        x, w: bottom and filters; only their shapes, types and device count.
+        mode: an algorithm, or "auto": where a compiled net runs float32 on the CPU and the kernels are there, the fastest.
 
     Raises:
         ValueError: unknown mode.
@@ -32,10 +36,29 @@ def choose(x: torch.Tensor, w: torch.Tensor, window: Window, *, compiled: bool, 
     fits = winograd.fits(w, window)
     if mode == "auto":
         possible = compiled and fits and x.device.type == "cpu" and x.dtype == torch.float32
-        return "winograd4" if possible and winograd.why_not() is None else "direct"
+        return _fastest(what, x.shape, w, window) if possible and winograd.why_not() is None else "direct"
     if mode not in ALGORITHMS:
         raise ValueError(f"unknown convolution algorithm '{mode}' (known: auto, {', '.join(ALGORITHMS)})")
     return mode if fits else "direct"
+
+
+def _fastest(what: conv_choice.What, x: torch.Size, w: torch.Tensor, window: Window) -> str:
+    n, c, height, width = (int(length) for length in x)
+    question = conv_choice.Question(
+        what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=torch.get_num_threads()
+    )
+
+    def trial(algo: str) -> conv_choice.Trial:
+        def run(images: int) -> object:
+            bottom, filters = conv_choice.numbers(images, c, height, width), conv_choice.numbers(*w.shape)
+            if what == "forward":
+                return forward(algo, bottom, filters, None, window)
+            top = conv_choice.numbers(images, w.shape[0], *window.output_size((height, width)))
+            return backward((algo, algo), top, bottom, filters, window, (what == "dx", what == "dw", False))
+
+        return run
+
+    return conv_choice.fastest(question, {algo: trial(algo) for algo in reversed(ALGORITHMS)})
 
 
 def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
@@ -52,24 +75,33 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
     return torch.ops.aten.convolution(x, w, b, *_arguments(window, transposed=False))
 
 
-def backward(algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, need: Need) -> Gradients:
-    """dx, dw, db; None where `need` says no."""
-    if algo in WINOGRAD:
-        m, dx, dw = WINOGRAD[algo], None, None
-        if need[0]:  # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
-            turned = w.flip(2, 3).transpose(0, 1)
-            dx = torch.ops.allconv_caffe.winograd(dy, winograd.transformed(turned, m), None, m, 2 - window.pad[0])
-        if need[1]:
-            a = m + 2
-            du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
-            g = winograd.filter_transform(m, w)
-            dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
-        return dx, dw, dy.sum((0, 2, 3)) if need[2] else None
+def backward(
+    algos: tuple[str, str], dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, need: Need
+) -> Gradients:
+    """dx, dw, db; None where `need` says no.
+
+    Args:
+        algos: which algorithm makes dx, and which dw.
+    """
     if window.num_axes > MAX_AXES:
-        return _backward_deep(algo, dy, x, w, window, need)
-    dx, dw, db = torch.ops.aten.convolution_backward(
-        dy, x, w, [w.shape[0]], *_arguments(window, transposed=False), list(need)
-    )
+        return _backward_deep(dy, x, w, window, need)
+    direct = [wanted and algo not in WINOGRAD for wanted, algo in zip(need, algos, strict=False)]
+    dx, dw, db = None, None, None
+    if any(direct):  # where the bias is wanted without the filters, oneDNN would make both
+        mask = [*direct, need[2] and direct[1]]
+        arguments = _arguments(window, transposed=False)
+        dx, dw, db = torch.ops.aten.convolution_backward(dy, x, w, [w.shape[0]], *arguments, mask)
+    if need[0] and not direct[0]:
+        # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
+        m, turned = WINOGRAD[algos[0]], w.flip(2, 3).transpose(0, 1)
+        dx = torch.ops.allconv_caffe.winograd(dy, winograd.transformed(turned, m), None, m, 2 - window.pad[0])
+    if need[1] and not direct[1]:
+        m = WINOGRAD[algos[1]]
+        du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
+        g, a = winograd.filter_transform(m, w), m + 2
+        dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
+    if need[2] and not direct[1]:
+        db = dy.sum([0, *range(2, dy.dim())])
     return dx, dw, db
 
 
@@ -78,7 +110,7 @@ def transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window:
     if window.num_axes <= MAX_AXES:
         return torch.ops.aten.convolution(x, w, b, *_arguments(window, transposed=True))
     below = x.new_zeros(x.shape[0], w.shape[1] * window.group, *window.input_size(x.shape[2:]))
-    y, _, _ = backward("direct", x, below, w, window, (True, False, False))
+    y, _, _ = backward(DIRECT, x, below, w, window, (True, False, False))
     assert y is not None
     return y if b is None else y + _along_channels(b, window)
 
@@ -92,7 +124,7 @@ def transposed_backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, wind
         return dx, dw, db
     return (
         forward("direct", dy, w, None, window) if need[0] else None,
-        backward("direct", x, dy, w, window, (False, True, False))[1] if need[1] else None,
+        backward(DIRECT, x, dy, w, window, (False, True, False))[1] if need[1] else None,
         dy.sum([0, *range(2, dy.dim())]) if need[2] else None,
     )
 
@@ -129,13 +161,11 @@ def _slices(x: torch.Tensor, window: Window) -> list[torch.Tensor]:
     return [_as_images(padded[:, :, place]) for place in _places(x, window)]
 
 
-def _backward_deep(
-    algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, need: Need
-) -> Gradients:
+def _backward_deep(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, need: Need) -> Gradients:
     above, total, dws = _as_images(dy), torch.zeros_like(_padded(x, window)), []
     inner = window.without_first_axis()
     for k, (place, part) in enumerate(zip(_places(x, window), _slices(x, window), strict=True)):
-        dx, dw, _ = backward(algo, above, part, w[:, :, k], inner, (need[0], need[1], False))
+        dx, dw, _ = backward(DIRECT, above, part, w[:, :, k], inner, (need[0], need[1], False))
         if dx is not None and need[0]:
             total[:, :, place] += dx.reshape(x.shape[0], -1, *dx.shape[1:]).transpose(1, 2)
         dws.append(dw)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import conv_algo, pooling
+from allconv_caffe.caffe_torch.compute import conv_algo, conv_choice, pooling
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import is_tracing
 
@@ -192,13 +192,14 @@ class TorchMath(Math):
         window: Window,
         room: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return conv_algo.forward(self._algorithm(x, w, window), x, w, b, window)
+        return conv_algo.forward(self._algorithm("forward", x, w, window), x, w, b, window)
 
     def convolution_backward(
         self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
     ) -> torch.Tensor | None:
-        algo = self._algorithm(x, w, window)
-        return wanted.deliver(*conv_algo.backward(algo, dy, x, w, window, wanted.need))
+        dx = self._algorithm("dx", x, w, window) if wanted.dx else "direct"
+        dw = self._algorithm("dw", x, w, window) if wanted.dw is not None else "direct"
+        return wanted.deliver(*conv_algo.backward((dx, dw), dy, x, w, window, wanted.need))
 
     def deconvolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
         return conv_algo.transposed(x, w, b, window)
@@ -220,8 +221,8 @@ class TorchMath(Math):
     def log_loss(self, p: torch.Tensor) -> torch.Tensor:
         return (-torch.log(p.clamp(min=FLT_MIN))).sum()
 
-    def _algorithm(self, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
-        return conv_algo.choose(x, w, window, compiled=is_tracing(), mode=self.conv_mode)
+    def _algorithm(self, what: conv_choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
+        return conv_algo.choose(what, x, w, window, compiled=is_tracing(), mode=self.conv_mode)
 
 
 def scaled(alpha: Scalar, x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import conv_choice
 from allconv_caffe.caffe_torch.executor import plan
 from allconv_caffe.caffe_torch.executor.builder import BESIDE, UNKNOWN
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
@@ -78,7 +79,8 @@ def make(recipe: Recipe, folder: Path) -> None:
     torch.set_num_threads(recipe.threads)
     graph = _graph(recipe)
     inputs = _fill(graph)
-    captured = graph.capture(inputs)
+    with conv_choice.recording() as convolutions:
+        captured = graph.capture(inputs)
     arguments = [*graph.buffers(), *inputs, graph.scalars]
     captured.graph.set_codegen(torch.fx.CodeGen())  # its arguments and results in one row
     constants = _lift(captured)
@@ -88,8 +90,8 @@ def make(recipe: Recipe, folder: Path) -> None:
         library = build_kernels(kernels, Path(scratch)) if kernels else None
         trial = Path(scratch) / "plan"
         plan.write(trial, program, library, constants)
-        _compare(captured, plan.load(trial), arguments, len(constants))
-        plan.write(folder, program, library, constants)
+        _compare(captured, plan.load(trial)[0], arguments, len(constants))
+        plan.write(folder, program, library, constants, conv_choice.lines(convolutions))
 
 
 def _graph(recipe: Recipe) -> Graph:

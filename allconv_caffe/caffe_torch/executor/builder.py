@@ -99,12 +99,15 @@ def find(recipe: Recipe) -> plan.Function | None:
         return None
     folder = place(recipe)
     try:
-        return plan.load(folder)
+        function, notes = plan.load(folder)
     except plan.DamagedPlanError as error:
         glog.warning("builder.py:1", f"{folder}: {error}; compiled again")
         _damaged.add(recipe.key)
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    for note in notes:
+        glog.info("builder.py:2", note)
+    return function
 
 
 def start(recipes: Sequence[Recipe], beside: bool) -> Building:

@@ -31,13 +31,16 @@ class DamagedPlanError(Exception):
     """A plan that is not what was written; the text says what is wrong."""
 
 
-def write(out: Path, program: str, library: Path | None, constants: Sequence[torch.Tensor] = ()) -> None:
+def write(
+    out: Path, program: str, library: Path | None, constants: Sequence[torch.Tensor] = (), notes: Sequence[str] = ()
+) -> None:
     """Writes a plan, whole or not at all.
 
     Args:
         program: what is left of the compiler's program without its imports and kernels; it defines `call`.
         library: its kernels, see `kernels.build`; None where it has none.
         constants: arguments of `call`, behind those that it is given.
+        notes: lines for the log of whoever takes the plan.
 
     Raises: OSError.
     """
@@ -49,11 +52,12 @@ def write(out: Path, program: str, library: Path | None, constants: Sequence[tor
         for i, constant in enumerate(constants):
             np.save(place / f"constant{i}.npy", constant.numpy())
         digests = {path.name: files.digest(path) for path in sorted(place.iterdir())}
-        files.write_json(place / LIST, {"digests": digests, "constants": len(constants)})
+        files.write_json(place / LIST, {"digests": digests, "constants": len(constants), "notes": list(notes)})
 
 
-def load(place: Path) -> Function:
-    """The plan's function: takes the graph's inputs in a row, updates what the graph updates, returns its outputs.
+def load(place: Path) -> tuple[Function, list[str]]:
+    """The plan's function, and its notes. The function takes the graph's inputs in a row, updates what the graph updates, and
+    returns the graph's outputs.
 
     Raises: DamagedPlanError.
     """
@@ -69,10 +73,21 @@ def load(place: Path) -> Function:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
         call = names["call"]
         arrays = [np.load(place / f"constant{i}.npy", allow_pickle=False) for i in range(listed["constants"])]
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, SyntaxError, NameError, FoundError) as error:
+        notes = [str(note) for note in listed["notes"]]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        SyntaxError,
+        NameError,
+        TypeError,
+        FoundError,
+    ) as error:
         raise DamagedPlanError(str(error).partition("\n")[0] or type(error).__name__) from None
     constants = [torch.from_numpy(array) for array in arrays]
-    return lambda inputs: list(call([*inputs, *constants]))
+    return (lambda inputs: list(call([*inputs, *constants]))), notes
 
 
 def _names() -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""Which algorithm is fastest for one convolution on this machine: each is tried once, and the answer is kept in the cache.
+
+Which wins depends on the shape as much as on the processor: on a map of 7x7 most of what Winograd's 4x4 tiles compute is
+thrown away, and the filters' transforms weigh more than what they save. What counts is a process's CPU time, which training
+beside changes little. A machine that has an answer gives it again, so that the same training has the same numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from allconv_caffe import files
+from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute.compiler import KERNELS, cached, processor
+from allconv_caffe.errors import FoundError
+
+TURNS = 4
+ENOUGH_FLOP = 8e9  # of a trial; a batch that has more is tried in part
+CLEARLY = 0.95  # what another than the first algorithm may take of its time to be chosen
+
+What = Literal["forward", "dx", "dw"]
+Trial = Callable[[int], object]
+"""Runs an algorithm once, for so many images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A 3x3 convolution with stride 1, float32 on the CPU: `what` of it is computed ("forward", "dx" or "dw"), of images
+    (n, c, h, w) that become o channels, with `threads` threads."""
+
+    what: What
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    pad: int
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """Names the answer: equal where shape, processor, PyTorch and our kernels are."""
+        kernels = (KERNELS / "winograd.cpp").read_text(encoding="utf-8")
+        parts = [json.dumps(asdict(self), sort_keys=True), processor(), torch.__version__, kernels]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def part(self) -> int:
+        """The images of a trial: all, or as many as are work enough to tell."""
+        flop = 2 * 9 * self.c * self.o * (self.h + 2 * self.pad - 2) * (self.w + 2 * self.pad - 2)
+        return max(1, min(self.n, math.ceil(ENOUGH_FLOP / max(flop, 1))))
+
+    def __str__(self) -> str:
+        return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, pad {self.pad}"
+
+
+_answers: dict[Question, str] = {}  # of this process
+_recorded: list[dict[Question, str]] = []
+
+
+def fastest(question: Question, trials: Mapping[str, Trial]) -> str:
+    """The name of the algorithm that takes the least CPU time.
+
+    Args:
+        trials: the algorithms, the one that is chosen unless another is clearly faster first; run only where no answer is kept.
+    """
+    if question not in _answers:
+        _answers[question] = _kept(question, list(trials)) or _measured(question, trials)
+    for record in _recorded:
+        record[question] = _answers[question]
+    return _answers[question]
+
+
+@contextmanager
+def recording() -> Iterator[dict[Question, str]]:
+    """What is asked inside, with its answers."""
+    record: dict[Question, str] = {}
+    _recorded.append(record)
+    try:
+        yield record
+    finally:
+        _recorded.remove(record)
+
+
+def lines(record: Mapping[Question, str]) -> list[str]:
+    """A line for each shape: which algorithm makes what."""
+    shapes: dict[str, list[str]] = {}
+    for question, algorithm in record.items():
+        shapes.setdefault(str(question), []).append(f"{question.what} {algorithm}")
+    return [f"Convolution of {shape}: {', '.join(said)}" for shape, said in shapes.items()]
+
+
+def _kept(question: Question, algorithms: Sequence[str]) -> str | None:
+    path = cached(f"convolutions/{question.key}.json")
+    if not path.exists():
+        return None
+    try:
+        algorithm = files.read_json(path, "a choice of an algorithm").get("algorithm")
+        if algorithm not in algorithms:
+            raise FoundError(f"{path}: algorithm", algorithm, "", algorithms)
+    except FoundError as error:
+        glog.warning("conv_choice.py:1", f"{error}; measured again")
+        return None
+    return str(algorithm)
+
+
+def _measured(question: Question, trials: Mapping[str, Trial]) -> str:
+    part = question.part()
+    with _disable_current_modes(), torch.no_grad():  # a graph may be in the making
+        turns = [{name: _cpu_seconds(run, part) for name, run in trials.items()} for _ in range(TURNS + 1)]
+    numbers.cache_clear()
+    best = {name: min(turn[name] for turn in turns[1:]) for name in trials}  # the first one warms up
+    usual, winner = next(iter(best)), min(best, key=lambda name: best[name])
+    algorithm = winner if best[winner] < CLEARLY * best[usual] else usual
+    try:
+        path = cached(f"convolutions/{question.key}.json", anew=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, {"algorithm": algorithm, "question": asdict(question), "cpu_seconds": best})
+    except OSError as error:
+        glog.warning("conv_choice.py:1", f"{error.filename}: {error.strerror}; the choice is not kept")
+    return algorithm
+
+
+def _cpu_seconds(run: Trial, images: int) -> float:
+    start = time.process_time()
+    run(images)
+    return time.process_time() - start
+
+
+@functools.cache
+def numbers(*shape: int) -> torch.Tensor:
+    """Numbers between -1 and 1 to try with, channels_last where there are four axes; no generator moves for them."""
+    flat = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+    return flat.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else flat
