@@ -20,7 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from allconv_caffe.bvlc import find as bvlc
 
-__all__ = ["answering_caffe", "examine", "place_caffe", "text"]
+__all__ = ["answering_caffe", "brief", "examine", "place_caffe", "text"]
 
 PACKAGE = "allconv-caffe"
 _HERE = Path(__file__).resolve().parents[1]
@@ -284,6 +284,14 @@ def _pins(file: Path | None) -> dict[str, Requirement]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Text
+
+
+def brief(found: dict[str, Any]) -> str:
+    """The same in a line: which engines there are."""
+    engines = [name for name, engine in found["engines"].items() if engine["found"]]
+    advice = len(found["advice"])
+    can = f"can train: {', '.join(engines)}" if engines else "nothing can train here"
+    return f"{can}; {advice} {'piece' if advice == 1 else 'pieces'} of advice" if advice else can
 
 
 def text(found: dict[str, Any]) -> str:

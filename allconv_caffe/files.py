@@ -426,17 +426,24 @@ def read_json(path: Path, expected: str, error: type[FoundError] = FoundError) -
 
 
 def write_json(path: Path, content: Any, indent: int = 2) -> None:
-    """Write JSON that any reader accepts, keys as they come: numbers that are not finite become null. Raises: OSError."""
-    write(path, json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `json_text`. Raises: OSError."""
+    write(path, json_text(content, indent))
 
 
-def _finite(value: Any) -> Any:
+def json_text(content: Any, indent: int = 2) -> str:
+    """JSON that any reader accepts, keys as they come: numbers that are not finite become null, paths texts."""
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     return value
 
 

@@ -1,10 +1,11 @@
-"""Models from elsewhere and for others: `get` takes one from a web server or the Hugging Face hub, `push` sends one there, or
-makes the folder that a web server needs.
+"""Models from elsewhere and for others: `get` takes one from a zoo, which is a folder here or on a web server, or from the Hugging
+Face hub; `push` puts some into such a folder, or sends one to the hub.
 
+get("tiny", base="https://example.org/models")        # by the catalogue there
 get("https://example.org/models/tiny", sha1="…")      # the SHA-1 of its card.json, which has that of every other file
 get("hf:somebody/tiny@v1")
-push("tiny", "hf:somebody/tiny")
-push("tiny", "build/site")                             # build/site/tiny
+push(["tiny"], "build/site")                          # build/site/tiny, build/site/catalogue.json
+push(["tiny"], "hf:somebody/tiny")
 """
 
 from __future__ import annotations
@@ -13,21 +14,31 @@ import hashlib
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
 from allconv_caffe import files, zoo
-from allconv_caffe.errors import PlacedError
+from allconv_caffe.errors import PlacedError, did_you_mean
 from allconv_caffe.zoo import CARD, DEFAULT_FOLDER, Card, ZooError
 from data_prep import download
 
 HUB = "hf:"
-MOST_CARD_BYTES = 1 << 20
+CATALOGUE = "catalogue.json"
+"""In a zoo's folder: what each model there is, and the SHA-1 of its card."""
+FORMAT_VERSION = 1
+MOST_CARD_BYTES = MOST_CATALOGUE_BYTES = 1 << 20
 _TIMEOUT_SECONDS = (10, 60)  # to connect, between two reads
+_SHOWN = ("model", "dataset", "epochs", "test_error_percent")
+_ENTRY: dict[str, Any] = {
+    "sha1": str,
+    "bytes": int,
+    **{name: float if name in ("epochs", "test_error_percent") else str for name in _SHOWN},
+}
+"""What a catalogue says of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +68,20 @@ def get(
 
     Args:
         source: the URL of a model's folder, ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``, or a name below `base`.
-        sha1: of its ``card.json``; the hub's files may do without.
-        base: the URL of a folder of models.
+        sha1: of its ``card.json``; the hub's files, and a name in the catalogue of `base`, may do without.
+        base: a folder of models, here or as a URL.
         wait_seconds: before a broken transfer is taken up again; doubled before each later time.
     Raises:
         ZooError: no such model, another SHA-1, a model of that name here, files that do not belong together. PrepError: a
             server that refuses or stays unreachable.
     """
     folder = Path(folder)
-    found = _of_hub(source) if source.startswith(HUB) else _of_url(_url(source, base), sha1, wait_seconds, progress)
+    if source.startswith(HUB):
+        found = _of_hub(source)
+    else:
+        place, name = _placed(source, base, wait_seconds, progress)
+        sha1 = sha1 or _known(place, name, by_catalogue="://" not in source)
+        found = _of_place(place, name)
     digest = hashlib.sha1(found.card).hexdigest()
     if sha1 is not None and digest != sha1.lower():
         raise ZooError(f"{found.name}/{CARD}", f"SHA-1 {digest}", sha1)
@@ -104,40 +120,161 @@ def _read(found: Source) -> dict[str, Any]:
             raise error from None
 
 
-def _url(source: str, base: str) -> str:
+# ---------------------------------------------------------------------------------------------------------------------
+# A zoo: a folder of models with their catalogue
+
+
+class Place(Protocol):
+    """A folder of models, here or on a web server; as text, its path or address."""
+
+    def read(self, path: str, most: int, expected: str) -> bytes:
+        """A small file, of `most` bytes. Raises: ZooError: it is none; `expected` says what it should have been."""
+
+    def fetch(self, path: str, to: Path, size: int, sha1: str) -> None:
+        """Put a file there, complete and right. Raises: ZooError, PrepError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """On a web server."""
+
+    url: str
+    wait_seconds: float = 1.0
+    progress: bool = True
+
+    def __str__(self) -> str:
+        return self.url
+
+    def read(self, path: str, most: int, expected: str) -> bytes:
+        url = f"{self.url}/{path}"
+        try:
+            with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+                if response.status_code != 200:
+                    raise ZooError(url, f"HTTP status {response.status_code}", expected)
+                content: bytes = response.raw.read(most + 1, decode_content=True)
+        except requests.RequestException as error:
+            found = f"an address that cannot be asked ({type(error).__name__})"
+            raise ZooError(url.rpartition("/")[0], found, "an http or https URL") from None
+        if len(content) > most:
+            raise ZooError(url, f"more than {most} bytes", expected)
+        return content
+
+    def fetch(self, path: str, to: Path, size: int, sha1: str) -> None:
+        download.fetch(f"{self.url}/{path}", to, size, sha1, wait_seconds=self.wait_seconds, progress=self.progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """On this machine: a disk that all see, or one that was brought."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, path: str, most: int, expected: str) -> bytes:
+        file = self.path / path
+        try:
+            with files.open_file(file) as opened:
+                content = opened.read(most + 1)
+        except OSError as error:
+            raise ZooError(file, f"nothing ({error.strerror})", expected) from None
+        if len(content) > most:
+            raise ZooError(file, f"more than {most} bytes", expected)
+        return content
+
+    def fetch(self, path: str, to: Path, size: int, sha1: str) -> None:
+        file = self.path / path
+        if not file.is_file():
+            raise ZooError(file, "nothing", "a file of the model")
+        if (digest := files.digest(file, "sha1")) != sha1:
+            raise ZooError(file, f"SHA-1 {digest}", sha1)
+        with files.replacing(to) as temporary:
+            shutil.copyfile(file, temporary)
+
+
+def place_of(base: str, wait_seconds: float = 1.0, progress: bool = True) -> Place:
+    """The zoo at an address, or in a folder."""
+    if "://" in base:
+        return Web(url=base.removesuffix(f"/{CATALOGUE}").rstrip("/"), wait_seconds=wait_seconds, progress=progress)
+    return Folder(path=Path(base).expanduser())
+
+
+def _placed(source: str, base: str, wait_seconds: float, progress: bool) -> tuple[Place, str]:
+    """The zoo, and the model's name in it."""
     if "://" in source:
-        return source.removesuffix(f"/{CARD}").rstrip("/")
-    if not base:
+        base, _, source = source.removesuffix(f"/{CARD}").rstrip("/").rpartition("/")
+    elif not base:
         raise ZooError(
             f"model {source}", "no address", "a URL, hf:OWNER/NAME, or --from (or ALLCONV_ZOO): a folder of models"
         )
-    return f"{base.rstrip('/')}/{source}"
+    return place_of(base, wait_seconds, progress), source
 
 
-def _of_url(url: str, sha1: str | None, wait_seconds: float, progress: bool) -> Source:
-    """A model on a web server; its card is read at once. Raises: ZooError, PrepError."""
-    if sha1 is None:
-        raise ZooError("--sha1", "nothing", f"the SHA-1 of {url}/{CARD}, as `allconv zoo push` says it")
+def _known(place: Place, name: str, by_catalogue: bool) -> str:
+    """The SHA-1 of a model's card, of the catalogue. Raises: ZooError."""
+    if not by_catalogue:
+        raise ZooError("--sha1", "nothing", f"the SHA-1 of {place}/{name}/{CARD}, as `allconv zoo push` says it")
+    models = catalogue(place)
+    if name not in models:
+        names = ", ".join(models) or "none"
+        raise ZooError(f"{place}/{CATALOGUE}", f"no model {name}", f"one of: {names}{did_you_mean(name, models)}")
+    return str(models[name]["sha1"])
+
+
+def catalogue(place: Place) -> dict[str, dict[str, Any]]:
+    """What each model of a zoo is, by name: ``sha1`` of its card, ``bytes`` of all its files, and what a list shows.
+
+    Raises: ZooError: there is none.
+    """
+    expected = "the catalogue of a zoo, as `allconv zoo push --to FOLDER` writes it"
+    content = place.read(CATALOGUE, MOST_CATALOGUE_BYTES, expected)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / CATALOGUE
+        path.write_bytes(content)
+        try:
+            facts = files.read_json(path, expected, ZooError)
+        except ZooError as error:
+            error.where = f"{place}/{CATALOGUE}"
+            raise error from None
+    where = f"{place}/{CATALOGUE}"
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise ZooError(where, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
+    files.check_kinds(where, {"models": facts.get("models")}, {"models": dict[str, dict]}, ZooError)
+    models: dict[str, dict[str, Any]] = facts["models"]
+    for name, entry in models.items():
+        kinds = {f"{name}.{key}": kind for key, kind in _ENTRY.items()}
+        files.check_kinds(where, {f"{name}.{key}": entry.get(key) for key in _ENTRY}, kinds, ZooError)
+    return models
+
+
+def _of_place(place: Place, name: str) -> Source:
+    """A model of a zoo; its card is read at once. Raises: ZooError."""
 
     def fetch(entry: dict[str, Any], path: Path) -> None:
-        folder, file = (
-            (url.rpartition("/")[0], entry["file"][3:]) if entry["file"][:3] == "../" else (url, entry["file"])
-        )
-        words = dict(wait_seconds=wait_seconds, progress=progress)
-        download.fetch(f"{folder}/{file}", path, entry["bytes"], entry["sha1"], **words)  # type: ignore[arg-type]
+        file = entry["file"]  # a whitening may lie with another model there
+        place.fetch(file[3:] if file[:3] == "../" else f"{name}/{file}", path, entry["bytes"], entry["sha1"])
 
-    try:
-        with requests.get(f"{url}/{CARD}", stream=True, timeout=_TIMEOUT_SECONDS) as response:
-            if response.status_code != 200:
-                raise ZooError(f"{url}/{CARD}", f"HTTP status {response.status_code}", "the card of a model")
-            content = response.raw.read(MOST_CARD_BYTES + 1, decode_content=True)
-    except requests.RequestException as error:
-        raise ZooError(
-            url, f"an address that cannot be asked ({type(error).__name__})", "an http or https URL"
-        ) from None
-    if len(content) > MOST_CARD_BYTES:
-        raise ZooError(f"{url}/{CARD}", f"more than {MOST_CARD_BYTES} bytes", "the card of a model")
-    return Source(name=url, card=content, fetch=fetch)
+    card = place.read(f"{name}/{CARD}", MOST_CARD_BYTES, "the card of a model")
+    return Source(name=f"{place}/{name}", card=card, fetch=fetch)
+
+
+def _write_catalogue(folder: Path) -> None:
+    """Of the models that lie in `folder`, one process at a time."""
+    with files.locked(folder / f".{CATALOGUE}.lock"):
+        models = {
+            card.facts["name"]: {
+                "sha1": files.digest(card.folder / CARD, "sha1"),
+                "bytes": sum(entry["bytes"] for entry in zoo.entries(card.facts)),
+                **{key: card.facts[key] for key in _SHOWN},
+            }
+            for card in zoo.cards(folder)
+        }
+        files.write_json(folder / CATALOGUE, {"format_version": FORMAT_VERSION, "models": models})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The hub
 
 
 def _of_hub(name: str) -> Source:
@@ -182,23 +319,52 @@ class Pushed:
     sha1: str
 
 
-def push(model: str | Path, target: str, folder: str | Path = DEFAULT_FOLDER) -> Pushed:
-    """Sends a model, verified, with all that it needs, to ``hf:OWNER/NAME`` or into the folder ``target``.
+def push(models: Sequence[str | Path], target: str, folder: str | Path = DEFAULT_FOLDER) -> list[Pushed]:
+    """Puts models, verified, with all that they need, into the folder ``target``, or one onto ``hf:OWNER/NAME``.
+
+    The folder gets the catalogue of all models in it, also of those that lay there before. A model that lies there just
+    so stays.
 
     Raises:
-        ZooError: no such model, one that is not as its card says, one that lies there already, a hub that refuses.
+        ZooError: no such model, one that is not as its card says, another of its name there, several for one repository,
+            a hub that refuses; then nothing is sent.
     """
-    if problems := zoo.verify(model, None, folder):
-        raise ZooError.of(PlacedError("model", problems[0]))
-    found = zoo.card(model, folder)
-    if not target.startswith(HUB):
-        out = Path(target) / found.facts["name"]
-        if out.exists():
-            raise ZooError(out, "a model of that name", "none; remove it or name another folder")
-        Path(target).mkdir(parents=True, exist_ok=True)
-        with files.building(out) as partial:
-            _bundle(found, Path(partial))
-        return Pushed(where=str(out), sha1=files.digest(out / CARD, "sha1"))
+    found = []
+    for model in models:
+        if problems := zoo.verify(model, None, folder):
+            raise ZooError.of(PlacedError("model", problems[0]))
+        found.append(zoo.card(model, folder))
+    if target.startswith(HUB):
+        if len(found) != 1:
+            raise ZooError(target, f"{len(found)} models", "one: a repository holds one model")
+        return [_to_hub(found[0], target)]
+    home = Path(target)
+    new = [card for card in found if not _lies_there(card, home / card.facts["name"])]
+    home.mkdir(parents=True, exist_ok=True)
+    for card in new:
+        with files.building(home / card.facts["name"]) as partial:
+            _bundle(card, Path(partial))
+    try:
+        _write_catalogue(home)
+    except files.Held:
+        raise ZooError(home, "another `allconv zoo push` at work", "one at a time for the same folder") from None
+    places = [home / card.facts["name"] for card in found]
+    return [Pushed(where=str(place), sha1=files.digest(place / CARD, "sha1")) for place in places]
+
+
+def _lies_there(card: Card, out: Path) -> bool:
+    """Whether just this model lies in `out`. Raises: ZooError: something else does."""
+    if not out.exists():
+        return False
+    with tempfile.TemporaryDirectory() as temporary:
+        zoo.write_card(Path(temporary), _bundled(card))
+        same = (out / CARD).is_file() and (out / CARD).read_bytes() == (Path(temporary) / CARD).read_bytes()
+    if not same:
+        raise ZooError(out, "a model of that name", "none; remove it or name another folder")
+    return True
+
+
+def _to_hub(found: Card, target: str) -> Pushed:
     hub, repo = _hub(), target.removeprefix(HUB)
     with tempfile.TemporaryDirectory() as temporary:
         _bundle(found, Path(temporary))
@@ -215,11 +381,19 @@ def push(model: str | Path, target: str, folder: str | Path = DEFAULT_FOLDER) ->
     return Pushed(where=target, sha1=sha1)
 
 
-def _bundle(found: Card, out: Path) -> None:
-    """The model with copies of all its files, of a whitening that lies with another model, too."""
+def _bundled(found: Card) -> dict[str, Any]:
+    """The card of a model that has all its files in its own folder."""
     facts = {**found.facts}
     for key in zoo.FILES:
         if facts.get(key) is not None:
             facts[key] = {**facts[key], "file": Path(facts[key]["file"]).name}
+    return facts
+
+
+def _bundle(found: Card, out: Path) -> None:
+    """The model with copies of all its files, of a whitening that lies with another model, too."""
+    facts = _bundled(found)
+    for key in zoo.FILES:
+        if facts.get(key) is not None:
             shutil.copyfile(found.folder / found.facts[key]["file"], out / facts[key]["file"])
     zoo.write_card(out, facts)

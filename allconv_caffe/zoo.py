@@ -400,6 +400,15 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
     return found
 
 
+def columns(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each card: name, error, data."""
+    width = max((len(card["name"]) for card in facts), default=0)
+    return [
+        f"{card['name']:<{width}}  {card['test_error_percent']:6.2f} %  {card['dataset']}, {card['epochs']:g} epochs"
+        for card in facts
+    ]
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """The facts in a ``card.json``. Raises: ZooError: it is none."""
     facts = files.read_json(path, "the card of a model", ZooError)

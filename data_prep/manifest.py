@@ -69,6 +69,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     """Of this record."""
 
+    def facts(self) -> dict[str, Any]:
+        """As it is written."""
+        return asdict(self)
+
     def save(self, folder: Path) -> None:
         """Write `manifest.json` and force it to disk.
 
@@ -77,7 +81,7 @@ class Manifest:
         """
         path = folder / NAME
         with writing(path):
-            files.write_json(path, asdict(self))
+            files.write_json(path, self.facts())
 
     @staticmethod
     def load(folder: str | Path) -> Manifest:

@@ -45,6 +45,12 @@ class Report:
     def ok(self) -> bool:
         return not self.problems
 
+    @property
+    def ended(self) -> str:
+        """The problems, a line each, or that there is none."""
+        lines = [f"{self.path}: {line}" for line in self.problems or ["all checksums as in the manifest"]]
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         m = self.manifest
         shape = "x".join(map(str, m.shape))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
+import re
 import shutil
 import sys
 import threading
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from support.extras import needed
 
 from allconv_caffe import hub, proto, zoo
 from allconv_caffe.cli import main as cli
@@ -217,7 +220,7 @@ def test_a_model_goes_to_the_hub_and_comes_from_it(
     """Push makes the repository and sends one folder with all files; get takes them in a revision, checked."""
     stand_in = StandIn(tmp_path / "hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)  # type: ignore[arg-type]
-    pushed = hub.push("second", "hf:me/tiny", tmp_path / "served")
+    (pushed,) = hub.push(["second"], "hf:me/tiny", tmp_path / "served")
     assert stand_in.asked == [("create", "me/tiny", True), ("upload", "me/tiny", "second: 12.50 % test error on Made")]
     assert pushed.sha1 == _sha1(tmp_path / "hub/me/tiny")
     stand_in.asked.clear()
@@ -237,7 +240,9 @@ def test_a_model_goes_to_the_hub_and_comes_from_it(
 def test_without_the_client_the_extra_is_named(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what to install."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
-    for call in (lambda: hub.get("hf:me/tiny"), lambda: hub.push("first", "hf:me/tiny", tmp_path / "served")):
+    with pytest.raises(ZooError, match="^hf:me/tiny: found 2 models, expected one: a repository holds one model$"):
+        hub.push(["first", "second"], "hf:me/tiny", tmp_path / "served")
+    for call in (lambda: hub.get("hf:me/tiny"), lambda: hub.push(["first"], "hf:me/tiny", tmp_path / "served")):
         with pytest.raises(ZooError, match=r"the extra `hub`: pip install 'allconv-caffe\[hub\]'$"):
             call()
 
@@ -246,8 +251,8 @@ def test_the_commands(served: str, tmp_path: Path) -> None:
     """`zoo push` into a folder for a web server says what to type elsewhere, and that works; a changed model is not sent."""
     out = CliRunner().invoke(cli.main, ["zoo", "push", "second", "--to", "served/site", "--folder", "served"])
     sha1 = _sha1(tmp_path / "served/site/second")
-    assert out.exit_code == 0 and out.output == f"served/site/second: allconv zoo get URL/second --sha1 {sha1}\n", (
-        out.output
+    assert out.exit_code == 0 and out.output == (
+        f"served/site/second: allconv zoo get second --from URL; its card has the SHA-1 {sha1}\n"
     )
     words = ["zoo", "get", "second", "--from", f"{served}/site", "--sha1", sha1, "--quiet"]
     out = CliRunner().invoke(cli.main, words)
@@ -255,6 +260,104 @@ def test_the_commands(served: str, tmp_path: Path) -> None:
     (tmp_path / "models/second/deploy.prototxt").write_text("")
     out = CliRunner().invoke(cli.main, ["zoo", "push", "second", "--to", "elsewhere"])
     assert out.exit_code == 1 and "deploy.prototxt: found SHA-1" in out.output and not Path("elsewhere").exists()
+
+
+def test_a_zoo_gives_a_model_by_its_name(served: str, tmp_path: Path) -> None:
+    """`push` of several models makes the catalogue, later ones extend it; `list --from` shows it, `get NAME --from` needs no
+    more than the address, or the folder."""
+
+    def call(*words: str) -> str:
+        out = CliRunner().invoke(cli.main, ["zoo", *words, "--quiet"])
+        assert out.exit_code == 0, out.output
+        return out.output
+
+    _model(tmp_path / "served", "third", "../first/whitening.npz")
+    assert call("push", "second", "third", "--to", "served/site", "--folder", "served").count("--from URL") == 2
+    found = json.loads(Path("served/site/catalogue.json").read_text())
+    third = found["models"]["third"]
+    assert third.pop("bytes") == sum(
+        path.stat().st_size
+        for path in Path("served/site/third").iterdir()
+        if path.name not in ("card.json", "README.md")
+    )
+    sha1 = _sha1(tmp_path / "served/site/third")
+    shown = {"model": "Tiny", "dataset": "Made", "epochs": 2.0, "test_error_percent": 12.5}
+    assert third == {"sha1": sha1, **shown} and found["format_version"] == 1
+    call("push", "first", "second", "--to", "served/site", "--folder", "served")  # one that lies there just so stays
+    lines = [f"{name:<6}   12.50 %  Made, 2 epochs" for name in ("first", "second", "third")]
+    assert call("list", "--from", f"{served}/site").splitlines() == lines
+    assert call("get", "second", "--from", f"{served}/site/") == "models/second: 12.50 % test error on Made\n"
+    assert call("get", "third", "--from", "served/site", "--folder", "others").startswith("others/third: ")
+    assert zoo.verify("second") == zoo.verify("third", folder="others") == []
+    assert sorted(path.name for path in Path("models").iterdir()) == ["second"]
+
+
+@pytest.mark.parametrize("where", ["{}/site", "served/site"])
+def test_what_a_zoo_cannot_give_is_one_line(served: str, tmp_path: Path, where: str) -> None:
+    """An unknown name is answered with the choices; no catalogue, a damaged one, other files than it says; nothing stays."""
+    hub.push(["first", "second"], "served/site", tmp_path / "served")
+    base = where.format(served)
+    catalogue = tmp_path / "served/site/catalogue.json"
+    right = json.loads(catalogue.read_text())
+
+    def refused(name: str) -> str:
+        with pytest.raises((ZooError, PrepError)) as error:
+            hub.get(name, base=base, progress=False)
+        assert not Path("models").exists() or not list(Path("models").glob("[!.]*"))
+        return str(error.value)
+
+    assert refused("frist") == (
+        f"{base}/catalogue.json: found no model frist, expected one of: first, second; did you mean first?"
+    )
+    (tmp_path / "served/site/first/deploy.prototxt").write_text("x" * len(DEPLOY))
+    assert "deploy.prototxt: found SHA-1 " in refused("first")
+    right["models"]["second"]["sha1"] = "00" * 20
+    catalogue.write_text(json.dumps(right))
+    own = _sha1(tmp_path / "served/site/second")
+    assert refused("second") == f"{base}/second/card.json: found SHA-1 {own}, expected {'00' * 20}"
+    right["models"]["second"]["sha1"] = 7
+    catalogue.write_text(json.dumps(right))
+    assert refused("second") == f"{base}/catalogue.json: found second.sha1 7, expected a text"
+    catalogue.write_text('{"format_version": 2}')
+    assert refused("second") == f"{base}/catalogue.json: found format_version 2, expected 1"
+    catalogue.write_text("[")
+    assert refused("second").startswith(f"{base}/catalogue.json: found no JSON (")
+    catalogue.write_bytes(b" " * (hub.MOST_CATALOGUE_BYTES + 1))
+    assert refused("second").startswith(f"{base}/catalogue.json: found more than 1048576 bytes, expected the catalogue")
+    catalogue.unlink()
+    assert re.fullmatch(
+        rf"{base}/catalogue.json: found (HTTP status 404|nothing \(No such file or directory\)), expected the catalogue of a "
+        "zoo, as `allconv zoo push --to FOLDER` writes it",
+        refused("second"),
+    )
+
+
+def test_a_zoo_takes_all_or_none(served: str, tmp_path: Path) -> None:
+    """Another model under a name that is taken, or one that is not as its card says: none of those named is put there."""
+    hub.push(["first"], "served/site", tmp_path / "served")
+    before = Path("served/site/catalogue.json").read_bytes()
+    _model(tmp_path / "others", "first", "whitening.npz", seed=2)
+    _model(tmp_path / "others", "fourth", "whitening.npz")
+    with pytest.raises(ZooError, match="served/site/first: found a model of that name, expected none"):
+        hub.push(["fourth", "first"], "served/site", tmp_path / "others")
+    (tmp_path / "others/first/deploy.prototxt").write_text("")
+    with pytest.raises(ZooError, match="found SHA-1"):
+        hub.push(["fourth", "first"], "served/new", tmp_path / "others")
+    assert not Path("served/site/fourth").exists() and not Path("served/new").exists()
+    assert Path("served/site/catalogue.json").read_bytes() == before
+
+
+def test_the_hub_is_asked_as_its_client_wants_it() -> None:
+    """What the stand-in takes, the real client takes by the same names."""
+    client = needed("huggingface_hub", "hub")
+    pairs = (
+        (client.HfApi.create_repo, StandIn.create_repo),
+        (client.HfApi.upload_folder, StandIn.upload_folder),
+        (client.hf_hub_download, StandIn.hf_hub_download),
+    )
+    for real, stand_in in pairs:
+        taken = set(inspect.signature(real).parameters) | {"self"}
+        assert set(inspect.signature(stand_in).parameters) <= taken
 
 
 def test_a_card_begins_with_what_the_hub_reads(tmp_path: Path) -> None:

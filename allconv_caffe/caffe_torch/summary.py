@@ -357,7 +357,18 @@ def to_markdown(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
+def brief(summary: Summary) -> str:
+    """The totals in a line."""
+    name = summary.name or summary.file
+    return f"{name} ({summary.phase}): {summary.parameters:,} parameters, {summary.multiply_adds:,} multiply-adds"
+
+
 def to_json(summary: Summary) -> str:
+    """`facts` as a text."""
+    return json.dumps(facts(summary), indent=2) + "\n"
+
+
+def facts(summary: Summary) -> dict[str, Any]:
     """The same facts for programs; a receptive field is [height, width] for each of size, jump and left, or null."""
 
     def view(row: LayerRow) -> dict[str, list[float]] | None:
@@ -378,7 +389,7 @@ def to_json(summary: Summary) -> str:
         }
         for row in summary.layers
     ]
-    whole = {
+    return {
         "file": summary.file,
         "name": summary.name,
         "phase": summary.phase,
@@ -387,7 +398,6 @@ def to_json(summary: Summary) -> str:
         "multiply_adds": summary.multiply_adds,
         "notes": list(summary.notes),
     }
-    return json.dumps(whole, indent=2) + "\n"
 
 
 FORMATS: dict[str, Callable[[Summary], str]] = {"text": to_text, "markdown": to_markdown, "json": to_json}

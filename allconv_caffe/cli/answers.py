@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.viz_options import PATH, Command, Inputs, options_of
 from allconv_caffe.cli.viz_words import check_png
 from allconv_caffe.cli.words import command_line, completing, example, models
@@ -31,21 +32,23 @@ _MODEL = (
     "order",
     "resize",
     "batch_size",
-    "quiet",
 )
 _LABELS = click.option("--labels", type=PATH, metavar="FILE", help="a class on each line, where the model has no names")
 
 
 def of_a_model(*more: str, own: Sequence[str] = _MODEL) -> Callable[[Command], Command]:
-    """Adds MODEL and the options that say how pixels become its input; the command gets `Inputs` first."""
+    """Adds MODEL and the options that say how pixels become its input; the command gets `Inputs` first, and stands below
+    `telling`.
+    """
     names = (*own, *more)
 
     def wrap(command: Command) -> Command:
         @functools.wraps(command)
-        def call(model: str, **words: Any) -> Any:
+        def call(model: str, told: Told, **words: Any) -> Any:
             given = {name: words.pop(name) for name in names}
             prototxt = Path(model) if model.endswith(".prototxt") else None
-            return command(Inputs(model=None if prototxt else model, net_path=prototxt, **given), **words)
+            inputs = Inputs(model=None if prototxt else model, net_path=prototxt, quiet=told.quiet, **given)
+            return command(inputs, told=told, **words)
 
         return click.argument("model", shell_complete=completing(models))(options_of(Inputs, names)(call))
 
@@ -79,16 +82,16 @@ def _names(inputs: Inputs, labels: Path | None, net: VizNet) -> list[str]:
         "allconv predict cifar10-allcnn-c-jpeg cat.png holiday/",
     ),
 )
+@telling("the answers of each picture", "one JSON object a line")
 @of_a_model()
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="answers of a picture")
-@click.option("--json", "json_", is_flag=True, help="an object a line, for programs")
 @click.option(
     "--explain", type=PATH, metavar="PNG", help="what in each picture speaks for its answer: guided backpropagation"
 )
 @_LABELS
 def predict(
-    inputs: Inputs, pictures: tuple[str, ...], top: int, json_: bool, explain: Path | None, labels: Path | None
+    inputs: Inputs, told: Told, pictures: tuple[str, ...], top: int, explain: Path | None, labels: Path | None
 ) -> None:
     """What is in PICTURES: class names and probabilities, a line for each.
 
@@ -111,7 +114,7 @@ def predict(
             for key, image, given in zip(batch_keys, batch, answers.probabilities(net, batch), strict=True):
                 where = path if Path(path).is_file() else str(Path(path) / key)
                 best = [(names[label], float(given[label])) for label in (-given).argsort(kind="stable")[:top]]
-                if json_:
+                if told.json:
                     rows = [{"class": name, "probability": round(p, 6)} for name, p in best]
                     click.echo(json.dumps({"picture": where, "answers": rows}, ensure_ascii=False))
                 else:
@@ -128,7 +131,7 @@ def predict(
         look = Look(space=inputs.space, command=command_line(), classes=names)
         drawing = comparison([Variant(name=inputs.name, net=net)], question, look, title="What speaks for each answer")
         for written in drawing.save(explain, arrays=False):
-            click.echo(written, err=json_)
+            told.say(written)
 
 
 def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[tuple[str, ImageSource]]:
@@ -148,6 +151,7 @@ def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[t
     "evaluate",
     epilog=example("allconv evaluate cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --output build/evaluation"),
 )
+@telling("error, errors by class, and the most surely wrong")
 @of_a_model("data", "split")
 @click.option(
     "--output", type=PATH, metavar="FOLDER", help="gets confusion.csv, confusion.png, wrong.png and evaluation.json"
@@ -155,9 +159,8 @@ def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[t
 @click.option(
     "--keep", type=click.IntRange(min=1), default=25, show_default=True, help="images on the sheet of the surely wrong"
 )
-@click.option("--json", "json_", is_flag=True, help="the figures for programs")
 @_LABELS
-def evaluate(inputs: Inputs, output: Path | None, keep: int, json_: bool, labels: Path | None) -> None:
+def evaluate(inputs: Inputs, told: Told, output: Path | None, keep: int, labels: Path | None) -> None:
     """How far MODEL is right over a labelled set: error, error of each class, confusion, and the images most surely wrong.
 
     MODEL as in `allconv predict`; --data a prepared set, an LMDB, or a folder with a folder for each class.
@@ -167,18 +170,15 @@ def evaluate(inputs: Inputs, output: Path | None, keep: int, json_: bool, labels
     names, found, facts, source = _evaluation(inputs, labels, keep)
     if output is not None:
         answers.write(output, found, names, source, facts)
-    if json_:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
-    click.echo(f"{found.error_percent:.2f} % of {found.count:,} images wrong")
+    told.end(facts, f"{found.error_percent:.2f} % of {found.count:,} images wrong")
     width = max(map(len, names))
     for name, error, row in zip(names, found.class_errors(), found.confusion, strict=True):
         if row.sum():
-            click.echo(f"  {name:<{width}} {error:6.2f} % of {row.sum():,}{_taken_for(names, row, names.index(name))}")
+            told.say(f"  {name:<{width}} {error:6.2f} % of {row.sum():,}{_taken_for(names, row, names.index(name))}")
     if found.without_label:
-        click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
+        told.say(f"{found.without_label:,} images name no class and were not counted", err=True)
     if output is not None:
-        click.echo(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
+        told.say(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
 
 
 def _evaluation(
@@ -197,11 +197,14 @@ def _evaluation(
     return names, found, facts, source
 
 
-def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
+def evaluate_run(folder: Path, say: Callable[[str], None], root: Path = Path()) -> None:
     """Confusion matrix and the surely wrong of a finished run in its folder, errors by class in its record.
 
     Where that cannot be, a line says why: a real Caffe has trained it, the net gives no one score for each class, the test
     images are not there. What is there is not made again.
+
+    Args:
+        root: what the paths of the run's settings and prototxt are relative to.
     """
     from allconv_caffe import zoo
     from allconv_caffe.train import record
@@ -216,11 +219,13 @@ def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
         say(f"no confusion matrix of a real Caffe's run; allconv evaluate {folder} --data SET --output {out} makes one")
         return
     try:
-        data = zoo.find(folder).data
-        if data is None:
+        trained = zoo.find(folder, root=root)
+        if trained.data is None:
             say("no confusion matrix: no Data layer feeds the test")
             return
-        inputs = Inputs(model=str(folder), data=data, device=record.device_of(folder), batch_size=100, quiet=True)
+        device = record.device_of(folder)
+        inputs = Inputs(model=str(folder), data=trained.data, device=device, batch_size=100, quiet=True)
+        inputs.trained = trained
         names, found, facts, source = _evaluation(inputs, None, keep=25)
         answers.write(out, found, names, source, facts)
     except (VizError, zoo.ZooError, PrepError) as error:

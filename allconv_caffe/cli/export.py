@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from allconv_caffe.cli.answers import of_a_model
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.viz_options import PATH, Inputs
 from allconv_caffe.cli.words import example
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         "allconv export cifar10-allcnn-c-jpeg --to torch --output build/all_cnn_c.py",
     ),
 )
+@telling("the file, inputs, outputs and the check")
 @of_a_model(own=("weights_path", "whitening", "mean", "scale", "order"))
 @click.option(
     "--to",
@@ -47,8 +48,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="uint8 RGB pixels in, probabilities out; or the bare net, from its input blob to its outputs",
 )
-@click.option("--json", "json_", is_flag=True, help="the same facts for programs")
-def export(inputs: Inputs, to: str, output: Path, input_: str, json_: bool) -> None:
+def export(inputs: Inputs, told: Told, to: str, output: Path, input_: str) -> None:
     """A net for other programs, its preparation inside, checked against this engine before it is written.
 
     MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights.
@@ -63,11 +63,11 @@ def export(inputs: Inputs, to: str, output: Path, input_: str, json_: bool) -> N
         written = torch_file.export_weights(net.net, output, preparation)
     else:
         written = {"onnx": onnx_file, "torch": torch_file}[to].export(net.net, output, preparation, pixels=pixels)
-    if json_:
-        click.echo(json.dumps({**dataclasses.asdict(written), "path": str(written.path)}, ensure_ascii=False))
-        return
-    click.echo(f"{written.path}: {written.inputs} -> {written.outputs}")
-    click.echo(f"checked: {written.checked}; answers differ from this engine's by {written.difference:.1e} at most")
+    told.say(f"{written.path}: {written.inputs} -> {written.outputs}")
+    told.end(
+        dataclasses.asdict(written),
+        f"checked: {written.checked}; answers differ from this engine's by {written.difference:.1e} at most",
+    )
 
 
 def _preparation(inputs: Inputs, net: EngineNet) -> Preparation:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.viz_options import PATH, Inputs, names_from_text, options_of, viz_inputs
-from allconv_caffe.cli.viz_words import COMPARED, DRAWN, OUTPUT, Words, check_png, save
+from allconv_caffe.cli.viz_words import BESIDE, COMPARED, DRAWN, OUTPUT, Words, check_png, save
 from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ OF_FIGURE: dict[int, tuple[str, ...]] = {
 )
 @OUTPUT
 @options_of(Words, ("blobs", "channels", "sample", *DRAWN))
+@telling(BESIDE)
 @viz_inputs(data=False)
-def patterns(inputs: Inputs, output: Path, **words: Any) -> None:
+def patterns(inputs: Inputs, told: Told, output: Path, **words: Any) -> None:
     """What the filters of low layers look for, from the weights alone: the paper's figure 2."""
     chosen = Words(**words)
     check_png(output)
-    save(_patterns(inputs, chosen, None), output, chosen.no_arrays)
+    save(told, _patterns(inputs, chosen, None), output, chosen.no_arrays)
 
 
 def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
@@ -77,8 +79,9 @@ def _patterns(inputs: Inputs, words: Words, number: int | None) -> Drawing:
     "--without-switches", is_flag=True, help="beside them the deconvnet with pooling's gradient spread over each window"
 )
 @options_of(Words, ("blob", *COMPARED, *DRAWN))
+@telling(BESIDE)
 @viz_inputs()
-def compare(inputs: Inputs, output: Path, surgery: bool, without_switches: bool, **words: Any) -> None:
+def compare(inputs: Inputs, told: Told, output: Path, surgery: bool, without_switches: bool, **words: Any) -> None:
     """Maps by each rule of one unit in each image, beside them with switches or without: as the paper's figures 4 to 6."""
     chosen = Words(**words)
     check_png(output)
@@ -87,7 +90,7 @@ def compare(inputs: Inputs, output: Path, surgery: bool, without_switches: bool,
             "--without-switches is for a net with max-pooling of its own: leave out --surgery, --layers"
         )
     beside = "surgery" if surgery or chosen.layers is not None else "no switches" if without_switches else ""
-    save(_compare(inputs, chosen, None, beside), output, chosen.no_arrays)
+    save(told, _compare(inputs, chosen, None, beside), output, chosen.no_arrays)
 
 
 def _compare(inputs: Inputs, words: Words, number: int | None, beside: str | None) -> Drawing:
@@ -192,8 +195,9 @@ def _measure(variants: Sequence[Variant], source: ImageSource, count: int, input
 )
 @click.option("--switches", is_flag=True, help="a second top of each pooling layer, the places of the maxima")
 @options_of(Words, ("layers", "images", "count", "accuracy"))
+@telling("the net, the null test and the accuracies")
 @viz_inputs()
-def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: Any) -> None:
+def surgery(inputs: Inputs, told: Told, output: Path, method: str, switches: bool, **words: Any) -> None:
     """Turn the strides of a trained net into max-pooling; the same weights fit. Checked by a null test.
 
     The null test takes from each window what the stride took, and must change nothing: on --count images of --data, or on noise.
@@ -220,25 +224,33 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
     blob = scores_blob(net)
     values, maps = null_test(net, same, images, blob, batch_size=inputs.batch_size)
     what = "images" if source is not None else "images of noise"
-    click.echo(f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, maps by {maps:.1e}, relative")
+    told.say(f"null test on {len(images)} {what}: {blob} differs by {values:.1e}, maps by {maps:.1e}, relative")
     if max(values, maps) > 1e-4:
         raise VizError(
             str(path), f"maps that differ by {max(values, maps):.1e}", "at most 1e-4: this net cannot be operated on"
         )
+    accuracies = {}
     if source is not None and chosen.accuracy:
         after = inputs.open_net(pooled)
         pair = [Variant(name="before", net=net), Variant(name="after", net=after)]
         _measure(pair, source, chosen.accuracy, inputs)
         for variant in pair:
-            found = variant.top1 or {}
+            found = accuracies[variant.name] = variant.top1 or {}
             text = (
                 f"{found['percent']:.2f} % of {found['images']} images"
                 if found["percent"] is not None
                 else found["reason"]
             )
-            click.echo(f"top-1 {variant.name}: {text}")
+            told.say(f"top-1 {variant.name}: {text}")
     save_net(pooled, output, f"{path.name} after stride-to-pool surgery ({method}). Made by: {command_line()}")
-    click.echo(output)
+    test = {
+        "images": len(images),
+        "of": what,
+        "blob": blob,
+        "difference": float(values),
+        "maps_difference": float(maps),
+    }
+    told.end({"net": output, "null_test": test, "top1": accuracies}, output)
 
 
 @click.command(
@@ -252,9 +264,10 @@ def surgery(inputs: Inputs, output: Path, method: str, switches: bool, **words: 
 @click.argument("number", type=click.IntRange(1, 6))
 @click.option("--output", type=PATH, metavar="PNG", help="picture to write; left out: build/figures/figure-N.png")
 @options_of(Words, [field.name for field in dataclasses.fields(Words)])
+@telling(BESIDE)
 @viz_inputs()
 @click.pass_context
-def figure(context: click.Context, inputs: Inputs, number: int, output: Path | None, **words: Any) -> None:
+def figure(context: click.Context, inputs: Inputs, told: Told, number: int, output: Path | None, **words: Any) -> None:
     """The paper's figure NUMBER, 1 to 6: from the nets trained here, or from any net, weights and images.
 
     Unless named, the net is cifar10-allcnn-c-jpeg (figure 6: cifar10-model-c-jpeg) of models/, the images are data/cifar10-jpeg;
@@ -270,7 +283,7 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
     check_png(output)
     named = inputs.model is not None or inputs.net_path is not None
     if number == 1 and not named:
-        save(_small_one(inputs, chosen), output, chosen.no_arrays)
+        save(told, _small_one(inputs, chosen), output, chosen.no_arrays)
         return
     if not named:
         inputs.model = MODELS[number]
@@ -285,7 +298,7 @@ def figure(context: click.Context, inputs: Inputs, number: int, output: Path | N
         5: lambda: _compare(inputs, chosen, 5, None),
         6: lambda: _compare(inputs, chosen, 6, ""),
     }
-    save(makers[number](), output, chosen.no_arrays)
+    save(told, makers[number](), output, chosen.no_arrays)
 
 
 def _ready(inputs: Inputs, number: int) -> None:

@@ -7,7 +7,7 @@ status is 1; every help text ends with an example.
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 import signal
 import sys
@@ -20,6 +20,7 @@ import click
 
 from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.cli import answers, export, figures, open as open_, prep, tables, train, viz, zoo
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.words import as_typed, example
 
 _OURS = ("allconv_caffe.", "data_prep.")
@@ -114,13 +115,23 @@ def _pycaffe() -> None:
     metavar="[NAME=]LOG",
     help="lay the runs over another training, repeatable: a log of `caffe train`, or a CSV with epoch and error_percent",
 )
-def report(folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[str, ...]) -> None:
+@telling("the records of the runs, verdicts and files")
+def report(told: Told, folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[str, ...]) -> None:
     """Measured beside published, for all runs below FOLDERS (default: runs and results)."""
     from allconv_caffe.report import build
 
-    click.echo(build.build(folders or build.DEFAULT_FOLDERS, output, trends, beside))
-    also = ", beside.png, beside.csv" if beside else ""
-    click.echo(f"written: {output}/report.md, report.csv, report.html, pages/, curves/{also}", err=True)
+    folders = folders or build.DEFAULT_FOLDERS
+    told.say(build.build(folders, output, trends, beside))
+    files = [
+        "report.md",
+        "report.csv",
+        "report.html",
+        "pages/",
+        "curves/",
+        *(["beside.png", "beside.csv"] if beside else []),
+    ]
+    answer = {"output": output, "files": files, **build.facts(folders, trends)} if told.json else {}
+    told.end(answer, f"written: {output}/{', '.join(files)}", err=True)
 
 
 @main.command(
@@ -134,23 +145,26 @@ def report(folders: tuple[Path, ...], trends: bool, output: Path, beside: tuple[
     show_default=True,
     help="folder that gets NAME.train.csv, NAME.test.csv and curves.png",
 )
-def curves(logs: tuple[Path, ...], output: Path) -> None:
+@telling("what each log holds, and the files")
+def curves(told: Told, logs: tuple[Path, ...], output: Path) -> None:
     """The points of any logs of `caffe train` as CSV, and their curves in one picture."""
     from allconv_caffe.report import curves as drawing
 
-    for line in drawing.curves(logs, output):
-        click.echo(line)
-    click.echo(f"written: {output}/{drawing.FIGURE}, *.train.csv, *.test.csv", err=True)
+    drawn = drawing.curves(logs, output)
+    for one in drawn:
+        told.say(one)
+    answer = {"picture": output / drawing.FIGURE, "logs": [dataclasses.asdict(one) for one in drawn]}
+    told.end(answer, f"written: {output}/{drawing.FIGURE}, *.train.csv, *.test.csv", err=True)
 
 
 @main.command(epilog=example("allconv doctor --json"))
-@click.option("--json", "json_", is_flag=True, help="the same facts for programs")
-def doctor(json_: bool) -> None:
+@telling("all that was found")
+def doctor(told: Told) -> None:
     """Which engines, GPUs, data sets and versions were found, and what to do about what is missing."""
     from allconv_caffe import doctor as examination
 
     found = examination.examine()
-    click.echo(json.dumps(found, indent=2) if json_ else examination.text(found))
+    told.end(found, examination.brief(found) if told.quiet else examination.text(found))
     if not found["can_run"]:
         click.get_current_context().exit(1)
 

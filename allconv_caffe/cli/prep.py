@@ -9,12 +9,16 @@ from typing import Any
 
 import click
 
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.words import example
 
 
 @click.group(epilog=example("allconv prep cifar10 --source ~/cifar-10-python.tar.gz"))
 def prep() -> None:
     """Archives and image folders to whitened LMDBs."""
+
+
+_telling = telling("the data set's manifest")
 
 
 def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,15 +47,14 @@ def _prep_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records"),
             click.option("--name", "display_name", default="", help="what tables call the set"),
             click.option("--force", is_flag=True, help="replace a finished data set"),
-            click.option("--quiet", is_flag=True, help="no progress bars"),
         ]
     ):
         command = option(command)
-    return command
+    return _telling(command)
 
 
 def _prepare(
-    dataset: str, source: Path | None, output: Path, force: bool, quiet: bool, display_name: str, **constants: Any
+    told: Told, dataset: str, source: Path | None, output: Path, force: bool, display_name: str, **constants: Any
 ) -> None:
     from data_prep import pipeline
 
@@ -60,16 +63,16 @@ def _prepare(
             source = source.expanduser()  # make hands "~" on as it was typed
     if not force and pipeline.is_prepared(output):
         pipeline.check_same(output, source, dataset=dataset, **constants)
-        click.echo(f"{output}: already prepared; --force prepares it again")
+        _already(told, output)
         return
-    source = source or _official(dataset, Path("data"), quiet)
+    source = source or _official(dataset, Path("data"), told.progress)
     manifest = pipeline.prepare(
-        source, output, dataset=dataset, force=force, progress=not quiet, display_name=display_name, **constants
+        source, output, dataset=dataset, force=force, progress=told.progress, display_name=display_name, **constants
     )
-    _say(output, manifest)
+    _say(told, output, manifest)
 
 
-def _official(dataset: str, folder: Path, quiet: bool) -> Path:
+def _official(dataset: str, folder: Path, progress: bool) -> Path:
     """The official archive in `folder`, downloaded if neither of its two forms is there."""
     from data_prep import download
 
@@ -79,7 +82,7 @@ def _official(dataset: str, folder: Path, quiet: bool) -> Path:
         if path.is_file():
             return path
     folder.mkdir(parents=True, exist_ok=True)
-    return Path(download.download(f"{stem}-python.tar.gz", folder, progress=not quiet))
+    return Path(download.download(f"{stem}-python.tar.gz", folder, progress=progress))
 
 
 @prep.command("cifar10", epilog=example("allconv prep cifar10 --source ~/cifar-10-python.tar.gz"))
@@ -89,10 +92,10 @@ def _official(dataset: str, folder: Path, quiet: bool) -> Path:
     help="an archive or image folder; left out: data/cifar-10-*.tar.gz, downloaded if missing",
 )
 @_prep_options
-def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> None:
+def prep_cifar10(told: Told, source: Path | None, output: Path | None, **others: Any) -> None:
     """CIFAR-10, by default into data/cifar10."""
     output = output or Path("data/cifar10-pad5" if others["pad"] == 5 else "data/cifar10")
-    _prepare("cifar10", source, output, **others)
+    _prepare(told, "cifar10", source, output, **others)
 
 
 @prep.command("cifar100", epilog=example("allconv prep cifar100 --labels coarse --output data/cifar100-coarse"))
@@ -103,10 +106,10 @@ def prep_cifar10(source: Path | None, output: Path | None, **others: Any) -> Non
 )
 @click.option("--labels", default="fine", show_default=True, help="fine (100) or coarse (20)")
 @_prep_options
-def prep_cifar100(source: Path | None, output: Path | None, **others: Any) -> None:
+def prep_cifar100(told: Told, source: Path | None, output: Path | None, **others: Any) -> None:
     """CIFAR-100, by default into data/cifar100."""
     output = output or Path("data/cifar100" if others["labels"] == "fine" else "data/cifar100-coarse")
-    _prepare("cifar100", source, output, **others)
+    _prepare(told, "cifar100", source, output, **others)
 
 
 def _photo_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,7 +166,7 @@ def _pair(option: str, text: str | None) -> tuple[int, int] | None:
 @_photo_options
 @_prep_options
 def prep_images(
-    source: Path, output: Path | None, test_fraction: float | None, workers: int | None, **others: Any
+    told: Told, source: Path, output: Path | None, test_fraction: float | None, workers: int | None, **others: Any
 ) -> None:
     """A tree or archive of train/CLASS/* and test/CLASS/* images, or, with --test-fraction, of CLASS/*.
 
@@ -172,13 +175,13 @@ def prep_images(
     output = output or Path("data") / source.name.split(".")[0]
     fitting = {name: others.pop(name) for name in ("resize", "shorter_side", "crop", "grey", "encoded")}
     if not any(fitting.values()) and test_fraction is None:
-        _prepare("images", source, output, **others)
+        _prepare(told, "images", source, output, **others)
         return
     from data_prep import photos, pipeline
     from data_prep.listing import by_class
 
     source = source.expanduser()
-    force, quiet, seed = others["force"], others["quiet"], others["seed"]
+    force, seed = others["force"], others["seed"]
     fit = _fit(**fitting)
     if not force and pipeline.is_prepared(output):
         raise click.ClickException(f"{output}: a finished data set; --force replaces it, --output names another")
@@ -200,14 +203,13 @@ def prep_images(
             source=facts,
             seed=seed,
             force=force,
-            progress=not quiet,
+            progress=told.progress,
             workers=workers,
         )
     else:
-        images = photos.image_set(listing, fit, name, facts, progress=not quiet)
-        others.pop("quiet")
-        manifest = pipeline.prepare(source, output, dataset="images", images=images, progress=not quiet, **others)
-    _say(output, manifest)
+        images = photos.image_set(listing, fit, name, facts, progress=told.progress)
+        manifest = pipeline.prepare(source, output, dataset="images", images=images, progress=told.progress, **others)
+    _say(told, output, manifest)
 
 
 @prep.command("imagenet", epilog=example("allconv prep imagenet ~/ILSVRC2012 --encoded"))
@@ -220,8 +222,8 @@ def prep_images(
 @_photo_options
 @click.option("--seed", type=int, default=0, show_default=True, help="decides the order of the records")
 @click.option("--force", is_flag=True, help="replace a finished data set")
-@click.option("--quiet", is_flag=True, help="no progress bars")
-def prep_imagenet(source: Path, output: Path, quiet: bool, **how: Any) -> None:
+@_telling
+def prep_imagenet(told: Told, source: Path, output: Path, **how: Any) -> None:
     """ILSVRC-2012: the folder with its two tars and labels, or with train/WNID/ and val/WNID/. Warped to 256x256.
 
     An interrupted preparation is gone on with by the same command.
@@ -232,25 +234,42 @@ def prep_imagenet(source: Path, output: Path, quiet: bool, **how: Any) -> None:
     if not fitting["resize"] and not fitting["shorter_side"]:
         fitting["resize"] = "256x256"
     if not how["force"] and pipeline.is_prepared(output):
-        click.echo(f"{output}: already prepared; --force prepares it again")
+        _already(told, output)
         return
-    manifest = imagenet.prepare(source.expanduser(), output, fit=_fit(**fitting), progress=not quiet, **how)
-    _say(output, manifest)
+    manifest = imagenet.prepare(source.expanduser(), output, fit=_fit(**fitting), progress=told.progress, **how)
+    _say(told, output, manifest)
 
 
-def _say(output: Path, manifest: Any) -> None:
-    click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")
+def _say(told: Told, output: Path, manifest: Any) -> None:
+    """A data set that has just been made."""
+    said = f"{manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images"
+    told.end({"folder": output, **manifest.facts()}, f"{output}: {said}")
+
+
+def _already(told: Told, output: Path) -> None:
+    from data_prep.manifest import Manifest
+
+    answer = {"folder": output, **Manifest.load(output).facts()} if told.json else {}
+    told.end(answer, f"{output}: already prepared; --force prepares it again")
 
 
 @prep.command("verify", epilog=example("allconv prep verify data/cifar10 --grid grid.png"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--grid", type=click.Path(path_type=Path), help="PNG of sample images, as seen and as whitened")
-def prep_verify(folder: Path, grid: Path | None) -> None:
+@telling("counts, statistics and problems")
+def prep_verify(told: Told, folder: Path, grid: Path | None) -> None:
     """Recount, re-hash and show class counts of a prepared data set."""
     from data_prep.verify import verify
 
     report = verify(folder, grid)
-    click.echo(str(report))
+    answer = {
+        "folder": folder,
+        "problems": report.problems,
+        "counts": report.counts,
+        "class_counts": report.class_counts,
+        "statistics": report.statistics,
+    }
+    told.end(answer, report.ended if told.quiet else report)
     if not report.ok:
         raise click.ClickException(f"{folder}: {len(report.problems)} problems")
 
@@ -259,13 +278,14 @@ def prep_verify(folder: Path, grid: Path | None) -> None:
 @click.argument("archive")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="folder")
 @click.option("--url", help="another address than the official one")
-@click.option("--quiet", is_flag=True, help="no progress bar")
-def prep_download(archive: str, output: Path, url: str | None, quiet: bool) -> None:
+@telling("the file")
+def prep_download(told: Told, archive: str, output: Path, url: str | None) -> None:
     """An official archive, resumed where it stopped, checked by MD5."""
     from data_prep.download import download
 
     output.mkdir(parents=True, exist_ok=True)
-    click.echo(download(archive, output, url, progress=not quiet))
+    file = download(archive, output, url, progress=told.progress)
+    told.end({"file": file}, file)
 
 
 @prep.command("hold-out", epilog=example("allconv prep hold-out data/cifar10 --count 5000"))
@@ -273,10 +293,11 @@ def prep_download(archive: str, output: Path, url: str | None, quiet: bool) -> N
 @click.option("--count", type=int, required=True, help="training images to hold out")
 @click.option("--output", type=click.Path(path_type=Path), help="folder; by default FOLDER-COUNT-held-out")
 @click.option("--force", is_flag=True, help="replace a finished data set")
-def prep_hold_out(folder: Path, count: int, output: Path | None, force: bool) -> None:
+@_telling
+def prep_hold_out(told: Told, folder: Path, count: int, output: Path | None, force: bool) -> None:
     """Cut a prepared set's training images in two: to train on, and to choose settings by."""
     from data_prep.holdout import hold_out
 
     output = output or folder.with_name(f"{folder.name}-{count}-held-out")
     manifest = hold_out(folder, output, count, force)
-    click.echo(f"{output}: {manifest.display_name}, {manifest.n_train} training and {manifest.n_test} test images")
+    _say(told, output, manifest)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.words import (
     Words,
     command_line,
@@ -58,8 +59,15 @@ def _chosen(texts: dict[str, str | None]) -> RenderOptions:
     "of the ReLUs) or plain, with force_backward; into build/EXPERIMENT-RULE",
 )
 @_render_options
+@telling("the files; with --list the experiments, with --check the differences")
 def render(
-    experiments: tuple[str, ...], check: bool, list_: bool, output: Path | None, relu: str | None, **texts: str | None
+    told: Told,
+    experiments: tuple[str, ...],
+    check: bool,
+    list_: bool,
+    output: Path | None,
+    relu: str | None,
+    **texts: str | None,
 ) -> None:
     """Tables and templates to solver, train_val and deploy prototxt: all experiments, or those named."""
     from allconv_caffe.paper import render as rendering
@@ -68,18 +76,20 @@ def render(
     given = [name for name, text in texts.items() if text is not None]
     if list_:
         width = max(map(len, EXPERIMENTS))
-        for experiment in EXPERIMENTS.values():
-            click.echo(f"{experiment.name:<{width}}  {experiment.source}")
+        named = [{"name": entry.name, "title": entry.title, "source": entry.source} for entry in EXPERIMENTS.values()]
+        told.end({"experiments": named}, *(f"{entry['name']:<{width}}  {entry['source']}" for entry in named))
         return
     if check:
         if given or output or relu:
             raise click.UsageError("--check compares what is committed; it takes no other option")
         differences = rendering.check(names=experiments or None)
         for line in differences:
-            click.echo(line, err=True)
+            told.say(line, err=True)
+        checked = experiments or tuple(EXPERIMENTS)
+        answer = {"checked": checked, "differences": differences}
+        told.end(answer, *([] if differences else [f"{len(checked)} experiments are as rendered"]))
         if differences:
             raise click.ClickException(f"{len(differences)} differences; `allconv render` writes the files again")
-        click.echo(f"{len(experiments) or len(EXPERIMENTS)} experiments are as rendered")
         return
     if not experiments and (given or output or relu):
         raise click.UsageError("options need the name of an experiment (allconv render --list names them)")
@@ -87,12 +97,12 @@ def render(
         raise click.UsageError(f"--output takes one experiment, found {len(experiments)}")
     if given or output or relu:
         options = _chosen(texts)
-        for name in experiments:
-            for path in rendering.write(name, output, options, relu=relu):
-                click.echo(path)
+        paths = [path for name in experiments for path in rendering.write(name, output, options, relu=relu)]
+        told.end({"files": paths}, *paths)
         return
     paths = rendering.write_all(names=experiments or None)
-    click.echo(f"wrote {len(paths)} files of {len({path.parent for path in paths})} experiments into solvers/")
+    many = len({path.parent for path in paths})
+    told.end({"files": paths}, f"wrote {len(paths)} files of {many} experiments into solvers/")
 
 
 @click.command(
@@ -118,7 +128,9 @@ def render(
     "--data", type=click.Path(path_type=Path), help="prepared data set: its classes, size and counts, and where it lies"
 )
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="an option of `allconv render`, repeatable")
+@telling("the name, parameters and files")
 def derive(
+    told: Told,
     source: str,
     output: Path,
     name: str | None,
@@ -154,8 +166,10 @@ def derive(
         command=command_line(),
     )
     for path in derived.files:
-        click.echo(path)
-    click.echo(f"{derived.experiment.name}: {derived.parameters:,} parameters; caffe train -solver {derived.files[0]}")
+        told.say(path)
+    name = derived.experiment.name
+    answer = {"name": name, "parameters": derived.parameters, "solver": derived.files[0], "files": derived.files}
+    told.end(answer, f"{name}: {derived.parameters:,} parameters; caffe train -solver {derived.files[0]}")
 
 
 def _of_data(data: Path | None, dataset: str | None) -> dict[str, Any]:
@@ -174,11 +188,14 @@ def _of_data(data: Path | None, dataset: str | None) -> dict[str, Any]:
 @click.option("--level", default=0, help="NetState level")
 @click.option("--stage", "stages", multiple=True, help="NetState stage, repeatable")
 @click.option("--format", "form", type=Words(["text", "markdown", "json"]), default="text", show_default=True)
-@click.option("--json", "form", flag_value="json", help="the same as --format json")
-def summary(file: Path, phase: str, input_shape: str | None, level: int, stages: tuple[str, ...], form: str) -> None:
+@telling("the same")
+def summary(
+    told: Told, file: Path, phase: str, input_shape: str | None, level: int, stages: tuple[str, ...], form: str
+) -> None:
     """Shapes, parameters, multiply-adds, receptive fields and multipliers of any net's prototxt, layer by layer."""
     from allconv_caffe.caffe_torch import summary as summing
 
     shape = None if input_shape is None else summing.shape_from_text(input_shape)
     found = summing.summarize(file, phase, input_shape=shape, level=level, stages=stages)
-    click.echo(summing.format_summary(found, form), nl=False)
+    text = summing.format_summary(found, form).rstrip("\n")
+    told.end(summing.facts(found), summing.brief(found) if told.quiet else text)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from allconv_caffe.cli.answers import evaluate_run
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.words import Words, as_typed, command_line, completing, example, experiments, pairs_from_text
 from allconv_caffe.paper.rules import OneOf
 from allconv_caffe.train.settings import SETTINGS, RunSettings
+
+if TYPE_CHECKING:
+    from allconv_caffe.train.sweep import Swept
 
 _ENGINE_FLAGS = f"{__name__}.engine_flags"
 
@@ -29,13 +32,9 @@ class _WithEngineFlags(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- CAFFE_FLAG...]"]
 
 
-def say(line: str, err: bool = False) -> None:
-    """A line of the driver's, in the words of whoever reads it."""
-    click.echo(as_typed(line), err=err)
-
-
-def _silent(line: str) -> None:
-    """Says nothing."""
+def _sayer(told: Told) -> Callable[[str], None]:
+    """Takes the driver's lines, and says them in the words of whoever reads them."""
+    return lambda line: told.say(as_typed(line))
 
 
 def _option(name: str, **others: Any) -> Callable[..., Any]:
@@ -74,14 +73,9 @@ def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.argument("experiment", metavar="EXPERIMENT|FOLDER", shell_complete=completing(experiments))
 @_settings_options
-@click.option("--quiet", is_flag=True, help="say only how it ended")
-@click.option(
-    "--json", "json_", is_flag=True, help="the record for programs; what is said meanwhile goes to standard error"
-)
+@telling("its record")
 @click.pass_context
-def run(
-    ctx: click.Context, experiment: str, options: tuple[str, ...], quiet: bool, json_: bool, **settings: Any
-) -> None:
+def run(ctx: click.Context, told: Told, experiment: str, options: tuple[str, ...], **settings: Any) -> None:
     """Do whatever is missing of an experiment: data, prototxt, training, test, record, confusion matrix. Continues what was
     begun.
 
@@ -93,14 +87,15 @@ def run(
     asked = RunSettings(
         options=pairs_from_text(options), caffe_flags=ctx.meta[_ENGINE_FLAGS], command=command_line(), **settings
     )
-    told = _silent if quiet else functools.partial(say, err=json_)
-    result = driver.run(experiment, asked, say=told)
-    if result.status == "done" and result.record is not None:
-        evaluate_run(result.directory, told)
-        if json_:
-            click.echo((result.directory / "result.json").read_text(encoding="utf-8"), nl=False)
-        elif quiet:
-            say(record.summary(result.record))
+    say = _sayer(told)
+    result = driver.run(experiment, asked, say=say)
+    found = result.record
+    if result.status == "done" and found is not None:
+        evaluate_run(result.directory, say)
+        found = record.read_result(result.directory)
+    line = f"{result.status}: {result.directory}" if found is None or not found.done else record.summary(found)
+    answer = {"status": result.status} if found is None else found.to_json()
+    told.end({"directory": result.directory, **answer}, *([as_typed(line)] if told.quiet else []))
     status = {"done": 0, "interrupted": 130}.get(result.status, 1)
     if status:
         ctx.exit(status)
@@ -152,9 +147,11 @@ def _lists_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="choose each network's best on the test images, or on the held-out ones",
 )
 @click.option("--dry-run", is_flag=True, help="only say which runs there are, and what is known of them")
+@telling("how each run ended, and the best point of each network")
 @click.pass_context
 def sweep(
     ctx: click.Context,
+    told: Told,
     experiments: tuple[str, ...],
     options: tuple[str, ...],
     on: str,
@@ -184,10 +181,29 @@ def sweep(
         per_gpu=per_gpu,
         slurm={name: value for name, _, value in (word.partition("=") for word in slurm)},
         select_on=select_on,
+        then=f"{evaluate_run.__module__}:{evaluate_run.__name__}",
     )
-    ended = sweeping.run(asked, say, dry_run)
+    ended = sweeping.run(asked, _sayer(told), dry_run)
+    page = None if dry_run else _page(ended, asked.settings)
+    answer = ended.facts() if page is None else {**ended.facts(), "page": page}
+    told.end(answer, *map(as_typed, ended.lines))
+    if page is not None:
+        told.say(f"a page of each of them: {page}")
     if status := {"done": 0, "interrupted": 130}.get(ended.status, 1):
         ctx.exit(status)
+
+
+def _page(ended: Swept, settings: RunSettings) -> Path | None:
+    """The report over a grid's runs, with a page for each; None where there is none that has begun."""
+    from allconv_caffe.report import build
+    from allconv_caffe.train import sweep as sweeping
+
+    folders = [Path(outcome.directory) for outcome in ended.outcomes.values() if outcome.directory]
+    if not folders:
+        return None
+    output = settings.runs_dir / sweeping.FOLDER / "report"
+    build.build(folders, output, draw=False)
+    return output / "report.html"
 
 
 @click.command(epilog=example("allconv quickstart --seed 2"))
@@ -202,13 +218,20 @@ def sweep(
 @_option("engine", default="torch")
 @_option("gpu")
 @_option("epochs")
-def quickstart(**settings: Any) -> None:
+@telling("the errors, the seconds of each stage and the files")
+def quickstart(told: Told, root: Path, **settings: Any) -> None:
     """The main job in minutes, without a download: draws a data set, prepares, trains, tests, plots.
 
     Status 1 where the network has not learned: 20 % error or more, or less than 15 points below a linear classifier.
     """
     from allconv_caffe.train import quickstart as main_job
 
-    result = main_job.run(**settings, say=say)
+    say = _sayer(told)
+    result = main_job.run(root, **settings, say=say)
+    if result is None:
+        told.end({"learned": None}, *(["not trained to the end"] if told.quiet else []))
+    else:
+        evaluate_run(result.directory, say, root)
+        told.end(result.facts(), *([result] if told.quiet else map(as_typed, main_job.lines(result))))
     if result is None or not result.learned:
         click.get_current_context().exit(1)

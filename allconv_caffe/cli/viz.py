@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.viz_options import (
     PATH,
     Inputs,
@@ -16,7 +17,7 @@ from allconv_caffe.cli.viz_options import (
     options_of,
     viz_inputs,
 )
-from allconv_caffe.cli.viz_words import DRAWN, OUTPUT, Words, check_png, save
+from allconv_caffe.cli.viz_words import BESIDE, DRAWN, OUTPUT, Words, check_png, save
 from allconv_caffe.cli.words import command_line, example
 
 if TYPE_CHECKING:
@@ -47,9 +48,17 @@ def viz() -> None:
 @click.option(
     "--shard", metavar="I/N", help="the I-th of N equal parts of the data, from 1; `allconv viz merge` joins them"
 )
+@telling("what each blob's channels saw")
 @viz_inputs()
 def mine(
-    inputs: Inputs, output: Path, blobs: str | None, k: int, per_image: int, limit: int | None, shard: str | None
+    inputs: Inputs,
+    told: Told,
+    output: Path,
+    blobs: str | None,
+    k: int,
+    per_image: int,
+    limit: int | None,
+    shard: str | None,
 ) -> None:
     """The strongest places of every channel over a data set, in one scan.
 
@@ -74,30 +83,35 @@ def mine(
         save_seconds=20,
         progress=inputs.progress,
     )
-    _say(found, output)
+    _say(told, found, output)
 
 
 @viz.command("merge", epilog=example("allconv viz merge build/part-1.npz build/part-2.npz --output build/topk.npz"))
 @click.argument("parts", nargs=-1, required=True, type=PATH, metavar="NPZ...")
 @click.option("--output", type=PATH, required=True, metavar="NPZ", help="file to write")
-def merge(parts: tuple[Path, ...], output: Path) -> None:
+@telling("what each blob's channels saw")
+def merge(told: Told, parts: tuple[Path, ...], output: Path) -> None:
     """Join what the shards of a scan found: the same as of one scan."""
     from allconv_caffe.visualize import mining
 
     found = mining.merge(*(mining.TopK.load(path) for path in parts))
     output.parent.mkdir(parents=True, exist_ok=True)
     found.save(output)
-    _say(found, output)
+    _say(told, found, output)
 
 
-def _say(found: TopK, output: Path) -> None:
+def _say(told: Told, found: TopK, output: Path) -> None:
+    blobs = {}
     for blob, channels in found.blobs.items() if found.images_seen else ():
         best = int(channels.maximum.argmax())
-        click.echo(
-            f"{blob}: {len(channels.values)} channels, {int(channels.dead.sum())} dead, strongest {channels.maximum[best]:.4g} "
-            f"(channel {best})"
+        facts = {"channels": len(channels.values), "dead": int(channels.dead.sum())}
+        strongest = {"channel": best, "value": float(channels.maximum[best])}
+        blobs[blob] = {**facts, "strongest": strongest}
+        told.say(
+            f"{blob}: {facts['channels']} channels, {facts['dead']} dead, strongest {strongest['value']:.4g} (channel {best})"
         )
-    click.echo(f"{output}: {found.images_seen} of {found.n_images} images")
+    answer = {"file": output, "images_seen": found.images_seen, "images": found.n_images, "blobs": blobs}
+    told.end(answer, f"{output}: {found.images_seen} of {found.n_images} images")
 
 
 @viz.command(
@@ -115,9 +129,11 @@ def _say(found: TopK, output: Path) -> None:
 @click.option("--k", type=int, help="patches of a channel; left out: as many as were mined")
 @click.option("--rules", default="guided", show_default=True, metavar="NAME,...", help="a block of maps each")
 @options_of(Words, DRAWN)
+@telling(BESIDE)
 @viz_inputs()
 def patches(
     inputs: Inputs,
+    told: Told,
     output: Path,
     topk: Path,
     blobs: str | None,
@@ -154,7 +170,7 @@ def patches(
         batch_size=inputs.batch_size,
         progress=inputs.progress,
     )
-    save(drawing, output, drawn.no_arrays)
+    save(told, drawing, output, drawn.no_arrays)
 
 
 @viz.command(
@@ -172,9 +188,18 @@ def patches(
     "--rules", default="backprop,deconvnet,guided", show_default=True, metavar="NAME,...", help="rules to test"
 )
 @options_of(Words, ("shown", "no_arrays"))
+@telling("every measure, the verdict and the files")
 @viz_inputs()
 def sanity(
-    inputs: Inputs, output: Path, blob: str | None, count: int, draws: int, rules: str, no_arrays: bool, shown: str
+    inputs: Inputs,
+    told: Told,
+    output: Path,
+    blob: str | None,
+    count: int,
+    draws: int,
+    rules: str,
+    no_arrays: bool,
+    shown: str,
 ) -> None:
     """Do maps depend on what was learned? Weights made random from the top down, other units, other images.
 
@@ -200,9 +225,10 @@ def sanity(
     )
     found.facts.update(command=command_line(), data=source.where, data_sha256=source.fingerprint, keys=keys)
     paths = found.save(output, source.space, shown, arrays=not no_arrays)
-    click.echo(found.text(), nl=False)
+    lines = found.verdict() if told.quiet else found.text().splitlines()
+    told.end({"files": paths, **found.as_dict()}, *lines)
     for path in paths:
-        click.echo(path, err=True)
+        told.say(path, err=True)
 
 
 @viz.command(
@@ -222,9 +248,11 @@ def sanity(
 )
 @click.option("--title", help="of the pages; left out: the model's or the net's name")
 @options_of(Words, ("shown", "no_arrays"))
+@telling("the first page")
 @viz_inputs()
 def gallery(
     inputs: Inputs,
+    told: Told,
     output: Path,
     topk: Path,
     blobs: str | None,
@@ -257,4 +285,4 @@ def gallery(
         batch_size=inputs.batch_size,
         progress=inputs.progress,
     )
-    click.echo(path)
+    told.end({"page": path}, path)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import click
 
+from allconv_caffe.cli.telling import Told
 from allconv_caffe.cli.words import Words, completing, models
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ class Option:
 
 
 def declared(table: type) -> dict[str, Option]:
-    """The options of a table, a dataclass whose fields are annotated with them, by field."""
+    """The options of a table, a dataclass whose fields are annotated with them, by field; others have none."""
     hints = get_type_hints(table, include_extras=True)
-    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(table)}
+    names = [field.name for field in dataclasses.fields(table) if hasattr(hints[field.name], "__metadata__")]
+    return {name: hints[name].__metadata__[0] for name in names}
 
 
 def options_of(table: type, names: Sequence[str]) -> Callable[[Command], Command]:
@@ -148,7 +150,7 @@ class Inputs:
     ] = None
     batch_size: Annotated[int, Option("--batch-size", help="images of one pass")] = 32
     seed: Annotated[int, Option("--seed", help="of what is drawn at random")] = 0
-    quiet: Annotated[bool, Option("--quiet", help="no progress bars")] = False
+    quiet: bool = False  # no progress bars
 
     @property
     def name(self) -> str:
@@ -302,7 +304,7 @@ class Inputs:
 
 
 def viz_inputs(data: bool = True) -> Callable[[Command], Command]:
-    """Adds the shared options to a command, which gets them as its first argument, `Inputs`.
+    """Adds the shared options to a command, which gets them as its first argument, `Inputs`; it stands below `telling`.
 
     Args:
         data: whether the command looks at images.
@@ -312,8 +314,9 @@ def viz_inputs(data: bool = True) -> Callable[[Command], Command]:
 
     def wrap(command: Command) -> Command:
         @functools.wraps(command)
-        def call(**words: Any) -> Any:
-            return command(Inputs(**{name: words.pop(name) for name in names}), **words)
+        def call(told: Told, **words: Any) -> Any:
+            inputs = Inputs(quiet=told.quiet, **{name: words.pop(name) for name in names})
+            return command(inputs, told=told, **words)
 
         return options_of(Inputs, names)(call)
 

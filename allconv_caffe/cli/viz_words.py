@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from allconv_caffe.cli.telling import Told
 from allconv_caffe.cli.viz_options import (
     PATH,
     Inputs,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 OUTPUT = click.option(
     "--output", type=PATH, required=True, metavar="PNG", help="picture to write; beside it .json and .npz"
 )
+BESIDE = "what stands in the .json beside the picture, and the files"
 DRAWN = ("how", "shown", "size", "no_arrays")
 COMPARED = ("images", "count", "unit", "same_unit", "rules", "layers", "accuracy", "labels", "activation_seed")
 
@@ -187,9 +190,10 @@ def check_png(output: Path) -> None:
         raise VizError(str(output), f"a name ending in '{output.suffix}'", ".png")
 
 
-def save(drawing: Drawing, output: Path, no_arrays: bool) -> None:
+def save(told: Told, drawing: Drawing, output: Path, no_arrays: bool) -> None:
     """Writes a picture and what stands beside it; says the paths, and on stderr what has to be known of the maps."""
     for note in drawing.facts.get("notes", []):
-        click.echo(note, err=True)
-    for path in drawing.save(output, arrays=not no_arrays):
-        click.echo(path)
+        told.say(note, err=True)
+    paths = drawing.save(output, arrays=not no_arrays)
+    beside = json.loads(output.with_suffix(".json").read_text(encoding="utf-8")) if told.json else {}
+    told.end({"files": paths, **beside}, *paths)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from allconv_caffe import files
+from allconv_caffe.html.page import REPORT, made_by
 from allconv_caffe.report import beside as beside_, page, run_page, runs as runs_, tables, text, trends as trends_
 from allconv_caffe.report.collect import find_runs
 
@@ -48,6 +50,7 @@ def build(
         for folder in (output, output / runs_.CURVES, output / runs_.PAGES):
             folder.mkdir(parents=True, exist_ok=True)
             files.sweep(folder)
+        _sweep(output, entries, bool(figure))
         for entry in entries:
             if entry.picture is not None:
                 files.write(output / entry.file, entry.picture)
@@ -59,3 +62,38 @@ def build(
         files.write(output / "report.csv", tables.to_csv(runs))
         files.write(output / "report.html", page.to_html(found, entries, base, verdicts, laid, up))
     return markdown
+
+
+def _sweep(output: Path, entries: Sequence[runs_.Shown], beside: bool) -> None:
+    """Takes away what an earlier report has left there: pages and curves of runs that are gone, the figure beside another
+    training. A page that says nothing of having been made here stays, and so do the curves of its name.
+    """
+    kept = {output / entry.page for entry in entries}
+    for page_ in sorted((output / runs_.PAGES).glob("*.html")):
+        if page_ not in kept and page_.is_file() and made_by(page_) == REPORT:
+            (output / runs_.CURVES / f"{page_.stem}.png").unlink(missing_ok=True)
+            page_.unlink()
+    if not beside and (output / "report.html").is_file() and made_by(output / "report.html") == REPORT:
+        for name in (beside_.FIGURE, beside_.POINTS):
+            (output / name).unlink(missing_ok=True)
+
+
+def facts(folders: Sequence[Path] = DEFAULT_FOLDERS, trends: bool = False) -> dict[str, Any]:
+    """The same for programs: the record of each run with its folder, and, if asked for, what they say of each sentence.
+
+    Raises: ReportError: a record that is not one.
+    """
+    runs = find_runs(folder for folder in folders if folder.is_dir())
+    found: dict[str, Any] = {"runs": [{"folder": run.folder, **run.record.to_json()} for run in runs]}
+    if trends:
+        found["trends"] = [
+            {
+                "section": one.trend.section,
+                "sentence": one.trend.sentence,
+                "verdict": one.verdict,
+                "numbers": one.numbers,
+                "runs": one.runs,
+            }
+            for one in trends_.check(runs)
+        ]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from allconv_caffe import csv_text, files
@@ -17,12 +18,37 @@ class CurvesError(FoundError):
     """A log without points, or two logs of one name."""
 
 
-def curves(logs: Sequence[Path], output: Path) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a log holds; as text, a line for people."""
+
+    name: str
+    training_points: int
+    tests: int
+    iteration: int  # the last
+    loss: float | None  # the last displayed
+    outputs: dict[str, float]  # of the last test
+    sessions: int
+    files: list[str]
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.name}: {self.training_points} training points, {self.tests} tests, up to iteration {self.iteration}"
+        ]
+        if self.loss is not None:
+            parts.append(f"last loss {self.loss:g}")
+        parts += [f"{output} {value:g}" for output, value in self.outputs.items()]
+        if self.sessions > 1:
+            parts.append(f"{self.sessions} sessions")
+        return "; ".join(parts)
+
+
+def curves(logs: Sequence[Path], output: Path) -> list[Drawn]:
     """Writes NAME.train.csv and NAME.test.csv for each log, and curves.png of all of them, into `output`.
 
     Args:
         logs: of Caffe, or of caffe-torch; a log's name is its file's, without ``.log``; of one called ``log``, the folder's.
-    Returns: a line for each log.
+    Returns: what each log holds.
     Raises: CurvesError; OSError.
     """
     found = {name: parse_log(path) for name, path in _named(logs).items()}
@@ -34,7 +60,7 @@ def curves(logs: Sequence[Path], output: Path) -> list[str]:
         files.write(output / f"{name}.train.csv", _table(log.train))
         files.write(output / f"{name}.test.csv", _table(log.test))
     files.write(output / FIGURE, [draw_outputs(_losses(found), _others(found))])
-    return [_said(name, log) for name, log in found.items()]
+    return [_drawn(name, log, output) for name, log in found.items()]
 
 
 def _named(logs: Sequence[Path]) -> dict[str, Path]:
@@ -94,13 +120,14 @@ def _others(found: Mapping[str, LogParser]) -> dict[str, Points]:
     }
 
 
-def _said(name: str, log: LogParser) -> str:
-    last = max(rows[-1].iteration for rows in (log.train, log.test) if rows)
-    parts = [f"{name}: {len(log.train)} training points, {len(log.test)} tests, up to iteration {last}"]
-    if log.train:
-        parts.append(f"last loss {log.train[-1].loss:g}")
-    if log.test:
-        parts += [f"{output} {value:g}" for output, value in log.test[-1].outputs.items()]
-    if log.sessions > 1:
-        parts.append(f"{log.sessions} sessions")
-    return "; ".join(parts)
+def _drawn(name: str, log: LogParser, output: Path) -> Drawn:
+    return Drawn(
+        name=name,
+        training_points=len(log.train),
+        tests=len(log.test),
+        iteration=max(rows[-1].iteration for rows in (log.train, log.test) if rows),
+        loss=log.train[-1].loss if log.train else None,
+        outputs=dict(log.test[-1].outputs) if log.test else {},
+        sessions=log.sessions,
+        files=[f"{output}/{name}.train.csv", f"{output}/{name}.test.csv"],
+    )

@@ -7,6 +7,7 @@ its end ``outcome.json``. The same function serves every scheduler: a pool of pr
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 import traceback
@@ -48,17 +49,26 @@ class Outcome:
     seconds: float | None = None  # of training
 
 
-def write(folder: Path, experiment: str, settings: RunSettings) -> None:
-    """Make a job's folder; what an earlier process of the same job left there goes."""
+def write(folder: Path, experiment: str, settings: RunSettings, then: str = "") -> None:
+    """Make a job's folder; what an earlier process of the same job left there goes.
+
+    Args:
+        then: ``MODULE:FUNCTION``, called with the run's directory, a taker of lines and the root once the run is done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in (PROGRESS, OUTCOME, SAID):
         (folder / name).unlink(missing_ok=True)
-    files.write_json(folder / JOB, {"experiment": experiment, "settings": to_json(settings)})
+    files.write_json(folder / JOB, {"experiment": experiment, "settings": to_json(settings), "then": then})
 
 
 def read_progress(folder: Path) -> Progress:
     """How far the job's run has come; nothing where it has not begun."""
     return Progress(**_read(folder / PROGRESS)) if (folder / PROGRESS).exists() else Progress()
+
+
+def ended_done(folder: Path) -> bool:
+    """Whether the job's process ended by itself, its run done and all that was to follow."""
+    return (folder / OUTCOME).exists() and _read(folder / OUTCOME).get("status") == "done"
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -97,6 +107,8 @@ def _outcome(folder: Path, gpu: str | None, threads: int | None, say: Callable[[
     except Exception as error:  # a defect of ours ends this run, not the grid
         say(traceback.format_exc())
         return Outcome(status="failed", why=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    if ended.status == "done" and job.get("then"):
+        _then(job["then"], ended.directory, say, settings.root)
     record = ended.record
     dead = [str(attempt.get("why")) for attempt in record.attempts[-1:]] if record and ended.status == "dead" else []
     return Outcome(
@@ -106,6 +118,15 @@ def _outcome(folder: Path, gpu: str | None, threads: int | None, say: Callable[[
         error_percent=record.error_percent if record else None,
         seconds=record.seconds if record else None,
     )
+
+
+def _then(name: str, directory: Path, say: Callable[[str], None], root: Path) -> None:
+    """What follows a run; the run stays done where it fails."""
+    module, _, function = name.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(directory, say, root)
+    except Exception:
+        say(traceback.format_exc())
 
 
 class _Beacon:

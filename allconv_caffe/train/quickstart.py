@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.published import TABLE_3_ERRORS
 from allconv_caffe.paper.schedules import CIFAR_SCHEDULE, Schedule
 from allconv_caffe.train import quickstart_data
+from allconv_caffe.train.record import EVALUATION
 from allconv_caffe.train.settings import DriverError, RunSettings
 
-__all__ = ["EXPERIMENT", "QuickstartResult", "experiment", "linear_error_percent", "run", "write_archive"]
+__all__ = ["EXPERIMENT", "QuickstartResult", "experiment", "linear_error_percent", "lines", "run", "write_archive"]
 
 N_TRAIN, N_TEST = 4000, 1000
 DISPLAY_NAME = "Quickstart cloth"
@@ -49,6 +50,10 @@ fifty; the clipping keeps the first of those steps from silencing the ReLUs for 
 
 MOST_ERROR_PERCENT, LEAST_LEAD_POINTS = 20.0, 15.0
 """What the network must reach: an error below the first, and as many points below the linear classifier's."""
+NOT_LEARNED = (
+    f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
+    f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
+)
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -90,12 +95,25 @@ class QuickstartResult:
     parameters: int  # of the network
     seconds: dict[str, float]  # by stage
     directory: Path  # of the run
+    archive: Path = Path()  # in CIFAR's format
+    data: Path = Path()  # whitened
+    picture: Path = Path()  # of samples, seen and whitened
 
     @property
     def learned(self) -> bool:
         """Whether the network is below 20 % and at least 15 points below the linear classifier."""
         error = self.test_error_percent
         return error < MOST_ERROR_PERCENT and self.linear_error_percent - error >= LEAST_LEAD_POINTS
+
+    def __str__(self) -> str:
+        """A line."""
+        linear = f"a linear classifier on the same pixels: {self.linear_error_percent:.1f} %"
+        end = "" if self.learned else f"; {NOT_LEARNED}"
+        return f"{self.title} on {DISPLAY_NAME}: test error {self.test_error_percent:.1f} % ({linear}){end}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {**asdict(self), "learned": self.learned}
 
 
 def write_archive(path: str | Path, n_train: int, n_test: int, seed: int) -> Path:
@@ -238,16 +256,17 @@ def run(
     if outcome.status != "done" or found is None or found.test_error_percent is None:
         return None
 
-    result = QuickstartResult(
+    return QuickstartResult(
         title=chosen.title,
         test_error_percent=found.test_error_percent,
         linear_error_percent=linear,
         parameters=found.parameters or 0,
         seconds=laps.seconds,
         directory=outcome.directory,
+        archive=archive,
+        data=folder,
+        picture=grid,
     )
-    _tell(result, archive, folder, grid, say)
-    return result
 
 
 def _prepare(archive: Path, folder: Path, seed: int) -> Path:
@@ -264,28 +283,27 @@ def _prepare(archive: Path, folder: Path, seed: int) -> Path:
     return grid
 
 
-def _tell(result: QuickstartResult, archive: Path, folder: Path, grid: Path, say: Callable[[str], None]) -> None:
-    """What came out, and where it lies."""
-    say("5/5 done")
-    say("")
-    say(table(result))
-    say("")
-    for what, path in (
-        ("archive in CIFAR's format", archive),
-        ("whitened LMDBs, manifest", folder),
-        ("pictures, seen and whitened", grid),
+def lines(result: QuickstartResult) -> list[str]:
+    """What came out, and where it lies, for people."""
+    places = (
+        ("archive in CIFAR's format", result.archive),
+        ("whitened LMDBs, manifest", result.data),
+        ("pictures, seen and whitened", result.picture),
         ("prototxt, log, CSV, result.json", result.directory),
         ("curves", result.directory / "curves.png"),
+        ("confusion matrix, surely wrong", result.directory / EVALUATION),
         ("weights", result.directory / "snapshots"),
-    ):
-        say(f"{what:<33}{path}")
-    if not result.learned:
-        say(
-            f"the network has not learned enough: expected an error below {MOST_ERROR_PERCENT:g} % and "
-            f"{LEAST_LEAD_POINTS:g} points below the linear classifier; --seed 2 begins anew"
-        )
-    say("to look at all of it on one page: allconv open")
-    say("next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>")
+    )
+    return [
+        "5/5 done",
+        "",
+        table(result),
+        "",
+        *(f"{what:<33}{path}" for what, path in places),
+        *([] if result.learned else [NOT_LEARNED]),
+        "to look at all of it on one page: allconv open",
+        "next: make cifar10-allcnn-c CIFAR10=<cifar-10-python.tar.gz>",
+    ]
 
 
 def _made_from(manifest: Any, archive: Path) -> bool:

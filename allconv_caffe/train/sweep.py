@@ -13,8 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from allconv_caffe.report.grid import Cell, best, table
 from allconv_caffe.train import engine as engine_, folder as folder_, grid, job as job_, plan as plan_
@@ -41,6 +42,12 @@ class Swept:
 
     outcomes: dict[Job, Outcome] = field(default_factory=dict)
     interrupted: bool = False
+    # of a dry run: what is known of each
+    states: dict[Job, str] = field(default_factory=dict)
+    # by network: the best point in words, its errors in percent, their mean
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # what came of it, for people
+    lines: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[str]:
@@ -53,6 +60,23 @@ class Swept:
         if self.interrupted:
             return "interrupted"
         return "failed" if self.counts["failed"] else "done"
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs: each run with its command, point and outcome, of a dry run its state, and the best."""
+        known = {job: {"state": state} for job, state in self.states.items()}
+        ended = {job: asdict(outcome) for job, outcome in self.outcomes.items()}
+        runs = [
+            {
+                "experiment": job.experiment,
+                "command": job.command,
+                "point": dict(job.point),
+                "seed": job.settings.seed,
+                "validation": job.settings.validation,
+                **words,
+            }
+            for job, words in (known | ended).items()
+        ]
+        return {"status": self.status, "runs": runs, "best": self.best}
 
 
 def states(jobs: Sequence[Job], say: Callable[[str], None], prepare: bool = True) -> dict[Job, tuple[str, Path]]:
@@ -97,19 +121,28 @@ def _state(folder: Path) -> str:
     return status if status in ("done", "dead") and (folder / RESULT_FILE).exists() else "begun"
 
 
-def sweep(jobs: Sequence[Job], pool: Pool, home: Path, say: Callable[[str], None], show: Show | None = None) -> Swept:
+def sweep(
+    jobs: Sequence[Job],
+    pool: Pool,
+    home: Path,
+    say: Callable[[str], None],
+    show: Show | None = None,
+    then: str = "",
+) -> Swept:
     """Work the runs off.
 
     Args:
         home: gets a folder for each job; all workers of the pool must see it.
         say: takes each line for people.
         show: shows what is running.
+        then: what follows a run that is done, in its own process, see `job.write`.
     """
     ended = Swept()
     show = show or Show(len(jobs), say)
     waiting: list[Job] = []
     for job, (state, folder) in states(jobs, show.write).items():
-        if state == "done" or (state == "dead" and _tried(folder) > job.settings.retries):
+        followed = not then or job_.ended_done(home / job.key)
+        if (state == "done" and followed) or (state == "dead" and _tried(folder) > job.settings.retries):
             ended.outcomes[job] = _outcome_in(folder, state)
             show.end(job.words, ended.outcomes[job], "already ")
         else:
@@ -117,7 +150,7 @@ def sweep(jobs: Sequence[Job], pool: Pool, home: Path, say: Callable[[str], None
     show.write(f"{len(jobs)} runs, {len(waiting)} to do; {pool.describe()}")
     try:
         with _interrupts(pool, ended, show.write):
-            _work_off(waiting, pool, home, ended, show)
+            _work_off(waiting, pool, home, ended, show, then)
     finally:
         pool.close()
         show.close()
@@ -125,7 +158,7 @@ def sweep(jobs: Sequence[Job], pool: Pool, home: Path, say: Callable[[str], None
     return ended
 
 
-def _work_off(waiting: list[Job], pool: Pool, home: Path, ended: Swept, show: Show) -> None:
+def _work_off(waiting: list[Job], pool: Pool, home: Path, ended: Swept, show: Show, then: str) -> None:
     running: dict[Path, Job] = {}
     while running or (waiting and not ended.interrupted):
         free = len(waiting) if pool.slots is None else pool.slots - len(running)
@@ -133,7 +166,7 @@ def _work_off(waiting: list[Job], pool: Pool, home: Path, ended: Swept, show: Sh
             started, waiting[:] = waiting[:free], waiting[free:]
             for job in started:
                 folder = home / job.key
-                job_.write(folder, job.experiment, job.settings)
+                job_.write(folder, job.experiment, job.settings, then)
                 running[folder] = job
             pool.submit(list(running)[-len(started) :])
         for folder in pool.ended():
@@ -189,6 +222,7 @@ class Grid:
     per_gpu: int = 1  # local, ray: runs that share a GPU
     slurm: Mapping[str, str] = field(default_factory=dict)  # options of submitit
     select_on: str = "test"  # which images the best point is chosen by: test, or val
+    then: str = ""  # what follows each run that is done, see `job.write`
 
     def runs(self) -> list[Job]:
         """The runs, in the order in which they are begun."""
@@ -254,10 +288,11 @@ def _devices(settings: RunSettings) -> tuple[int, ...]:
 
 
 def run(asked: Grid, say: Callable[[str], None], dry: bool = False) -> Swept:
-    """Work a grid off, and say what comes of it.
+    """Work a grid off; what came of it stands in ``lines``.
 
     Args:
-        dry: only say which runs there are, and what is known of them.
+        say: takes each line for people meanwhile.
+        dry: only find out which runs there are, and what is known of them.
     Raises:
         DriverError, TableError: what was asked for does not serve; one line.
     """
@@ -265,37 +300,34 @@ def run(asked: Grid, say: Callable[[str], None], dry: bool = False) -> Swept:
         raise DriverError(f"--select-on {asked.select_on}", "expected test or val", choices=("test", "val"))
     jobs = asked.runs()
     if dry:
-        for job, (state, _) in states(jobs, say, prepare=False).items():
-            say(f"{state:<8} {job.command}")
+        known = {job: state for job, (state, _) in states(jobs, say, prepare=False).items()}
         later = "; then each network at its best point, on all training images" if asked.select_on == "val" else ""
-        say(f"{len(jobs)} runs{later}")
-        return Swept()
+        lines = [*(f"{state:<8} {job.command}" for job, state in known.items()), f"{len(jobs)} runs{later}"]
+        return Swept(states=known, lines=lines)
     home = jobs[0].settings.root / jobs[0].settings.runs_dir / FOLDER
     ended = _worked_off(asked, jobs, home, say)
+    ended.best = _best(ended)
     if asked.select_on != "val":
-        _say_all(say, summary(ended))
+        ended.lines = summary(ended)
         return ended
     held = jobs[0].settings.validation
-    _say_all(say, summary(ended, f"{held:,} held-out training images"))
+    ended.lines = summary(ended, f"{held:,} held-out training images")
     again = chosen(jobs, ended)
     if ended.interrupted or not again:
         return ended
+    for line in ended.lines:
+        say(line)
     say("")
     say("each network at the point chosen on the held-out images, on all training images:")
     final = _worked_off(asked, again, home, say)
-    _say_all(say, summary(final))
+    final.lines, final.best = summary(final), ended.best
     final.outcomes |= ended.outcomes
     return final
 
 
 def _worked_off(asked: Grid, jobs: Sequence[Job], home: Path, say: Callable[[str], None]) -> Swept:
     pool = pool_for(asked, jobs, home)
-    return sweep(jobs, pool, home, say)
-
-
-def _say_all(say: Callable[[str], None], lines: Sequence[str]) -> None:
-    for line in lines:
-        say(line)
+    return sweep(jobs, pool, home, say, then=asked.then)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -325,6 +357,14 @@ def summary(ended: Swept, chosen_on: str = "test images") -> list[str]:
     spent = [outcome.seconds for outcome in ended.outcomes.values() if outcome.seconds is not None]
     lines = [f"{len(ended.outcomes)} runs: {shown or 'none'}; {duration(sum(spent))} of training", ""]
     return [*lines, *table(cells(ended), chosen_on)]
+
+
+def _best(ended: Swept) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, row in cells(ended).items():
+        if (point := best(row)) is not None:
+            found[name] = {"point": point, "errors_percent": row[point].errors, "mean_error_percent": row[point].mean}
+    return found
 
 
 def chosen(jobs: Sequence[Job], ended: Swept) -> list[Job]:

@@ -24,11 +24,12 @@ from click.testing import CliRunner, Result
 from support import extras
 
 from allconv_caffe import hub, zoo
-from allconv_caffe.cli import main as cli
+from allconv_caffe.cli import main as cli, train
 from allconv_caffe.cli.words import as_typed
 from allconv_caffe.paper import experiments, render
 from allconv_caffe.train import quickstart, run as driver
 from data_prep import cifar, download, holdout, imagenet, pipeline, verify
+from data_prep.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,10 +68,21 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
         return call
 
-    manifest = SimpleNamespace(display_name="CIFAR-10", n_train=50_000, n_test=10_000)
+    counts = {"display_name": "CIFAR-10", "n_train": 50_000, "n_test": 10_000}
+    manifest = SimpleNamespace(**counts, facts=lambda: counts)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(driver, "run", recorder("run", driver.RunResult("done", tmp_path, None)))
-    monkeypatch.setattr(quickstart, "run", recorder("quickstart", SimpleNamespace(learned=True)))
+    ended = driver.RunResult("done", tmp_path, None)
+
+    def run(*words: Any, say: Any, **more: Any) -> driver.RunResult:
+        say("done")
+        return recorder("run", ended)(*words, **more)
+
+    monkeypatch.setattr(driver, "run", run)
+    learned = quickstart.QuickstartResult(
+        title="A", test_error_percent=5.0, linear_error_percent=40.0, parameters=1, seconds={}, directory=tmp_path
+    )
+    monkeypatch.setattr(quickstart, "run", recorder("quickstart", learned))
+    monkeypatch.setattr(train, "evaluate_run", recorder("evaluate", None))
     monkeypatch.setattr(download, "download", recorder("download", tmp_path / "cifar-100-python.tar.gz"))
     monkeypatch.setattr(pipeline, "prepare", recorder("prepare", manifest))
     monkeypatch.setattr(holdout, "hold_out", recorder("hold out", manifest))
@@ -80,8 +92,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     monkeypatch.setattr(zoo, "verify", recorder("verify", []))
     monkeypatch.setattr(zoo, "unpack", recorder("unpack", tmp_path))
     monkeypatch.setattr(hub, "get", recorder("get", model))
-    monkeypatch.setattr(hub, "push", recorder("push", hub.Pushed(where="build/site/tiny", sha1="00")))
-    monkeypatch.setattr(verify, "verify", recorder("verify", SimpleNamespace(ok=True)))
+    monkeypatch.setattr(hub, "push", recorder("push", [hub.Pushed(where="build/site/tiny", sha1="00")]))
+    monkeypatch.setattr(hub, "catalogue", recorder("catalogue", {}))
+    checked = verify.Report(path=tmp_path, manifest=Manifest.__new__(Manifest))
+    monkeypatch.setattr(verify.Report, "__str__", lambda self: f"12 records\n{self.ended}")
+    monkeypatch.setattr(verify, "verify", recorder("verify", checked))
     return found
 
 
@@ -98,6 +113,13 @@ def test_every_example_works(
     path: tuple[str, ...], line: str, viz_world: Path, calls: list[Any], tmp_path: Path
 ) -> None:
     """Each example of a help text runs and returns status 0."""
+    _place(path, line, viz_world, tmp_path)
+    result = invoke(*shlex.split(line)[1:])
+    assert result.exit_code == 0, result.output
+
+
+def _place(path: tuple[str, ...], line: str, viz_world: Path, tmp_path: Path) -> None:
+    """Puts what an example reads into the fresh folder."""
     if "--check" in line or "summary" in line:
         (tmp_path / "solvers").symlink_to(ROOT / "solvers")
     if path == ("export",):
@@ -116,8 +138,42 @@ def test_every_example_works(
         (tmp_path / "results").symlink_to(ROOT / "results")
     if "--beside" in line:
         (tmp_path / "curve.csv").write_text("epoch,error_percent\n0,90\n14,31\n")
-    result = invoke(*shlex.split(line)[1:])
-    assert result.exit_code == 0, result.output
+
+
+LEAVES = [path for path, command in COMMANDS.items() if not isinstance(command, click.Group)]
+OBJECT_A_LINE = {("predict",): "its pictures may come one after the other, from a pipe without an end"}
+"""The commands whose `--json` is not one JSON object, and why."""
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_every_command_can_be_told_how_to_speak(path: tuple[str, ...]) -> None:
+    """`--json` and `--quiet` are options of each command, declared in one place: with the same words, but for the answer."""
+    options = {param.opts[0]: param for param in COMMANDS[path].params if isinstance(param, click.Option)}
+    assert options["--quiet"].help == "say only how it ended"
+    form = "one JSON object a line" if path in OBJECT_A_LINE else "one JSON object"
+    assert options["--json"].help.endswith(f", as {form}; what is said meanwhile goes to standard error")
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_every_command_speaks_to_programs_and_in_short(
+    path: tuple[str, ...], viz_world: Path, calls: list[Any], tmp_path: Path
+) -> None:
+    """The first example of each command. `--json`: standard output is JSON and nothing else. `--quiet`: one line at least,
+    and no more than without."""
+    line = next(line for at, line in EXAMPLES if at == path)
+    _place(path, line, viz_world, tmp_path)
+    words = [word for word in shlex.split(line.rpartition("|")[2])[1:] if word != "--json"]
+    given = "cat.png\n" if "-" in words else None
+    if given:
+        assert cv2.imwrite(str(tmp_path / "cat.png"), np.full((30, 40, 3), 9, np.uint8))
+    full, quiet, spoken = (
+        CliRunner().invoke(cli.main, [*words, *more], input=given, prog_name="allconv")
+        for more in ([], ["--quiet"], ["--json"])
+    )
+    assert full.exit_code == quiet.exit_code == spoken.exit_code == 0, full.output + quiet.output + spoken.output
+    for text in spoken.stdout.splitlines() if path in OBJECT_A_LINE else [spoken.stdout]:
+        assert isinstance(json.loads(text), dict)
+    assert 1 <= len(quiet.output.splitlines()) <= len(full.output.splitlines())
 
 
 def _photos(folder: Path) -> None:
@@ -308,12 +364,12 @@ def test_commands_speak_to_programs(words: str, monkeypatch: pytest.MonkeyPatch)
     result = invoke(*words.split(), "--json")
     found = json.loads(result.stdout)
     right = {
-        "zoo list": lambda: {entry["name"] for entry in found} >= {"cifar10-model-c-jpeg"},
+        "zoo list": lambda: {entry["name"] for entry in found["models"]} >= {"cifar10-model-c-jpeg"},
         "zoo verify cifar10-model-c-jpeg": lambda: found == {"cifar10-model-c-jpeg": []},
     }
     assert result.exit_code == 0 and right.get(words, lambda: found["parameters"] == 954_730)()
     if words.startswith("zoo verify"):
-        assert invoke(*words.split(), "--quiet").output == ""
+        assert invoke(*words.split(), "--quiet").output == "1 verified\n"
 
 
 @pytest.mark.parametrize("words", ["render nope", "run nope"])
@@ -369,13 +425,27 @@ def test_the_status_says_how_a_run_ended(
     assert invoke("run", "cifar10-allcnn-c").exit_code == code
 
 
-@pytest.mark.parametrize(
-    ("result", "code"), [(None, 1), (SimpleNamespace(learned=False), 1), (SimpleNamespace(learned=True), 0)]
-)
-def test_quickstart_fails_where_nothing_was_learned(result: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`quickstart` returns 1 where training stopped or the network has not learned."""
-    monkeypatch.setattr(quickstart, "run", lambda **_: result)
-    assert invoke("quickstart").exit_code == code
+@pytest.mark.parametrize(("error", "learned"), [(None, None), (50.0, False), (5.0, True)])
+def test_quickstart_fails_where_nothing_was_learned(
+    error: float | None, learned: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`quickstart` returns 1 where training stopped or the network has not learned; what was trained is evaluated."""
+    result = error and quickstart.QuickstartResult(
+        title="A",
+        test_error_percent=error,
+        linear_error_percent=60.0,
+        parameters=9,
+        seconds={},
+        directory=Path("there"),
+    )
+    evaluated: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(quickstart, "run", lambda *_, **__: result)
+    monkeypatch.setattr(train, "evaluate_run", lambda folder, say, root: evaluated.append((folder, root)))
+    spoken = invoke("quickstart", "--root", "here", "--json")
+    assert spoken.exit_code == (0 if learned else 1) and json.loads(spoken.stdout)["learned"] is learned
+    assert evaluated == ([] if error is None else [(Path("there"), Path("here"))])
+    quiet = invoke("quickstart", "--quiet").stdout
+    assert quiet.count("\n") == 1 and ("not learned enough" in quiet) is (learned is False)
 
 
 def test_prep_of_a_finished_set_downloads_nothing_and_says_what_differs(

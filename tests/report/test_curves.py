@@ -32,8 +32,8 @@ def rows(path: Path) -> list[list[str]]:
 
 def test_the_points_of_a_resumed_log_are_one_history(tmp_path: Path) -> None:
     """Every number that Caffe's log shows, by hand; the sessions are counted."""
-    (line,) = curves([LOGS / "caffe_resumed.log"], tmp_path / "out")
-    assert line == (
+    (drawn,) = curves([LOGS / "caffe_resumed.log"], tmp_path / "out")
+    assert str(drawn) == (
         "caffe_resumed: 13 training points, 4 tests, up to iteration 60; last loss 0.0429143; accuracy 1; loss 0.0391162; "
         "2 sessions"
     )
@@ -49,8 +49,8 @@ def test_outputs_of_any_name_and_number_of_test_nets_are_kept(tmp_path: Path) ->
     """Names that a spreadsheet or a plot would take for more than names stay names."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "log").write_text(OTHER)
-    lines = curves([tmp_path / "one" / "log", LOGS / "caffe_nan.log"], tmp_path / "out")
-    assert [line.split(":")[0] for line in lines] == ["one", "caffe_nan"]
+    drawn = curves([tmp_path / "one" / "log", LOGS / "caffe_nan.log"], tmp_path / "out")
+    assert [one.name for one in drawn] == ["one", "caffe_nan"]
     assert rows(tmp_path / "out" / "one.test.csv") == [
         ["iteration", "seconds", "lr", "net", "output:acc/top5", "output:=SUM(loss"],
         ["0", "", "", "0", "0.25", "2.5"],

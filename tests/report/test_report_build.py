@@ -293,6 +293,29 @@ def test_every_link_of_a_report_leads_somewhere(file: str, tmp_path: Path) -> No
     assert all(way.exists() for way in ways)
 
 
+def test_pages_of_runs_that_are_gone_go(tmp_path: Path) -> None:
+    """The next report has neither page nor curves of a run that was deleted, nor the figure beside a training that is not asked
+    for any more; what somebody else has put there stays."""
+    for name, seed in (("one", 1), ("other", 2)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(record("cifar10-model-c", 10.0, seed=seed)))
+        (folder / "test.csv").write_text("epoch,error_percent\n1,50\n350,10\n")
+    out, log = tmp_path / "report", tmp_path / "curve.csv"
+    log.write_text("epoch,error_percent\n0,90\n350,31\n")
+    build([tmp_path / "runs"], out, beside=[str(log)])
+    own = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    gone = {"pages/cifar10-model-c-other.html", "curves/cifar10-model-c-other.png", "beside.png", "beside.csv"}
+    assert gone <= own
+    (out / "pages/mine.html").write_text("<p>notes</p>")
+    (out / "curves/mine.png").write_bytes(b"")
+    shutil.rmtree(tmp_path / "runs/other")
+    build([tmp_path / "runs"], out)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == (own - gone) | {"pages/mine.html", "curves/mine.png"}
+    assert "c-other" not in (out / "report.html").read_text()
+
+
 def test_runs_that_differ_in_the_rate_alone_have_each_their_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,9 +319,33 @@ def test_a_run_says_little_or_speaks_to_programs(world: World) -> None:
     words = ["run", "mine", "--engine", "torch", "--gpu", "none", "--threads", "1"]
     first = CliRunner().invoke(main, [*words, "--json"])
     (path,) = Path("runs").rglob("result.json")
-    assert json.loads(first.stdout) == json.loads(path.read_text()) and "run directory" in first.stderr
+    record = {"directory": str(path.parent.resolve()), **json.loads(path.read_text())}
+    assert json.loads(first.stdout) == record and "run directory" in first.stderr
     quiet = CliRunner().invoke(main, [*words, "--quiet"])
     assert quiet.stdout.count("\n") == 1 and quiet.stdout.startswith("Mine on photos: test error ")
+
+
+def test_a_grid_ends_with_the_confusion_matrix_of_each_run(world: World) -> None:
+    """`allconv sweep`: what `allconv run` makes of each, by the run's own process, and a page that leads to all of them; once."""
+    words = ["sweep", "mine", "--engine", "torch", "--gpu", "none", "--threads", "1", "--lr", ".01,.02", "--jobs", "2"]
+    first = CliRunner().invoke(main, [*words, "--json"])
+    assert first.exit_code == 0, first.output
+    found = json.loads(first.stdout)
+    folders = [Path(one["directory"]) for one in found["runs"]]
+    assert [one["point"] for one in found["runs"]] == [{"lr": 0.01}, {"lr": 0.02}] and found["status"] == "done"
+    errors = {one["point"]["lr"]: one["error_percent"] for one in found["runs"]}
+    assert found["best"]["mine"]["mean_error_percent"] == min(errors.values())
+    page = Path(found["page"]).read_text()
+    for folder in folders:
+        record = json.loads((folder / "result.json").read_text())
+        assert sum(record["class_errors_percent"].values()) / 3 == pytest.approx(record["test_error_percent"], abs=0.01)
+        assert f"{folder.name}/evaluation/confusion.png" in page
+    files = [folder / "evaluation/evaluation.json" for folder in folders]
+    before = [file.stat().st_mtime_ns for file in files]
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0 and "2 runs, 0 to do" in again.stdout
+    assert "a page of each of them: runs/sweep/report/report.html" in again.stdout
+    assert [file.stat().st_mtime_ns for file in files] == before
 
 
 def test_where_no_confusion_matrix_can_be_a_line_says_why(world: World) -> None:
@@ -417,7 +441,7 @@ def test_a_grid_goes_over_folders_and_experiments(bench: World) -> None:
     lines: list[str] = []
     ended = sweep.run(asked, lines.append)
     assert ended.counts == {"done": 2}
-    assert "| mine | 10.00 % | 10.00 % | lr 0.1 | 10.00 % | – |" in lines
+    assert "| mine | 10.00 % | 10.00 % | lr 0.1 | 10.00 % | – |" in ended.lines
     assert {Path(outcome.directory).parent for outcome in ended.outcomes.values()} == {bench.home / "runs/mine"}
 
 

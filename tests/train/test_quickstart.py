@@ -133,7 +133,7 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     made = tmp_path / "data" / "quickstart"
     assert (made / "train_lmdb" / "data.mdb").is_file() and (tmp_path / "data" / "quickstart.png").is_file()
     assert handed[0].data == made and handed[0].seed == 2 and not handed[0].download
-    text = "\n".join(said)
+    text = "\n".join(said := [*said, *quickstart.lines(result)])
     assert "| Strided-CNN-A | 839,242 | 12.5 |" in text
     assert f"| linear classifier, same pixels | 30,730 | {result.linear_error_percent:.1f} |" in text
     assert "to look at all of it on one page: allconv open" in said

@@ -52,7 +52,9 @@ class Field:
 
     def run(self, *experiments: str, dry: bool = False, **asked: object) -> sweep.Swept:
         self.lines.clear()
-        return sweep.run(self.grid(*experiments, **asked), self.lines.append, dry)
+        ended = sweep.run(self.grid(*experiments, **asked), self.lines.append, dry)
+        self.lines += ended.lines
+        return ended
 
     @property
     def said(self) -> str:
@@ -98,6 +100,32 @@ def test_a_dry_run_starts_nothing(field: Field) -> None:
     field.run("cifar10-model-a", dry=True, lists={"lr": [".1,.05"]})
     assert [line.split()[0] for line in field.lines if "allconv run" in line] == ["done", "new"]
     assert "2 runs" in field.lines
+
+
+def test_what_follows_a_run_is_done_in_its_process_and_made_up_for(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`then` is called with a done run's directory, once; where the process was killed before its end, the same grid calls it,
+    and trains nothing. Where it fails, the run stays done."""
+    (field.home / "following.py").write_text(
+        "def mark(directory, say, root):\n    with open(directory / 'marks', 'a') as file:\n        file.write(f'{root}\\n')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(field.home))
+    asked = {"lists": {"lr": [".1"], "seed": ["1-2"]}, "jobs": 1, "then": "following:mark"}
+    field.behave(**{"2": {"nan_from": 5}})
+    assert field.run("cifar10-model-a", **asked).counts == {"done": 1, "dead": 1}
+    (marks,) = field.home.glob("runs/*/*/marks")
+    assert "seed1" in str(marks) and marks.read_text() == f"{field.home}\n"
+    trained = field.calls()
+    field.run("cifar10-model-a", **asked)
+    assert marks.read_text().count("\n") == 1 and "2 runs, 0 to do" in field.said
+    (field.home / "runs/sweep/cifar10-model-a-lr-0.1-seed-1/outcome.json").unlink()
+    again = field.run("cifar10-model-a", **asked)
+    assert again.counts == {"done": 1, "dead": 1} and field.calls() == trained
+    assert marks.read_text().count("\n") == 2 and "2 runs, 1 to do" in field.said
+    (field.home / "runs/sweep/cifar10-model-a-lr-0.1-seed-1/outcome.json").unlink()
+    assert field.run("cifar10-model-a", **{**asked, "then": "following:nothing"}).counts == {"done": 1, "dead": 1}
+    assert "AttributeError" in (field.home / "runs/sweep/cifar10-model-a-lr-0.1-seed-1/said").read_text()
 
 
 def test_a_run_that_fails_is_counted_and_the_grid_goes_on(field: Field) -> None:
