@@ -176,7 +176,7 @@ def evaluate(inputs: Inputs, told: Told, output: Path | None, keep: int, labels:
         if row.sum():
             told.say(f"  {name:<{width}} {error:6.2f} % of {row.sum():,}{_taken_for(names, row, names.index(name))}")
     if found.without_label:
-        told.say(f"{found.without_label:,} images name no class and were not counted", err=True)
+        click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
     if output is not None:
         told.say(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
 

@@ -193,7 +193,7 @@ def check_png(output: Path) -> None:
 def save(told: Told, drawing: Drawing, output: Path, no_arrays: bool) -> None:
     """Writes a picture and what stands beside it; says the paths, and on stderr what has to be known of the maps."""
     for note in drawing.facts.get("notes", []):
-        told.say(note, err=True)
+        click.echo(note, err=True)  # a warning: also for programs, and in short
     paths = drawing.save(output, arrays=not no_arrays)
     beside = json.loads(output.with_suffix(".json").read_text(encoding="utf-8")) if told.json else {}
     told.end({"files": paths, **beside}, *paths)

@@ -91,7 +91,7 @@ def test_surgery_passes_its_null_test_in_real_caffe(
     """`surgery --engine caffe`: the net with what the stride took is the net before."""
     shutil.copytree(viz_world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    words = "viz surgery --model cifar10-allcnn-c-jpeg --engine caffe --output pooled.prototxt --quiet"
+    words = "viz surgery --model cifar10-allcnn-c-jpeg --engine caffe --output pooled.prototxt"
     result = CliRunner().invoke(cli.main, words.split())
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[0].startswith("null test on 4 images of noise: global_pool differs by ")

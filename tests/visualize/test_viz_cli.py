@@ -240,7 +240,7 @@ def test_a_scan_that_fails_in_the_middle_leaves_nothing(world: Path) -> None:
 
 def test_parts_of_a_scan_merge_to_the_whole(world: Path) -> None:
     """Three shards on the command line, merged in another order, are what one scan finds; merge says what is missing."""
-    words = f"viz mine {MODEL} --blobs conv3,global_pool --k 3 --quiet"
+    words = f"viz mine {MODEL} --blobs conv3,global_pool --k 3"
     said = succeed(f"{words} --output whole.npz")
     lines = said.splitlines()
     assert lines[0].startswith("conv3: 6 channels, 1 dead, strongest ") and lines[-1] == "whole.npz: 12 of 12 images"
@@ -265,7 +265,7 @@ def test_a_finished_scan_is_not_begun_again(world: Path, monkeypatch: pytest.Mon
 
 def test_without_blobs_those_with_a_relu_are_mined(world: Path) -> None:
     """All nine convolutions of All-CNN-C, neither data nor scores; only the first images where a limit is set."""
-    said = succeed(f"viz mine {MODEL} --limit 5 --output out.npz --quiet")
+    said = succeed(f"viz mine {MODEL} --limit 5 --output out.npz")
     assert [line.split(":")[0] for line in said.splitlines()] == [*(f"conv{i}" for i in range(1, 10)), "out.npz"]
     assert TopK.load("out.npz").n_images == 5
 

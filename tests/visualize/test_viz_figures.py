@@ -331,7 +331,7 @@ def test_a_dead_unit_is_grey_and_named(world: Path) -> None:
 
 def test_surgery_writes_a_net_that_the_weights_fit(world: Path) -> None:
     """`surgery` prints the null test's differences and both accuracies, and writes the net; noise serves without images."""
-    words = ["surgery", "--model", "cifar10-allcnn-c-jpeg", "--output", "out/pooled.prototxt", "--quiet"]
+    words = ["surgery", "--model", "cifar10-allcnn-c-jpeg", "--output", "out/pooled.prototxt"]
     result = invoke(*words)
     assert result.exit_code == 0 and result.output.splitlines()[-1] == "out/pooled.prototxt"
     assert result.output.startswith("null test on 4 images of noise: global_pool differs by ")
@@ -364,7 +364,7 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
         return out
 
     monkeypatch.setattr(surgery, "strides_to_pools", wrong)
-    result = invoke("surgery", "--model", "cifar10-allcnn-c-jpeg", "--output", "pooled.prototxt", "--quiet")
+    result = invoke("surgery", "--model", "cifar10-allcnn-c-jpeg", "--output", "pooled.prototxt")
     assert result.exit_code == 1 and not Path("pooled.prototxt").exists()
     assert "expected at most 1e-4: this net cannot be operated on" in result.output.splitlines()[-1]
 
