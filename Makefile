@@ -2,7 +2,7 @@
 # Nothing needs an activated environment: every recipe calls .venv/bin directly.
 
 PYTHON    ?= python3
-# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export,docs` adds Ray
+# What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export,hub,docs` adds Ray
 # and submitit for `allconv sweep --on`, onnx, onnxruntime and safetensors for `allconv export`, Sphinx and Jupyter for docs/.
 EXTRAS    ?= dev
 VENV      := .venv

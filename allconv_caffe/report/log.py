@@ -33,6 +33,7 @@ _TEST_LOSS = re.compile(rf"Test loss: {_NUMBER}$")
 _SNAPSHOT = re.compile(r"Snapshotting solver state to (?:binary proto|HDF5) file (.+)$")
 _GPU = re.compile(r"GPU (\d+): (.+)")
 _RESUMING = re.compile(r"Resuming from (.+)$")
+_EXECUTOR = re.compile(r"Executor: (plain, until a compiled iteration is ready|compiled|plain)")
 _DAY_SECONDS = 86400.0
 _YEAR_SECONDS = 366 * _DAY_SECONDS  # of 2000, the year that dates without one are read in
 _MARCH = 951868800.0  # 2000-03-01
@@ -56,6 +57,8 @@ class TrainRow:
     """The net's outputs for the last batch, by name."""
     session: int = 0
     """Which start of Caffe's it belongs to, from 1; 0 before the first."""
+    for_now: bool = False
+    """Whether `caffe-torch` ran layer by layer, while a faster iteration was compiled beside it."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +81,8 @@ class TestRow:
     """As in a TrainRow."""
     took: float | None = None
     """Seconds from its first line to its last output; None where the log has no times."""
+    for_now: bool = False
+    """As in a TrainRow."""
 
     @property
     def error_percent(self) -> float | None:
@@ -117,7 +122,7 @@ class LogParser:
         self._timed = False
         self._leap = False
         self._steps: list[float] = []
-        self._fresh_session = False
+        self._fresh_session = self._for_now = False
 
     def feed(self, line: str) -> TrainRow | TestRow | None:
         """Read one line (with or without its newline); returns the row that the line began, if it began one."""
@@ -154,9 +159,11 @@ class LogParser:
             self.resumed_from.append(match[1])
         elif match := _GPU.match(text):
             self.gpus[int(match[1])] = match[2]
+        elif match := _EXECUTOR.match(text):
+            self._for_now = "until" in match[1]
         elif text.startswith("Solving "):
             self.sessions += 1
-            self._fresh_session = True
+            self._fresh_session, self._for_now = True, False
             self._row, self._rate = None, None
             self.done = self.stopped = False
             self._last_time, self._steps = self._now, []
@@ -202,7 +209,7 @@ class LogParser:
             self._fresh_session = False
             self.train = [old for old in self.train if old.iteration < row.iteration]
             self.test = [old for old in self.test if old.iteration < row.iteration]
-        self._row = row
+        self._row, row.for_now = row, self._for_now
         if isinstance(row, TestRow):
             self.test.append(row)
         elif self.train and self.train[-1].iteration == row.iteration:

@@ -1,4 +1,9 @@
-"""How long a training will take here: from the times in its own log, or, before it has any, from one image."""
+"""How long a training will take here: from the times in its own log, or, before it has any, from one image.
+
+What is known at first is no more than a range, and said as one: the first test and the first iteration contain what is done once
+(memory, kernels, the first look at the data), which of a small set is nearly all; and while `caffe-torch` compiles a faster
+iteration, those that it runs layer by layer tell the most that it can take.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from statistics import median
+from statistics import median, quantiles
 
 from allconv_caffe.report.log import TestRow, TrainRow
 
@@ -14,9 +19,14 @@ PASSES = 3
 """A training step is three times the multiply-adds of a forward pass: backward, each weight meets its input once for the
 weight's diff and once for the input's.
 """
+WARM_UP_SECONDS = 5.0
+"""The first test, and the first iteration, may have spent so much on what is done once."""
 _SOON_SECONDS = 60.0  # a measured figure that comes within this time is waited for
 _LINE_FROM_SECONDS = 60.0  # of less, no line
 _RECENT = 50  # displayed losses, and tests, that count: a machine that is shared changes its pace
+_ENOUGH_ITERATIONS, _ENOUGH_INTERVALS = 10, 3  # one of them is needed
+_SPREAD_FROM = 8  # intervals that say something of their spread
+_RANGE_FROM = 1.25  # times as much: then both ends are said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +44,28 @@ class Work:
 class Pace:
     """How fast it goes."""
 
-    iteration_seconds: float  # tests left out
+    iteration_seconds: float  # tests left out; of a range, the most
     test_seconds: float
     measured: str  # how, for people
+    least_seconds: float | None = None  # of an iteration, where no more is known than a range
+    for_now: bool = False  # whether a faster iteration is being compiled
 
-    def left(self, work: Work, iteration: int) -> float:
-        """Seconds from an iteration, whose test is made, to the end."""
+    def left(self, work: Work, iteration: int, least: bool = False) -> float:
+        """Seconds from an iteration, whose test is made, to the end; with `least`, of the range's other end."""
         tests = work.max_iter // work.test_interval - iteration // work.test_interval
         tests += bool(work.max_iter % work.test_interval)  # the last iteration is tested, too
-        return (work.max_iter - iteration) * self.iteration_seconds + tests * self.test_seconds
+        seconds = self.iteration_seconds if not least or self.least_seconds is None else self.least_seconds
+        return (work.max_iter - iteration) * seconds + tests * self.test_seconds
 
 
 def measured(trained: Sequence[TrainRow], tested: Sequence[TestRow]) -> Pace | None:
-    """The pace of one session, of its rows; None where two displayed losses with times are missing."""
-    rows = [row for row in trained if row.seconds is not None][-_RECENT:]
+    """The pace of one session, of its rows; None where displayed losses with times are too few.
+
+    Where some were displayed after the change to a compiled iteration, only they count.
+    """
+    timed = [row for row in trained if row.seconds is not None]
+    for_now = all(row.for_now for row in timed)
+    rows = [row for row in timed if row.for_now is for_now][-_RECENT:]
     took = [row.took for row in tested if row.took is not None][-_RECENT:]
     paces = []
     for before, after in pairwise(rows):
@@ -60,10 +78,19 @@ def measured(trained: Sequence[TrainRow], tested: Sequence[TestRow]) -> Pace | N
             paces.append(seconds / iterations)
     if not paces:
         return None
+    iterations = rows[-1].iteration - rows[0].iteration
+    if iterations < _ENOUGH_ITERATIONS and len(paces) < _ENOUGH_INTERVALS:
+        return None
+    low = high = middle = median(paces)  # a while in which the machine did something else says nothing of the rest
+    if len(paces) >= _SPREAD_FROM:
+        low, _, high = quantiles(paces, n=4)
+    wide = high > _RANGE_FROM * low
     return Pace(
-        iteration_seconds=median(paces),  # a while in which the machine did something else says nothing of the rest
+        iteration_seconds=high if wide else middle,
+        least_seconds=low if wide else None,
         test_seconds=median(took) if took else 0.0,
-        measured=f"{rows[-1].iteration - rows[0].iteration:,} iterations",
+        measured=f"{iterations:,} iterations",
+        for_now=for_now,
     )
 
 
@@ -71,7 +98,7 @@ class Estimate:
     """Follows the rows of one session; `train` and `test` return a line for people when there is news.
 
     The first test gives a forward pass, and so a guess at once where iterations are slow: it is said where the first
-    displayed losses, which measure it, are more than a minute away.
+    displayed losses, which measure it, are more than a minute away. A test that may have been nothing but a warm-up gives none.
 
     Args:
         before: what is known before the first row, and has been said.
@@ -102,7 +129,8 @@ class Estimate:
         pace = measured(self._trained, self._tested)
         if pace is None:
             return None
-        news, self._pace, self._exact = not self._exact, pace, True
+        news = not self._exact or (self._pace is not None and self._pace.for_now and not pace.for_now)
+        self._pace, self._exact = pace, True
         return self.line() if news else None
 
     def test(self, row: TestRow) -> str | None:
@@ -111,13 +139,15 @@ class Estimate:
         self._iteration = row.iteration
         if self._trained or row.took is None or self._said:
             return None
-        step = PASSES * row.took / self._work.test_images * self._work.batch_size
+        step = PASSES / self._work.test_images * self._work.batch_size
         self._pace = Pace(
-            iteration_seconds=step,
+            iteration_seconds=step * row.took,
+            least_seconds=step * max(0.0, row.took - WARM_UP_SECONDS),
             test_seconds=row.took,
             measured=f"the first test of {self._work.test_images:,} images",
+            for_now=row.for_now,
         )
-        return self._guess(step)
+        return self._guess(self._pace.iteration_seconds)
 
     def _first(self, row: TrainRow) -> str | None:
         """The first iteration, where the test before it says when it began; it may have had to warm up."""
@@ -128,33 +158,46 @@ class Estimate:
             return None
         began = (before.seconds or 0.0) + (before.took or 0.0)
         step = (row.seconds or 0.0) - began
-        if step > 0 and (self._pace is None or step < self._pace.iteration_seconds):
-            self._pace = Pace(iteration_seconds=step, test_seconds=before.took or 0.0, measured="the first iteration")
+        known = self._pace
+        if step > 0 and (known is None or step < known.iteration_seconds):
+            least = max(step - WARM_UP_SECONDS, 0.0 if known is None else known.least_seconds or 0.0)
+            self._pace = Pace(
+                iteration_seconds=step,
+                least_seconds=least,
+                test_seconds=before.took or 0.0,
+                measured="the first iteration",
+                for_now=row.for_now,
+            )
         return self._guess(self._work.display * self._pace.iteration_seconds) if self._pace else None
 
     def _guess(self, wait: float) -> str | None:
-        if wait < _SOON_SECONDS:
+        if wait < _SOON_SECONDS or self._pace is None or not self._pace.least_seconds:
             return None
         self._said = True
         return self.line()
 
     def line(self) -> str | None:
         """How long it will take, and how that is known; None where it is not, or no minute is left."""
-        left = self._left()
-        if self._pace is None or left < _LINE_FROM_SECONDS:
+        if self._pace is None or self._left() < _LINE_FROM_SECONDS:
             return None
-        return f"{self._words(left)}, measured on {self._pace.measured}"
+        later = "; a faster iteration is being compiled" if self._pace.for_now else ""
+        return f"{self._words()}, measured on {self._pace.measured}{later}"
 
     def update(self) -> str:
         """``about 3 h 20 min left, until 14:05``; "" as long as no displayed losses have measured it, and at the end."""
-        left = self._left()
-        return self._words(left) if self._exact and left > 0 else ""
+        return self._words() if self._exact and self._left() > 0 else ""
 
-    def _left(self) -> float:
-        return 0.0 if self._pace is None else self._pace.left(self._work, self._iteration)
+    def _left(self, least: bool = False) -> float:
+        return 0.0 if self._pace is None else self._pace.left(self._work, self._iteration, least)
 
-    def _words(self, left: float) -> str:
-        return f"about {span(left)} left, until {clock(self._now(), left)}"
+    def _words(self) -> str:
+        most, least = self._left(), self._left(least=True)
+        until = clock(self._now(), most)
+        if self._pace is not None and self._pace.for_now:
+            return f"at most {span(most)} left, until {until}"
+        if most > _RANGE_FROM * least:
+            return f"{span(least)} to {span(most)} left, until {until} at the latest"
+        return f"about {span(most)} left, until {until}"
 
 
 def span(seconds: float) -> str:

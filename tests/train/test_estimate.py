@@ -28,8 +28,8 @@ def row_of_test(iteration: int, seconds: float, took: float | None) -> TestRow:
     return TestRow(iteration=iteration, seconds=seconds, took=took, outputs={"accuracy": 0.1})
 
 
-def row_of_loss(iteration: int, seconds: float | None) -> TrainRow:
-    return TrainRow(iteration=iteration, loss=2.3, seconds=seconds)
+def row_of_loss(iteration: int, seconds: float | None, for_now: bool = False) -> TrainRow:
+    return TrainRow(iteration=iteration, loss=2.3, seconds=seconds, for_now=for_now)
 
 
 def test_a_slow_training_is_estimated_from_its_first_test_at_once() -> None:
@@ -41,10 +41,13 @@ def test_a_slow_training_is_estimated_from_its_first_test_at_once() -> None:
 
 
 def test_the_first_iteration_counts_where_it_was_faster_than_the_test_let_fear() -> None:
-    """A test of 10 s lets fear 3 s an iteration; the first takes 2 s: 1000 x 2 s and 5 x 10 s are 34 min 10 s."""
+    """A test of 10 s lets fear 3 s an iteration; the first takes 2 s: 1000 x 2 s and 5 x 10 s are 34 min 10 s. Half of the test
+    may have been its warm-up: then 1000 x 1.5 s and 5 x 10 s, 25 min 50 s."""
     one = estimate()
     assert one.test(row_of_test(0, 0.0, 10.0)) is None  # 50 iterations come within minutes: but an iteration soon
-    assert one.train(row_of_loss(0, 12.0)) == "about 34 min left, until 12:34, measured on the first iteration"
+    assert one.train(row_of_loss(0, 12.0)) == (
+        "26 min to 34 min left, until 12:34 at the latest, measured on the first iteration"
+    )
 
 
 def test_a_first_iteration_that_warms_up_is_no_measure() -> None:
@@ -55,6 +58,53 @@ def test_a_first_iteration_that_warms_up_is_no_measure() -> None:
     # 50 iterations in 10 s: 950 x .2 s and 5 x 1 s are 195 s
     assert one.train(row_of_loss(50, 41.0)) == "about 3 min left, until 12:03, measured on 50 iterations"
     assert one.train(row_of_loss(100, 51.0)) is None
+
+
+def test_a_test_of_few_images_says_nothing_of_the_rest() -> None:
+    """24 images tested in 2 s, 3 s for the first 128 of training: all of it may be a warm-up, and no 32 s an iteration is feared.
+    What 100 iterations took is said: 900 x .2 s and 9 x 2 s are 3 min 18 s."""
+    one = estimate(Work(max_iter=1000, batch_size=128, display=100, test_interval=100, test_images=24))
+    assert one.test(row_of_test(0, 0.0, 2.0)) is None
+    assert one.train(row_of_loss(0, 5.0)) is None
+    assert one.train(row_of_loss(100, 25.0)) == "about 3 min left, until 12:03, measured on 100 iterations"
+
+
+def test_iterations_that_a_compiled_one_will_replace_tell_the_most() -> None:
+    """2 s layer by layer, .5 s compiled: at most 900 x 2 s at first; after the change its own iterations count alone."""
+    one = estimate(Work(max_iter=1000, batch_size=10, display=50, test_interval=1000, test_images=0))
+    assert one.train(row_of_loss(0, 0.0, for_now=True)) is one.train(row_of_loss(2, 4.0, for_now=True)) is None
+    assert one.train(row_of_loss(100, 200.0, for_now=True)) == (
+        "at most 30 min left, until 12:30, measured on 100 iterations; a faster iteration is being compiled"
+    )
+    assert one.train(row_of_loss(150, 260.0)) is None and one.update().startswith("at most 28 min left")
+    assert one.train(row_of_loss(200, 285.0)) == "about 7 min left, until 12:06, measured on 50 iterations"
+    assert one.train(row_of_loss(250, 310.0)) is None
+
+
+def test_a_few_iterations_are_no_measure() -> None:
+    """Two displayed losses one iteration apart: ten iterations are waited for, or three such intervals."""
+    rows = [row_of_loss(place, 100.0 * place) for place in range(4)]
+    assert measured(rows[:3], []) is None
+    assert measured(rows, []) == Pace(iteration_seconds=100.0, test_seconds=0.0, measured="3 iterations")
+
+
+def test_a_pace_that_changes_is_a_range() -> None:
+    """Intervals of 50 iterations in 50 and in 100 s by turns: 550 iterations more take 550 to 1,100 s."""
+    one = estimate(Work(max_iter=1000, batch_size=10, display=50, test_interval=1000, test_images=0))
+    seconds = 0.0
+    for place in range(10):
+        one.train(row_of_loss(50 * place, seconds))
+        seconds += 50.0 + 50.0 * (place % 2)
+    assert one.update() == "9 min to 18 min left, until 12:18 at the latest"
+
+
+def test_the_log_says_what_will_be_replaced() -> None:
+    """Rows between the line that says so and the change, of one session."""
+    said = ["Solving x", "Executor: plain, until a compiled iteration is ready", "Iteration 0, loss = 2"]
+    said += ["Executor: compiled, from iteration 7 on", "Iteration 10, loss = 1", "Solving x", "Iteration 11, loss = 1"]
+    assert [row.for_now for row in parse_lines(said).train] == [True, False, False]
+    gave_up = [*said[:3], "Executor: plain (no compiler)", "Iteration 20, loss = 1"]
+    assert [row.for_now for row in parse_lines(gave_up).train] == [True, False]
 
 
 def test_each_test_brings_the_estimate_up_to_date() -> None:
