@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from allconv_caffe.bvlc.find import BvlcCaffe, BvlcError, find_caffe
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import cpuinfo
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
@@ -201,14 +201,6 @@ def pycaffe() -> BvlcCaffe | None:
     return found if found is not None and found.python is not None else None
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (default 3)")
@@ -236,7 +228,7 @@ def compare(args: argparse.Namespace) -> int:
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = f"PyTorch {torch.__version__}, OpenCV {cv2.__version__}"
-    print(f"{processor()}, {cores} cores, load average {load:.1f}, {versions}")
+    print(f"{cpuinfo.model_name()}, {cores} cores, load average {load:.1f}, {versions}")
     print("records a second of processor time\n")
     print(f"{'':<40}{'read':>10}{'in memory':>12}{'Caffe':>10}{'ratio':>8}{'OpenCV':>10}{'ratio':>8}")
     figures: dict[str, Any] = {}
@@ -263,7 +255,7 @@ def compare(args: argparse.Namespace) -> int:
     if not caffe:
         print("no BVLC Caffe here (make caffe): not measured")
     if args.json:
-        about = {"processor": processor(), "cores": cores, "load": load, "versions": versions}
+        about = {"processor": cpuinfo.model_name(), "cores": cores, "load": load, "versions": versions}
         args.json.write_text(json.dumps({**about, "records_per_cpu_second": figures}, indent=1) + "\n")
     return int(missed)
 

@@ -148,22 +148,26 @@ def _spread(array: np.ndarray, axis: int, axes: int) -> np.ndarray:
     return array.reshape(*array.shape, *[1] * (axes - axis - array.ndim))
 
 
-@writes("Convolution")
-def _convolution(graph: Graph, node: Node) -> None:
+def _filters(graph: Graph, node: Node, what: str) -> tuple[Window, list[str]]:
+    """The window of a convolution or its transpose, and the names of its weight and, if it has one, bias."""
     layer: Any = node.layer
     if layer.axis != 1:
-        raise node.refuse(f"axis {layer.axis}", "convolution over channels at axis 1")
-    window = layer.window
-    w = graph.constant(values(layer.blobs[0]), f"{layer.name}:weight")
-    b = [graph.constant(values(layer.blobs[1]), f"{layer.name}:bias")] if layer.bias_term else []
+        raise node.refuse(f"axis {layer.axis}", f"{what} over channels at axis 1")
+    names = ("weight", "bias") if layer.bias_term else ("weight",)
+    blobs = zip(names, layer.blobs, strict=False)
+    return layer.window, [graph.constant(values(blob), f"{layer.name}:{name}") for name, blob in blobs]
+
+
+@writes("Convolution")
+def _convolution(graph: Graph, node: Node) -> None:
+    window, constants = _filters(graph, node, "convolution")
     for x, y, bottom in zip(node.inputs, node.outputs, node.bottom, strict=True):
         behind = [p + more for p, more in zip(window.pad, window.behind(bottom.shape[2:]), strict=True)]
         pads = [*window.pad, *behind]
         graph.add(
             "Conv",
             x,
-            w,
-            *b,
+            *constants,
             output=y,
             kernel_shape=window.kernel,
             strides=window.stride,
@@ -175,18 +179,12 @@ def _convolution(graph: Graph, node: Node) -> None:
 
 @writes("Deconvolution")
 def _deconvolution(graph: Graph, node: Node) -> None:
-    layer: Any = node.layer
-    if layer.axis != 1:
-        raise node.refuse(f"axis {layer.axis}", "deconvolution over channels at axis 1")
-    window = layer.window
-    w = graph.constant(values(layer.blobs[0]), f"{layer.name}:weight")
-    b = [graph.constant(values(layer.blobs[1]), f"{layer.name}:bias")] if layer.bias_term else []
+    window, constants = _filters(graph, node, "deconvolution")
     for x, y in zip(node.inputs, node.outputs, strict=True):
         graph.add(
             "ConvTranspose",
             x,
-            w,
-            *b,
+            *constants,
             output=y,
             kernel_shape=window.kernel,
             strides=window.stride,

@@ -6,6 +6,7 @@ allcnn.load()(pixels)     # uint8 (N, 3, H, W), planes R, G, B; probabilities (N
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import tempfile
@@ -30,11 +31,20 @@ from allconv_caffe.export.whole import Ends, Written
 
 WEIGHTS = ".safetensors"
 LOADER = '''
-def load(path=WEIGHTS):
-    """The net with the weights of a .safetensors file, in evaluation mode."""
+def load(path=None):
+    """The net in evaluation mode, with the weights of a .safetensors file: of any that is named, else of the very file that was
+    written with this one.
+    """
+    if path is None:
+        found = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+        if found != WEIGHTS_SHA256:
+            raise ValueError(
+                f"{{WEIGHTS}}: found SHA-256 {{found}}, expected {{WEIGHTS_SHA256}}, of the weights that were written with "
+                f"this file; `allconv export` writes both again, load(path) takes any weights of these shapes"
+            )
     with torch.device("meta"):
         net = {name}()
-    net.load_state_dict(read_safetensors(path), assign=True)
+    net.load_state_dict(read_safetensors(WEIGHTS if path is None else path), assign=True)
     return net.eval()
 
 
@@ -60,17 +70,18 @@ class Model:
 
     # the Python file
     source: str
-    # its state dict
-    tensors: dict[str, np.ndarray]
+    # its state dict, as a .safetensors file
+    content: bytes
     ends: Ends
-    # what the weights' file says of itself
-    words: dict[str, str]
 
 
 def export(
     net: Net, path: Path, preparation: Preparation, *, pixels: bool = True, backend: str | None = None
 ) -> Written:
     """Writes `net` to `path`, and its weights to the file of that name that ends in .safetensors; each whole or not at all.
+
+    The weights come first, and the Python file names their SHA-256: where it was stopped between the two, what lies there loads
+    nothing, rather than one net's weights into another.
 
     Args:
         pixels: uint8 pixels in, probabilities out; else the bare net, input blob in, output blobs out.
@@ -85,12 +96,11 @@ def export(
     weights = path.with_suffix(WEIGHTS)
     _writable(path, weights)
     model = build(net, preparation, pixels=pixels)
-    content = _tensors(model)
     backend = backend or ("inductor" if compiler.compiler() else "aot_eager")
-    plain, compiled = _differences(net, preparation, model, content, pixels=pixels, backend=backend)
+    plain, compiled = _differences(net, preparation, model, pixels=pixels, backend=backend)
     whole.check(path, "the module", plain)
     largest = whole.check(path, f"torch.compile ({backend})", [*plain, compiled])
-    files.write(weights, content)
+    files.write(weights, model.content)
     files.write(path, model.source)
     return _written(path, model, f"the module and torch.compile ({backend})", largest, pixels)
 
@@ -100,10 +110,9 @@ def export_weights(net: Net, path: Path, preparation: Preparation) -> Written:
     needed("safetensors")
     _writable(path)
     model = build(net, preparation, pixels=False)
-    content = _tensors(model)
-    plain, _ = _differences(net, preparation, model, content, pixels=False, backend=None)
+    plain, _ = _differences(net, preparation, model, pixels=False, backend=None)
     largest = whole.check(path, "a module with these weights", plain)
-    files.write(path, content)
+    files.write(path, model.content)
     return _written(path, model, "a module with these weights", largest, False)
 
 
@@ -111,11 +120,6 @@ def _writable(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.check_writable(path)
-
-
-def _tensors(model: Model) -> bytes:
-    content = needed("safetensors.numpy").save(model.tensors, metadata={"format": "pt", **model.words})
-    return bytes(content)
 
 
 def _written(path: Path, model: Model, checked: str, largest: float, pixels: bool) -> Written:
@@ -132,13 +136,13 @@ def _written(path: Path, model: Model, checked: str, largest: float, pixels: boo
 
 
 def _differences(
-    net: Net, preparation: Preparation, model: Model, content: bytes, *, pixels: bool, backend: str | None
+    net: Net, preparation: Preparation, model: Model, *, pixels: bool, backend: str | None
 ) -> tuple[list[float], float]:
     """How far the module lies from the engine for each batch, and compiled for the last; see `whole.difference`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.py"
         path.write_text(model.source, encoding="utf-8")
-        path.with_suffix(WEIGHTS).write_bytes(content)
+        path.with_suffix(WEIGHTS).write_bytes(model.content)
         module = read(path).load()
         found = [
             whole.difference(_answer(module), net, preparation, pixels=pixels, batch=batch) for batch in whole.BATCHES
@@ -169,19 +173,18 @@ def read(path: Path) -> Any:
 
 
 def build(net: Net, preparation: Preparation, *, pixels: bool) -> Model:
-    """The file's text and tensors. Raises: ExportError: see `export`."""
+    """The file's text and weights. Raises: ExportError: see `export`."""
     graph = TorchGraph()
     ends = whole.emit(graph, net, preparation, pixels=pixels)
     words = whole.description(preparation, pixels, ends.input_shape)
-    return Model(
-        source=_source(net, graph, ends, words, preparation.class_names),
-        tensors=graph.module.tensors,
-        ends=ends,
-        words=words,
-    )
+    content = bytes(needed("safetensors.numpy").save(graph.module.tensors, metadata={"format": "pt", **words}))
+    source = _source(net, graph, ends, words, preparation.class_names, hashlib.sha256(content).hexdigest())
+    return Model(source=source, content=content, ends=ends)
 
 
-def _source(net: Net, graph: TorchGraph, ends: Ends, words: dict[str, str], class_names: Sequence[str]) -> str:
+def _source(
+    net: Net, graph: TorchGraph, ends: Ends, words: dict[str, str], class_names: Sequence[str], sha256: str
+) -> str:
     title = net.name or "net"
     name = identifier("".join(word[:1].upper() + word[1:] for word in re.split(r"\W", title)) or "Net", WORDS)
     variable = identifier(ends.input, WORDS)
@@ -196,6 +199,7 @@ def _source(net: Net, graph: TorchGraph, ends: Ends, words: dict[str, str], clas
         f"{variable}: {given}.",
         '"""',
         "",
+        "import hashlib",
         "import json",
         "import math",
         "from pathlib import Path",
@@ -205,6 +209,7 @@ def _source(net: Net, graph: TorchGraph, ends: Ends, words: dict[str, str], clas
         "from torch.nn import functional as F",
         "",
         f'WEIGHTS = Path(__file__).with_suffix("{WEIGHTS}")',
+        f'WEIGHTS_SHA256 = "{sha256}"',
         *_names(class_names),
         "",
         "",

@@ -19,6 +19,7 @@ WORDS = {
     "torch",
     "nn",
     "F",
+    "hashlib",
     "json",
     "math",
     "Path",
@@ -26,6 +27,7 @@ WORDS = {
     "prepare",
     "read_safetensors",
     "WEIGHTS",
+    "WEIGHTS_SHA256",
     "CLASS_NAMES",
 }
 """What a written file calls by these names itself."""

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from allconv_caffe import csv_text, files
+from allconv_caffe import files
 from allconv_caffe.errors import FoundError
-from allconv_caffe.report.log import LogParser, TestRow, TrainRow, parse_log
+from allconv_caffe.report.log import Column, LogParser, parse_log, to_csv
 from allconv_caffe.report.plots import Points, draw_outputs
 
 FIGURE = "curves.png"
+_FIRST: list[Column] = [
+    ("iteration", lambda row: row.iteration),
+    ("seconds", lambda row: row.seconds),
+    ("lr", lambda row: row.lr),
+]
 
 
 class CurvesError(FoundError):
@@ -57,8 +62,8 @@ def curves(logs: Sequence[Path], output: Path) -> list[Drawn]:
             raise CurvesError(path, "no displayed iteration and no test", "a log of `caffe train`")
     output.mkdir(parents=True, exist_ok=True)
     for name, log in found.items():
-        files.write(output / f"{name}.train.csv", _table(log.train))
-        files.write(output / f"{name}.test.csv", _table(log.test))
+        files.write(output / f"{name}.train.csv", to_csv(log.train, [*_FIRST, ("loss", lambda row: row.loss)]))
+        files.write(output / f"{name}.test.csv", to_csv(log.test, [*_FIRST, ("net", lambda row: row.net)]))
     files.write(output / FIGURE, [draw_outputs(_losses(found), _others(found))])
     return [_drawn(name, log, output) for name, log in found.items()]
 
@@ -71,17 +76,6 @@ def _named(logs: Sequence[Path]) -> dict[str, Path]:
             raise CurvesError(path, f"a second log called {name}", f"another name than that of {names[name]}")
         names[name] = path
     return names
-
-
-def _table(rows: Sequence[TrainRow] | Sequence[TestRow]) -> str:
-    """Iteration, seconds, rate, loss or test net, then each output of the net."""
-    names = dict.fromkeys(name for row in rows for name in row.outputs)
-    second = "net" if rows and isinstance(rows[0], TestRow) else "loss"
-    lines: list[Sequence[object]] = [["iteration", "seconds", "lr", second, *(f"output:{name}" for name in names)]]
-    for row in rows:
-        value = row.loss if isinstance(row, TrainRow) else row.net
-        lines.append([row.iteration, row.seconds, row.lr, value, *(row.outputs.get(name) for name in names)])
-    return csv_text.text(lines)
 
 
 def _is_loss(name: str) -> bool:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+from allconv_caffe import csv_text
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
 _PREFIX = re.compile(
@@ -252,6 +255,19 @@ def _seconds_of(date: str, time: str) -> float | None:
     except ValueError:
         return None
     return (stamp - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds() + float(f"0.{fraction or 0}")
+
+
+Column = tuple[str, Callable[[Any], object]]
+"""A column's head, and what stands in it of a row."""
+
+
+def to_csv(rows: Sequence[TrainRow] | Sequence[TestRow], columns: Sequence[Column]) -> str:
+    """Rows as CSV: the columns, then ``output:NAME`` for each output of the net; what a row does not have is empty."""
+    names = dict.fromkeys(name for row in rows for name in row.outputs)
+    lines: list[Sequence[object]] = [[*(head for head, _ in columns), *(f"output:{name}" for name in names)]]
+    for row in rows:
+        lines.append([*(of(row) for _, of in columns), *(row.outputs.get(name) for name in names)])
+    return csv_text.text(lines)
 
 
 def message_of(line: str) -> str:

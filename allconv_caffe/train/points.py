@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from allconv_caffe import csv_text, files
-from allconv_caffe.report.log import LogParser, TestRow, TrainRow
+from allconv_caffe import files
+from allconv_caffe.report.log import Column, LogParser, TestRow, TrainRow, to_csv
 
 
-def _table(rows: Sequence[TrainRow] | Sequence[TestRow], first: Sequence[str], epoch_iters: float) -> str:
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row.outputs))
-    lines: list[Sequence[object]] = [[*first, *(f"output:{name}" for name in names)]]
-    for row in rows:
-        values: dict[str, Any] = {
-            "iteration": row.iteration,
-            "epoch": f"{row.iteration / epoch_iters:.6g}",
-            "seconds": row.seconds,
-            "lr": row.lr,
-            "session": row.session,
-        }
-        if isinstance(row, TrainRow):
-            values["loss"] = row.loss
-        else:
-            values["error_percent"] = None if row.error_percent is None else f"{row.error_percent:.6g}"
-        lines.append([_cell(values[name]) for name in first] + [_cell(row.outputs.get(name)) for name in names])
-    return csv_text.text(lines)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+def _error(row: TestRow) -> str | None:
+    return None if row.error_percent is None else f"{row.error_percent:.6g}"
 
 
 class Points:
@@ -52,11 +31,16 @@ class Points:
 
     def write(self) -> None:
         """Write every point of the log so far."""
-        train_head = ("iteration", "epoch", "seconds", "lr", "loss", "session")
-        test_head = ("iteration", "epoch", "seconds", "lr", "error_percent", "session")
+        first: list[Column] = [
+            ("iteration", lambda row: row.iteration),
+            ("epoch", lambda row: f"{row.iteration / self._epoch_iters:.6g}"),
+            ("seconds", lambda row: row.seconds),
+            ("lr", lambda row: row.lr),
+        ]
+        last: Column = ("session", lambda row: row.session)
         tests = [row for row in self._log.test if row.net == 0]
-        files.write(self._folder / "train.csv", _table(self._log.train, train_head, self._epoch_iters))
-        files.write(self._folder / "test.csv", _table(tests, test_head, self._epoch_iters))
+        files.write(self._folder / "train.csv", to_csv(self._log.train, [*first, ("loss", lambda row: row.loss), last]))
+        files.write(self._folder / "test.csv", to_csv(tests, [*first, ("error_percent", _error), last]))
 
 
 class Events:

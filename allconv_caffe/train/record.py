@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files, proto
+from allconv_caffe.caffe_torch.compute import cpuinfo
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import same_dataset
 from allconv_caffe.report.log import LogParser, parse_log
@@ -229,19 +230,11 @@ def summary(result: Record) -> str:
 def versions() -> dict[str, str]:
     """Python, the machine's kind, and the packages that matter."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    found["cpu"] = _cpu()
+    found["cpu"] = f"{os.cpu_count()} x {cpuinfo.model_name()}"
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{os.cpu_count()} x {line.partition(':')[2].strip()}"
-    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
 
 
 def git_state(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import caffe_math, compiler, pooling
+from allconv_caffe.caffe_torch.compute import caffe_math, compiler, cpuinfo, pooling
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.compute.math_functions import Wanted
 from allconv_caffe.caffe_torch.compute.openblas import HASWELL, SKYLAKEX, Kernels, kernels
@@ -55,6 +56,16 @@ def uncached() -> Iterator[None]:
     yield
     caffe_math._load.cache_clear()
     caffe_math.find.cache_clear()
+
+
+def test_what_the_processor_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model name; its architecture where the system has no such file, or none stands in it."""
+    said = "processor\t: 0\nmodel name\t: Zen (R) 9\nmodel\t\t: 7\n\nprocessor\t: 1\nmodel name\t: another\n"
+    for text, name in ((said, "Zen (R) 9"), (ZEN4, None), ("", None)):
+        monkeypatch.setattr(cpuinfo, "text", lambda text=text: text)
+        assert cpuinfo.model_name() == (name or platform.processor() or platform.machine())
+    assert cpuinfo.field(ZEN4, "cpu family") == "25" and cpuinfo.field(ZEN4, "cpu") is None
+    assert cpuinfo.field("flags\t:\nmodel\t: 7\n", "flags") == ""
 
 
 def test_the_kernels_of_a_processor() -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from support import exported, extras
 from support.exported import ALONE, LARGE, NETS
 
+from allconv_caffe import files
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.cli.main import main
 from allconv_caffe.export import torch_file
@@ -92,6 +93,35 @@ layer { name: "sum" type: "Eltwise" bottom: "class" bottom: "class" top: "self" 
 """
 
 
+def test_weights_of_another_net_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export over an earlier one that ends between its two files leaves a module that loads nothing, and says why; the next
+    one is whole. Weights that are named are taken."""
+    path, first, second = tmp_path / "small.py", exported.net(SMALL, 3, 8, 8), exported.net(SMALL, 3, 8, 8)
+    weights = next(layer.blobs[0].data for layer in second.layers if layer.name == "conv1")
+    weights.add_(1)
+    torch_file.export(first, path, exported.plain(), pixels=False, backend=TRACED)
+    old, write = path.read_text(), files.write
+
+    def ended(where: Path, content: str | bytes) -> None:
+        if where == path:
+            raise KeyboardInterrupt
+        write(where, content)
+
+    monkeypatch.setattr(files, "write", ended)
+    with pytest.raises(KeyboardInterrupt):
+        torch_file.export(second, path, exported.plain(), pixels=False, backend=TRACED)
+    monkeypatch.undo()
+    assert path.read_text() == old
+    with pytest.raises(
+        ValueError, match=r"small.safetensors: found SHA-256 \w+, expected \w+, of the weights that were written"
+    ):
+        torch_file.read(path).load()
+    taken = torch_file.read(path).load(path.with_suffix(".safetensors"))
+    assert torch.equal(taken.conv1.weight, weights)
+    torch_file.export(second, path, exported.plain(), pixels=False, backend=TRACED)
+    _same(second, path)
+
+
 def test_the_file_reads_as_the_prototxt_does(tmp_path: Path) -> None:
     """A line for each layer, in its order and with its names; names that Python or PyTorch has get a stroke."""
     mean = np.float32([[[104]], [[117]], [[123]]])
@@ -140,7 +170,7 @@ class Net(nn.Module):
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in node.names
     }
-    assert imported == {"json", "math", "Path", "torch", "nn", "functional"}
+    assert imported == {"hashlib", "json", "math", "Path", "torch", "nn", "functional"}
 
 
 def test_a_blob_that_is_still_read_keeps_its_variable(tmp_path: Path) -> None:

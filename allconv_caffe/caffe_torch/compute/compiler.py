@@ -19,6 +19,7 @@ from pathlib import Path
 
 from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import cpuinfo
 
 KERNELS = Path(__file__).with_name("kernels")
 NO_COMPILER = "no C++ compiler found; install g++ (or set CXX)"
@@ -83,9 +84,8 @@ def _is_whole(library: Path) -> bool:
 @functools.cache
 def processor() -> str:
     """Model and instructions of the first processor, where the system says them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-    except OSError:
+    lines = cpuinfo.text().split("\n\n")[0].splitlines()
+    if not lines:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU")))
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from dataclasses import dataclass
-from pathlib import Path
+
+from allconv_caffe.caffe_torch.compute.cpuinfo import field, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,13 @@ def kernels(core_type: str, machine: str, cpuinfo: str) -> Kernels | str:
     """
     if machine not in ("x86_64", "AMD64"):
         return f"OpenBLAS's order on {machine} is not known (known: x86_64)"
-    flags = set((_field(cpuinfo, "flags") or "").split())
+    flags = set((field(cpuinfo, "flags") or "").split())
     if not {"avx2", "fma"} <= flags:
         return "OpenBLAS's order on a processor without AVX2 and FMA is not known"
     if core_type:
         found = CORE_TYPES.get(core_type.lower())
         return found or f"OPENBLAS_CORETYPE={core_type}: its order is not known (known: Haswell, SkylakeX, Zen)"
-    vendor, family = _field(cpuinfo, "vendor_id"), int(_field(cpuinfo, "cpu family") or 0)
+    vendor, family = field(cpuinfo, "vendor_id"), int(field(cpuinfo, "cpu family") or 0)
     if vendor in ("AuthenticAMD", "HygonGenuine") and family in (0x17, 0x18, 0x19):
         return HASWELL
     if vendor == "GenuineIntel" and family == 6 and "avx512_bf16" not in flags:
@@ -72,14 +72,6 @@ def kernels(core_type: str, machine: str, cpuinfo: str) -> Kernels | str:
     )
 
 
-def _field(cpuinfo: str, name: str) -> str | None:
-    found = re.search(rf"^{name}\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
-    return found.group(1).strip() if found else None
-
-
 def order_here() -> Kernels | str:
     """The kernels that OpenBLAS 0.3.13 takes in this process; in words, why they are not known."""
-    path = Path("/proc/cpuinfo")
-    return kernels(
-        os.environ.get("OPENBLAS_CORETYPE", ""), platform.machine(), path.read_text() if path.is_file() else ""
-    )
+    return kernels(os.environ.get("OPENBLAS_CORETYPE", ""), platform.machine(), text())
