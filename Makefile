@@ -43,7 +43,7 @@ RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $(value $(name)),$(call FLAG_OF,$(na
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test fuzz crash-points lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
-	seed-exact bench bench-nets bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
+	seed-exact bench bench-nets bench-layers bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
@@ -138,6 +138,9 @@ bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in on
 
 bench-nets: setup ## every net of a table, training and forward, beside Caffe and PyTorch (NETS= some, BENCH= other options)
 	$(BIN)/python benchmarks/bench_nets.py $(if $(value NETS),--only $(call QUOTED,NETS)) $(BENCH)
+
+bench-layers: setup ## microseconds of a small layer in the drop-in's forward, and of params, blobs and reshape, beside BVLC Caffe's
+	$(BIN)/python benchmarks/bench_layers.py
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,17 @@ def test_a_wrong_choice_is_named(option: list[str], sentence: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert sentence in done.stderr
+
+
+@pytest.mark.slow
+def test_a_layers_microseconds_are_printed(tmp_path: Path) -> None:
+    """Of the layers asked for, and of what users reach for between forwards, ours first; another type is refused."""
+    script, path = str(BENCHMARKS / "bench_layers.py"), tmp_path / "layers.json"
+    command = [sys.executable, script, "--only", "ReLU", "--turns", "1", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # on a busy machine a limit may be missed
+    rows = json.loads(path.read_text())
+    assert list(rows) == ["ReLU", "params", "blobs", "reshape"] and all(times[0] > 0 for times in rows.values())
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == list(rows)
+    done = subprocess.run([sys.executable, script, "--only", "Relu"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--only: found Relu, expected some of ReLU, " in done.stderr

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,7 @@ class Blob:
     def __init__(self, shape: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.shape: tuple[int, ...] = ()
+        self._array: tuple[torch.Tensor, tuple[int, ...], np.ndarray] | None = None  # of data, on the CPU
         self._views: dict[bool, tuple[torch.Tensor, tuple[int, ...], torch.Tensor]] = {}  # of data (True) and diff
         self._data = Memory(0, self.device)
         self._diff = Memory(0, self.device)
@@ -85,13 +86,18 @@ class Blob:
         """Changes the shape. Contents are kept as long as the count does not outgrow the memory, as in Caffe."""
         if shape == self.shape and shape:  # as before every forward
             return
-        self.count = count = shape_count(shape)
-        self.shape = tuple(int(d) for d in shape)
+        self.become(*counted(*shape))
+
+    def become(self, shape: Sequence[int], count: int) -> None:
+        """reshape, to a shape whose count is known."""
+        self.count = count
+        self.shape = (*shape,)  # one of its own: who has seen another has to look again
         if count > self._data.capacity:
             self._data = Memory(count, self.device)
         if count > self._diff.capacity:
             self._diff = Memory(count, self.device)
         self._views.clear()  # they would keep the memory of before
+        self._array = None
 
     def reshape_like(self, other: Blob) -> None:
         self.reshape(*other.shape)
@@ -199,6 +205,11 @@ class Blob:
         self._diff = other._diff
 
     @property
+    def state(self) -> tuple[Memory, Memory, tuple[int, ...]]:
+        """Where data and diff lie, and the shape: the very objects, to be compared by identity."""
+        return self._data, self._diff, self.shape
+
+    @property
     def has_data(self) -> bool:
         """Whether data was ever large enough to hold a value: without, Caffe has no memory for it."""
         return self._data.capacity > 0
@@ -208,8 +219,14 @@ class Blob:
         return self._diff.capacity > 0
 
     def data_array(self) -> np.ndarray:
-        """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array)."""
-        return self._data.array()[: self.count].reshape(self.shape)
+        """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array); a new one each time."""
+        kept, memory = self._array, self._data
+        if kept is not None and kept[0] is memory.flat and kept[1] is self.shape:
+            return kept[2][...]
+        array = memory.array()[: self.count].reshape(self.shape)
+        if memory.on_cpu and memory.flat is not None:
+            self._array = memory.flat, self.shape, array
+        return array[...]
 
     def diff_array(self) -> np.ndarray:
         """diff, likewise."""
@@ -236,6 +253,7 @@ class Blob:
         """Gives back this memory, of data or of diff, which comes back, zeroed, when somebody looks."""
         memory.flat, memory.host, memory.host_is_newer = None, None, False
         self._views.clear()
+        self._array = None
 
     def _set(self, memory: Memory, value: torch.Tensor) -> None:
         if tuple(value.shape) != self.shape:
@@ -295,6 +313,15 @@ class Blob:
     def _fetched(self, name: str) -> np.ndarray:
         values: torch.Tensor = getattr(self, name)
         return values.detach().cpu().numpy()
+
+
+@lru_cache(maxsize=4096, typed=True)  # True and 1.0 are other keys than 1
+def counted(*shape: int) -> tuple[tuple[int, ...], int]:
+    """A shape in Python's integers, and how many values it means. Raises CaffeError; TypeError for what is no integer."""
+    for dim in shape:
+        if not isinstance(dim, (int, np.integer)):
+            raise TypeError(f"Blob.reshape: expected integers, found {dim!r}")
+    return tuple(int(dim) for dim in shape), shape_count(shape)
 
 
 def shape_count(shape: Sequence[int]) -> int:

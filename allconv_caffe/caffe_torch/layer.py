@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute import bf16, caffe_math
 from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
+from allconv_caffe.caffe_torch.compute.program import Call
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, Masks, TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.source.share import ALONE, Share
@@ -89,6 +90,16 @@ class Context:
         return (caffe_math.find() if self.seed_exact else None) or TorchMath(self.conv_mode)
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a layer's last forward was: the calls of kernels that it made, and where its blobs lay."""
+
+    calls: Sequence[Call]
+    blobs: Sequence[Blob]
+    states: Sequence[tuple[Memory, Memory, tuple[int, ...]]]  # see Blob.state
+    parameters: Sequence[Blob]
+
+
 class Layer:
     """One Caffe layer: `setup` once, `reshape` before every forward, `forward`, `backward`.
 
@@ -115,6 +126,12 @@ class Layer:
     is_loss: ClassVar[bool] = False
     # Caffe calls ShareData in Forward: before the first one the tops hold zeros of their own
     shares_in_forward: ClassVar[bool] = False
+
+    # in a seed-exact net, its forward is nothing but calls of kernels by `ctx.math` that follow from shapes and from where
+    # blobs lie: it may be played from a tape. It holds for the class whose forward it stands beside
+    calls_kernels: bool = False
+    # of its last forward in the net, see tape.py; None where it has run, or was reshaped, in any other way since
+    recording: Recording | None = None
 
     # where its forward draws masks, if it does
     masks: Masks | None = None

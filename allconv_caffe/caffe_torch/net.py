@@ -19,10 +19,13 @@ from allconv_caffe.caffe_torch import (
     weights,
 )
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.insert_splits import insert_splits
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
 from allconv_caffe.caffe_torch.net_filter import filter_net
+from allconv_caffe.caffe_torch.tape import Tape
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
 from allconv_caffe.caffe_torch.weights import LayerBlobs
 from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
@@ -133,6 +136,7 @@ class Net:
         self.blobs: dict[str, Blob] = dict(zip(self.blob_names, self.blob_list, strict=True))
         self.inputs: list[str] = [self.blob_names[i] for i in self.net_input_ids]
         self._share_weights()
+        self._tape: Tape | None = None
         glog.info("net.cpp:257", "Network initialization done.")
 
     def _add_layer(self, layer_id: int, layer_param: Any) -> None:
@@ -335,22 +339,48 @@ class Net:
         """Runs layers start..end (both included); returns the sum of their weighted losses."""
         check(start >= 0, f"Check failed: start >= 0 ({start} vs. 0)")
         check(0 <= end < len(self.layers), f"Check failed: end < layers_.size() ({end} vs. {len(self.layers)})")
+        if self._is_watched or not isinstance(self.ctx.math, CaffeMath):
+            parts = [self._forward_seen(i) for i in range(start, end + 1)]
+        else:
+            parts = self._forward_unseen(start, end)
         loss: torch.Tensor | None = None
-        for i in range(start, end + 1):
-            for call in self.before_forward:
-                call(i)
-            part = self.forward_layer(i)
+        for part in parts:
             if part is not None:
                 loss = part if loss is None else loss + part
-            if self.debug_info:
-                self._forward_debug_info(i)
-            for call in self.after_forward:
-                call(i)
         return torch.zeros((), device=self.ctx.device) if loss is None else loss
+
+    @property
+    def _is_watched(self) -> bool:
+        """Somebody looks on between the layers."""
+        return bool(self.debug_info or self.before_forward or self.after_forward or is_tracing())
+
+    def _forward_seen(self, i: int) -> torch.Tensor | None:
+        for call in self.before_forward:
+            call(i)
+        part = self.forward_layer(i)
+        if self.debug_info:
+            self._forward_debug_info(i)
+        for call in self.after_forward:
+            call(i)
+        return part
+
+    def _forward_unseen(self, start: int, end: int) -> list[torch.Tensor | None]:
+        """The layers' weighted losses; what is on the tape is played."""
+        if self._tape is None:
+            self._tape = Tape(self.layers, self.bottom_vecs, self.top_vecs)
+        tape, parts, i = self._tape, [], start
+        tape.begin()
+        while (i := tape.play(i, end)) <= end:
+            with tape.recorded(i):
+                parts.append(self.forward_layer(i))
+            i += 1
+        tape.end()
+        return parts
 
     def forward_layer(self, i: int) -> torch.Tensor | None:
         """Reshapes and runs layer i. Returns its weighted loss, or None where no top carries a loss weight."""
         layer, bottom, top = self.layers[i], self.bottom_vecs[i], self.top_vecs[i]
+        layer.recording = None
         try:
             layer.reshape(bottom, top)
             layer.forward(bottom, top)

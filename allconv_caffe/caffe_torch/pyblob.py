@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
-from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.blob import Blob, counted
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer
 
@@ -39,8 +39,10 @@ class PyBlob:
 
     @property
     def data(self) -> np.ndarray:
-        check(self.blob.has_data, NO_DATA)
-        return self.blob.data_array()
+        blob = self.blob
+        if not blob.has_data:
+            raise CaffeError(NO_DATA)
+        return blob.data_array()
 
     @property
     def diff(self) -> np.ndarray:
@@ -73,7 +75,14 @@ class PyBlob:
 
     def reshape(self, *shape: int, **unknown: Any) -> None:
         """Changes the shape; memory grows where needed (arrays taken before then see the old one), never shrinks."""
-        self.blob.reshape(*dims("Blob.reshape", shape, unknown))
+        if unknown:
+            raise RuntimeError("Blob.reshape takes no kwargs")
+        try:
+            found, count = counted(*shape)
+        except TypeError:  # what is not hashable is no integer either
+            found, count = counted.__wrapped__(*shape)
+        if found != self.blob.shape or not found:
+            self.blob.become(found, count)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PyBlob) and other.blob is self.blob

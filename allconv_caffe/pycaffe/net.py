@@ -33,12 +33,15 @@ class Layer(PyLayer):
     """A layer of a net: `blobs`, `type`, and `setup`, `reshape`, `forward`, `backward` with lists of blobs."""
 
     def setup(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
+        self.layer.recording = None
         self.layer.setup([b.blob for b in bottom], [t.blob for t in top])
 
     def reshape(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
+        self.layer.recording = None
         self.layer.reshape([b.blob for b in bottom], [t.blob for t in top])
 
     def forward(self, bottom: Sequence[PyBlob], top: Sequence[PyBlob]) -> None:
+        self.layer.recording = None
         self.layer.forward([b.blob for b in bottom], [t.blob for t in top])
 
     def backward(self, top: Sequence[PyBlob], propagate_down: Sequence[bool], bottom: Sequence[PyBlob]) -> None:

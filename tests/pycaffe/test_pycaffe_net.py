@@ -48,6 +48,26 @@ def tiny() -> Any:
     return caffe.Net("net.prototxt", caffe.TEST)
 
 
+def test_shapes_are_integers_and_arrays_are_new() -> None:
+    """What is no integer is named, known shape or not; an array that a user bends is not given to the next one."""
+    net = caffe.Net.from_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 } } }', caffe.TEST
+    )
+    blob = net.blobs["x"]
+    for wrong in ((1.0, 2), (1, 2.0), ([1], 2), ("1", 2)):
+        with pytest.raises(TypeError, match=r"^Blob\.reshape: expected integers, found "):
+            blob.reshape(*wrong)
+    blob.reshape(True, np.int64(2))
+    assert blob.shape == (1, 2) and {type(dim) for dim in blob.shape} == {int}
+    blob.data[...] = 3
+    bent = blob.data
+    bent.shape = (2,)
+    bent.flags.writeable = False
+    assert blob.data.shape == (1, 2) and blob.data.flags.writeable and blob.data is not blob.data
+    blob.data[0, 0] = 4
+    assert bent.tolist() == [4, 3]
+
+
 def test_a_write_through_a_flat_view_reaches_the_net() -> None:
     """data.reshape(-1)[...] = v of any blob or parameter is what the net computes with; views stay live."""
     net = tiny()

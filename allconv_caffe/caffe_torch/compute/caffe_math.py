@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -18,6 +20,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import compiler
 from allconv_caffe.caffe_torch.compute.math_functions import Math, Scalar, Wanted, scaled
 from allconv_caffe.caffe_torch.compute.openblas import Kernels, order_here
+from allconv_caffe.caffe_torch.compute.program import Call
 from allconv_caffe.caffe_torch.compute.window import Window
 
 
@@ -34,8 +37,22 @@ class CaffeMath(Math):
         self.order = order
 
         self._functions: dict[str, Callable[..., None]] = {}
+        self._recorder = threading.local()
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Call]]:
+        """The calls of kernels that this thread makes meanwhile."""
+        calls: list[Call] = []
+        self._recorder.calls = calls
+        try:
+            yield calls
+        finally:
+            self._recorder.calls = None
 
     def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
+        calls = getattr(self._recorder, "calls", None)
+        if calls is not None:
+            calls.append((name, arguments))
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = getattr(self.library, f"caffe_{name}")
@@ -52,6 +69,14 @@ class CaffeMath(Math):
             return c.zero_()
         self._gemm(a, b, c, add=False)
         return c
+
+    def inner_product(
+        self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        y = self.gemm(x, w, room)
+        if b is not None and y.numel():
+            self._call("add_row", *y.shape, b.contiguous(), y)
+        return y
 
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
         self._gemm(a, b, blob.diff.view(a.shape[0], b.shape[1]), add=True)
@@ -110,7 +135,7 @@ class CaffeMath(Math):
         y = torch.empty(x.shape[0], w.shape[0], *patches.out) if room is None else room
         if y.numel():
             bias = None if b is None else b.contiguous()
-            self._convolve("conv", patches, patches.pad(x), w, w.contiguous(), bias, y)
+            self._convolve("conv", patches, x.contiguous(), w, *patches.padding, w.contiguous(), bias, y)
         return y
 
     def convolution_backward(
@@ -155,16 +180,34 @@ class CaffeMath(Math):
     def _convolve(
         self, name: str, patches: Patches, x: torch.Tensor, w: torch.Tensor, *others: torch.Tensor | int | None
     ) -> None:
-        """Calls a kernel that takes the order, sizes, the padded images and where their patches lie; and then `others`."""
-        group, image = patches.window.group, x.shape[1:].numel()
+        """Calls a kernel that takes the order, sizes, the images, padded for it if need be, and where their patches lie; and
+        then `others`.
+        """
+        group, image = patches.window.group, x.shape[1] * math.prod(patches.padded)
         sizes = x.shape[0], group, w.shape[0] // group, patches.columns.numel(), w.shape[1:].numel()
         rows = patches.rows(x.shape[1] // group)
         threads = torch.get_num_threads()
         self._call(name, *self._order, *sizes, x, image, image // group, rows, patches.columns, *others, threads)
 
+    # relu_layer.cpp
+    def relu(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """In one pass."""
+        x = x.contiguous()
+        y = torch.empty(x.shape) if room is None else room
+        self._call("relu", x.numel(), x, y, torch.get_num_threads())
+        return y
+
+    def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        if room is None or not x.is_contiguous():
+            return x
+        self._call("copy", x.numel(), x, room)
+        return room
+
     # pooling_layer.cpp
-    def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
-        x, y = x.contiguous(), torch.empty(*x.shape[:2], *out)
+    def average_pool(
+        self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        x, y = x.contiguous(), torch.empty(*x.shape[:2], *out) if room is None else room
         self._average(x, y, window, back=False)
         return y
 
@@ -187,8 +230,8 @@ class CaffeMath(Math):
         self._call("average", *sizes, x, y, int(back), torch.get_num_threads())
 
     # softmax_layer.cpp, softmax_loss_layer.cpp
-    def softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        x, y = x.contiguous(), torch.empty(x.shape)
+    def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        x, y = x.contiguous(), torch.empty(x.shape) if room is None else room
         sizes = x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
         self._call("softmax", *sizes, x, y, torch.get_num_threads())
         return y
@@ -212,6 +255,7 @@ class Patches:
         self._kernel = self._places(window.kernel, window.dilation)  # of the others, from the first
         self._rows: dict[int, torch.Tensor] = {}
         self._margins = [p for q in reversed(window.pad) for p in (q, q)] if any(window.pad) else None
+        self.padding = self._padding()  # as the kernel `conv` takes it
 
     def _places(self, counts: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
         """Of each point of a grid in a padded plane."""
@@ -219,6 +263,16 @@ class Patches:
         for n, step, size in zip(counts, steps, self.padded, strict=True):
             places = (places[:, None] * size + torch.arange(n) * step).reshape(-1)
         return places
+
+    def _padding(self) -> tuple[int, int, int, torch.Tensor | None]:
+        """Lines of a plane, their length, the values of a padded plane, and where each line begins there."""
+        if self._margins is None:
+            return 0, 0, 0, None
+        *before, last = self.size
+        starts, first = self._places((*before, 1), (1,) * len(self.size)), 0
+        for size, p in zip(self.padded, self.window.pad, strict=True):
+            first = first * size + p
+        return math.prod(before), last, math.prod(self.padded), starts + first
 
     def rows(self, channels: int) -> torch.Tensor:
         """Of a patch's values from its first: channel by channel, the places of the kernel."""
@@ -254,7 +308,7 @@ def _load() -> tuple[CaffeMath | None, str]:
     except (compiler.BuildError, OSError) as error:
         return None, str(error)
     i, f, p = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    images = [i] * 8 + [p, i, i, p, p]
+    images = [i] * 8 + [p, i, i, p, p]  # to where the patches lie
     for name, types in {
         "gemm": [i] * 6 + [p, i, i, p, i, i, p, i, i],
         "columns": [i, i, p, p],
@@ -262,7 +316,10 @@ def _load() -> tuple[CaffeMath | None, str]:
         "axpby": [i, f, p, f, p, p, i],
         "powx": [i, p, f, p, i],
         "dot": [i, i, p, p, p],
-        "conv": [*images, p, p, p, i],
+        "add_row": [i, i, p, p],
+        "copy": [i, p, p],
+        "relu": [i, p, p, i],
+        "conv": [*images, i, i, i, p, p, p, p, i],
         "conv_weight": [*images, p, p, i],
         "conv_data": [*images, p, p, i, i, i],
         "conv_bias": [i, i, i, p, p, i],
@@ -273,6 +330,8 @@ def _load() -> tuple[CaffeMath | None, str]:
     }.items():
         function = getattr(library, f"caffe_{name}")
         function.argtypes, function.restype = types, None
+    library.caffe_number.argtypes, library.caffe_number.restype = [ctypes.c_char_p], i
+    library.caffe_play.argtypes, library.caffe_play.restype = [p, p], None
     return CaffeMath(library, order), ""
 
 

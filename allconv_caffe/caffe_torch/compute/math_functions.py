@@ -61,6 +61,12 @@ class Math(ABC):
         """a (M, K) times b (K, N), of one type, at any strides: (M, N), in `room` if that helps. Source: caffe_cpu_gemm."""
 
     @abstractmethod
+    def inner_product(
+        self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x (M, K) times w (K, N), of one type, plus b (N): (M, N), in `room` if that helps. Source: inner_product_layer.cpp."""
+
+    @abstractmethod
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
         """blob.diff += a (M, K) times b (K, N), for a blob of M * N values. Source: caffe_cpu_gemm, beta 1."""
 
@@ -128,6 +134,16 @@ class Math(ABC):
     ) -> torch.Tensor | None:
         """dx of `deconvolution`, if wanted; the gradients of w and b are added to their blobs' diffs, image after image."""
 
+    # relu_layer.cpp
+    def relu(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """max(x, 0) + 0 min(x, 0): nan for -inf, and never -0; in `room`, which may be x."""
+        y = torch.ops.aten.leaky_relu(x, 0.0) if room is None else torch.ops.aten.leaky_relu.out(x, 0.0, out=room)
+        return y.add_(0.0)
+
+    def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """x, in `room` if that helps. Source: caffe_copy."""
+        return x
+
     # pooling_layer.cpp
     def max_pool(
         self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
@@ -136,8 +152,10 @@ class Math(ABC):
         return pooling.maxima(x, window, out)
 
     @abstractmethod
-    def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
-        """The mean under each window, clipped to image plus padding: (N, C, H, W) to (N, C, *out)."""
+    def average_pool(
+        self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The mean under each window, clipped to image plus padding: (N, C, H, W) to (N, C, *out), in `room` if that helps."""
 
     @abstractmethod
     def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
@@ -145,8 +163,8 @@ class Math(ABC):
 
     # softmax_layer.cpp, softmax_loss_layer.cpp
     @abstractmethod
-    def softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        """exp(x - max) / sum of these over `axis`, of a float32 tensor."""
+    def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        """exp(x - max) / sum of these over `axis`, of a float32 tensor, in `room`, which is not x, if that helps."""
 
     @abstractmethod
     def log_loss(self, p: torch.Tensor) -> torch.Tensor:
@@ -165,6 +183,14 @@ class TorchMath(Math):
 
     def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
         return a @ b
+
+    def inner_product(
+        self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        y = self.gemm(x, w)
+        if b is None:
+            return y
+        return y + b.to(y.dtype) if is_tracing() else y.add_(b.to(y.dtype))
 
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
         blob.accumulate_diff((a @ b).to(torch.float32).reshape(blob.shape))
@@ -209,13 +235,15 @@ class TorchMath(Math):
     ) -> torch.Tensor | None:
         return wanted.deliver(*conv_algo.transposed_backward(dy, x, w, window, wanted.need))
 
-    def average_pool(self, x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:
+    def average_pool(
+        self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return pooling.means(x, window, out)
 
     def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
         return pooling.means_backward(dy, window, size)
 
-    def softmax(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+    def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         return torch.softmax(x, axis)
 
     def log_loss(self, p: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ class InputLayer(SourceLayer):
     """
 
     min_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shapes = self.param.input_param.shape

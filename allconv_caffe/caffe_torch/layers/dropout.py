@@ -23,16 +23,19 @@ class DropoutLayer(NeuronLayer):
     Source: dropout_layer.cpp. Paper: section 3.1.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.threshold: float = self.param.dropout_param.dropout_ratio
         self.scale = 1.0 / (1.0 - self.threshold) if self.threshold != 1.0 else float("inf")
+        self.calls_kernels = self.phase != TRAIN
         if self.phase == TRAIN:
             self.masks = stream_of(self.ctx.rng)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
         if self.phase != TRAIN:
-            top[0].data = x
+            top[0].data = x if top[0] is bottom[0] else self.ctx.math.copy(x, top[0].room(bottom[0]))
             return
         self.mask = self._draw(x)
         top[0].data = x * self.mask * self.scale

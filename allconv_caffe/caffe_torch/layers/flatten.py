@@ -20,6 +20,7 @@ class FlattenLayer(Layer):
 
     num_bottom = num_top = 1
     shares_in_forward = True
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refuse_in_place(self, bottom, top)

@@ -11,7 +11,6 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled
-from allconv_caffe.caffe_torch.tracing import is_tracing
 
 
 @register("InnerProduct")
@@ -24,6 +23,7 @@ class InnerProductLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.inner_product_param
@@ -51,10 +51,8 @@ class InnerProductLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, w = self.matrices(bottom)
         room = top[0].room(bottom[0])
-        y = self.ctx.math.gemm(x, w.t(), None if room is None else room.view(self.m, self.n))
-        if self.bias_term:
-            b = self.blobs[1].data.reshape(self.n).to(y.dtype)
-            y = y + b if is_tracing() else y.add_(b)
+        b = self.blobs[1].data.reshape(self.n) if self.bias_term else None
+        y = self.ctx.math.inner_product(x, w.t(), b, None if room is None else room.view(self.m, self.n))
         top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -28,6 +28,7 @@ class PoolingLayer(Layer):
 
     num_bottom = 1
     min_top = 1
+    calls_kernels = True
 
     @property
     def max_top(self) -> int:  # type: ignore[override]  # MaxTopBlobs depends on the method, as in Caffe
@@ -36,6 +37,7 @@ class PoolingLayer(Layer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.pooling_param
         self.method: int = param.pool
+        self.calls_kernels = len(top) == 1  # places as float are no kernel's
         self.global_pooling: bool = param.global_pooling
         size, h, w = (param.HasField(f) for f in ("kernel_size", "kernel_h", "kernel_w"))
         if self.global_pooling:
@@ -93,7 +95,7 @@ class PoolingLayer(Layer):
             if len(top) > 1:
                 top[1].data = self.index.to(torch.float32)
         else:
-            top[0].data = self.ctx.math.average_pool(bottom[0].data, self.window, self.out)
+            top[0].data = self.ctx.math.average_pool(bottom[0].data, self.window, self.out, top[0].room(bottom[0]))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

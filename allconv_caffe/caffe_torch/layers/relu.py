@@ -27,16 +27,16 @@ class ReLULayer(NeuronLayer):
     """
 
     rule: str = "backprop"
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.negative_slope: float = self.param.relu_param.negative_slope
+        self.calls_kernels = self.negative_slope == 0
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        if self.negative_slope == 0:  # as below in two passes; -0 + 0 is 0
-            room = top[0].room()
-            y = torch.ops.aten.leaky_relu(x, 0.0) if room is None else torch.ops.aten.leaky_relu.out(x, 0.0, out=room)
-            top[0].data = y.add_(0.0)
+        if self.negative_slope == 0:  # as below in fewer passes
+            top[0].data = self.ctx.math.relu(x, top[0].room())
         else:
             top[0].data = x.clamp(min=0) + self.negative_slope * x.clamp(max=0)
 

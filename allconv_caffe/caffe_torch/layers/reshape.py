@@ -21,6 +21,7 @@ class ReshapeLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refuse_in_place(self, bottom, top)

@@ -17,12 +17,14 @@ class SoftmaxLayer(NeuronLayer):
     Source: softmax_layer.cpp.
     """
 
+    calls_kernels = True
+
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.axis = bottom[0].canonical_axis(self.param.softmax_param.axis)
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = self.ctx.math.softmax(float32(bottom[0].data), self.axis)
+        top[0].data = self.ctx.math.softmax(float32(bottom[0].data), self.axis, top[0].room(bottom[0]))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -20,6 +20,7 @@ class SplitLayer(Layer):
     num_bottom = 1
     min_top = 1
     shares_in_forward = True
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refuse_in_place(self, bottom, top)

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 #include <immintrin.h>
 #include <omp.h>
@@ -256,6 +258,20 @@ static void pack_col(I n, I k, const float* image, const I* row, const I* column
 // into how many pieces to cut the tiles of each of `jobs` images, so that every thread has work
 static I pieces(I jobs, I tiles, I threads) { return std::max<I>(1, std::min(tiles, (threads + jobs - 1) / jobs)); }
 
+// threads for so many values or products: below, waking another takes longer than it saves
+static int team(I threads, I work) { return work < 1 << 15 ? 1 : (int)threads; }
+
+// images with zeros around them: where in a padded plane each line of an image goes
+struct Padding {
+    I lines, length, plane;  // of an image's plane: lines and values of each; values of the padded plane
+    const I* places;
+
+    void put(const float* x, float* to) const {
+        memset(to, 0, plane * sizeof(float));
+        for (I r = 0; r < lines; ++r) memcpy(to + places[r], x + r * length, length * sizeof(float));
+    }
+};
+
 static void share(I count, I* from, I* to) {
     const I each = (count + omp_get_num_threads() - 1) / omp_get_num_threads();
     *from = std::min(count, each * omp_get_thread_num());
@@ -301,7 +317,7 @@ void caffe_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, con
     const auto split = splits(o, n);
     float* packed = local_a.get(m * k + 8);
     pack_a(rows, k, a, ai, ak, packed);
-#pragma omp parallel num_threads((int)threads)
+#pragma omp parallel num_threads(team(threads, m * n * k))
     {
         I from, to;
         share((n + 7) / 8, &from, &to);
@@ -315,6 +331,15 @@ void caffe_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, con
         }
     }
 }
+
+// y (rows x n) += a row
+void caffe_add_row(I rows, I n, const float* row, float* y) {
+    for (I i = 0; i < rows; ++i)
+        for (I j = 0; j < n; ++j) y[i * n + j] += row[j];
+}
+
+// y = x
+void caffe_copy(I n, const float* x, float* y) { memmove(y, x, n * sizeof(float)); }
 
 // y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
 void caffe_columns(I k, I n, const float* x, float* y) {
@@ -409,22 +434,38 @@ void caffe_dot(I width, I n, const float* x, const float* y, float* result) {
 // base_conv_layer.cpp
 
 // y (images x groups x m x s) = w (groups x m x k) col(x)
-// x_image, x_group: floats from one image, one group to the next
+// x_image, x_group: floats from one image, one group to the next; where x has still to be padded (lines > 0, see Padding),
+// when it is
 void caffe_conv(I q, I unit, I p, I images, I groups, I m, I s, I k, const float* x, I x_image, I x_group, const I* row,
-                const I* column, const float* w, const float* bias, float* y, I threads) {
+                const I* column, I lines, I length, I plane, const I* places, const float* w, const float* bias, float* y,
+                I threads) {
     const Order o{q, unit, p};
+    const Padding padding{lines, length, plane, places};
     const auto rows = panels(o, m);
     const auto split = splits(o, s);
-    const I tiles = (s + 7) / 8;
+    const I tiles = (s + 7) / 8, parts = images * groups;
     float* packed = local_a.get(groups * m * k + 8);
     for (I g = 0; g < groups; ++g) pack_a(rows, k, w + g * m * k, k, 1, packed + g * m * k);
-    const I cut = pieces(images * groups, tiles, threads);
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
-    for (I piece = 0; piece < images * groups * cut; ++piece) {
+    const int workers = team(threads, parts * m * s * k);
+    const I cut = pieces(parts, tiles, workers);
+    const I planes = lines ? x_group / plane : 0;  // of each part
+    float* shared = lines && cut > 1 ? local_c.get(parts * x_group) : nullptr;  // few images: all at once
+    if (shared) {
+#pragma omp parallel for num_threads(workers) schedule(static)
+        for (I c = 0; c < parts * planes; ++c) padding.put(x + c * lines * length, shared + c * plane);
+    }
+#pragma omp parallel for num_threads(workers) schedule(dynamic, 1)
+    for (I piece = 0; piece < parts * cut; ++piece) {
         const I i = piece / cut, n = i / groups, g = i % groups;
         const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
+        const float* image = shared ? shared + i * x_group : x + n * x_image + g * x_group;
+        if (lines && !shared) {
+            float* own = local_c.get(x_group);
+            for (I c = 0; c < planes; ++c) padding.put(x + (i * planes + c) * lines * length, own + c * plane);
+            image = own;
+        }
         float* col = local_b.get((to - from) * k * 8 + 8);
-        pack_col(s, k, x + n * x_image + g * x_group, row, column, from, to, col);
+        pack_col(s, k, image, row, column, from, to, col);
         float* out = y + i * m * s;
         gemm(o, rows, split, s, k, packed + g * m * k, col, from, to, out, s, false);
         if (bias)
@@ -497,6 +538,14 @@ void caffe_conv_bias(I images, I m, I s, const float* x, float* y, I threads) {
     }
 }
 
+// relu_layer.cpp
+
+// y = max(x, 0) + 0 min(x, 0)
+void caffe_relu(I n, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads(team(threads, n)) schedule(static)
+    for (I i = 0; i < n; ++i) y[i] = (x[i] > 0 ? x[i] : x[i] * 0.f) + 0.f;
+}
+
 // pooling_layer.cpp
 
 // what of the image a window covers, and its length with padding
@@ -511,7 +560,7 @@ static Span span(I out, I kernel, I stride, I pad, I size) {
 // AVE pooling: x (planes x h x w) to y (planes x oh x ow), or back: dx += dy / size, dx holds zeros
 void caffe_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, float* x, float* y, I back,
                    I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, planes * oh * ow * kh * kw)) schedule(static)
     for (I n = 0; n < planes; ++n)
         for (I i = 0; i < oh; ++i)
             for (I j = 0; j < ow; ++j) {
@@ -534,7 +583,7 @@ void caffe_average(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph,
 // MAX pooling: x (planes x h x w) to y (planes x oh x ow), and each maximum's place h * w in its plane; nan is not greater
 void caffe_max(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, const float* x, float* y, I* place,
                I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, planes * oh * ow * kh * kw)) schedule(static)
     for (I n = 0; n < planes; ++n) {
         const float* image = x + n * h * w;
         for (I i = 0; i < oh; ++i) {
@@ -560,7 +609,7 @@ void caffe_max(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I p
 
 // y = exp(x - max) / sum over the middle axis; x (outer x channels x inner)
 void caffe_softmax(I outer, I channels, I inner, const float* x, float* y, I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
+#pragma omp parallel for num_threads(team(threads, 16 * outer * channels * inner)) schedule(static)
     for (I o = 0; o < outer; ++o) {
         float* scale = local_a.get(inner + 8);
         const float* from = x + o * channels * inner;
@@ -582,6 +631,52 @@ void caffe_log_loss(I n, const float* p, float* loss) {
     float total = 0;
     for (I i = 0; i < n; ++i) total -= logf(std::max(p[i], FLT_MIN));
     *loss = total;
+}
+
+}  // extern "C"
+
+// calls written down as numbers, to be made again without whoever wrote them: ../program.py
+
+template <class T>
+static T as(I word) {
+    if constexpr (std::is_pointer_v<T>) return reinterpret_cast<T>(word);
+    else if constexpr (std::is_same_v<T, float>) {
+        float value;
+        memcpy(&value, &word, sizeof value);
+        return value;
+    } else return word;
+}
+
+template <class... T, size_t... N>
+static void call(void (*function)(T...), const I* words, std::index_sequence<N...>) {
+    function(as<T>(words[N])...);
+}
+
+template <class... T>
+static void call(void (*function)(T...), const I* words) {
+    call(function, words, std::index_sequence_for<T...>());
+}
+
+struct Known {
+    const char* name;
+    void (*call)(const I*);
+};
+#define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }}
+static const Known known[] = {KNOWN(gemm),    KNOWN(add_row), KNOWN(copy), KNOWN(conv),   KNOWN(relu),
+                              KNOWN(average), KNOWN(max),     KNOWN(softmax)};
+
+extern "C" {
+
+// by which number a kernel is called; -1: by none
+I caffe_number(const char* name) {
+    for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
+        if (!strcmp(known[i].name, name)) return i;
+    return -1;
+}
+
+// from..to: for each call its kernel's number, how many arguments follow, and these
+void caffe_play(const I* from, const I* to) {
+    for (; from < to; from += 2 + from[1]) known[*from].call(from + 2);
 }
 
 }  // extern "C"

@@ -1,0 +1,99 @@
+"""Calls of compiled kernels written down as numbers, so that a row of them is made again by one call.
+
+Arrays are written as addresses. Those that lie in blobs move when a blob's memory does; all others are kept as long as the
+program. kernels/caffe_math.cpp reads what is written here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from allconv_caffe.caffe_torch.blob import Memory
+
+#: A kernel's name, and what it is called with.
+Call = tuple[str, tuple[torch.Tensor | float | None, ...]]
+
+
+class Program:
+    """Rows of calls, one behind the other, to be made from any row to any other."""
+
+    def __init__(self) -> None:
+        self._words: list[int] = []
+        self._starts = [0]
+        self._places: list[tuple[Memory, int, int]] = []  # a memory, the word that points into it, and how far
+        self._kept: list[torch.Tensor] = []
+
+    def append(self, library: ctypes.CDLL, calls: Sequence[Call], memories: Sequence[Memory]) -> bool:
+        """One row more, unless an array of float32 lies in none of `memories`: who knows what it holds next time.
+
+        Args:
+            library: the compiled kernels, of all rows the same.
+        Returns: whether it was appended.
+        """
+        words: list[int] = []
+        places: list[tuple[Memory, int, int]] = []
+        kept: list[torch.Tensor] = []
+        for name, arguments in calls:
+            number = library.caffe_number(name.encode())
+            if number < 0:
+                return False
+            words += [number, len(arguments)]
+            types = getattr(library, f"caffe_{name}").argtypes
+            for argument, kind in zip(arguments, types, strict=True):
+                if not isinstance(argument, torch.Tensor):
+                    words.append(_word(argument, kind))
+                    continue
+                if argument.dtype != torch.float32:
+                    kept.append(argument)
+                elif (place := _place(argument, memories)) is None:
+                    return False
+                else:
+                    places.append((place[0], len(self._words) + len(words), place[1]))
+                words.append(argument.data_ptr())
+        self._play = library.caffe_play
+        self._words += words
+        self._places += places
+        self._kept += kept
+        self._starts.append(len(self._words))
+        return True
+
+    def close(self) -> None:
+        """Makes it ready to run; nothing is appended any more."""
+        self._array = np.array(self._words, np.int64)
+        self._first = self._array.ctypes.data
+        self._ends = [self._first + 8 * start for start in self._starts]
+        self.memories = list({id(memory): memory for memory, _, _ in self._places}.values())
+
+    def run(self, first: int, end: int) -> None:
+        """Makes the calls of the rows from `first` to `end`, which is not included."""
+        self._play(self._ends[first], self._ends[end])
+
+    def move(self, memory: Memory) -> None:
+        """`memory` lies elsewhere now."""
+        address = memory.tensor().data_ptr()
+        for moved, word, offset in self._places:
+            if moved is memory:
+                self._array[word] = address + offset
+
+
+def _word(argument: float | None, kind: type) -> int:
+    if argument is None:
+        return 0
+    if kind is ctypes.c_float:
+        return int(struct.unpack("<i", struct.pack("<f", argument))[0])
+    return int(argument)
+
+
+def _place(array: torch.Tensor, memories: Sequence[Memory]) -> tuple[Memory, int] | None:
+    """In which memory an array lies, and how many bytes from its beginning."""
+    address = array.data_ptr()
+    for memory in memories:
+        flat = memory.flat
+        if flat is not None and 0 <= address - flat.data_ptr() < max(1, 4 * flat.numel()):
+            return memory, address - flat.data_ptr()
+    return None

@@ -1,0 +1,190 @@
+"""Tapes: a net's forward played from the calls of kernels that it made before, without Python between them.
+
+A layer whose forward is nothing but such calls says so (`Layer.calls_kernels`). The second forward over the same shapes is
+recorded, the third and all that follow are played, as long as nothing has changed that the calls follow from: the blobs, their
+shapes and memories, the layers' parameters, the number of threads. Where something has, layers run as ever, and are recorded
+anew. Layers in between that cannot be recorded run as ever, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import attrgetter, is_
+
+import torch
+
+from allconv_caffe.caffe_torch.blob import Blob, Memory
+from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
+from allconv_caffe.caffe_torch.compute.program import Call, Program
+from allconv_caffe.caffe_torch.layer import Layer, Recording
+
+_data: Callable[[Blob], Memory] = attrgetter("_data")
+_diff: Callable[[Blob], Memory] = attrgetter("_diff")
+_shape: Callable[[Blob], tuple[int, ...]] = attrgetter("shape")
+_flat: Callable[[Memory], torch.Tensor | None] = attrgetter("flat")
+_recording: Callable[[Layer], Recording | None] = attrgetter("recording")
+_parameters: Callable[[Layer], list[Blob]] = attrgetter("blobs")
+
+
+NOT_RECORDED: AbstractContextManager[None] = nullcontext()
+
+
+class Tape:
+    """The recordings of a net's layers.
+
+    Args:
+        layers, bottoms, tops: the net's.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]]
+    ) -> None:
+        self._layers, self._bottoms, self._tops = layers, bottoms, tops
+        self._may = [_may_be_recorded(layer) for layer in layers]
+        self._seen: list[list[tuple[int, ...]]] = [[] for _ in layers]  # the bottoms' shapes the last time it ran
+        self._runs: list[Run | None] = [None] * len(layers)
+        self._new: list[int] = []  # layers that this forward has recorded
+
+    def play(self, first: int, last: int) -> int:
+        """Plays what there is, from layer `first` on, `last` included. Returns the first layer that was not played."""
+        while first <= last and (run := self._runs[first]) is not None:
+            if not run.holds():
+                self._runs[run.first : run.end] = [None] * len(run.layers)
+                return first
+            end = min(last + 1, run.end)
+            run.play(first, end)
+            first = end
+        return first
+
+    def begin(self) -> None:
+        """Before a forward. What one that failed has recorded is of no use."""
+        self._new.clear()
+
+    def recorded(self, i: int) -> AbstractContextManager[None]:
+        """What to run layer i in: it is recorded, where it can be, and if its bottoms have the shapes of the last time."""
+        if not self._may[i]:
+            return NOT_RECORDED
+        shapes = [blob.shape for blob in self._bottoms[i]]
+        if shapes != self._seen[i]:
+            self._seen[i] = shapes
+            return NOT_RECORDED
+        return self._record(i)
+
+    @contextmanager
+    def _record(self, i: int) -> Iterator[None]:
+        layer = self._layers[i]
+        math = layer.ctx.math
+        assert isinstance(math, CaffeMath)
+        with math.recording() as calls:
+            yield
+        blobs = [*self._bottoms[i], *self._tops[i], *layer.blobs]
+        if _fills(calls, self._bottoms[i], self._tops[i]):
+            layer.recording = Recording(calls, blobs, [blob.state for blob in blobs], list(layer.blobs))
+            self._new.append(i)
+        else:
+            self._may[i] = False
+
+    def end(self) -> None:
+        """After a forward: what was recorded is made ready to be played."""
+        run: Run | None = None
+        for i in self._new:
+            if run is not None and i != run.end:
+                self._close(run)
+                run = None
+            if run is None:
+                run = Run(i)
+            if not run.append(self._layers[i]):
+                self._may[i] = False
+        if run is not None:
+            self._close(run)
+        self._new.clear()
+
+    def _close(self, run: Run) -> None:
+        if run.layers:
+            run.close()
+            self._runs[run.first : run.end] = [run] * len(run.layers)
+
+
+class Run:
+    """Layers that are played in one call.
+
+    Attributes:
+        first: which layer is the first of `layers`.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.layers: list[Layer] = []
+        self._program = Program()
+
+    @property
+    def end(self) -> int:
+        """Which layer is the first behind them."""
+        return self.first + len(self.layers)
+
+    def append(self, layer: Layer) -> bool:
+        """Returns whether its calls can be made again."""
+        recording, math = layer.recording, layer.ctx.math
+        assert recording is not None and isinstance(math, CaffeMath)
+        if not self._program.append(math.library, recording.calls, [*map(_data, recording.blobs)]):
+            return False
+        self.layers.append(layer)
+        return True
+
+    def close(self) -> None:
+        self._program.close()
+        self._recordings = [recording for layer in self.layers if (recording := layer.recording) is not None]
+        known = {
+            (id(blob), *map(id, state)): (blob, state)
+            for recording in self._recordings
+            for blob, state in zip(recording.blobs, recording.states, strict=True)
+        }
+        self._blobs = [blob for blob, _ in known.values()]
+        self._datas, self._diffs, self._shapes = zip(*(state for _, state in known.values()), strict=True)
+        self._parameters = [recording.parameters for recording in self._recordings]
+        self._flats = [*map(_flat, self._program.memories)]
+        self._threads = torch.get_num_threads()
+
+    def holds(self) -> bool:
+        """Whether the layers, run as ever, would make the same calls."""
+        same = (
+            all(map(is_, map(_data, self._blobs), self._datas))
+            and all(map(is_, map(_diff, self._blobs), self._diffs))
+            and all(map(is_, map(_shape, self._blobs), self._shapes))
+            and all(map(is_, map(_recording, self.layers), self._recordings))
+            and [*map(_parameters, self.layers)] == self._parameters
+            and torch.get_num_threads() == self._threads
+        )
+        if same and not all(map(is_, map(_flat, self._program.memories), self._flats)):
+            self._follow()
+        return same
+
+    def _follow(self) -> None:
+        """Memories lie elsewhere, such as those of an input that is served without a copy."""
+        for i, memory in enumerate(self._program.memories):
+            if memory.flat is not self._flats[i]:
+                self._program.move(memory)
+                self._flats[i] = memory.flat
+
+    def play(self, first: int, end: int) -> None:
+        self._program.run(first - self.first, end - self.first)
+
+
+def _may_be_recorded(layer: Layer) -> bool:
+    """Whether its forward is nothing but calls of kernels: its class says it of the very forward that it runs."""
+    if not layer.calls_kernels or any(layer.loss_weights) or "forward" in vars(layer) or "reshape" in vars(layer):
+        return False
+    for cls in type(layer).__mro__:
+        if "forward" in vars(cls):
+            return "calls_kernels" in vars(cls)
+    return False
+
+
+def _fills(calls: Sequence[Call], bottom: Sequence[Blob], top: Sequence[Blob]) -> bool:
+    """Whether every top is touched by a call, or is the bottom's memory."""
+    touched = {a.data_ptr() for _, arguments in calls for a in arguments if isinstance(a, torch.Tensor)}
+    given = {id(blob._data) for blob in bottom}
+    return not bottom or all(
+        id(blob._data) in given or blob.count == 0 or blob.data.data_ptr() in touched for blob in top
+    )

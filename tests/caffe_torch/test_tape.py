@@ -1,0 +1,324 @@
+"""A net's forward played from a tape: every bit, and every change by the user, as when its layers run one by one."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.prototxt import layer
+
+from allconv_caffe import pycaffe
+from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute.math_functions import TorchMath
+from allconv_caffe.caffe_torch.tape import Run
+
+pytestmark = pytest.mark.skipif(caffe_math.why_not() is not None, reason="this machine has not Caffe's order")
+
+XAVIER = 'weight_filler { type: "xavier" } bias_filler { type: "uniform" min: -1 max: 1 }'
+INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 4 dim: 7 dim: 6 } } }\n'
+NET = INPUT + "".join(
+    [
+        "force_backward: true\n",
+        layer("conv1", "Convolution", "x", f"convolution_param {{ num_output: 6 kernel_size: 3 pad: 1 {XAVIER} }}"),
+        'layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }\n',
+        layer(
+            "conv2",
+            "Convolution",
+            "conv1",
+            f"convolution_param {{ num_output: 4 kernel_size: 3 group: 2 stride: 2 {XAVIER} }}",
+        ),
+        layer("relu2", "ReLU", "conv2", ""),
+        layer("max", "Pooling", "conv1", "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 }"),
+        layer("power", "Power", "max", "power_param { scale: 2 }"),  # between two runs: no layer of the tape
+        layer("ave", "Pooling", "power", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
+        layer("drop", "Dropout", "ave", ""),
+        layer("flat", "Flatten", "relu2", ""),
+        layer("shape", "Reshape", "drop", "reshape_param { shape { dim: 0 dim: -1 } }"),
+        layer("flat2", "Flatten", "shape", ""),
+        layer("ip", "InnerProduct", "flat", f"inner_product_param {{ num_output: 5 {XAVIER} }}"),
+        layer("ip2", "InnerProduct", "flat2", f"inner_product_param {{ num_output: 3 bias_term: false {XAVIER} }}"),
+        layer("prob", "Softmax", "ip", ""),
+    ]
+)
+
+
+def build(text: str = NET) -> pycaffe.Net:
+    pycaffe.set_random_seed(3)
+    return pycaffe.Net.from_text(text, pycaffe.TEST)
+
+
+def watched(text: str = NET) -> pycaffe.Net:
+    """The same net, whose layers run one by one, since somebody looks on."""
+    net = build(text)
+    net.after_forward(lambda _: None)
+    return net
+
+
+class Played:
+    """How many runs were played, of how many that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        play = Run.play
+
+        def counted(run: Run, first: int, end: int) -> None:
+            self.count += 1
+            play(run, first, end)
+
+        monkeypatch.setattr(Run, "play", counted)
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(monkeypatch)
+
+
+def same(one: pycaffe.Net, two: pycaffe.Net) -> None:
+    for (name, a), b in zip(one.blobs.items(), two.blobs.values(), strict=True):
+        assert a.data.shape == b.data.shape, name
+        assert a.data.tobytes() == b.data.tobytes(), name
+        assert a.diff.tobytes() == b.diff.tobytes(), name
+    for name in one.params:
+        for a, b in zip(one.params[name], two.params[name], strict=True):
+            assert a.data.tobytes() == b.data.tobytes() and a.diff.tobytes() == b.diff.tobytes(), name
+
+
+def _write(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    net.blobs["x"].data[...] = rng.standard_normal(net.blobs["x"].data.shape)
+
+
+def _forward(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    net.forward()
+
+
+def _part(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    first, last = sorted(rng.integers(0, len(net.layers), 2).tolist())
+    net._forward(first, last)
+
+
+def _in_between(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """Stop, write into a blob in the middle, go on."""
+    net.forward(end="relu2")
+    net.blobs["relu2"].data[...] = rng.standard_normal(net.blobs["relu2"].data.shape)
+    net.forward(start="max")
+
+
+def _reshape(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    net.blobs["x"].reshape(int(rng.integers(1, 4)), 4, 7, 6)
+
+
+def _reshape_all(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    _reshape(net, rng)
+    net.reshape()
+    net.blobs["x"].reshape(2, 4, 7, 6)
+
+
+def _weights(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    for blob in net.params["conv2"]:
+        blob.data[...] = rng.standard_normal(blob.data.shape)
+
+
+def _share(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    other = build()
+    other.params["ip"][0].data[...] = rng.standard_normal(other.params["ip"][0].data.shape)
+    net.share_with(other)
+
+
+def _swap(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """Another blob where a layer's weights were."""
+    other = build()
+    other.params["conv1"][0].data[...] *= 2
+    net.params["conv1"][0] = other.params["conv1"][0]
+
+
+def _by_hand(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """A layer run with blobs that are not its own: what it keeps for backward follows these."""
+    names = list(net._layer_names)
+    bottom, top = pycaffe.Net.from_text(INPUT.replace("dim: 7 dim: 6", "dim: 5 dim: 9"), 1).blobs["x"], build()
+    for name in ("max", "conv1"):
+        i, into = names.index(name), top.blobs[name]
+        net.layers[i].reshape([bottom], [into])
+        net.layers[i].forward([bottom], [into])
+
+
+def _backward(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    net.forward()
+    net.blobs["prob"].diff[...] = rng.standard_normal(net.blobs["prob"].diff.shape)
+    net.blobs["ip2"].diff[...] = rng.standard_normal(net.blobs["ip2"].diff.shape)
+    net.backward()
+
+
+def _release(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """Memories that come back elsewhere."""
+    net._net.release()
+
+
+def _threads(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    torch.set_num_threads(int(rng.integers(1, 3)))
+
+
+ACTIONS = [
+    f for name, f in list(globals().items()) if name.startswith("_") and getattr(f, "__annotations__", {}).get("rng")
+]
+Action = Callable[[pycaffe.Net, np.random.Generator], None]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__.strip("_"))
+def test_after_any_change_a_tape_gives_what_the_layers_give(action: Action, played: Played) -> None:
+    """Three forwards, of which the last is played; the change; three more, backward among them."""
+    threads = torch.get_num_threads()
+    nets = build(), watched()
+    try:
+        for act in (
+            _write,
+            _forward,
+            _forward,
+            _forward,
+            action,
+            _forward,
+            _write,
+            _forward,
+            _backward,
+            _backward,
+            action,
+        ):
+            seed = random.Random(act.__name__).randrange(2**31)
+            for net in nets:
+                act(net, np.random.default_rng(seed))
+            same(*nets)
+    finally:
+        torch.set_num_threads(threads)
+    assert played.count >= 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_row_of_changes_gives_what_the_layers_give(seed: int, played: Played) -> None:
+    """Actions in any order, forwards between them often enough that much is played."""
+    threads, choose = torch.get_num_threads(), random.Random(seed)
+    nets = build(), watched()
+    try:
+        for step in range(40):
+            act = choose.choice([*ACTIONS, *[_forward, _write] * 6])
+            for net in nets:
+                act(net, np.random.default_rng(1000 * seed + step))
+            same(*nets)
+    finally:
+        torch.set_num_threads(threads)
+    assert played.count >= 3
+
+
+def calls_of(run: Callable[[], Any]) -> int:
+    """How many functions, of Python and of C, are called meanwhile."""
+    count = 0
+
+    def note(*event: Any) -> None:
+        nonlocal count
+        count += event[1] in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("type_", "param"),
+    [
+        ("ReLU", ""),
+        ("Convolution", f"convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 {XAVIER} }}"),
+        ("Pooling", "pooling_param { pool: MAX kernel_size: 3 stride: 1 pad: 1 }"),
+        ("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 1 pad: 1 }"),
+        ("InnerProduct", f"inner_product_param {{ num_output: 4 {XAVIER} }}"),
+        ("Dropout", ""),
+        ("Softmax", ""),
+    ],
+)
+def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
+    """A chain of three and one of fifty call the same number of functions; without a tape, many for each layer."""
+
+    def chain(length: int) -> pycaffe.Net:
+        bottoms = ["x", *(f"l{i}" for i in range(length - 1))]
+        return build(INPUT + "".join(layer(f"l{i}", type_, bottom, param) for i, bottom in enumerate(bottoms)))
+
+    counts = []
+    for length in (3, 50):
+        net = chain(length)
+        for _ in range(3):
+            net.forward()
+        counts.append(calls_of(net.forward))
+    assert counts[0] == counts[1] < 100
+    net.after_forward(lambda _: None)
+    assert calls_of(net.forward) > counts[1] + 10 * 50
+
+
+def test_an_input_may_lie_elsewhere_each_time(played: Played) -> None:
+    """MemoryData serves the caller's arrays without copying them; what follows is played all the same."""
+    text = (
+        'layer { name: "x" type: "MemoryData" top: "x" top: "label" '
+        "memory_data_param { batch_size: 2 channels: 4 height: 7 width: 6 } }\n" + NET.removeprefix(INPUT)
+    )
+    nets = build(text), watched(text)
+    images = np.random.default_rng(0).standard_normal((8, 4, 7, 6)).astype(np.float32)
+    for net in nets:
+        net.set_input_arrays(images, np.zeros(8, np.float32))
+    for _ in range(7):
+        for net in nets:
+            net.forward()
+        same(*nets)
+    assert played.count >= 4
+
+
+def test_what_computes_in_other_ways_is_not_recorded() -> None:
+    """A slope, places of maxima, training's masks, a convolution that looks behind the image: layer by layer, as ever."""
+    text = INPUT + "".join(
+        [
+            layer("slope", "ReLU", "x", "relu_param { negative_slope: 0.1 }"),
+            'layer { name: "max" type: "Pooling" bottom: "slope" top: "max" top: "place" '
+            "pooling_param { kernel_size: 2 stride: 2 } }\n",
+            layer(
+                "wide", "Convolution", "max", f"convolution_param {{ num_output: 2 kernel_size: 4 stride: 3 {XAVIER} }}"
+            ),
+            'layer { name: "relu" type: "ReLU" bottom: "max" top: "relu" }\n',
+        ]
+    )
+    nets = build(text), watched(text)
+    for step in range(5):
+        for net in nets:
+            _write(net, np.random.default_rng(step))
+            net.forward()
+        same(*nets)
+    recorded = [net.layer.recording is not None for net in nets[0].layers]
+    names = nets[0]._net.layer_names
+    assert [name for name, is_recorded in zip(names, recorded, strict=True) if is_recorded] == [
+        name for name in names if name in ("x", "relu") or "split" in name
+    ]
+
+
+def test_a_maximum_remembers_its_place_for_backward() -> None:
+    """The places of a played forward are those of its own input."""
+    nets = build(), watched()
+    for step in range(5):
+        for net in nets:
+            rng = np.random.default_rng(step)
+            _write(net, rng)
+            _backward(net, rng)
+        same(*nets)
+
+
+def test_relu_in_one_pass_has_every_bit_of_two() -> None:
+    """nan, both infinities and both zeros among them, in place or not, over more values than one thread takes."""
+    ours = caffe_math.find()
+    assert ours is not None
+    x = torch.randn(70_001)
+    x[:8] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, -1e-45, -3e38])
+    expected = TorchMath().relu(x.clone())
+    for y in (ours.relu(x), ours.relu(x, torch.empty_like(x)), ours.relu(z := x.clone(), z)):
+        assert y.numpy().tobytes() == expected.numpy().tobytes()
+    assert expected[:5].isnan().tolist() == [True, False, True, False, False]
