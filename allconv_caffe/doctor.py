@@ -88,8 +88,8 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
         root: the project's root, where data/ and constraints.txt are looked for.
 
     Returns:
-        ``can_run`` (is there an engine), ``machine``, ``engines`` (``caffe``, ``torch``), ``caffe_command``, ``data``,
-        ``versions`` and ``advice``, a list of sentences.
+        ``can_run`` (is there an engine), ``machine``, ``engines`` (``caffe``, ``torch``), ``caffe_command``, ``compiled``
+        (what is kept on disk; None without PyTorch), ``data``, ``versions`` and ``advice``, a list of sentences.
     """
     root = Path(root)
     advice: list[str] = []
@@ -107,6 +107,7 @@ def examine(root: str | Path = ".") -> dict[str, Any]:
         },
         "engines": engines,
         "caffe_command": _caffe_command(advice),
+        "compiled": _compiled(),
         "data": _data(root, advice),
         "versions": _versions(root, advice),
         "advice": advice,
@@ -197,6 +198,24 @@ def _caffe_command(advice: list[str]) -> dict[str, Any]:
             advice.append(f'`caffe` is not on the PATH; to type `caffe train ...`: export PATH="{beside}:$PATH"')
         return {"path": None, "is": None}
     return {"path": str(found), "is": _OURS if bvlc.is_own_engine(found) else "another Caffe"}
+
+
+def _compiled() -> dict[str, Any] | None:
+    try:
+        from allconv_caffe.caffe_torch.compute.compiler import cache
+        from allconv_caffe.caffe_torch.executor import shelf
+    except ImportError:
+        return None
+    folder = cache()
+    plans = shelf.kept(folder / "plans")
+    kernels = [path.stat().st_size for path in folder.glob("*.so")] if folder.is_dir() else []
+    return {
+        "path": str(folder),
+        "plans": len(plans),
+        "bytes": sum(kernels) + sum(plan.bytes for plan in plans),
+        "most_plan_bytes": shelf.MOST_BYTES,
+        "most_unused_days": shelf.MOST_DAYS,
+    }
 
 
 def _data(root: Path, advice: list[str]) -> list[dict[str, Any]]:
@@ -316,6 +335,12 @@ def text(found: dict[str, Any]) -> str:
     command = found["caffe_command"]
     answer = f"{command['path']}: {command['is']}" if command["path"] else "not on the PATH"
     lines.append(f"`caffe` is    {answer}")
+    if (compiled := found["compiled"]) is not None:
+        plans = f"{compiled['plans']} training plan{'' if compiled['plans'] == 1 else 's'}"
+        lines.append(
+            f"compiled      {compiled['bytes'] / 1e6:.1f} MB in {compiled['path']}, {plans} (at most "
+            f"{compiled['most_plan_bytes'] / 1e6:.0f} MB of them; unused, {compiled['most_unused_days']} days)"
+        )
     for number, entry in enumerate(found["data"]):
         label = "data" if number == 0 else ""
         if "n_train" in entry:

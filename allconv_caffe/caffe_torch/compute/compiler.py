@@ -90,14 +90,19 @@ def processor() -> str:
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU")))
 
 
+def cache() -> Path:
+    """The folder of what is compiled, made or not."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "allconv-caffe"
+
+
 def cached(name: str, anew: bool = False) -> Path:
     """Where in the cache what is called `name` lies, or will; where nothing can be written, in a folder of this process.
 
     Args:
         anew: it is to be written, whether it is there or not.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "allconv-caffe"
+    folder = cache()
     path = folder / name
     try:
         if not anew and path.exists():

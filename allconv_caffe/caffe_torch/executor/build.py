@@ -21,7 +21,7 @@ import torch
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute import conv_choice
-from allconv_caffe.caffe_torch.executor import plan
+from allconv_caffe.caffe_torch.executor import plan, shelf
 from allconv_caffe.caffe_torch.executor.builder import BESIDE, UNKNOWN
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
 from allconv_caffe.caffe_torch.executor.kernels import Kernel, UnknownProgramError, build as build_kernels
@@ -92,6 +92,7 @@ def make(recipe: Recipe, folder: Path) -> None:
         plan.write(trial, program, library, constants)
         _compare(captured, plan.load(trial)[0], arguments, len(constants))
         plan.write(folder, program, library, constants, conv_choice.lines(convolutions))
+    shelf.sweep(folder.parent)
 
 
 def _graph(recipe: Recipe) -> Graph:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute.compiler import cached
-from allconv_caffe.caffe_torch.executor import plan
+from allconv_caffe.caffe_torch.executor import plan, shelf
 from allconv_caffe.caffe_torch.executor.recipe import PACKAGE, Recipe
 
 BUILD = "allconv_caffe.caffe_torch.executor.build"
@@ -95,9 +95,9 @@ def is_there(recipe: Recipe) -> bool:
 
 def find(recipe: Recipe) -> plan.Function | None:
     """The plan's function, where there is one; a damaged one is said, and is none."""
-    if not is_there(recipe):
-        return None
     folder = place(recipe)
+    if not shelf.use(folder):
+        return None
     try:
         function, notes = plan.load(folder)
     except plan.DamagedPlanError as error:
