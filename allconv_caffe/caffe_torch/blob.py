@@ -196,6 +196,12 @@ class Blob:
         check(self.count == other.count, f"Check failed: count_ == other.count() ({self.count} vs. {other.count})")
         self._data = other._data
 
+    def lie_in(self, memory: Memory) -> None:
+        """From now on data is the beginning of `memory`, which is large enough; what stood here is lost."""
+        self._data = memory
+        self._views.clear()
+        self._array = None
+
     def own_data(self) -> None:
         """From now on data is memory of this blob's own, zeros at first."""
         self._data = Memory(self.count, self.device)

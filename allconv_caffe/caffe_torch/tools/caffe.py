@@ -378,6 +378,7 @@ def test(flags: Flags) -> int:
 
     check(flags.model != "", "Need a model definition to score.")
     check(flags.weights != "", "Need model weights to score.")
+    from allconv_caffe.caffe_torch import shared_memory
     from allconv_caffe.caffe_torch.net import load_net
     from allconv_caffe.caffe_torch.solver import loss_suffix
     from allconv_caffe.proto import TEST
@@ -394,6 +395,8 @@ def test(flags: Flags) -> int:
         device = set_device([])
     net = load_net(flags.model, make_context(flags, device, TEST), level=flags.level, stages=flags.stage.split(","))
     net.copy_trained_layers_from(flags.weights)
+    if not net.debug_info:
+        shared_memory.share(net)
     glog.info("caffe.cpp:281", f"Running for {flags.iterations} iterations.")
     scores: dict[tuple[int, int], np.float32] = {}
     loss = np.float32(0)
