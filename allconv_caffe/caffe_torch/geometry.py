@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Any, Generic, Protocol, TypeVar
 
 from allconv_caffe.caffe_torch.compute.window import read_pooling, read_window
-from allconv_caffe.proto import LRNParameter
+from allconv_caffe.proto import LRNParameter, fork_fields
 
 Shape = tuple[int, ...]
 """Any Caffe shape, the batch first; () is a scalar."""
@@ -225,13 +225,13 @@ def known_types() -> list[str]:
 
 _EACH_VALUE = (
     *("AbsVal", "BNLL", "BatchNorm", "BatchReindex", "Clip", "Dropout", "ELU", "Exp", "Log", "PReLU", "Power", "ReLU"),
-    *("Sigmoid", "Silence", "Split", "Swish", "TanH", "Threshold"),
+    *("Sigmoid", "Silence", "Split", "Swish", "TanH", "Threshold", "ReLU6"),
 )
 _TAKE_A_ROW = {*_EACH_VALUE, "Concat", "Eltwise", "Flatten", "InnerProduct", "Reduction", "Reshape", "Slice"}
 """Types that do the same to a flattened map, or see all of it."""
 
 
-@_rule(*_EACH_VALUE)
+@_rule(*_EACH_VALUE, "ShuffleChannel")
 def _same(look: _Look) -> Reaches | None:
     return SAME if look.bottom == 0 else None
 
@@ -246,7 +246,7 @@ def _its_own_bottom(look: _Look) -> Reaches | None:
     return SAME if look.bottom == look.top else None
 
 
-@_rule("Convolution", "Deconvolution", "Im2col")
+@_rule("Convolution", "Deconvolution", "Im2col", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(look: _Look) -> Reaches | None:
     if look.bottom != look.top:
         return None
@@ -297,6 +297,30 @@ def _softmax_loss(look: _Look) -> Reaches | None:
 @_rule("MVN")
 def _mvn(look: _Look) -> Reaches | None:
     return look.all(Everything)
+
+
+@_rule("Normalize")
+def _normalize(look: _Look) -> Reaches | None:
+    return look.all(Everything) if fork_fields.field(look.layer, "norm_param").across_spatial else SAME
+
+
+@_rule("Permute")
+def _permute(look: _Look) -> Reaches | None:
+    order = list(fork_fields.field(look.layer, "permute_param").order)
+    order += [axis for axis in range(len(look.shape)) if axis not in order]
+    if len(look.shape) == 4 and order[2:] != [2, 3]:
+        raise look.unknown(f"a Permute with the order {', '.join(map(str, order))}, which moves height or width")
+    return SAME
+
+
+@_rule("Axpy")
+def _axpy(look: _Look) -> Reaches | None:
+    return SAME if look.bottom else look.all(Everything)
+
+
+@_rule("PriorBox")
+def _prior_box(look: _Look) -> Reaches | None:
+    return None
 
 
 @_rule("InnerProduct")

@@ -214,6 +214,9 @@ class Layer:
 
 
 REGISTRY: dict[str, type[Layer]] = {}
+"""The types of BVLC Caffe, which it lists where it is given another."""
+FORKS: dict[str, type[Layer]] = {}
+"""The types of forks of Caffe that run here."""
 
 
 def register(*types: str) -> Callable[[type[Layer]], type[Layer]]:
@@ -224,6 +227,25 @@ def register(*types: str) -> Callable[[type[Layer]], type[Layer]]:
             if name in REGISTRY:
                 raise ValueError(f"Layer type {name} already registered by {REGISTRY[name].__name__}.")
             REGISTRY[name] = cls
+        cls.type = types[0]
+        return cls
+
+    return add
+
+
+def register_fork(*types: str) -> Callable[[type[Layer]], type[Layer]]:
+    """As `register`, for types of forks of Caffe.
+
+    Raises: ValueError: a type that is registered already, or that `forks` does not name.
+    """
+
+    def add(cls: type[Layer]) -> type[Layer]:
+        for name in types:
+            if name in FORKS or name in REGISTRY or name not in forks.TYPES:
+                raise ValueError(
+                    f"Layer type {name}: registered already, or no type of a fork that is named in forks.py."
+                )
+            FORKS[name] = cls
         cls.type = types[0]
         return cls
 
@@ -251,7 +273,8 @@ def create(param: Any, context: Context) -> Layer:
         named = param.python_param.module, param.python_param.layer
         if named in NATIVE:
             return NATIVE[named](param, context)
-    if param.type not in REGISTRY:
+    cls = REGISTRY.get(param.type) or FORKS.get(param.type)
+    if cls is None:
         known = ", ".join(sorted(REGISTRY))
         raise CaffeError(f"Unknown layer type: {param.type} (known types: {known}){forks.of_type(param.type)}")
-    return REGISTRY[param.type](param, context)
+    return cls(param, context)

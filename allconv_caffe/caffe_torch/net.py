@@ -28,7 +28,7 @@ from allconv_caffe.caffe_torch.tape import Tape
 from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
 from allconv_caffe.caffe_torch.weights import LayerBlobs
-from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, read_net, to_text
+from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, ProtoError, fork_fields, read_net, to_text
 
 
 class Net:
@@ -84,6 +84,9 @@ class Net:
     def _init(self, in_param: NetParameter) -> None:
         filtered = filter_net(in_param)
         glog.info("net.cpp:53", "Initializing net from parameters: \n" + to_text(filtered))
+        foreign = fork_fields.sentence(filtered)
+        if foreign:
+            glog.warning("fork_fields.py:1", foreign)
         self.filtered = filtered
         param = insert_splits(filtered)
         self.param = param

@@ -25,12 +25,14 @@ from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.geometry import Fields, Shape, Span
 from allconv_caffe.caffe_torch.layer import Context, Layer
+from allconv_caffe.caffe_torch.layers.batch_norm import BatchNormLayer
+from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 from allconv_caffe.caffe_torch.layers.recurrent import RecurrentLayer
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.net_filter import filter_net
 from allconv_caffe.caffe_torch.upgrade import upgrade_net
 from allconv_caffe.errors import FoundError
-from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, read_net
+from allconv_caffe.proto import TEST, TRAIN, NetParameter, ParamSpec, fork_fields, read_net
 
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
@@ -68,7 +70,7 @@ class Summary:
     name: str
     phase: str
     layers: tuple[LayerRow, ...]
-    notes: tuple[str, ...] = ()  # what had to be supposed about the input
+    notes: tuple[str, ...] = ()  # what had to be supposed about the input; whose fork the net is of
 
     @property
     def parameters(self) -> int:
@@ -132,6 +134,8 @@ def summarize_net(
             own = filter_net(full)
         except CaffeError as error:
             raise error.within(where) from None
+        foreign = fork_fields.sentence(own)
+        notes += [foreign] if foreign else []
         types = [layer.type for layer in own.layer]
         for layer in own.layer:
             _stand_in(layer, where, input_shape, notes)
@@ -175,10 +179,10 @@ def _rows(net: Net, own: NetParameter, types: Sequence[str]) -> list[LayerRow]:
 def _multiply_adds(layer: Layer, bottoms: Sequence[Blob], tops: Sequence[Blob]) -> int:
     """Of weights with inputs, forward, for the whole batch: each place of a window's output, or input, meets all weights."""
     param = layer.param
-    if param.type == "Convolution":
-        return sum(layer.blobs[0].count * top.count // param.convolution_param.num_output for top in tops)
     if param.type == "Deconvolution":
         return sum(layer.blobs[0].count * bottom.count // layer.blobs[0].shape[0] for bottom in bottoms)
+    if isinstance(layer, ConvolutionLayer):
+        return sum(layer.blobs[0].count * top.count // layer.num_output for top in tops)
     if param.type == "InnerProduct":
         return layer.blobs[0].count * tops[0].count // param.inner_product_param.num_output
     if isinstance(layer, RecurrentLayer):  # the static input is transformed once, everything else at every step
@@ -186,7 +190,8 @@ def _multiply_adds(layer: Layer, bottoms: Sequence[Blob], tops: Sequence[Blob]) 
         static = layer.blobs[2].count if layer.static else 0
         matrices = sum(blob.count for blob in layer.blobs if blob.num_axes == 2)
         return streams * (steps * (matrices - static) + static)
-    return tops[0].count if param.type == "Scale" else 0
+    scales = isinstance(layer, BatchNormLayer) and layer.scale_bias
+    return tops[0].count if param.type in ("Scale", "Axpy", "Normalize") or scales else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _filters(graph: Graph, node: Node, what: str) -> tuple[Window, list[str]]:
     return layer.window, [graph.constant(values(blob), f"{layer.name}:{name}") for name, blob in blobs]
 
 
-@writes("Convolution")
+@writes("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(graph: Graph, node: Node) -> None:
     window, constants = _filters(graph, node, "convolution")
     for x, y, bottom in zip(node.inputs, node.outputs, node.bottom, strict=True):
@@ -213,6 +213,12 @@ def _relu(graph: Graph, node: Node) -> None:
         graph.add("Relu", *node.inputs, output=node.outputs[0])
     else:
         graph.add("LeakyRelu", *node.inputs, output=node.outputs[0], alpha=slope)
+
+
+@writes("ReLU6")
+def _relu6(graph: Graph, node: Node) -> None:
+    ends = [graph.constant(value, f"{node.layer.name}:{word}") for word, value in (("min", 0.0), ("max", 6.0))]
+    graph.add("Clip", *node.inputs, *ends, output=node.outputs[0])
 
 
 @writes("PReLU")
@@ -312,10 +318,17 @@ def _batch_norm(graph: Graph, node: Node) -> None:
     layer: Any = node.layer
     if not layer.use_global_stats:
         raise node.refuse("statistics of the batch (use_global_stats: false)", "those of training")
-    mean, var, factor = (values(blob) for blob in layer.blobs)
+    mean, var, factor = (values(blob) for blob in layer.blobs[:3])
     scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
-    (x,), (y,), axes = node.inputs, node.outputs, node.bottom[0].num_axes
-    graph.batch_norm(x, layer.name, mean * scale, var * scale, layer.eps, axes, y)
+    (x,), (y,), axes, name = node.inputs, node.outputs, node.bottom[0].num_axes, layer.name
+    normed = graph.name(f"{name}:normed") if layer.scale_bias else y
+    graph.batch_norm(x, name, mean * scale, var * scale, layer.eps, axes, normed)
+    if layer.scale_bias:
+        a, b = (
+            graph.constant(_spread(values(blob), 1, axes), f"{name}:{word}")
+            for word, blob in zip(("scale", "bias"), layer.blobs[3:], strict=True)
+        )
+        graph.add("Add", graph.add("Mul", normed, a, hint=name), b, output=y)
 
 
 @writes("Scale", "Bias")
@@ -356,6 +369,32 @@ def _eltwise(graph: Graph, node: Node) -> None:
         total = graph.add(op, total, term, output=y if i == len(terms) else None, hint=name)
     if len(terms) == 1:
         graph.add("Identity", total, output=y)
+
+
+@writes("Axpy")
+def _axpy(graph: Graph, node: Node) -> None:
+    (a, x, y), (out,), name = node.inputs, node.outputs, node.layer.name
+    shape = node.bottom[1].shape
+    if node.bottom[0].num_axes != len(shape):
+        a = graph.shaped(a, [shape[1], *[1] * (len(shape) - 2)])
+    graph.add("Add", graph.add("Mul", a, x, hint=name), y, output=out)
+
+
+@writes("Permute")
+def _permute(graph: Graph, node: Node) -> None:
+    order = node.layer.order  # type: ignore[attr-defined]
+    if order[0] != 0:
+        raise node.refuse(f"order {', '.join(map(str, order))}", "0 first: the axis of the images stays")
+    graph.add("Transpose", *node.inputs, output=node.outputs[0], perm=order)
+
+
+@writes("ShuffleChannel")
+def _shuffle_channel(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), shape = node.inputs, node.outputs, node.bottom[0].shape[1:]
+    table = graph.shaped(x, [layer.group, layer.each, *shape[1:]])
+    perm = [0, 2, 1, *range(3, len(shape) + 2)]
+    graph.shaped(graph.add("Transpose", table, hint=layer.name, perm=perm), shape, output=y)
 
 
 @writes("Concat")

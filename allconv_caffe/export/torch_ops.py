@@ -235,6 +235,8 @@ SOURCES: dict[str, Source] = {
     "Tanh": _call("torch.tanh"),
     "Abs": _call("torch.abs"),
     "Max": _call("torch.maximum"),
+    "Clip": _call("torch.clamp"),
+    "Transpose": lambda module, inputs, words: f"({module.ref(inputs[0])}).permute({tuple(words['perm'])})",
     "Where": _call("torch.where"),
     "Softmax": lambda module, inputs, words: f"F.softmax({module.ref(inputs[0])}, {words['axis']})",
     "Concat": lambda module, inputs, words: f"torch.cat(({', '.join(map(module.ref, inputs))},), {words['axis']})",

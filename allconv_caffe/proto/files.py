@@ -166,7 +166,12 @@ def _pieces(message: Any) -> Iterator[bytes]:
 def only_field(message: Any, field: Any, value: Any) -> Any:
     """A message like `message` with nothing but one of its fields."""
     single = type(message)()
-    if hasattr(value, "ListFields"):
+    if field.is_extension:
+        if hasattr(value, "ListFields"):
+            single.Extensions[field].CopyFrom(value)
+        else:
+            single.Extensions[field] = value
+    elif hasattr(value, "ListFields"):
         getattr(single, field.name).CopyFrom(value)
     elif isinstance(value, (str, bytes, int, float)):
         setattr(single, field.name, value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from .build import build
 
-NAMES = build(__package__)
+NAMES, EXTENSIONS = build(__package__)
 globals().update(NAMES)
 
 

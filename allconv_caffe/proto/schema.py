@@ -66,13 +66,21 @@ def enum(name: str, words: str) -> None:
 
 def message(name: str, table: str, **enums: str) -> None:
     """Declare a message from its table of fields; keywords are its nested enums."""
+    MESSAGES.append(read_message(name, table, **enums))
+
+
+def read_message(name: str, table: str, **enums: str) -> Message:
+    """The message that a table describes, which is not declared by that.
+
+    Raises: ValueError: a name or a number of a field stands twice.
+    """
     lines = (line.partition("#")[0] for line in table.splitlines())
     fields = tuple(_field(part) for line in lines for part in line.split(",") if part.strip())
     for key in ("name", "number"):
         seen = [getattr(field, key) for field in fields]
         if len(set(seen)) != len(seen):
             raise ValueError(f"schema: message {name}: a field {key} stands twice")
-    MESSAGES.append(Message(name, fields, {key: _numbers(words) for key, words in enums.items()}))
+    return Message(name, fields, {key: _numbers(words) for key, words in enums.items()})
 
 
 ENGINE = "DEFAULT CAFFE CUDNN"

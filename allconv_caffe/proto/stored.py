@@ -13,10 +13,12 @@ import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
+from . import forks
 from .errors import ProtoError
 from .files import MOST_BYTES, Path, check_size, only_field, open_binary, unknown_fields, varint, write_pieces
 
 _VARINT, _FIXED64, _BYTES, _GROUP, _END, _FIXED32 = range(6)
+_TYPE, _OWN = 2, 100  # of a LayerParameter: the number of `type`, and the first of the fields that one type alone has
 _DEEPEST = 100  # messages and groups in each other: protobuf's own limit
 _ARRAYS = {"data": "<f4", "diff": "<f4", "double_data": "<f8", "double_diff": "<f8"}
 _WITH_BLOBS = {
@@ -256,17 +258,22 @@ def _outline(
 ) -> bytes:
     """The bytes of one message up to `end` without the arrays of its blobs, which are added to `found`, and without what
     unknown groups hold. Texts that are not UTF-8 are so, with ``\\xff`` for a byte: Python's protobuf lets none be copied.
+    Of a layer whose type is a fork's, what is its type's own is left out, since a number means something else in each fork.
 
     A repeated field may come in several places of the wire; protobuf gathers it, so what was found is sorted by field
     number, stably, as ListFields does.
     """
     out = bytearray()
     spans: Dict[str, List[Span]] = {name: [] for name in _ARRAYS}
-    is_blob = descriptor.name == "BlobProto"
+    is_blob, is_layer = descriptor.name == "BlobProto", descriptor.name == "LayerParameter"
     mine: List[Tuple[int, StoredBlob]] = []
+    begins: List[Tuple[int, int]] = []  # field number, and where it begins in `out`
+    kind_of_layer = b""
     while reader.at < end:
         key = reader.key()
         number, wire = key >> 3, key & 7
+        if is_layer:
+            begins.append((number, len(out)))
         field = descriptor.fields_by_number.get(number)
         if wire == _VARINT:
             out += varint(key) + varint(reader.varint())
@@ -295,6 +302,8 @@ def _outline(
                 out += varint(key) + varint(len(body)) + body
             else:
                 value = reader.bytes(size)
+                if is_layer and number == _TYPE:
+                    kind_of_layer = value
                 if field is not None and field.type == FieldDescriptor.TYPE_STRING:
                     value = value.decode("utf-8", "backslashreplace").encode()
                 out += varint(key) + varint(len(value)) + value
@@ -305,6 +314,11 @@ def _outline(
             raise ValueError(f"wire type {wire} at byte {reader.at}")
     if reader.at != end:
         raise ValueError(f"a field that ends at byte {reader.at}, beyond {end}")
+    if kind_of_layer.decode("utf-8", "replace") in forks.TYPES:
+        begins.append((0, len(out)))
+        out = bytearray().join(
+            out[at : begins[i + 1][1]] for i, (number, at) in enumerate(begins[:-1]) if number < _OWN
+        )
     if is_blob:
         found.append((0, StoredBlob(where, spans)))
     else:

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Match, Optional, Set, Tuple
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from . import forks
+from . import build, forks
 from .errors import ProtoError
 
 _TOKEN = re.compile(r"[A-Za-z_][\w.]*|[-+]?[0-9.][\w.+-]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|\S")
@@ -36,19 +36,40 @@ def parse_text(text: str, cls: Any, where: str = "<string>") -> Any:
         where: what to call the source in errors.
     Raises: ProtoError with line and column for anything that Caffe's own parser refuses: syntax, unknown fields or
         enum values, numbers out of range, a single field given twice, a required field left out.
-    Differs: the column is that of the wrong word itself; Caffe names the column after it.
+    Differs: the column is that of the wrong word itself; Caffe names the column after it. The fields in `forks.ADDED`, which
+        Caffe refuses, are read (see `fork_fields`); a text with one is held against both schemas joined.
     """
+    try:
+        message = _parsed(text, cls, where)
+    except _ForksField:
+        joined = _parsed(text, build.joined(cls), where)
+        message = cls()
+        message.MergeFromString(joined.SerializePartialToString())
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
+    return message
+
+
+class _ForksField(Exception):
+    """A text has a field that `forks` knows."""
+
+
+_ADDED = {(f"{build.PACKAGE}.{message.name}", field.name) for message in forks.ADDED for field in message.fields}
+
+
+def _parsed(text: str, cls: Any, where: str) -> Any:
     message = cls()
     text = _as_cpp(text, cls, where)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
+        no_field = _NO_FIELD.search(str(error))
+        if no_field and (no_field.group("message"), no_field.group("field")) in _ADDED:
+            raise _ForksField from None
         raise _explain(error, text, cls, where) from None
     except (ValueError, TypeError) as error:  # e.g. a lone surrogate in a string
         raise ProtoError(where, f"Error parsing text-format {cls.DESCRIPTOR.full_name}: {error}") from None
-    missing = message.FindInitializationErrors()
-    if missing:
-        raise ProtoError(where, f"Message missing required fields: {', '.join(missing)}", choices=missing)
     return message
 
 
@@ -98,7 +119,7 @@ _VALUE_WORDS = re.compile("inf|infinity|nan|true|false|t|f", re.IGNORECASE)
 _NO_DOUBLE = re.compile("(inf|infinity|nan)f", re.IGNORECASE)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _kinds(schema: Any) -> Dict[str, Set[str]]:
     """What a field of a name is, in all messages that have one: "bool", "enum", "float", "other"."""
     found: Dict[str, Set[str]] = {}

@@ -16,6 +16,7 @@ from allconv_caffe import files
 from allconv_caffe.paper.assumptions import Assumption
 from allconv_caffe.paper.experiments import Experiment
 from allconv_caffe.paper.options import options_from
+from allconv_caffe.proto import fork_fields
 from allconv_caffe.train import data as data_, engine as engine_, own as own_, settings as settings_
 from allconv_caffe.train.data import PreparedData
 from allconv_caffe.train.engine import Engine
@@ -133,6 +134,9 @@ def plan(
         say(engine.describe())
     render: Callable[[RunSettings], Prototxt]
     if isinstance(subject, OwnNet):
+        foreign = fork_fields.sentence(subject.net)
+        if foreign:
+            say(foreign)
         found = own_.find_data(subject, settings, root, say, prepare)
         render = functools.partial(_own, subject, found)
         experiment, data = _own(subject, found, settings).experiment(), found.data

@@ -93,6 +93,20 @@ ALONE: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "reshape": ("Reshape", "reshape_param { shape { dim: 0 dim: 3 dim: -1 } }", (6, 2, 3)),
     "dropout": ("Dropout", "", (2, 3, 5)),
     "batch norm": ("BatchNorm", "batch_norm_param { eps: 0.01 }", (3, 4, 5)),
+    "batch norm, scale and bias": ("BatchNorm", "batch_norm_param { scale_bias: true eps: 0.01 }", (3, 4, 5)),
+    "depthwise conv": (
+        "DepthwiseConvolution",
+        f"convolution_param {{ num_output: 8 group: 4 kernel_size: 3 stride: 2 {FILLED} }}",
+        (4, 7, 9),
+    ),
+    "conv, depthwise": (
+        "ConvolutionDepthwise",
+        f"convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 bias_term: false {FILLED} }}",
+        (4, 7, 9),
+    ),
+    "shuffle channel": ("ShuffleChannel", "shuffle_channel_param { group: 3 }", (6, 2, 5)),
+    "shuffle channel of a row": ("ShuffleChannel", "shuffle_channel_param { group: 3 }", (6,)),
+    "permute": ("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", (3, 4, 5)),
     "concat of one": ("Concat", "", (3, 4, 5)),
 }
 # every other type, and types that stand beside another, in nets of their own
@@ -117,6 +131,18 @@ layer { name: "flat" type: "Flatten" bottom: "mean" top: "flat" }
 layer { name: "gate" type: "Sigmoid" bottom: "flat" top: "gate" }
 layer { name: "scale" type: "Scale" bottom: "data" bottom: "gate" top: "scale" scale_param { axis: 0 } }
 layer { name: "bias" type: "Bias" bottom: "scale" bottom: "flat" top: "bias" bias_param { axis: 0 } }
+""",
+    "relu6": """
+layer { name: "large" type: "Power" bottom: "data" top: "large" power_param { scale: 10 } }
+layer { name: "cut" type: "ReLU6" bottom: "large" top: "cut" }
+""",
+    "axpy": """
+layer { name: "mean" type: "Pooling" bottom: "data" top: "mean" pooling_param { pool: AVE global_pooling: true } }
+layer { name: "gate" type: "Sigmoid" bottom: "mean" top: "gate" }
+layer { name: "flat" type: "Flatten" bottom: "mean" top: "flat" }
+layer { name: "b" type: "TanH" bottom: "data" top: "b" }
+layer { name: "sum" type: "Axpy" bottom: "gate" bottom: "data" bottom: "b" top: "sum" }
+layer { name: "more" type: "Axpy" bottom: "flat" bottom: "sum" bottom: "b" top: "more" }
 """,
     "everything": f"""
 layer {{ name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
@@ -156,7 +182,8 @@ def random_net(param: Any) -> Net:
     rng = np.random.default_rng(5)
     for layer in built.layers:
         if layer.type == "BatchNorm":
-            for blob, low in zip(layer.blobs, (-1, 1, 1.5), strict=True):
+            lows = (-1, 1, 1.5, 0.5, -2)[: len(layer.blobs)]
+            for blob, low in zip(layer.blobs, lows, strict=True):
                 blob.data_array()[:] = rng.uniform(low, low + 1, blob.shape)
     return built
 

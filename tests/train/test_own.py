@@ -157,6 +157,24 @@ def test_a_derived_net_takes_the_whole_road(world: World) -> None:
     assert "| model_c (preprocessing gcn) |" in build([world.home / "runs"], None)
 
 
+def test_a_net_of_a_fork_is_trained_and_called_one(world: World) -> None:
+    """Its fields are in what is run; a line says what BVLC Caffe would not take."""
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "conv1" top: "conv1" batch_norm_param { scale_bias: true } }\n'
+    relu = 'layer { name: "relu1" type: "ReLU'
+    assert relu in BODY
+    world.write(net='name: "Mine"\n' + DATA + BODY.replace(relu, f"{norm}{relu}6") + ENDS)
+    ended = world.run()
+    assert ended.status == "done" and ended.record is not None
+    assert ended.record.parameters == 104 + 771 + 4 * 4 + 1
+    assert (
+        world.lines.count(
+            "BVLC Caffe would refuse this net, which needs a fork of it: scale_bias (that of NVCaffe); ReLU6 (that of MobileNet)"
+        )
+        == 1
+    )
+    assert "scale_bias: true" in (ended.directory / "train_val.prototxt").read_text()
+
+
 def test_what_the_solver_says_is_run_unless_asked_otherwise(world: World) -> None:
     """Nothing asked: its own rate, iterations, batch and tests, but for paths, device and seed."""
     found = world.plan()

@@ -9,8 +9,8 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
-from allconv_caffe.caffe_torch.layers.base import NeuronLayer, along, float32, skipping
-from allconv_caffe.proto import TEST
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, float32, skipping, sum_to
+from allconv_caffe.proto import TEST, FillerParameter, fork_fields
 
 
 @register("BatchNorm")
@@ -22,7 +22,12 @@ class BatchNormLayer(NeuronLayer):
     Without, they are the batch's, var biased, and the blobs follow: factor = f * factor + 1, mean sum = f * mean sum +
     mean, variance sum = f * variance sum + var * m / (m - 1), f = `moving_average_fraction` (default 0.999), m = values
     per channel. The layer adds ``param { lr_mult: 0 }`` three times to itself.
-    Source: batch_norm_layer.cpp.
+
+    With `scale_bias` (or a filler of one), of NVCaffe's fork: top = a times that + b; blobs: a (C) and b (C) behind the three,
+    filled with 1 and 0 unless `scale_filler`, `bias_filler` say otherwise; eps is at least 1e-5; in TEST `use_global_stats`
+    is not asked; a `param` of the three is set to 0. Weights of NVCaffe 0.15 and before have another order and do not fit.
+    Source: batch_norm_layer.cpp; the same of NVIDIA/caffe 0.16 and 0.17.
+    Differs: in TRAIN, NVCaffe keeps means instead of sums.
     """
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -31,15 +36,30 @@ class BatchNormLayer(NeuronLayer):
         self.eps: float = param.eps
         given = param.HasField("use_global_stats")
         self.use_global_stats: bool = param.use_global_stats if given else self.phase == TEST
+        fillers = [fork_fields.has(param, word) for word in ("scale_filler", "bias_filler")]
+        self.scale_bias: bool = any(fillers) or fork_fields.field(param, "scale_bias")
+        if self.scale_bias:
+            self.eps = max(self.eps, 1e-5)
+            self.use_global_stats = self.use_global_stats or self.phase == TEST
         self.channels = bottom[0].shape[bottom[0].canonical_axis(1)]
         if self.blobs:
             skipping("batch_norm_layer.cpp:23")
-            check(len(self.blobs) == 3, f"Incorrect number of statistics blobs: expected 3, found {len(self.blobs)}")
+            expected = 5 if self.scale_bias else 3
+            check(
+                len(self.blobs) == expected,
+                f"Incorrect number of statistics blobs: expected {expected}, found {len(self.blobs)}",
+            )
         else:
             self.blobs += [self.new_blob(self.channels), self.new_blob(self.channels), self.new_blob(1)]
+            words = zip(("scale_filler", "bias_filler"), fillers, (1, 0), strict=True) if self.scale_bias else ()
+            for word, filled, value in words:
+                constant = FillerParameter(type="constant", value=value)
+                add_filled(self, (self.channels,), fork_fields.field(param, word) if filled else constant)
         for i in range(3):
             if len(self.param.param) == i:
                 self.param.param.add().lr_mult = 0
+            elif self.scale_bias:
+                self.param.param[i].lr_mult = self.param.param[i].decay_mult = 0
             else:
                 check(
                     self.param.param[i].lr_mult == 0,
@@ -53,7 +73,7 @@ class BatchNormLayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, scal = float32(bottom[0].data), self.ctx.math.scal
-        mean_sum, var_sum, factor = (blob.data for blob in self.blobs)
+        mean_sum, var_sum, factor = (blob.data for blob in self.blobs[:3])
         if self.use_global_stats:
             scale = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
             mean, var = scal(scale, mean_sum), scal(scale, var_sum)
@@ -69,10 +89,21 @@ class BatchNormLayer(NeuronLayer):
             self.blobs[1].data = var * correction + scal(self.fraction, var_sum)
         self.std = along(torch.sqrt(var + self.eps), 1, x.dim())  # temp_
         self.x_norm = centred / self.std
-        top[0].data = self.x_norm.to(bottom[0].data.dtype)
+        y = self.x_norm
+        if self.scale_bias:
+            a, b = (along(blob.data, 1, x.dim()) for blob in self.blobs[3:])
+            y = scal(a, y) + b
+        top[0].data = y.to(bottom[0].data.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy = float32(top[0].diff)
+        if self.scale_bias:
+            for blob, gradient, wanted in zip(
+                self.blobs[3:], (dy * self.x_norm, dy), self.param_propagate_down[3:], strict=True
+            ):
+                if wanted:
+                    blob.accumulate_diff(sum_to(gradient, 1, blob.shape))
+            dy = self.ctx.math.scal(along(self.blobs[3].data, 1, dy.dim()), dy)
         if self.use_global_stats:
             dx = dy / self.std
         else:

@@ -9,7 +9,7 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.math_functions import Wanted
-from allconv_caffe.caffe_torch.compute.window import c_int, read_window
+from allconv_caffe.caffe_torch.compute.window import Window, c_int, read_window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import add_filled
@@ -35,11 +35,11 @@ class ConvolutionLayer(Layer):
         self.axis = bottom[0].canonical_axis(param.axis)
         axes = bottom[0].num_axes - self.axis - 1
         check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
-        self.window = read_window(param, axes)
+        self.channels = bottom[0].shape[self.axis]
+        self.window = self.read_window(axes)
         for d in self.window.dilation:
             check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
-        self.num_output = c_int(param.num_output)
-        self.channels = bottom[0].shape[self.axis]
+        self.num_output = self.outputs()
         check(self.num_output > 0, f"Check failed: num_output_ > 0 ({self.num_output} vs. 0)")
         group = self.window.group
         check(group != 0, f"Check failed: group_ > 0 ({group} vs. 0)")  # Caffe divides by it
@@ -58,6 +58,14 @@ class ConvolutionLayer(Layer):
         add_filled(self, shape, param.weight_filler)
         if self.bias_term:
             add_filled(self, (self.num_output,), param.bias_filler)
+
+    def read_window(self, axes: int) -> Window:
+        """The window, over this many spatial axes."""
+        return read_window(self.param.convolution_param, axes)
+
+    def outputs(self) -> int:
+        """num_output_."""
+        return c_int(self.param.convolution_param.num_output)
 
     def weight_shape(self) -> list[int]:
         return [self.num_output, self.channels // self.window.group, *self.window.kernel]
