@@ -10,6 +10,7 @@ import pytest
 
 import allconv_caffe.pycaffe as caffe
 from allconv_caffe.proto import NetParameter, read_binary, write_binary
+from allconv_caffe.proto.files import varint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,6 +152,7 @@ FORKS = {
     "depthwise mobilenet": (mobilenet("ConvolutionDepthwise"), mobilenet("ConvolutionDepthwise"), ["prob"]),
     "ssd": (SSD, SSD, ["loc_flat", "conf_flat", "prior"]),
     "pspnet": (UNET, UNET, ["zoom", "conv"]),
+    "pspnet in halves": (UNET, UNET, ["zoom", "conv"]),
 }
 """By name: the prototxt for us; for OpenCV, which calls some layers otherwise; the blobs that are compared."""
 
@@ -172,18 +174,28 @@ def test_opencv_computes_what_we_compute_of_forks(tmp_path: Path, name: str) -> 
                 blob.data[...] = rs.rand(*blob.data.shape) + (0, 0.5, 0, 1, -1)[i] if i != 2 else 1
             elif i or layer in ("norm", "all") or layer.endswith("_scale"):
                 blob.data[...] += rs.rand(*blob.data.shape)
-    net.save(str(tmp_path / "x.caffemodel"))
-    weights = read_binary(tmp_path / "x.caffemodel", NetParameter)
-    for layer in weights.layer:
-        for blob in layer.blobs:  # a scale that all channels share has no axis, which OpenCV does not read
-            blob.shape.dim.extend([] if blob.shape.dim else [1])
-    write_binary(tmp_path / "x.caffemodel", weights)
+    path = tmp_path / "x.caffemodel"
+    net.save(str(path))
+    weights = read_binary(path, NetParameter)
+    stored = [blob for layer in weights.layer for blob in layer.blobs]
+    if name.endswith("halves"):  # as NVCaffe stores them
+        for blob in stored:
+            raw = np.float16(blob.data).tobytes()
+            blob.ClearField("data")
+            blob.MergeFromString(bytes([10 << 3, 2, 12 << 3 | 2]) + varint(len(raw)) + raw)
+        write_binary(path, weights)
+        before = net.params["bn"][0].data.copy()
+        net = caffe.Net(str(tmp_path / "ours.prototxt"), str(path), caffe.TEST)
+        assert 0 < np.abs(net.params["bn"][0].data - before).max() < 1e-3
+    for blob in stored:  # a scale that all channels share has no axis, which OpenCV does not read
+        blob.shape.dim.extend([] if blob.shape.dim else [1])
+    write_binary(path, weights)
 
     images = rs.randn(2, *net.blobs["data"].data.shape[1:]).astype(np.float32)
     net.blobs["data"].reshape(*images.shape)
     net.blobs["data"].data[...] = images
     net.forward()
-    theirs = cv2.dnn.readNetFromCaffe(str(tmp_path / "theirs.prototxt"), str(tmp_path / "x.caffemodel"))
+    theirs = cv2.dnn.readNetFromCaffe(str(tmp_path / "theirs.prototxt"), str(path))
     theirs.setInput(images)
     last = {"a_pw": "a_pw_cut", "conv": "bn"}  # layers that write these blobs last
     for blob in blobs:

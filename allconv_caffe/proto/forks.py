@@ -57,7 +57,20 @@ _FIELDS: Dict[str, List[str]] = {
     "SegNet or PSPNet": ["bn_param"],
     "DeepLab or PSPNet": ["interp_param"],
     "FlowNet 2": ["correlation_param", "resample_param", "augmentation_param"],
-    NVCAFFE: ["scale_bias", "scale_filler"],
+    NVCAFFE: [
+        "scale_bias",
+        "scale_filler",
+        "default_forward_type",
+        "default_backward_type",
+        "default_forward_math",
+        "default_backward_math",
+        "default_cudnn_math_override",
+        "forward_type",
+        "backward_type",
+        "forward_math",
+        "backward_math",
+        "cudnn_math_override",
+    ],
     "ShuffleNet": ["shuffle_channel_param"],
 }
 TYPES = {name: fork for fork, names in _TYPES.items() for name in names}

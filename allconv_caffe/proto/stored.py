@@ -20,7 +20,16 @@ from .files import MOST_BYTES, Path, check_size, only_field, open_binary, unknow
 _VARINT, _FIXED64, _BYTES, _GROUP, _END, _FIXED32 = range(6)
 _TYPE, _OWN = 2, 100  # of a LayerParameter: the number of `type`, and the first of the fields that one type alone has
 _DEEPEST = 100  # messages and groups in each other: protobuf's own limit
-_ARRAYS = {"data": "<f4", "diff": "<f4", "double_data": "<f8", "double_diff": "<f8"}
+_ARRAYS = {
+    "data": "<f4",
+    "diff": "<f4",
+    "double_data": "<f8",
+    "double_diff": "<f8",
+    "half_data": "<f2",
+    "half_diff": "<f2",  # no fields, but what NVCaffe may keep in its raw_data and raw_diff
+}
+_RAW = {12: "data", 13: "diff"}  # NVCaffe's fields of a BlobProto: numbers as bytes, and two before each what they are
+_RAW_TYPES = {0: "double_", 1: "", 2: "half_"}
 _WITH_BLOBS = {
     "NetParameter",
     "LayerParameter",
@@ -44,15 +53,18 @@ class Span(NamedTuple):
 
 
 class StoredBlob(NamedTuple):
-    """One BlobProto: what lies in the file at `spans` for each of data, diff, double_data, double_diff."""
+    """One BlobProto: what lies in the file at `spans` for each of data, diff, double_data, double_diff; and as halves."""
 
     where: str
     spans: Dict[str, List[Span]]
 
     def count(self, name: str) -> int:
         """How many numbers `name` (data, diff) has; doubles go before floats, as in Caffe."""
-        doubles = sum(span.size for span in self.spans["double_" + name]) // 8
-        return doubles or sum(span.size for span in self.spans[name]) // 4
+        stored = self._stored(name)
+        return sum(span.size for span in self.spans[stored]) // _width(stored)
+
+    def _stored(self, name: str) -> str:
+        return next((kind + name for kind in ("double_", "", "half_") if self.spans[kind + name]), name)
 
     def read(self, name: str, out: Optional[np.ndarray] = None) -> np.ndarray:
         """The numbers of `name` (data, diff) as float32, flat.
@@ -65,7 +77,7 @@ class StoredBlob(NamedTuple):
         if out is None:
             out = np.empty(count, np.float32)
         flat = out.reshape(-1)
-        stored = "double_" + name if self.spans["double_" + name] else name
+        stored = self._stored(name)
         dtype = np.dtype(_ARRAYS[stored])
         at = 0
         try:
@@ -258,7 +270,8 @@ def _outline(
 ) -> bytes:
     """The bytes of one message up to `end` without the arrays of its blobs, which are added to `found`, and without what
     unknown groups hold. Texts that are not UTF-8 are so, with ``\\xff`` for a byte: Python's protobuf lets none be copied.
-    Of a layer whose type is a fork's, what is its type's own is left out, since a number means something else in each fork.
+    Of a layer whose type is a fork's, what is its type's own is left out, since a number means something else in each fork;
+    NVCaffe's raw_data and raw_diff are arrays.
 
     A repeated field may come in several places of the wire; protobuf gathers it, so what was found is sorted by field
     number, stably, as ListFields does.
@@ -269,13 +282,17 @@ def _outline(
     mine: List[Tuple[int, StoredBlob]] = []
     begins: List[Tuple[int, int]] = []  # field number, and where it begins in `out`
     kind_of_layer = b""
+    raw: Dict[int, Tuple[int, int]] = {}  # of _RAW: offset and bytes
+    raw_types: Dict[int, int] = {}
     while reader.at < end:
         key = reader.key()
         number, wire = key >> 3, key & 7
         if is_layer:
             begins.append((number, len(out)))
         field = descriptor.fields_by_number.get(number)
-        if wire == _VARINT:
+        if is_blob and wire == _VARINT and number + 2 in _RAW:
+            raw_types[number + 2] = reader.varint()
+        elif wire == _VARINT:
             out += varint(key) + varint(reader.varint())
         elif wire in (_FIXED32, _FIXED64):
             width = 4 if wire == _FIXED32 else 8
@@ -294,6 +311,9 @@ def _outline(
                 if size % _width(field.name):
                     raise ValueError(f"{size} bytes at byte {reader.at} are no whole number of {field.name}")
                 _extend(spans[field.name], reader.at, size, False)
+                reader.skip(size)
+            elif is_blob and number in _RAW:
+                raw[number] = reader.at, size
                 reader.skip(size)
             elif field is not None and (kind == "BlobProto" or kind in _WITH_BLOBS):
                 inner: List[Tuple[int, StoredBlob]] = []
@@ -320,10 +340,24 @@ def _outline(
             out[at : begins[i + 1][1]] for i, (number, at) in enumerate(begins[:-1]) if number < _OWN
         )
     if is_blob:
+        for number, (offset, size) in raw.items():
+            _take_raw(spans, _RAW[number], raw_types.get(number), offset, size)
         found.append((0, StoredBlob(where, spans)))
     else:
         found += sorted(mine, key=lambda pair: pair[0])
     return bytes(out)
+
+
+def _take_raw(spans: Dict[str, List[Span]], word: str, kind: Optional[int], offset: int, size: int) -> None:
+    """The numbers of NVCaffe's raw_<word>, where the BlobProto has no others."""
+    if spans[word] or spans["double_" + word]:
+        return
+    if kind not in _RAW_TYPES:
+        raise ValueError(f"raw_{word} of type {kind} at byte {offset}, expected 0, 1 or 2: double, float, half")
+    name = _RAW_TYPES[kind] + word
+    if size % _width(name):
+        raise ValueError(f"{size} bytes at byte {offset} are no whole number of {name}")
+    _extend(spans[name], offset, size, False)
 
 
 def _width(name: str) -> int:

@@ -367,6 +367,19 @@ def test_in_place(name: str) -> None:
     assert torch.equal(one[0].diff, bottom[0].diff) and float(dy.sub(one[0].diff).abs().max()) > 0
 
 
+def test_scale_bias_is_set_up_as_nvcaffe_does() -> None:
+    """1 and 0 unless fillers say otherwise, an eps of 1e-5 at least, statistics that do not learn whatever is said."""
+    param = "param { lr_mult: 1 } batch_norm_param { scale_bias: true eps: 1e-9 bias_filler { value: 7 } }"
+    text = input_layer("x", 3, 2) + layer("bn", "BatchNorm", "x", param)
+    net = Net(parse_text(text, NetParameter), Context())
+    net.blobs["x"].data = torch.tensor([[1.0, -2.0], [3.0, 0.5], [0.0, 0.0]])
+    net.forward()
+    # no statistics: mean 0, variance 0
+    np.testing.assert_allclose(net.blobs["bn"].data, net.blobs["x"].data.numpy() / math.sqrt(1e-5) + 7, rtol=1e-6)
+    assert net.params_lr == [0, 0, 0, 1, 1]
+    assert [blob.shape for blob in net.layers[1].blobs] == [(2,), (2,), (1,), (2,), (2,)]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # PriorBox
 

@@ -18,6 +18,7 @@ from allconv_caffe.proto import (
     blobs_of,
     read_binary,
     read_stored,
+    unknown_fields,
     write_binary,
     write_stored,
 )
@@ -112,6 +113,42 @@ def test_a_cut_array_is_refused_with_its_place(tmp_path: Path, raw: bytes, sente
     """Arrays that go on beyond their blob, packed or not."""
     path = tmp_path / "x.caffemodel"
     path.write_bytes(raw)
+    with pytest.raises(ProtoError) as caught:
+        read_stored(path, NetParameter)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(0, "<f8"), (1, "<f4"), (2, "<f2")])
+def test_nvcaffes_raw_numbers_are_arrays(tmp_path: Path, kind: int, dtype: str) -> None:
+    """NVCaffe 0.16 and 0.17 keep a blob's numbers as bytes of a told type; they are read as any, behind those of Caffe's."""
+    values, diff = np.linspace(-2, 2, 6).astype(dtype), np.arange(6).astype(dtype)
+    told = bytes([10 << 3, kind, 11 << 3, kind])
+    path = tmp_path / "nv.caffemodel"
+    for body in (told + field(12, values.tobytes()) + field(13, diff.tobytes()), field(12, values.tobytes()) + told):
+        path.write_bytes(model(field(7, field(1, b"\x06")) + body))
+        message, (stored,) = read_stored(path, NetParameter)
+        assert stored.count("data") == 6 and not list(unknown_fields(message))
+        np.testing.assert_array_equal(stored.read("data"), values.astype(np.float32))
+    path.write_bytes(model(told + field(12, values.tobytes()) + packed(DATA, np.ones(2, "<f4"))))
+    (stored,) = read_stored(path, NetParameter)[1]
+    np.testing.assert_array_equal(stored.read("data"), [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            bytes([10 << 3, 3]) + field(12, b"\0" * 8),
+            "raw_data of type 3 at byte 13, expected 0, 1 or 2: double, float, half",
+        ),
+        (bytes([10 << 3, 2]) + field(12, b"\0" * 7), "7 bytes at byte 13 are no whole number of half_data"),
+        (field(13, b"\0" * 8), "raw_diff of type None at byte 11, expected 0, 1 or 2: double, float, half"),
+    ],
+)
+def test_raw_numbers_of_another_kind_are_refused(tmp_path: Path, body: bytes, sentence: str) -> None:
+    """Ints, halves that are cut, bytes of no told type."""
+    path = tmp_path / "nv.caffemodel"
+    path.write_bytes(model(body))
     with pytest.raises(ProtoError) as caught:
         read_stored(path, NetParameter)
     assert sentence in str(caught.value)
