@@ -224,6 +224,13 @@ class _Reader:
             raise ValueError(f"a key or a length of {self.at - begin} bytes at byte {begin}")
         return value
 
+    def size_before(self, end: int) -> int:
+        """The length of what follows, which must end before `end`."""
+        size = self.short()
+        if self.at + size > end:
+            raise ValueError(f"byte {self.at} begins {size} bytes, of {end - self.at} that are left")
+        return size
+
     def skip_group(self, number: int, end: int, most: int) -> None:
         """To behind the end of the group `number`, which has begun; `most` of them may lie in each other."""
         waiting = [number]
@@ -281,18 +288,16 @@ def _outline(
     is_blob, is_layer = descriptor.name == "BlobProto", descriptor.name == "LayerParameter"
     mine: List[Tuple[int, StoredBlob]] = []
     begins: List[Tuple[int, int]] = []  # field number, and where it begins in `out`
-    kind_of_layer = b""
-    raw: Dict[int, Tuple[int, int]] = {}  # of _RAW: offset and bytes
-    raw_types: Dict[int, int] = {}
+    raw = _Raw()
     while reader.at < end:
         key = reader.key()
         number, wire = key >> 3, key & 7
         if is_layer:
             begins.append((number, len(out)))
         field = descriptor.fields_by_number.get(number)
-        if is_blob and wire == _VARINT and number + 2 in _RAW:
-            raw_types[number + 2] = reader.varint()
-        elif wire == _VARINT:
+        if is_blob and raw.takes(reader, end, number, wire):
+            continue
+        if wire == _VARINT:
             out += varint(key) + varint(reader.varint())
         elif wire in (_FIXED32, _FIXED64):
             width = 4 if wire == _FIXED32 else 8
@@ -303,17 +308,12 @@ def _outline(
             else:
                 out += varint(key) + reader.bytes(width)
         elif wire == _BYTES:
-            size = reader.short()
-            if reader.at + size > end:
-                raise ValueError(f"byte {reader.at} begins {size} bytes, of {end - reader.at} that are left")
+            size = reader.size_before(end)
             kind = field.message_type.name if field is not None and field.message_type is not None else ""
             if is_blob and field is not None and field.name in _ARRAYS:
                 if size % _width(field.name):
                     raise ValueError(f"{size} bytes at byte {reader.at} are no whole number of {field.name}")
                 _extend(spans[field.name], reader.at, size, False)
-                reader.skip(size)
-            elif is_blob and number in _RAW:
-                raw[number] = reader.at, size
                 reader.skip(size)
             elif field is not None and (kind == "BlobProto" or kind in _WITH_BLOBS):
                 inner: List[Tuple[int, StoredBlob]] = []
@@ -322,8 +322,6 @@ def _outline(
                 out += varint(key) + varint(len(body)) + body
             else:
                 value = reader.bytes(size)
-                if is_layer and number == _TYPE:
-                    kind_of_layer = value
                 if field is not None and field.type == FieldDescriptor.TYPE_STRING:
                     value = value.decode("utf-8", "backslashreplace").encode()
                 out += varint(key) + varint(len(value)) + value
@@ -334,30 +332,55 @@ def _outline(
             raise ValueError(f"wire type {wire} at byte {reader.at}")
     if reader.at != end:
         raise ValueError(f"a field that ends at byte {reader.at}, beyond {end}")
-    if kind_of_layer.decode("utf-8", "replace") in forks.TYPES:
-        begins.append((0, len(out)))
-        out = bytearray().join(
-            out[at : begins[i + 1][1]] for i, (number, at) in enumerate(begins[:-1]) if number < _OWN
-        )
     if is_blob:
-        for number, (offset, size) in raw.items():
-            _take_raw(spans, _RAW[number], raw_types.get(number), offset, size)
+        raw.put(spans)
         found.append((0, StoredBlob(where, spans)))
     else:
         found += sorted(mine, key=lambda pair: pair[0])
-    return bytes(out)
+    return bytes(_without_own(out, begins) if is_layer else out)
 
 
-def _take_raw(spans: Dict[str, List[Span]], word: str, kind: Optional[int], offset: int, size: int) -> None:
-    """The numbers of NVCaffe's raw_<word>, where the BlobProto has no others."""
-    if spans[word] or spans["double_" + word]:
-        return
-    if kind not in _RAW_TYPES:
-        raise ValueError(f"raw_{word} of type {kind} at byte {offset}, expected 0, 1 or 2: double, float, half")
-    name = _RAW_TYPES[kind] + word
-    if size % _width(name):
-        raise ValueError(f"{size} bytes at byte {offset} are no whole number of {name}")
-    _extend(spans[name], offset, size, False)
+def _without_own(out: bytearray, begins: List[Tuple[int, int]]) -> bytearray:
+    """The bytes of a layer; of one whose type is a fork's, without the fields that its type alone has."""
+    ends = [begin for _, begin in begins[1:]] + [len(out)]
+    parts = [(number, out[begin : ends[i]]) for i, (number, begin) in enumerate(begins)]
+    kinds = [part[2:].decode("utf-8", "replace") for number, part in parts if number == _TYPE]  # behind key and length
+    if not kinds or kinds[-1] not in forks.TYPES:
+        return out
+    return bytearray().join(part for number, part in parts if number < _OWN)
+
+
+class _Raw:
+    """NVCaffe's raw_data and raw_diff of one BlobProto."""
+
+    def __init__(self) -> None:
+        self.arrays: Dict[int, Tuple[int, int]] = {}  # of _RAW: offset and bytes
+        self.types: Dict[int, int] = {}
+
+    def takes(self, reader: _Reader, end: int, number: int, wire: int) -> bool:
+        """Whether the field whose key was read is one of theirs; the reader is behind it then."""
+        if wire == _VARINT and number + 2 in _RAW:
+            self.types[number + 2] = reader.varint()
+        elif wire == _BYTES and number in _RAW:
+            size = reader.size_before(end)
+            self.arrays[number] = reader.at, size
+            reader.skip(size)
+        else:
+            return False
+        return True
+
+    def put(self, spans: Dict[str, List[Span]]) -> None:
+        """Adds to `spans` what the BlobProto does not say otherwise."""
+        for number, (offset, size) in self.arrays.items():
+            word, kind = _RAW[number], self.types.get(number)
+            if spans[word] or spans["double_" + word]:
+                continue
+            if kind not in _RAW_TYPES:
+                raise ValueError(f"raw_{word} of type {kind} at byte {offset}, expected 0, 1 or 2: double, float, half")
+            name = _RAW_TYPES[kind] + word
+            if size % _width(name):
+                raise ValueError(f"{size} bytes at byte {offset} are no whole number of {name}")
+            _extend(spans[name], offset, size, False)
 
 
 def _width(name: str) -> int:
