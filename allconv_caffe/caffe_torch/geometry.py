@@ -225,7 +225,7 @@ def known_types() -> list[str]:
 
 _EACH_VALUE = (
     *("AbsVal", "BNLL", "BatchNorm", "BatchReindex", "Clip", "Dropout", "ELU", "Exp", "Log", "PReLU", "Power", "ReLU"),
-    *("Sigmoid", "Silence", "Split", "Swish", "TanH", "Threshold", "ReLU6"),
+    *("Sigmoid", "Silence", "Split", "Swish", "TanH", "Threshold", "ReLU6", "BN"),
 )
 _TAKE_A_ROW = {*_EACH_VALUE, "Concat", "Eltwise", "Flatten", "InnerProduct", "Reduction", "Reshape", "Slice"}
 """Types that do the same to a flattened map, or see all of it."""

@@ -191,7 +191,7 @@ def _multiply_adds(layer: Layer, bottoms: Sequence[Blob], tops: Sequence[Blob]) 
         matrices = sum(blob.count for blob in layer.blobs if blob.num_axes == 2)
         return streams * (steps * (matrices - static) + static)
     scales = isinstance(layer, BatchNormLayer) and layer.scale_bias
-    return tops[0].count if param.type in ("Scale", "Axpy", "Normalize") or scales else 0
+    return tops[0].count if param.type in ("Scale", "Axpy", "Normalize", "BN") or scales else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -324,11 +324,30 @@ def _batch_norm(graph: Graph, node: Node) -> None:
     normed = graph.name(f"{name}:normed") if layer.scale_bias else y
     graph.batch_norm(x, name, mean * scale, var * scale, layer.eps, axes, normed)
     if layer.scale_bias:
-        a, b = (
-            graph.constant(_spread(values(blob), 1, axes), f"{name}:{word}")
-            for word, blob in zip(("scale", "bias"), layer.blobs[3:], strict=True)
-        )
-        graph.add("Add", graph.add("Mul", normed, a, hint=name), b, output=y)
+        _affine(graph, normed, layer, layer.blobs[3:], axes, y)
+
+
+def _affine(graph: Graph, x: str, layer: Any, blobs: Sequence[Any], axes: int, y: str) -> None:
+    """y = a * x + b, per channel of `axes` axes, of two blobs."""
+    a, b = (
+        graph.constant(_spread(values(blob).reshape(-1), 1, axes), f"{layer.name}:{word}")
+        for word, blob in zip(("scale", "bias"), blobs, strict=True)
+    )
+    graph.add("Add", graph.add("Mul", x, a, hint=layer.name), b, output=y)
+
+
+@writes("BN")
+def _bn(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), axes = node.inputs, node.outputs, node.bottom[0].num_axes
+    if not layer.affine_only:
+        if not layer.stored:
+            raise node.refuse("statistics of the batch (bn_mode: LEARN)", "those of training")
+        mean, var = (values(blob).reshape(-1) for blob in layer.blobs[2:])
+        normed = graph.name(f"{layer.name}:normed")
+        graph.batch_norm(x, layer.name, mean, var, layer.eps, axes, normed)
+        x = normed
+    _affine(graph, x, layer, layer.blobs[:2], axes, y)
 
 
 @writes("Scale", "Bias")

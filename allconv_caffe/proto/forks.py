@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Dict, List
 
-from .schema import Message, read_message
+from .schema import ENGINE, Message, read_message
 
 _TYPES: Dict[str, List[str]] = {
     "SSD": [
@@ -112,6 +112,16 @@ MESSAGES: List[Message] = [
     """,
     ),
     read_message("ShuffleChannelParameter", "group 1 uint32 = 1"),
+    read_message(
+        "BNParameter",
+        """
+        bn_mode 1 BNMode = LEARN, scale_filler 2 FillerParameter, shift_filler 3 FillerParameter        # SegNet's
+        slope_filler 4 FillerParameter, bias_filler 5 FillerParameter                                   # PSPNet's
+        momentum 6 float = 0.9, eps 7 float = 1e-05, frozen 8 bool = false, engine 9 Engine = DEFAULT   # PSPNet's
+    """,
+        BNMode="LEARN INFERENCE",
+        Engine=ENGINE,
+    ),
 ]
 FIRST, LAST = 471_000_000, 471_000_099
 """The numbers of the fields below."""
@@ -122,6 +132,7 @@ ADDED: List[Message] = [
         permute_param 471000001 PermuteParameter, norm_param 471000002 NormalizeParameter
         prior_box_param 471000003 PriorBoxParameter, interp_param 471000004 InterpParameter
         upsample_param 471000005 UpsampleParameter, shuffle_channel_param 471000006 ShuffleChannelParameter
+        bn_param 471000007 BNParameter
     """,
     ),
     read_message(

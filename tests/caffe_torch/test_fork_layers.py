@@ -152,6 +152,24 @@ def batch_norm(own_statistics: bool, eps: float) -> Formula:
     return top
 
 
+def bn(statistics: str, eps: float) -> Formula:
+    """`statistics`: "none", those of the "batch", or the two "stored" behind scale and shift."""
+
+    def top(bottom: Sequence[Array], blobs: Sequence[Array]) -> Array:
+        x, y = bottom[0], np.zeros_like(bottom[0])
+        for c in range(x.shape[1]):
+            scale, shift, *stored = (blob[0, c].item() for blob in blobs)
+            mean, variance = (0.0, 1.0 - eps) if statistics == "none" else stored or (0.0, 0.0)
+            if statistics == "batch":
+                seen = x[:, c].reshape(-1)
+                mean = sum(seen) / len(seen)
+                variance = sum((value - mean) ** 2 for value in seen) / len(seen)
+            y[:, c] = scale * (x[:, c] - mean) / math.sqrt(variance + eps) + shift
+        return y
+
+    return top
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The cases
 
@@ -166,8 +184,9 @@ class Case:
     param: str = ""
     spread: float = 1.0
     phase: int = TEST
-    # how many of the last parameters have a gradient
+    # how many of the last parameters have a gradient, and how many behind them have none
     learned: int = 9
+    unlearned: int = 0
 
 
 MASK = np.array([[[[0, 3], [9, 10]], [[5, 5], [15, 12]]]], np.float32)  # channel 1 sends two values to place 5
@@ -265,6 +284,31 @@ CASES = {
     "batch norm of a batch": Case(
         type="BatchNorm", param=BN, bottom=[(2, 3, 2, 2)], formula=batch_norm(True, 0.01), phase=TRAIN, learned=2
     ),
+    "bn, segnet's": Case(
+        type="BN", param="bn_param { bn_mode: INFERENCE }", bottom=[(2, 3, 2, 2)], formula=bn("none", 1e-9)
+    ),
+    "bn, segnet's, learning": Case(
+        type="BN", param="bn_param { scale_filler { value: 1 } }", bottom=[(2, 3, 2, 2)], formula=bn("batch", 1e-9)
+    ),
+    "bn, pspnet's": Case(
+        type="BN", param="bn_param { eps: 0.1 }", bottom=[(2, 3, 2, 2)], formula=bn("stored", 0.1), unlearned=2
+    ),
+    "bn, pspnet's, frozen": Case(
+        type="BN",
+        param="bn_param { frozen: true }",
+        bottom=[(2, 3)],
+        formula=bn("stored", 1e-5),
+        phase=TRAIN,
+        unlearned=2,
+    ),
+    "bn, pspnet's, of a batch": Case(
+        type="BN",
+        param="bn_param { eps: 0.1 }",
+        bottom=[(2, 3, 2, 2)],
+        formula=bn("batch", 0.1),
+        phase=TRAIN,
+        unlearned=2,
+    ),
     "batch norm, fillers": Case(
         type="BatchNorm",
         param='batch_norm_param { use_global_stats: false eps: 0 scale_filler { type: "constant" value: 2 } }',
@@ -319,7 +363,7 @@ def test_forward_and_backward_are_the_formulas(name: str, rng: str) -> None:
     top[0].diff = torch.from_numpy(weights).float()
     wanted = [isinstance(given, tuple) for given in case.bottom]
     made.backward(top, wanted, bottom)
-    learned = range(max(0, len(parameters) - case.learned), len(parameters))
+    learned = range(max(0, len(parameters) - case.learned), len(parameters) - case.unlearned)
     places = [(before, i, bottom[i]) for i, want in enumerate(wanted) if want]
     places += [(parameters, i, made.blobs[i]) for i in learned]
     step = 1e-6
@@ -350,7 +394,10 @@ def test_the_page_names_every_type_and_its_fork() -> None:
         assert set(forks.TYPES[type_].split(" or ")) <= set(listed[type_].split(", "))
 
 
-@pytest.mark.parametrize("name", ["normalize", "relu6", "shuffle channel", "batch norm", "batch norm of a batch"])
+@pytest.mark.parametrize(
+    "name",
+    ["normalize", "relu6", "shuffle channel", "batch norm", "batch norm of a batch", "bn, segnet's", "bn, pspnet's"],
+)
 def test_in_place(name: str) -> None:
     """A layer whose top is its bottom gives the same numbers, forward and backward."""
     case = CASES[name]
@@ -378,6 +425,26 @@ def test_scale_bias_is_set_up_as_nvcaffe_does() -> None:
     np.testing.assert_allclose(net.blobs["bn"].data, net.blobs["x"].data.numpy() / math.sqrt(1e-5) + 7, rtol=1e-6)
     assert net.params_lr == [0, 0, 0, 1, 1]
     assert [blob.shape for blob in net.layers[1].blobs] == [(2,), (2,), (1,), (2,), (2,)]
+
+
+def test_pspnets_bn_keeps_means() -> None:
+    """Training moves mean and variance by a tenth towards the batch's, whose rates are 0; frozen nothing moves, nothing learns."""
+    x = torch.tensor([[1.0, -2.0], [3.0, 0.5], [0.0, 0.0]])
+    for frozen in ("false", "true"):
+        text = input_layer("x", 3, 2) + layer(
+            "bn", "BN", "x", f"bn_param {{ slope_filler {{ value: 2 }} frozen: {frozen} }}"
+        )
+        net = Net(parse_text(text, NetParameter), Context(phase=TRAIN))
+        net.blobs["x"].data = x
+        net.forward()
+        mean, var = (blob.data.reshape(-1).numpy() for blob in net.layers[1].blobs[2:])
+        if frozen == "true":
+            assert net.params_lr == [0] * 4 and not mean.any() and (var == 1).all()
+            np.testing.assert_allclose(net.blobs["bn"].data, 2 * x.numpy() / math.sqrt(1 + 1e-5), rtol=1e-6)
+        else:
+            assert net.params_lr == [1, 1, 0, 0]
+            np.testing.assert_allclose(mean, 0.1 * x.numpy().mean(0), rtol=1e-5)
+            np.testing.assert_allclose(var, 0.1 * x.numpy().var(0), rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -517,6 +584,20 @@ REFUSED = [
         [(1, 1, 2, 2)] * 2,
         "aspect_ratio must be positive, found -2",
     ),
+    (
+        "BN",
+        "",
+        [(1, 2)],
+        "bn_param has no field, expected SegNet's (bn_mode, scale_filler, shift_filler) or PSPNet's (slope_filler, "
+        "bias_filler, momentum, eps, frozen, engine)",
+    ),
+    (
+        "BN",
+        "bn_param { bn_mode: LEARN frozen: true }",
+        [(1, 2)],
+        "bn_param has bn_mode, frozen, expected SegNet's (bn_mode, scale_filler, shift_filler) or PSPNet's (slope_filler, "
+        "bias_filler, momentum, eps, frozen, engine)",
+    ),
     ("Interp", "interp_param { pad_beg: 1 }", [(1, 1, 2, 2)], "Only supports non-pos padding (cropping) for now"),
     (
         "Interp",
@@ -604,6 +685,7 @@ NET = "".join(
         'data_filler { type: "gaussian" } } }\n',
         layer("conv", "Convolution", "x", f"convolution_param {{ num_output: 4 kernel_size: 1 {FILLED} }}"),
         layer("bn", "BatchNorm", "conv", "batch_norm_param { scale_bias: true }"),
+        layer("segnet", "BN", "bn", "bn_param { bn_mode: INFERENCE scale_filler { value: 1 } }", "bn"),
         layer("relu6", "ReLU6", "bn", "", "bn"),
         layer("shuffle", "ShuffleChannel", "bn", "shuffle_channel_param { group: 2 }"),
         layer(
@@ -613,8 +695,12 @@ NET = "".join(
             f"convolution_param {{ num_output: 4 group: 4 kernel_size: 3 pad: 1 {FILLED} }}",
         ),
         layer(
-            "wd", "ConvolutionDepthwise", "dw", f"convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 {FILLED} }}"
+            "wd",
+            "ConvolutionDepthwise",
+            "dw",
+            f"convolution_param {{ num_output: 4 bias_term: false kernel_size: 3 pad: 1 {FILLED} }}",
         ),
+        layer("pspnet", "BN", "wd", "bn_param { slope_filler { value: 1 } }", "wd"),
         layer("mean", "Pooling", "wd", "pooling_param { pool: AVE global_pooling: true }"),
         layer("gate", "Sigmoid", "mean"),
         layer("axpy", "Axpy", "gate wd bn"),
@@ -695,7 +781,7 @@ def test_the_summary_has_their_shapes() -> None:
         (2, 144),
         (1, 2, 4 * 9 * 4),
     ]
-    assert [rows[name].parameters for name in ("bn", "dw", "wd", "norm")] == [4 * 4 + 1, 4 * 9 + 4, 4 * 9 + 4, 4]
+    assert [rows[name].parameters for name in ("bn", "dw", "wd", "norm")] == [4 * 4 + 1, 4 * 9 + 4, 4 * 9, 4]
     assert [rows[name].multiply_adds for name in ("dw", "wd")] == [4 * 9 * 36] * 2
     sizes = {name: row.receptive_field and [span.size for span in row.receptive_field] for name, row in rows.items()}
     assert [sizes[name] for name in ("relu6", "shuffle", "dw", "wd")] == [[1, 1], [1, 1], [3, 3], [5, 5]]

@@ -56,7 +56,7 @@ def test_what_runs_is_named_too() -> None:
     ("kind", "fork"),
     [
         ("DetectionOutput", "SSD"),
-        ("BN", "SegNet or PSPNet"),
+        ("SmoothL1Loss", "Fast R-CNN or SSD"),
         ("ROIPooling", "Fast R-CNN"),
         ("Correlation", "FlowNet 2"),
     ],
@@ -82,13 +82,17 @@ def test_a_layer_of_a_fork_is_named(kind: str, fork: str) -> None:
             "(it belongs to a fork of Caffe, that of SSD)",
         ),
         (
-            "layer { permute_param { order: 1 } bn_param { } }",
-            ':1:36: Message type "caffe.LayerParameter" has no field named "bn_param". '
-            "(it belongs to a fork of Caffe, that of SegNet or PSPNet)",
+            "layer { permute_param { order: 1 } roi_pooling_param { } }",
+            ':1:36: Message type "caffe.LayerParameter" has no field named "roi_pooling_param". '
+            "(it belongs to a fork of Caffe, that of Fast R-CNN)",
         ),
         (
             "layer { permute_param {\n ordr: 1 } }",
             ':2:2: Message type "caffe.PermuteParameter" has no field named "ordr". (known: order)',
+        ),
+        (
+            "layer { bn_param { bn_mode: LEARNED } }",
+            ':1:29: Unknown enumeration value of "LEARNED" for field "bn_mode". (known: LEARN, INFERENCE)',
         ),
         ("layer { permute_param { order: -1 } }", ":1:32: Expected integer, got: -1"),
         (

@@ -94,6 +94,16 @@ ALONE: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "dropout": ("Dropout", "", (2, 3, 5)),
     "batch norm": ("BatchNorm", "batch_norm_param { eps: 0.01 }", (3, 4, 5)),
     "batch norm, scale and bias": ("BatchNorm", "batch_norm_param { scale_bias: true eps: 0.01 }", (3, 4, 5)),
+    "bn of segnet": (
+        "BN",
+        'bn_param { bn_mode: INFERENCE scale_filler { type: "uniform" } shift_filler { type: "uniform" } }',
+        (3, 4, 5),
+    ),
+    "bn of pspnet": (
+        "BN",
+        'bn_param { eps: 0.01 slope_filler { type: "uniform" } bias_filler { type: "uniform" } }',
+        (3, 4, 5),
+    ),
     "depthwise conv": (
         "DepthwiseConvolution",
         f"convolution_param {{ num_output: 8 group: 4 kernel_size: 3 stride: 2 {FILLED} }}",
@@ -185,6 +195,9 @@ def random_net(param: Any) -> Net:
             lows = (-1, 1, 1.5, 0.5, -2)[: len(layer.blobs)]
             for blob, low in zip(layer.blobs, lows, strict=True):
                 blob.data_array()[:] = rng.uniform(low, low + 1, blob.shape)
+        if layer.type == "BN":  # mean and variance, where it has them
+            for blob in layer.blobs[2:]:
+                blob.data_array()[:] = rng.uniform(1, 2, blob.shape)
     return built
 
 

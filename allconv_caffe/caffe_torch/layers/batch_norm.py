@@ -79,9 +79,9 @@ class BatchNormLayer(NeuronLayer):
             mean, var = scal(scale, mean_sum), scal(scale, var_sum)
             centred = x - along(mean, 1, x.dim())
         else:
-            mean = self.channel_mean(x)
+            mean = channel_mean(x)
             centred = x - along(mean, 1, x.dim())
-            var = self.channel_mean(centred * centred)
+            var = channel_mean(centred * centred)
             m = x.numel() // self.channels
             correction = m / (m - 1) if m > 1 else 1.0
             self.blobs[2].data = factor * self.fraction + 1
@@ -104,13 +104,21 @@ class BatchNormLayer(NeuronLayer):
                 if wanted:
                     blob.accumulate_diff(sum_to(gradient, 1, blob.shape))
             dy = self.ctx.math.scal(along(self.blobs[3].data, 1, dy.dim()), dy)
-        if self.use_global_stats:
-            dx = dy / self.std
-        else:
-            through_var = along(self.channel_mean(dy * self.x_norm), 1, dy.dim()) * self.x_norm
-            dx = (dy - along(self.channel_mean(dy), 1, dy.dim()) - through_var) / self.std
+        dx = dy / self.std if self.use_global_stats else batch_gradient(dy, self.x_norm, self.std)
         bottom[0].diff = dx.to(top[0].diff.dtype)
 
-    @staticmethod
-    def channel_mean(x: torch.Tensor) -> torch.Tensor:
-        return x.mean([0, *range(2, x.dim())])
+
+def channel_mean(x: torch.Tensor) -> torch.Tensor:
+    """(C): the mean over all axes of (N, C, ...) but the second."""
+    return x.mean([0, *range(2, x.dim())])
+
+
+def batch_gradient(dy: torch.Tensor, x_norm: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """What dy, of x_norm = (x - mean) / std, is of x, where mean and std are those of the batch itself.
+
+    Args:
+        dy, x_norm: (N, C, ...).
+        std: (1, C, 1...).
+    """
+    through_var = along(channel_mean(dy * x_norm), 1, dy.dim()) * x_norm
+    return (dy - along(channel_mean(dy), 1, dy.dim()) - through_var) / std
