@@ -7,6 +7,7 @@ on its standard output and status 1.
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 import subprocess
@@ -38,6 +39,8 @@ OTHER_KERNEL = re.compile(r"^\w+ = async_compile\.", re.MULTILINE)
 
 def main(argv: Sequence[str] | None = None) -> int:
     threading.Thread(target=_follow_parent, daemon=True).start()
+    # the compiler imports much, which stays: looking through it again and again takes long
+    gc.set_threshold(200_000, 50, 50)
     glog.init("build", glog.WARNING)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[0] == BESIDE:
@@ -135,6 +138,8 @@ def _program(captured: torch.fx.GraphModule, arguments: list[torch.Tensor]) -> s
     from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.cpu_vec_isa import VecISA
+    from torch._inductor.fx_passes import fuse_attention
     from torch._inductor.standalone_compile import standalone_compile
 
     written: list[str] = []
@@ -147,6 +152,8 @@ def _program(captured: torch.fx.GraphModule, arguments: list[torch.Tensor]) -> s
     AsyncCompile.cpp_pybinding = lambda *_: None  # type: ignore[method-assign]  # they are compiled together
     if not os.environ.get(RETRIED):
         config.cpp.vec_isa_ok = True  # what the processor says is believed, until it has failed once
+        VecISA.check_build = lambda *_: True  # type: ignore[method-assign]
+    fuse_attention._sfdp_init = lambda *_: None  # type: ignore[assignment]  # no layer of Caffe is attention, whose patterns take long to trace
     with (
         torch.no_grad(),
         torch._functorch.config.patch(enable_autograd_cache=False),
