@@ -133,6 +133,9 @@ class Layer:
     # of its last forward in the net, see tape.py; None where it has run, or was reshaped, in any other way since
     recording: Recording | None = None
 
+    # large things that its forward leaves to backward
+    for_backward: ClassVar[tuple[str, ...]] = ()
+
     # where its forward draws masks, if it does
     masks: Masks | None = None
 
@@ -172,6 +175,11 @@ class Layer:
         return []
 
     # what the net calls
+    def forget(self) -> None:
+        """Gives up what the last forward left to backward."""
+        for name in self.for_backward:
+            vars(self).pop(name, None)
+
     def set_up(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Layer::SetUp: check counts, setup, reshape, loss weights; in this order."""
         self.check_blob_counts(bottom, top)

@@ -116,6 +116,7 @@ class Net:
         self._has_decay: list[bool] = []
         self._param_index: dict[str, int] = {}
         self.debug_info: bool = param.debug_info
+        self.forgets = False  # there will be no backward: layers leave nothing to it
         # called with a layer's index around its forward or backward, by the plain executor (pycaffe)
         self.before_forward: list[Callable[[int], object]] = []
         self.after_forward: list[Callable[[int], object]] = []
@@ -387,6 +388,8 @@ class Net:
         try:
             layer.reshape(bottom, top)
             layer.forward(bottom, top)
+            if self.forgets:
+                layer.forget()
         except CaffeError as error:
             raise error.within(
                 f"{self.where}: layer '{layer.name}'" if self.where else f"layer '{layer.name}'"

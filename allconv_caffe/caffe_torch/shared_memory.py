@@ -31,6 +31,7 @@ def share(net: Net, keep: Iterable[str] = ()) -> None:
     Args:
         keep: names of other blobs that stay right.
     """
+    net.forgets = True
     net.reshape()  # what shares memory in forward does so now
     kept = _kept(net, keep)
     lives: dict[int, _Life] = {}

@@ -64,6 +64,10 @@ def test_what_is_seen_has_every_bit(make: Any) -> None:
         assert losses[0] == losses[1] > 0
         for name in ("loss", "top", "sum"):
             assert torch.equal(plain.blobs[name].data, shared.blobs[name].data), name
+    for each in shared.layers:
+        kept = [name for name, value in vars(each).items() if isinstance(value, torch.Tensor) and value.numel() > 100]
+        assert not kept, each.name
+    assert any(isinstance(value, torch.Tensor) for each in plain.layers for value in vars(each).values())
     assert values(shared) < 0.7 * values(plain)
     assert any(not torch.equal(plain.blobs[name].data, shared.blobs[name].data) for name in ("conv1", "conv2", "pool"))
 

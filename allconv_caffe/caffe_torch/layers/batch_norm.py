@@ -30,6 +30,8 @@ class BatchNormLayer(NeuronLayer):
     Differs: in TRAIN, NVCaffe keeps means instead of sums.
     """
 
+    for_backward = ("std", "x_norm")
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.batch_norm_param
         self.fraction: float = param.moving_average_fraction

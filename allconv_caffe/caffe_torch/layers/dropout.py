@@ -24,6 +24,7 @@ class DropoutLayer(NeuronLayer):
     """
 
     calls_kernels = True
+    for_backward = ("mask",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.threshold: float = self.param.dropout_param.dropout_ratio

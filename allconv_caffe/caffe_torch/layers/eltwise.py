@@ -27,6 +27,7 @@ class EltwiseLayer(Layer):
 
     min_bottom = 2
     num_top = 1
+    for_backward = ("mask",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.eltwise_param

@@ -28,6 +28,8 @@ class LRNLayer(NeuronLayer):
     Differs: in place the top is right; Caffe's is s ^ -2beta.
     """
 
+    for_backward = ("scale",)
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.lrn_param
         self.size = c_int(param.local_size)

@@ -29,6 +29,7 @@ class PoolingLayer(Layer):
     num_bottom = 1
     min_top = 1
     calls_kernels = True
+    for_backward = ("index",)
 
     @property
     def max_top(self) -> int:  # type: ignore[override]  # MaxTopBlobs depends on the method, as in Caffe

@@ -27,6 +27,7 @@ class ScaleLayer(Layer):
     min_bottom = 1
     max_bottom = 2
     num_top = 1
+    for_backward = ("before",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.scale_param
