@@ -227,7 +227,7 @@ def quickstart(told: Told, root: Path, **settings: Any) -> None:
     from allconv_caffe.train import quickstart as main_job
 
     say = _sayer(told)
-    result = main_job.run(root, **settings, say=say)
+    result = main_job.run(root, **settings, say=say, progress=told.progress)
     if result is None:
         told.end({"learned": None}, *(["not trained to the end"] if told.quiet else []))
     else:

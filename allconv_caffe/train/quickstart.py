@@ -206,6 +206,7 @@ def run(
     n_test: int = N_TEST,
     architecture: str = ARCHITECTURE,
     say: Callable[[str], None] = print,
+    progress: bool = True,
     **settings: Any,
 ) -> QuickstartResult | None:
     """Do the main job under `root`, as far as it is missing.
@@ -213,7 +214,7 @@ def run(
     Args:
         root: gets ``data/quickstart*`` and ``runs/quickstart/``.
         n_train, n_test: pictures; multiples of ten.
-        say: takes each line for people.
+        say: takes each line for people. progress: show bars on a terminal.
         settings: of ``RunSettings``: seed (of the pictures too), engine (torch where none is named), gpu, epochs.
 
     Returns:
@@ -242,7 +243,7 @@ def run(
     laps.end("draw")
 
     say(f"2/5 prepare {folder}: GCN, ZCA, LMDB")
-    grid = _prepare(archive, folder, given.seed)
+    grid = _prepare(archive, folder, given.seed, progress)
     laps.end("prepare")
 
     say("3/5 fit a linear classifier to the same whitened pixels")
@@ -269,13 +270,13 @@ def run(
     )
 
 
-def _prepare(archive: Path, folder: Path, seed: int) -> Path:
+def _prepare(archive: Path, folder: Path, seed: int, progress: bool) -> Path:
     """Prepare the archive, if that is not done, and look at the result; returns the picture of samples."""
     from data_prep import pipeline, verify
     from data_prep.manifest import Manifest
 
     if not (pipeline.is_prepared(folder) and _made_from(Manifest.load(folder), archive)):
-        pipeline.prepare(archive, folder, dataset="cifar10", seed=seed, force=True)
+        pipeline.prepare(archive, folder, dataset="cifar10", seed=seed, force=True, progress=progress)
     grid = folder.with_name("quickstart.png")
     report = verify.verify(folder, grid)
     if not report.ok:
