@@ -203,6 +203,18 @@ class CaffeMath(Math):
         self._call("copy", x.numel(), x, room)
         return room
 
+    def concat(self, parts: Sequence[torch.Tensor], axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        if room is None or not all(part.is_contiguous() for part in parts):
+            return super().concat(parts, axis, room)
+        rows, apart, start = room.shape[:axis].numel(), room.shape[axis:].numel(), 0
+        flat = room.view(-1)
+        for part in parts:
+            length = part.shape[axis:].numel()
+            if rows and length:
+                self._call("copy_rows", rows, length, part, apart, flat[start:], torch.get_num_threads())
+            start += length
+        return room
+
     # pooling_layer.cpp
     def average_pool(
         self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
@@ -318,6 +330,7 @@ def _load() -> tuple[CaffeMath | None, str]:
         "dot": [i, i, p, p, p],
         "add_row": [i, i, p, p],
         "copy": [i, p, p],
+        "copy_rows": [i, i, p, i, p, i],
         "relu": [i, p, p, i],
         "conv": [*images, i, i, i, p, p, p, p, i],
         "conv_weight": [*images, p, p, i],

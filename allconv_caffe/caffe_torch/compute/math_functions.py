@@ -144,6 +144,10 @@ class Math(ABC):
         """x, in `room` if that helps. Source: caffe_copy."""
         return x
 
+    def concat(self, parts: Sequence[torch.Tensor], axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
+        """`parts` one after the other along `axis`, in `room`, which is none of them, if there is one. Source: concat_layer.cpp."""
+        return torch.cat(list(parts), axis) if room is None else torch.cat(list(parts), axis, out=room)
+
     # pooling_layer.cpp
     def max_pool(
         self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import MAX_AXES, Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
@@ -21,6 +19,7 @@ class ConcatLayer(Layer):
 
     min_bottom = 1
     num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.concat_param
@@ -51,8 +50,8 @@ class ConcatLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom) > 1:
-            parts, room = [blob.data for blob in bottom], top[0].room(*bottom)
-            top[0].data = torch.cat(parts, self.axis) if room is None else torch.cat(parts, self.axis, out=room)
+            parts = [blob.data for blob in bottom]
+            top[0].data = self.ctx.math.concat(parts, self.axis, top[0].room(*bottom))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if len(bottom) == 1:

@@ -341,6 +341,12 @@ void caffe_add_row(I rows, I n, const float* row, float* y) {
 // y = x
 void caffe_copy(I n, const float* x, float* y) { memmove(y, x, n * sizeof(float)); }
 
+// rows of x, `length` each, into y, where a row begins every `apart`
+void caffe_copy_rows(I rows, I length, const float* x, I apart, float* y, I threads) {
+#pragma omp parallel for num_threads(team(threads, rows * length)) schedule(static)
+    for (I i = 0; i < rows; ++i) memcpy(y + i * apart, x + i * length, length * sizeof(float));
+}
+
 // y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
 void caffe_columns(I k, I n, const float* x, float* y) {
     const I whole = n / 4 * 4, rest = n - whole;
@@ -663,7 +669,7 @@ struct Known {
 };
 #define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }}
 static const Known known[] = {KNOWN(gemm),    KNOWN(add_row), KNOWN(copy), KNOWN(conv),   KNOWN(relu),
-                              KNOWN(average), KNOWN(max),     KNOWN(softmax)};
+                              KNOWN(average), KNOWN(max),     KNOWN(softmax), KNOWN(copy_rows)};
 
 extern "C" {
 
