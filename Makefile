@@ -17,8 +17,10 @@ SETTINGS := SEED EPOCHS ENGINE LR BATCH_SIZE PRECISION RNG GPU VALIDATION THREAD
 CIFAR10  ?=
 CIFAR100 ?=
 IMAGENET ?=
-# The value of a variable for the shell, as it was typed: `...` and $(...) in it are letters.
+# The value of a variable for the shell, as it was typed: `...` and $(...) in it are letters. WORDS: the same of a variable that
+# holds several words, with blanks between them; a word may begin with ~/.
 QUOTED = '$(subst ','\'',$(value $(1)))'
+WORDS = $(foreach each,$(value $(1)),$(if $(filter ~/%,$(each)),~/)'$(subst ','\'',$(patsubst ~/%,%,$(each)))')
 
 # The paper's figures, e.g. `make figures FIGURE_NET="--net deploy.prototxt --weights net.caffemodel --mean 104,117,123"
 # FIGURE_DATA=~/imagenet/val FIGURE_LABELS=synset_words.txt`; figure 6 takes a net with max-pooling, CONTROL_NET
@@ -40,9 +42,13 @@ SWEEP ?=
 FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
 RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name))))
 
+# Not into the environment: make would run a $(shell ...) that stands in one.
+unexport $(SETTINGS) CIFAR10 CIFAR100 IMAGENET PYTHON EXTRAS TEST_WORKERS GRID SWEEP NETS BENCH SEED_EXACT MATRIX FUZZ POINTS SOAK \
+	FIGURES FIGURE_NET CONTROL_NET FIGURE_DATA FIGURE_SEED FIGURE_FLAGS FIGURE_LABELS
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test fuzz crash-points lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
+.PHONY: help setup quickstart test fuzz crash-points soak lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
 	seed-exact bench bench-nets bench-layers bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
@@ -58,12 +64,12 @@ help: ## list every target
 		"$$(sed -n '1s/^# [^:]*: \(.*\)\. Rendered by.*/\1/p' solvers/$$name/solver.prototxt)"; done
 
 $(STAMP): pyproject.toml setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("make setup: Python %d.%d found, 3.10 or later expected; name one with PYTHON=" \
+	@$(call WORDS,PYTHON) -c 'import sys; sys.exit("make setup: Python %d.%d found, 3.10 or later expected; name one with PYTHON=" \
 		% sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
-		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	@test -x $(BIN)/python || $(call WORDS,PYTHON) -m venv $(VENV) 2>/dev/null || { \
+		$(call WORDS,PYTHON) -m venv --clear --without-pip $(VENV) && $(call WORDS,PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.['$(call QUOTED,EXTRAS)']'
 	@touch $@
 
 setup: $(STAMP) ## make .venv with the pinned versions; where there is no other caffe, let `caffe` be caffe-torch
@@ -73,7 +79,7 @@ quickstart: setup ## the main job in minutes: a generated data set, one of the p
 	$(BIN)/allconv quickstart
 
 test: setup ## every test that needs no network, no GPU and no Caffe
-	$(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m "not caffe and not slow and not gpu"
+	$(PYTEST) -n $(call QUOTED,TEST_WORKERS) --maxprocesses 8 -m "not caffe and not slow and not gpu"
 
 lint: setup ## ruff: style, order of imports, layout
 	$(BIN)/ruff check .
@@ -84,10 +90,13 @@ format: setup ## ruff: lay the code out afresh
 	$(BIN)/ruff format .
 
 fuzz: setup ## mutated files of every format that is read here: tried, taken, refused (FUZZ= its options)
-	PYTHONPATH=.:tests:tests/parity:tests/hostile $(BIN)/python tests/hostile/fuzz_files.py $(FUZZ)
+	PYTHONPATH=.:tests:tests/parity:tests/hostile $(BIN)/python tests/hostile/fuzz_files.py $(call WORDS,FUZZ)
+
+soak: setup ## train, snapshot, kill, resume, test and predict again and again, memory, descriptors and files watched (SOAK="--minutes 30")
+	PYTHONPATH=.:tests $(BIN)/python tests/hostile/soak.py $(call WORDS,SOAK)
 
 crash-points: setup ## work killed, or out of disk, before and after each call that changes a file: points, wrong (POINTS="--only prep")
-	PYTHONPATH=. $(BIN)/python tests/hostile/crash_points.py $(POINTS)
+	PYTHONPATH=.:tests $(BIN)/python tests/hostile/crash_points.py $(call WORDS,POINTS)
 
 types: setup ## mypy
 	$(BIN)/mypy
@@ -109,8 +118,8 @@ $(RUNS): setup
 	$(BIN)/allconv run $@ $(if $(value $(call DATA_OF,$@)),--data $(call QUOTED,$(call DATA_OF,$@))) $(RUN_FLAGS)
 
 grid: setup ## the paper's rates x Table 3's twelve networks x three seeds (GRID= other networks, LR=, SEED=, EPOCHS=, SWEEP= other options)
-	$(BIN)/allconv sweep $(GRID) --lr $(if $(value LR),$(call QUOTED,LR),$(RATES)) --seed $(if $(value SEED),$(call QUOTED,SEED),1-3) \
-		$(if $(value CIFAR10),--data $(call QUOTED,CIFAR10)) $(foreach name,$(filter-out LR SEED,$(SETTINGS)),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name)))) $(SWEEP)
+	$(BIN)/allconv sweep $(call WORDS,GRID) --lr $(if $(value LR),$(call QUOTED,LR),$(RATES)) --seed $(if $(value SEED),$(call QUOTED,SEED),1-3) \
+		$(if $(value CIFAR10),--data $(call QUOTED,CIFAR10)) $(foreach name,$(filter-out LR SEED,$(SETTINGS)),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name)))) $(call WORDS,SWEEP)
 
 report: setup ## measured beside published, for all runs in runs/
 	$(BIN)/allconv report
@@ -128,16 +137,16 @@ caffe-source: setup ## the source of the same Caffe into .caffe-source: pycaffe'
 	$(BIN)/python -m allconv_caffe.bvlc source --prefix .caffe-source
 
 parity: setup ## the tests that run a real Caffe beside ours; one that is skipped is a failure
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(TEST_WORKERS) --maxprocesses 8 -m caffe
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ALLCONV_REQUIRE_CAFFE=1 $(PYTEST) -n $(call QUOTED,TEST_WORKERS) --maxprocesses 8 -m caffe
 
 seed-exact: setup ## the loss curve of a real Caffe with the same seed: All-CNN-C, 200 iterations; half an hour on 2 cores
-	$(BIN)/python benchmarks/seed_exact.py $(SEED_EXACT)
+	$(BIN)/python benchmarks/seed_exact.py $(call WORDS,SEED_EXACT)
 
 bench: setup ## training images/s: this engine, BVLC Caffe, plain PyTorch, in one run
 	$(BIN)/python benchmarks/bench_engine.py
 
 bench-nets: setup ## every net of a table, training and forward, beside Caffe and PyTorch (NETS= some, BENCH= other options)
-	$(BIN)/python benchmarks/bench_nets.py $(if $(value NETS),--only $(call QUOTED,NETS)) $(BENCH)
+	$(BIN)/python benchmarks/bench_nets.py $(if $(value NETS),--only $(call QUOTED,NETS)) $(call WORDS,BENCH)
 
 bench-layers: setup ## microseconds of a small layer in the drop-in's forward, and of params, blobs and reshape, beside BVLC Caffe's
 	$(BIN)/python benchmarks/bench_layers.py
@@ -168,30 +177,30 @@ wheel: setup ## build the wheel and the source distribution into dist/ (make tes
 	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
 
 matrix: setup ## the quick tests with the lowest versions that pyproject.toml allows, and with the newest that there are
-	$(BIN)/python .ci/matrix.py $(MATRIX)
+	$(BIN)/python .ci/matrix.py $(call WORDS,MATRIX)
 
 figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA
 
-FIGURE = $(BIN)/allconv viz figure $(1) $(2) $(if $(filter-out 2,$(1)),--data $(call QUOTED,FIGURE_DATA)) --seed $(FIGURE_SEED) $(FIGURE_FLAGS) \
-	$(if $(filter 4 5 6,$(1)),$(if $(value FIGURE_LABELS),--labels $(call QUOTED,FIGURE_LABELS))) --output $(FIGURES)/figure-$(1).png
+FIGURE = $(BIN)/allconv viz figure $(1) $(call WORDS,$(2)) $(if $(filter-out 2,$(1)),--data $(call QUOTED,FIGURE_DATA)) --seed $(call QUOTED,FIGURE_SEED) $(call WORDS,FIGURE_FLAGS) \
+	$(if $(filter 4 5 6,$(1)),$(if $(value FIGURE_LABELS),--labels $(call QUOTED,FIGURE_LABELS))) --output $(call QUOTED,FIGURES)/figure-$(1).png
 
 figure-1: setup ## how one activation is traced back, the three rules on a toy, their formulas
-	$(call FIGURE,1,$(FIGURE_NET))
+	$(call FIGURE,1,FIGURE_NET)
 
 figure-2: setup ## what the filters of the first three layers look for, without an image
-	$(call FIGURE,2,$(FIGURE_NET))
+	$(call FIGURE,2,FIGURE_NET)
 
 figure-3: setup ## each filter's ten strongest patches with their guided maps
-	$(call FIGURE,3,$(FIGURE_NET))
+	$(call FIGURE,3,FIGURE_NET)
 
 figure-4: setup ## the last convolution by three rules, with and without switches
-	$(call FIGURE,4,$(FIGURE_NET))
+	$(call FIGURE,4,FIGURE_NET)
 
 figure-5: setup ## the scores by three rules, with and without switches
-	$(call FIGURE,5,$(FIGURE_NET))
+	$(call FIGURE,5,FIGURE_NET)
 
 figure-6: setup ## the control: the scores of a net with max-pooling of its own
-	$(call FIGURE,6,$(CONTROL_NET))
+	$(call FIGURE,6,CONTROL_NET)
 
 clean: ## remove what can be made again, but neither data, runs nor environments
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

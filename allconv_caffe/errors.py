@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
 MOST_LETTERS = 4000  # of an error's text
+_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r"})  # a file's name may hold them
 Error = TypeVar("Error", bound="PlacedError")
 
 
@@ -38,7 +39,8 @@ class PlacedError(Exception):
         return self.where
 
     def __str__(self) -> str:
-        return _clipped(f"{self.place}: {self.reason}" if self.place else self.reason)
+        place = self.place.translate(_BREAKS)
+        return _clipped(f"{place}: {self.reason}" if place else self.reason)
 
     def within(self: Error, place: str) -> Error:
         """Prepends `place` to where the error happened, and returns the same exception."""

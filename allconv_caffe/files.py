@@ -38,7 +38,7 @@ class Held(OSError):
 
 
 class NoLocks(OSError):
-    """The file system has no locks."""
+    """The file system has no locks, so what must be one at a time is refused there."""
 
 
 class Planted(OSError):
@@ -304,7 +304,12 @@ def _own_folder(path: str) -> int:
             raise Planted(errno.EEXIST, f"{kind} in the place of a folder of our own; remove it", path)
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            hold(handle)
+            try:
+                hold(handle, path)
+            except NoLocks:
+                if made:
+                    os.rmdir(path)
+                raise
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.lstat(path)):
                     kept, handle = handle, -1
@@ -319,8 +324,12 @@ def _begin(partial: str, token: str) -> None:
     path = os.path.join(partial, _TOKEN)
     if token and os.path.isfile(path) and not os.path.islink(path):
         with open_file(path) as file:
-            if file.read() == token.encode():
-                return
+            same = file.read() == token.encode()
+        if same:
+            for folder, _, names in os.walk(partial):
+                for name in filter(_TEMPORARY.fullmatch, names):  # of the builder that is gone
+                    os.unlink(os.path.join(folder, name))
+            return
     _clear(partial)
     if token:
         write(path, token)
@@ -355,25 +364,34 @@ def _sync_one(path: str) -> None:
 
 
 # locks
-def hold(handle: int) -> None:
-    """Lock what `handle` has open, as long as it is open. Raises: Held: another process has; NoLocks."""
+def hold(handle: int, path: Path | None = None) -> None:
+    """Lock what `handle` has open, as long as it is open. Raises: Held: another process has; NoLocks.
+
+    Args:
+        path: for an error to name.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise Held(error.errno, "another process at work") from None
-        raise NoLocks(error.errno, f"a file system without locks ({error.strerror})") from None
+        raise NoLocks(error.errno, f"a file system without locks ({error.strerror})", path) from None
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
     """Hold the file `path` of our own, made where it is missing; a process that inherits the descriptor holds it, too.
 
-    Raises: Held; NoLocks; Planted; OSError.
+    Raises: Held; NoLocks: nothing is made then; Planted; OSError.
     """
     handle = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
-        hold(handle)
+        try:
+            hold(handle, path)
+        except NoLocks:
+            if not os.fstat(handle).st_size:
+                os.unlink(path)
+            raise
         yield handle
     finally:
         os.close(handle)

@@ -108,7 +108,8 @@ def add(
     ):
         if missing := [key for key in keys if key not in found]:
             raise ZooError(run / file, f"no {', '.join(missing)}", "the record of a run")
-    files.check_kinds(run / "settings.json", settings, {"data": dict, "engine": dict}, ZooError)
+    _check_record(run, result, settings)
+    files.check_kinds(run / "settings.json", settings, {"engine": dict}, ZooError)
     weights, deploy = _weights(run, result), run / DEPLOY
     if not deploy.is_file():
         raise ZooError(deploy, "nothing", "the net of the run")
@@ -140,6 +141,16 @@ def add(
     except files.Held:
         raise ZooError(out, "another `allconv zoo add` at work", "one at a time for the same name") from None
     return Card(out, facts)
+
+
+def _check_record(run: Path, result: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises ZooError where what leads to weights, data and classes is missing, or of another kind."""
+    kinds: dict[str, Any] = {"experiment": str, "max_iter": int}
+    files.check_kinds(run / "result.json", {key: result.get(key) for key in kinds}, kinds, ZooError)
+    kinds = {"data": dict}
+    files.check_kinds(run / "settings.json", {key: settings.get(key) for key in kinds}, kinds, ZooError)
+    kinds = {"folder": str, "preprocessing": str, "class_names": list[str]}
+    files.check_kinds(f"{run / 'settings.json'}: data", settings["data"], kinds, ZooError)
 
 
 def _whitened(data: Mapping[str, Any]) -> bool:
@@ -505,8 +516,7 @@ def find(model: str | Path, folder: str | Path = DEFAULT_FOLDER, root: str | Pat
     result, settings = (
         files.read_json(run / file, "the record of a run", ZooError) for file in ("result.json", "settings.json")
     )
-    files.check_kinds(run / "result.json", result, {"experiment": str, "max_iter": int}, ZooError)
-    files.check_kinds(run / "settings.json", settings, {"data": dict}, ZooError)
+    _check_record(run, result, settings)
     data = settings["data"]
     layer = _data_layer(run)
     whitening = Path(root) / str(data.get("folder", "")) / WHITENING

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lmdb
 
+from allconv_caffe import files
 from allconv_caffe.errors import FoundError
 
 
@@ -27,7 +28,7 @@ def writing(where: str | Path) -> Iterator[None]:
     """Turn what the system says about a failed write into a PrepError that names the place.
 
     Raises:
-        PrepError: disk full (ENOSPC, EDQUOT), LMDB map full, no permission, or any other failure of the write.
+        PrepError: disk full (ENOSPC, EDQUOT), LMDB map full, no permission, no locks, or any other failure of the write.
     """
     try:
         yield
@@ -47,6 +48,8 @@ def writing(where: str | Path) -> Iterator[None]:
                 "room for the data set; free some space and run again",
             ) from error
         raise PrepError(where, f"an LMDB failure ({error})", "a file system on which LMDB can write") from error
+    except files.NoLocks as error:
+        raise PrepError(where, error.strerror, "one with flock, a local disk for instance") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PrepError(where, "a full disk", "room for the data set; free some space and run again") from error

@@ -424,7 +424,7 @@ def test_each_signal_counts_once() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-sys.argv = ["caffe-torch", {words}]
+sys.argv = ["{command}", {words}]
 
 
 class Interrupt:
@@ -435,19 +435,49 @@ class Interrupt:
 
 sys.meta_path.insert(0, Interrupt())
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from allconv_caffe.caffe_torch.__main__ import main
+from allconv_caffe.{place} import main
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("module", ["numpy", "torch", "torch._C", "allconv_caffe.caffe_torch.upgrade"])
-def test_an_interrupt_while_modules_load_is_an_end_without_a_word(module: str, tmp_path: Path) -> None:
-    """Status 130 and no trace, whichever module was just being imported."""
+@pytest.mark.parametrize(
+    ("command", "place", "module"),
+    [
+        *(("caffe-torch", "caffe_torch.__main__", name) for name in ("numpy", "torch", "torch._C")),
+        ("caffe-torch", "caffe_torch.__main__", "allconv_caffe.caffe_torch.upgrade"),
+        *(("allconv", "cli.main", name) for name in ("click", "numpy", "torch", "allconv_caffe.cli.viz")),
+    ],
+)
+def test_an_interrupt_while_modules_load_is_an_end_with_one_line(
+    command: str, place: str, module: str, tmp_path: Path
+) -> None:
+    """Status 130, "stopped" and no trace, whichever module was just being imported."""
     solver = tmp_path / "solver.prototxt"
     solver.write_text(SOLVER_OF_NOTHING)
-    code = INTERRUPTED.format(words=f"'train', '-solver', {str(solver)!r}", module=module)
+    words = f"'train', '-solver', {str(solver)!r}" if command == "caffe-torch" else f"'summary', {str(solver)!r}"
+    code = INTERRUPTED.format(command=command, words=words, place=place, module=module)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 130 and "Traceback" not in done.stderr and "KeyboardInterrupt" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("I")]
+    assert (done.returncode, said) == (130, ["stopped"])
+    assert "KeyboardInterrupt" not in done.stderr
+
+
+@pytest.mark.parametrize(("module", "name"), [("cli", "click"), ("caffe_torch", "numpy"), ("train.job", "numpy")])
+def test_python_m_of_ours_is_interrupted_as_the_commands(module: str, name: str, tmp_path: Path) -> None:
+    """Also while Python still looks for the module; scripts that import the package keep their KeyboardInterrupt."""
+    blocked = tmp_path / name
+    blocked.mkdir()
+    (blocked / "__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])}
+    done = subprocess.run(
+        [sys.executable, "-m", f"allconv_caffe.{module}", "x"], env=env, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+    script = f"import allconv_caffe.interrupts, {name}"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 130 and "KeyboardInterrupt" in done.stderr
 
 
 SOLVER_OF_NOTHING = """

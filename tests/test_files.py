@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -222,11 +223,45 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
         raise OSError(37, os.strerror(37))
 
     monkeypatch.setattr(files.fcntl, "flock", flock)
-    said = r"a file system without locks \(No locks available\)"
-    with pytest.raises(files.NoLocks, match=said), files.locked(tmp_path / ".lock"):
-        pass
+    said = "a file system without locks (No locks available)"
+    for hold, place in ((files.locked, tmp_path / ".lock"), (files.building, tmp_path / ".set.partial")):
+        with pytest.raises(files.NoLocks) as error, hold(tmp_path / (".lock" if hold is files.locked else "set")):
+            pass
+        assert (error.value.strerror, os.fspath(error.value.filename)) == (said, os.fspath(place))
+    assert list(tmp_path.iterdir()) == []  # nothing is left of either
     files.write(tmp_path / "x", "x")  # one file needs none
     assert (tmp_path / "x").read_text() == "x"
+
+
+def test_every_command_says_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`allconv prep`, a download and `allconv zoo add` stop with a line that names the place; nothing is left."""
+    import crash_points
+    from click.testing import CliRunner
+
+    from allconv_caffe.cli import main as cli
+    from data_prep import download
+    from data_prep.errors import PrepError
+
+    crash_points.archive(tmp_path)
+    crash_points.finished_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    words = (
+        "found a file system without locks (No locks available){} expected one with flock, a local disk for instance"
+    )
+    prep = CliRunner().invoke(cli.main, ["prep", "cifar10", "--source", "cifar.tar.gz", "--output", "set"])
+    assert (prep.exit_code, prep.output.splitlines()[-1]) == (1, "Error: set: " + words.format(";"))
+    add = CliRunner().invoke(cli.main, ["zoo", "add", "runs/one"])
+    assert (add.exit_code, add.output) == (1, f"Error: {tmp_path}/models/.tiny.partial: {words.format(',')}\n")
+    (tmp_path / "models").rmdir()
+    with pytest.raises(PrepError, match="a file system without locks"):
+        download.fetch("http://127.0.0.1:1/x", tmp_path / "x", 1, "0", progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # digests

@@ -21,12 +21,13 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"errors", "files", "markdown", "html", "npz", "csv_text"}
+GROUND = {"errors", "interrupts", "files", "markdown", "html", "npz", "csv_text"}
 """The rooms below all others: whoever is not of them may import them, and no row says so."""
 
 RUNTIME = {"proto"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "interrupts": set(),
     "files": {"errors"},
     "markdown": set(),
     "html": set(),

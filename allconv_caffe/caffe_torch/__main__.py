@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from allconv_caffe.caffe_torch import import_caffe, interrupts  # the second before what takes its time
+from allconv_caffe import interrupts
+from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.caffe_torch.tools import caffe, others
 
 

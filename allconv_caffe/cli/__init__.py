@@ -1,0 +1,1 @@
+from allconv_caffe import interrupts as interrupts  # before what takes its time

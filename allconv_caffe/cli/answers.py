@@ -213,7 +213,7 @@ def evaluate_run(folder: Path, say: Callable[[str], None], root: Path = Path()) 
     from data_prep.errors import PrepError
 
     out, run = folder / record.EVALUATION, record.read_result(folder)
-    if (out / answers.FILES[-1]).is_file():
+    if (out / answers.FILES[-1]).is_file() and run.class_errors_percent is not None:
         return
     if run.engine != "torch":
         say(f"no confusion matrix of a real Caffe's run; allconv evaluate {folder} --data SET --output {out} makes one")

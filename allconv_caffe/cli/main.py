@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from allconv_caffe import files, interrupts
 from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.cli import answers, export, figures, open as open_, prep, tables, train, viz, zoo
 from allconv_caffe.cli.telling import Told, telling
@@ -31,6 +32,7 @@ class _Main(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            interrupts.raise_again()
             with _plain_warnings():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -72,6 +74,8 @@ def _pipe_closed(ctx: click.Context) -> None:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, files.NoLocks):
+        return f"{error.filename}: found {error.strerror}, expected one with flock, a local disk for instance"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     return " ".join(str(error).split("\n")) or type(error).__name__

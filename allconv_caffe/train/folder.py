@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,38 @@ ATTEMPT_FILES: tuple[str, ...] = (
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run's directory. Raises: RecordError."""
     return files.read_json(path, "a record of the driver (or remove it, or the folder it stands in)", RecordError)
+
+
+_ATTEMPT: dict[str, Any] = {
+    **dict.fromkeys(("attempt", "seed"), int),
+    **dict.fromkeys(("status", "why"), str),
+    "sessions": list[dict],
+}
+"""What the record of an attempt holds."""
+_LATER: dict[str, Any] = {"iterations": int, "seconds": float | None, "directory": str}
+"""What it gets when it ends, or is put aside."""
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a run's directory: its attempts, in their order, under "attempts"; none of a run that has not begun.
+
+    Raises: RecordError: another thing stands there.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return {"attempts": []}
+    mend = "; remove the file to go on from the newest snapshot"
+    state = read_json(path)
+    attempts = state.get("attempts")
+    if not isinstance(attempts, list) or not all(isinstance(entry, dict) for entry in attempts):
+        raise RecordError(path, "no record of attempts", f'a list of objects under "attempts"{mend}')
+    for number, entry in enumerate(attempts, 1):
+        kinds = {**_ATTEMPT, **{key: kind for key, kind in _LATER.items() if key in entry}}
+        for key, kind in kinds.items():
+            if not files.fits(value := entry.get(key), kind):
+                found = f"attempt {number} with {key} {json.dumps(value)[:60]}"
+                raise RecordError(path, found, f"{files.kind_of(kind)}{mend}")
+    return state
 
 
 @contextlib.contextmanager

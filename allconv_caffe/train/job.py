@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
-from allconv_caffe import files
+from allconv_caffe import files, interrupts
 from allconv_caffe.errors import PlacedError
 from allconv_caffe.report.log import TestRow, TrainRow
 from allconv_caffe.train import run as driver
@@ -49,6 +49,9 @@ class Outcome:
     seconds: float | None = None  # of training
 
 
+_State = TypeVar("_State", Progress, Outcome)
+
+
 def write(folder: Path, experiment: str, settings: RunSettings, then: str = "") -> None:
     """Make a job's folder; what an earlier process of the same job left there goes.
 
@@ -63,7 +66,7 @@ def write(folder: Path, experiment: str, settings: RunSettings, then: str = "") 
 
 def read_progress(folder: Path) -> Progress:
     """How far the job's run has come; nothing where it has not begun."""
-    return Progress(**_read(folder / PROGRESS)) if (folder / PROGRESS).exists() else Progress()
+    return _as(Progress, folder / PROGRESS) if (folder / PROGRESS).exists() else Progress()
 
 
 def ended_done(folder: Path) -> bool:
@@ -74,8 +77,20 @@ def ended_done(folder: Path) -> bool:
 def read_outcome(folder: Path) -> Outcome:
     """How the job ended; failed where its process left no word."""
     if (folder / OUTCOME).exists():
-        return Outcome(**_read(folder / OUTCOME))
+        return _as(Outcome, folder / OUTCOME)
     return Outcome(status="failed", why=f"its process ended without a word; the last lines are in {folder / SAID}")
+
+
+def _as(kind: type[_State], path: Path) -> _State:
+    """A data class of what stands in a file. Raises: RecordError."""
+    content, kinds = _read(path), get_type_hints(kind)
+    if wrong := sorted(set(content) - set(kinds)):
+        raise RecordError(path, f"an entry {wrong[0]!r}"[:80], f"entries of {', '.join(kinds)}")
+    files.check_kinds(path, content, kinds, RecordError)
+    try:
+        return kind(**content)
+    except TypeError:
+        raise RecordError(path, f"entries {', '.join(content) or 'none'}", f"those of {', '.join(kinds)}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpu")
     parser.add_argument("--threads", type=int)
     given = parser.parse_args(argv)
+    interrupts.raise_again()
     return {"done": 0, "interrupted": 130}.get(work(given.folder, given.gpu, given.threads).status, 1)
 
 

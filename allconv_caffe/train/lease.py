@@ -1,8 +1,8 @@
 """A run's directory is held by one training, on any file system: by signs of life.
 
 Who holds it has made the file ``.lease-<n>`` of the largest n. A file of that name is made once, by one process, whatever
-the others do (O_CREAT | O_EXCL, which network file systems keep, too), and only ever where number n - 1 is free or dead; the last
-one is never removed. So two processes never both hold the directory, without flock and without a common clock.
+the others do (a hard link, or O_CREAT | O_EXCL, which network file systems keep, too), and only ever where number n - 1 is
+free or dead; the last one is never removed. So two processes never both hold the directory, without flock and without a common clock.
 
 The holder touches its file every ``BEAT_SECONDS``. On the machine that made it, it is dead when its process and its engine's are
 gone; from another machine, when it has not been touched for ``DEAD_SECONDS``, and the log has not grown, by the file server's clock.
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_type_hints
 
 from allconv_caffe import files
 
@@ -66,8 +67,6 @@ class Lease:
         self.descriptor = descriptor
         self.lost = False
         self._folder = folder
-        self._number = _take(folder, say)
-        self._path = _path(folder, self._number)
         self._holder = Holder(
             host=socket.gethostname(),
             machine=machine(),
@@ -75,7 +74,9 @@ class Lease:
             pid=os.getpid(),
             born=born(os.getpid()),
         )
-        self._write(self._holder)
+        self._number = _take(folder, self._holder, say)
+        self._path = _path(folder, self._number)
+        self._write(self._holder)  # which _take has done already, where there are hard links
         if self._look():
             raise Taken("on another machine")
         self._ended = threading.Event()
@@ -97,7 +98,7 @@ class Lease:
                 self._write(Holder(free=True))
 
     def _write(self, holder: Holder) -> None:
-        files.write(self._path, json.dumps(asdict(holder)) + "\n", sync=False)
+        files.write(self._path, _text(holder), sync=False)
 
     def _look(self) -> bool:
         """Whether the directory is lost; an engine in it is killed then, for another writes there."""
@@ -115,16 +116,43 @@ class Lease:
                 os.utime(self._path)
 
 
-def _take(folder: Path, say: Callable[[str], None]) -> int:
+def _text(holder: Holder) -> str:
+    return json.dumps(asdict(holder)) + "\n"
+
+
+def _make(path: Path, holder: Holder) -> bool:
+    """Whether this process, and no other, has made the lease.
+
+    It has its name once all of it is written, by a hard link: whoever is killed here leaves no lease that nobody can read, for
+    which the next would have to wait. A file system without hard links gets an empty one.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    whole = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        with open(os.open(whole, flags, 0o666), "w", encoding="utf-8") as file:
+            file.write(_text(holder))
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            pass  # or so a server says, whose first answer was lost: the file knows how many names it has
+        except OSError:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, flags, 0o666))
+                return True
+        return os.stat(whole).st_nlink > 1
+    finally:
+        with contextlib.suppress(OSError):
+            whole.unlink()
+
+
+def _take(folder: Path, holder: Holder, say: Callable[[str], None]) -> int:
     """The number of a lease that this process alone has made."""
     while True:
         last = _newest(folder)
         if last:
             _wait_for_death(folder, last, say)
         path = _path(folder, last + 1)
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
-        except FileExistsError:
+        if not _make(path, holder):
             continue  # another was faster: once more
         if _newest(folder) > last + 1:  # made, ended and cleared away by others since this one looked
             with contextlib.suppress(OSError):
@@ -191,9 +219,12 @@ def _read(path: Path) -> Holder | None:
     try:
         with files.open_file(path) as file:
             content = json.loads(file.read().decode())
-        return Holder(**content)
-    except (OSError, ValueError, TypeError):
+        found = Holder(**content)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return (
+        found if all(files.fits(getattr(found, name), kind) for name, kind in get_type_hints(Holder).items()) else None
+    )
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -24,7 +24,7 @@ from allconv_caffe.train import course, process, settings as settings_, snapshot
 from allconv_caffe.train.folder import LOG, RESULT_FILE, SETTINGS_FILE, TEST_LOG, read_json
 from allconv_caffe.train.plan import Plan
 from allconv_caffe.train.prototxt import SOLVER
-from allconv_caffe.train.settings import DriverError
+from allconv_caffe.train.settings import DriverError, RecordError
 from allconv_caffe.train.watch import duration
 
 PACKAGES: tuple[str, ...] = ("torch", "numpy", "protobuf", "lmdb", "opencv-python", "jinja2")
@@ -66,7 +66,7 @@ def write_settings(plan: Plan) -> None:
 
 
 def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]]) -> Record:
-    """Write result.json and curves.png, of what the log and the attempts say.
+    """Write curves.png and then result.json, which says that all is there, of what the log and the attempts say.
 
     Args:
         status: ``done``, ``interrupted`` or ``dead``.
@@ -74,12 +74,12 @@ def write_result(plan: Plan, status: str, attempts: Sequence[Mapping[str, Any]])
     """
     log = parse_log(plan.folder / LOG)
     result = _result(plan, status, attempts, log)
-    files.write_json(plan.folder / RESULT_FILE, result.to_json())
     experiment, data = plan.experiment, plan.data
     title = f"{experiment.title}, {data.display_name}, seed {result.seed}, {plan.engine.name}"
     comparable = same_dataset(data.display_name, experiment.dataset.title)
     published = experiment.published_error_percent if comparable else None
     files.write(plan.folder / "curves.png", plots.curves(log, plan.epoch_iters, title, published, "png"))
+    files.write_json(plan.folder / RESULT_FILE, result.to_json())
     return result
 
 
@@ -105,8 +105,11 @@ def add_evaluation(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def device_of(folder: Path) -> str:
     """Where a run's net was trained, as torch calls it: the first of its GPUs, or cpu."""
-    gpus = (read_json(folder / SETTINGS_FILE).get("settings") or {}).get("gpus") or []
-    return f"cuda:{gpus[0]}" if gpus else "cpu"
+    content = read_json(folder / SETTINGS_FILE)
+    files.check_kinds(folder / SETTINGS_FILE, content, {"settings": dict}, RecordError)
+    settings = content.get("settings", {})
+    files.check_kinds(folder / SETTINGS_FILE, settings, {"gpus": list[int]}, RecordError)
+    return f"cuda:{settings['gpus'][0]}" if settings.get("gpus") else "cpu"
 
 
 def read_result(folder: Path) -> Record:

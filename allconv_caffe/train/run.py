@@ -82,19 +82,8 @@ class _Run:
     ) -> None:
         self.plan, self.folder = planned, planned.folder
         self._lease, self._say, self._listeners = lease, say, listeners
-        self._state = self._read_state()
+        self._state = folder_.read_state(planned.folder)
         self._attempts: list[dict[str, Any]] = self._state["attempts"]
-
-    def _read_state(self) -> dict[str, Any]:
-        file = self.folder / STATE_FILE
-        state: dict[str, Any] = folder_.read_json(file) if file.exists() else {"attempts": []}
-        needed = {"attempt", "seed", "status", "why", "sessions"}
-        attempts = state.get("attempts")
-        if not isinstance(attempts, list) or not all(
-            isinstance(entry, dict) and needed <= set(entry) for entry in attempts
-        ):
-            raise DriverError(file, "found no record of attempts; remove the file to go on from the newest snapshot")
-        return state
 
     def _save_state(self) -> None:
         files.write_json(self.folder / STATE_FILE, self._state)

@@ -113,11 +113,9 @@ def states(jobs: Sequence[Job], say: Callable[[str], None], prepare: bool = True
 
 
 def _state(folder: Path) -> str:
-    file = folder / STATE_FILE
-    if not file.exists():
+    if not (folder / STATE_FILE).exists():
         return "new"
-    attempts = folder_.read_json(file).get("attempts") or [{}]
-    status = attempts[-1].get("status", "")
+    status = (folder_.read_state(folder)["attempts"] or [{}])[-1].get("status", "")
     return status if status in ("done", "dead") and (folder / RESULT_FILE).exists() else "begun"
 
 
@@ -198,7 +196,7 @@ def _interrupts(pool: Pool, ended: Swept, write: Callable[[str], None]) -> Itera
 
 
 def _tried(folder: Path) -> int:
-    return len(folder_.read_json(folder / STATE_FILE)["attempts"])
+    return len(folder_.read_state(folder)["attempts"])
 
 
 def _outcome_in(folder: Path, state: str) -> Outcome:

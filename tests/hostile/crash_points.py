@@ -12,6 +12,7 @@ import argparse
 import builtins
 import errno
 import hashlib
+import importlib
 import io
 import os
 import shutil
@@ -52,6 +53,10 @@ class Scenario:
     """What `act` makes, below the folder: each whole, as before or as it should be."""
     same: Callable[[Path], Any] = field(default=lambda path: digest(path))
     """What two whole results have in common."""
+    modules: tuple[str, ...] = ()
+    """What it imports, and takes its time: once, not in every child."""
+    end: Callable[[Path], Any] = lambda folder: None
+    """What the folder has in common with the undisturbed one once the work, done again, has ended."""
 
 
 def digest(path: Path) -> str | None:
@@ -144,12 +149,19 @@ def strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
 
 def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
 
+    for module in scenario.modules:
+        importlib.import_module(module)
+    prepared, folder = home / "prepared", home / "work"
+    folder.mkdir()
+    os.chdir(folder)
+    scenario.prepare(folder)
+    shutil.copytree(folder, prepared, symlinks=True)
+
     def fresh() -> Path:
-        folder = home / "work"
+        os.chdir(home)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        shutil.copytree(prepared, folder, symlinks=True)
         os.chdir(folder)
-        scenario.prepare(folder)
         return folder
 
     def state(folder: Path) -> list[Any]:
@@ -160,7 +172,7 @@ def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
     status, said = run(scenario.act, folder, None)
     if status != DONE:
         return 0, [f"{name}: undisturbed: {status} {said}"]
-    expected = state(folder)
+    expected, ended = state(folder), scenario.end(folder)
     tried, most = 0, 0
     wrong: list[str] = []
     for after, full in ((False, False), (True, False), (False, True)):
@@ -186,6 +198,8 @@ def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
                 wrong.append(f"{place}: done again: {again} {said}")
             elif state(folder) != expected:
                 wrong.append(f"{place}: done again, it ends otherwise")
+            elif (found := scenario.end(folder)) != ended:
+                wrong.append(f"{place}: done again, it ends with {found}, expected {ended}")
             if full and number >= most:
                 break
         most = max(most, number)
@@ -352,18 +366,259 @@ def resumable(path: Path) -> Any:
     return made.iter
 
 
+def bench(folder: Path, **behaviour: object) -> None:
+    """Where the driver finds a stand-in for caffe and a data set."""
+    import json
+
+    from support.driver import stand_in
+
+    stand_in(folder)
+    (folder / "behaviour").write_text(json.dumps({"gpu": False, **behaviour}))
+
+
+def drive(folder: Path, **more: Any) -> None:
+    """`allconv run`, in a process of its own; waits for the engine that a killed driver has left at work."""
+    import time
+
+    from allconv_caffe.train import data, process, run
+    from allconv_caffe.train.settings import DriverError, RunSettings
+
+    os.environ["CAFFE"] = str(folder / "gpu-build" / "caffe")
+    process.POLL_SECONDS = 0.02
+    place = folder / "data"
+    found = data.PreparedData(
+        folder=place, train_lmdb=place / "train_lmdb", test_lmdb=place / "test_lmdb", display_name="CIFAR-10", classes=10,
+        n_train=640, n_test=400, shape=(3, 32, 32), checksums={"train": "1f", "test": "2e"}, official=False,
+    )  # fmt: skip
+    data.ensure = lambda *_, **__: found
+    for _ in range(600):
+        try:
+            ended = run.run(
+                "cifar10-allcnn-c",
+                RunSettings(engine="caffe", epochs=4, root=folder, **more),
+                lambda line: None,
+            )
+            assert ended.status == "done", ended.status
+            return
+        except DriverError as error:
+            if "another training at work" not in str(error):
+                raise
+            time.sleep(0.05)
+    raise AssertionError("an engine that never ends")
+
+
+def the_run(folder: Path) -> Path:
+    found = [path for path in (folder / "runs").glob("*/*") if path.is_dir()]
+    return found[0] if found else folder / "no run"
+
+
+def record_of(path: Path) -> Any:
+    """What a run's record says; None where there is none."""
+    from allconv_caffe.report.record import read
+
+    file = the_run(path.parent) / path.name
+    if not file.exists():
+        return None
+    found = read(file)
+    return found.status, found.test_error_percent, found.iterations, found.parameters, len(found.attempts)
+
+
+def made(folder: Path) -> Any:
+    """What a finished run holds: names, points of the curves but their clocks, the picture, the events of TensorBoard."""
+    import csv
+
+    run = the_run(folder)
+    names = {
+        str(path.relative_to(run))
+        for path in run.rglob("*")
+        if path.is_file() and not path.name.startswith(("events.out", ".lease", ".lock"))
+    }
+    points = []
+    for name in ("train.csv", "test.csv"):
+        with open(run / name, newline="") as file:
+            rows = {row["iteration"]: row for row in csv.DictReader(file)}
+            points.append([(row["iteration"], row.get("loss"), row.get("error_percent")) for row in rows.values()])
+    return sorted(names), points, len(list(run.glob("events/*")))
+
+
+WEIGHTS = """name: "Tiny"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" convolution_param { num_output: 2 kernel_size: 3 } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "pool" type: "Pooling" bottom: "conv1" top: "pool" pooling_param { pool: AVE global_pooling: true } }
+layer { name: "prob" type: "Softmax" bottom: "pool" top: "prob" }
+"""
+
+
+def net_and_weights(folder: Path, name: str) -> None:
+    """A tiny net, deploy.prototxt, and its weights."""
+    import numpy as np
+
+    from allconv_caffe import proto
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "deploy.prototxt").write_text(WEIGHTS)
+    stored = proto.NetParameter(name="Tiny")
+    layer = stored.layer.add(name="conv1", type="Convolution")
+    rng = np.random.default_rng(1)
+    for shape in ((2, 3, 3, 3), (2,)):
+        blob = layer.blobs.add()
+        blob.shape.dim.extend(shape)
+        blob.data.extend(rng.normal(size=shape).astype(np.float32).ravel().tolist())
+    proto.write_binary(folder / name, stored)
+
+
+def finished_run(folder: Path) -> None:
+    """A finished run of whitened images, beside its data's whitening."""
+    import json
+
+    run = folder / "runs" / "one"
+    net_and_weights(run, "unused")
+    (run / "snapshots").mkdir()
+    (run / "unused").rename(run / "snapshots" / "tiny_iter_5.caffemodel")
+    facts = {
+        "experiment": "tiny", "model": "Tiny", "source": "no table", "status": "done", "max_iter": 5, "seed": 1,
+        "test_error_percent": 5.0, "published_error_percent": 9.08, "parameters": 56, "epochs": 2.0,
+        "published_parameters": "1.4 M", "dataset": "Made", "paper_title": "CIFAR-10", "engine": "torch", "n_train": 20,
+        "n_test": 20, "preprocessing": "gcn", "device": "CPU",
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(facts))
+    data = {"folder": "data/made", "sha256": {"train": "1f"}, "class_names": ["a", "b"]}
+    (run / "settings.json").write_text(json.dumps({"data": data, "engine": {"version": "torch 2"}, "git": None}))
+    (folder / "data" / "made").mkdir(parents=True)
+    whitening(folder / "data" / "made")
+
+
+def add(folder: Path) -> None:
+    from allconv_caffe import zoo
+
+    if not (folder / "models" / "tiny").exists():
+        zoo.add("runs/one")
+
+
+def verified(path: Path) -> Any:
+    """The digest of a model that is as its card says; None where there is none."""
+    from allconv_caffe import zoo
+
+    if not path.exists():
+        return None
+    assert not (problems := zoo.verify(path.name, None, path.parent)), problems
+    return digest(path)
+
+
+def published(folder: Path) -> None:
+    """A model in the folder of a server."""
+    finished_run(folder)
+    add(folder)
+    (folder / "models").rename(folder / "served")
+
+
+def served(folder: Path, ask: Callable[[str], object]) -> None:
+    """A web server over the folder, in a thread, its own calls not counted: it only reads."""
+    import functools
+    import threading
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder / "served"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            ask(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+
+
+def get(folder: Path) -> None:
+    """`allconv zoo get`."""
+    from allconv_caffe import files, hub
+
+    card = folder / "served" / "tiny" / "card.json"
+    if not (folder / "models" / "tiny").exists():
+        served(
+            folder, lambda url: hub.get(f"{url}/tiny", sha1=files.digest(card, "sha1"), wait_seconds=0, progress=False)
+        )
+
+
+def archived(folder: Path) -> None:
+    (folder / "served").mkdir()
+    archive(folder / "served")
+
+
+def download(folder: Path) -> None:
+    """An archive, of which a part is there already."""
+    from allconv_caffe import files
+    from data_prep import download as downloading
+
+    file = folder / "served" / "cifar.tar.gz"
+    size, sha1 = file.stat().st_size, files.digest(file, "sha1")
+    target = folder / "got" / "cifar.tar.gz"
+    served(
+        folder,
+        lambda url: downloading.fetch(f"{url}/cifar.tar.gz", target, size, sha1, wait_seconds=0, progress=False),
+    )
+
+
+def minable(folder: Path) -> None:
+    pictures(folder)
+    net_and_weights(folder / "net", "net.caffemodel")
+
+
+def mine(folder: Path) -> None:
+    """`allconv viz mine`, which keeps what it has after each batch."""
+    from allconv_caffe.visualize.mining import mine as scanning
+    from allconv_caffe.visualize.nets.open import open_net
+    from allconv_caffe.visualize.sources import open_images
+
+    net = open_net(folder / "net" / "deploy.prototxt", folder / "net" / "net.caffemodel")
+    source = open_images(folder / "tree" / "train", net.input_shape, None)
+    scanning(net, source, ["conv1"], k=2, batch_size=1, path=folder / "topk.npz", save_seconds=0, progress=False)
+
+
+def mined(folder: Path) -> Any:
+    from allconv_caffe.visualize.mining import PARTS, TopK
+
+    found = TopK.load(folder / "topk.npz")
+    return found.done, [getattr(found.blobs["conv1"], part).tolist() for part in PARTS]
+
+
+def whole_scan(path: Path) -> bool:
+    return path.exists() and bool(read_scan(path))
+
+
+ZOO = ("allconv_caffe.hub", "allconv_caffe.caffe_torch.summary")
+VIZ = ("allconv_caffe.visualize.mining", "allconv_caffe.visualize.nets.open", "allconv_caffe.pycaffe")
+RUN: dict[str, Any] = {
+    "modules": ("allconv_caffe.train.run", "tensorboard.summary.writer.event_file_writer", "matplotlib.figure"),
+    "results": ("result.json",),
+    "same": record_of,
+    "end": made,
+}
 SCENARIOS: dict[str, Scenario] = {
     "prep": Scenario(prepare=archive, act=prep, results=("set",), same=prepared),
-    "prep --force": Scenario(prepare=old_set, act=lambda folder: prep(folder, True), results=("set",), same=prepared),
+    "prep-force": Scenario(prepare=old_set, act=lambda folder: prep(folder, True), results=("set",), same=prepared),
     "photos": Scenario(
         prepare=pictures, act=photos, results=("set",), same=lambda p: p.exists() and digest(p / "mean.binaryproto")
     ),
     "report": Scenario(prepare=a_run, act=report, results=("out/report.md", "out/report.csv", "out/report.html")),
+    "run": Scenario(prepare=bench, act=drive, **RUN),
+    "run-retries": Scenario(
+        prepare=lambda folder: bench(folder, **{"1": {"dead_from": 2}}),
+        act=lambda folder: drive(folder, retries=1),
+        **RUN,
+    ),
+    "zoo-add": Scenario(prepare=finished_run, act=add, modules=ZOO, results=("models/tiny",), same=verified),
+    "zoo-get": Scenario(prepare=published, act=get, modules=ZOO, results=("models/tiny",), same=verified),
+    "download": Scenario(prepare=archived, act=download, results=("got/cifar.tar.gz",)),
+    "mine": Scenario(prepare=minable, act=mine, modules=VIZ, results=("topk.npz",), same=whole_scan, end=mined),
     "scan": Scenario(prepare=older_scan, act=scan, results=("topk.npz",), same=read_scan),
     "whitening": Scenario(act=whitening, results=("whitening.npz",)),
     "render": Scenario(act=render, results=("net/solver.prototxt", "net/train_val.prototxt", "net/deploy.prototxt")),
     "snapshot": Scenario(prepare=lambda folder: solver(folder, ""), act=go_on, results=("x",), same=resumable),
-    "snapshot h5": Scenario(prepare=lambda folder: solver(folder, "h5"), act=go_on, results=("x",), same=resumable),
+    "snapshot-h5": Scenario(prepare=lambda folder: solver(folder, "h5"), act=go_on, results=("x",), same=resumable),
 }
 """By name: prepared sets, photographs, a report, a scan, a transform, rendered prototxt, snapshots of a solver."""
 

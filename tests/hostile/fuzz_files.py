@@ -3,18 +3,21 @@
     make fuzz [FUZZ="--seed 1 --count 1000 --only pickle,tar"]
 
 A mutant is taken or refused: an error of the product's own, in one line. Anything else is printed with its number, so that
-``--only tar --seed 1 --first 17 --count 1`` is that one again.
+``--only tar --seed 1 --first 17 --count 1`` is that one again; of a child that died also the signal, where it was, and what it
+read, which is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import io
 import json
 import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +38,7 @@ from allconv_caffe.errors import MOST_LETTERS, PlacedError
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 20  # for one file, on a machine that does ten other things
+FIRST_SECONDS = 600  # for the good one, with which everything is imported
 EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
 ODD: tuple[Any, ...] = (
     None,
@@ -180,6 +184,52 @@ def manifest() -> bytes:
         return (Path(folder) / "manifest.json").read_bytes()
 
 
+def state() -> bytes:
+    session = {"solver": "solver.prototxt", "command": "caffe train", "started": "2026-01-01T00:00:00Z", "git": {}}
+    first = {"attempt": 1, "seed": 1, "status": "dead", "why": "no gradient", "sessions": [session], "seconds": 2.5}
+    second = {"attempt": 2, "seed": 2, "status": "interrupted", "why": "", "sessions": [session | {"seconds": 1.5}]}
+    attempts = [first | {"iterations": 5, "directory": "attempt-1"}, second | {"iterations": 10, "seconds": None}]
+    return json.dumps({"attempts": attempts}).encode()
+
+
+def outcome() -> bytes:
+    from dataclasses import asdict
+
+    from allconv_caffe.train.job import Outcome
+
+    return json.dumps(asdict(Outcome(status="done", directory="runs/x", error_percent=9.5, seconds=12.5))).encode()
+
+
+def lease() -> bytes:
+    from dataclasses import asdict
+
+    from allconv_caffe.train.lease import Holder
+
+    return json.dumps(asdict(Holder(host="elsewhere", machine="elsewhere 1 2", folder=3, pid=4, born="5"))).encode()
+
+
+def of_a_run(name: str) -> Callable[[], bytes]:
+    """result.json or settings.json of the run that `read_run` finds beside it."""
+
+    def make() -> bytes:
+        import crash_points
+
+        with tempfile.TemporaryDirectory() as folder:
+            crash_points.finished_run(Path(folder))
+            return (Path(folder) / "runs" / "one" / name).read_bytes()
+
+    return make
+
+
+def prepared_manifest() -> bytes:
+    """Of the set that `read_prepared` finds beside it."""
+    import crash_points
+
+    with tempfile.TemporaryDirectory() as folder:
+        crash_points.old_set(Path(folder))
+        return (Path(folder) / "set" / "manifest.json").read_bytes()
+
+
 # who reads it ---------------------------------------------------------------------------------------------------------
 def read_net(path: Path) -> object:
     from allconv_caffe.caffe_torch.summary import summarize, to_json
@@ -293,6 +343,8 @@ def read_result(path: Path) -> object:
 def read_card(path: Path) -> object:
     from allconv_caffe import zoo
 
+    zoo.find("m", path.parents[1])
+    zoo.verify("m", None, path.parents[1])
     return [zoo.page(found.facts).encode() for found in zoo.cards(path.parents[1])]
 
 
@@ -300,6 +352,111 @@ def read_manifest(path: Path) -> object:
     from data_prep.manifest import Manifest
 
     return Manifest.load(path.parent)
+
+
+def read_prepared(path: Path) -> object:
+    """A whole set, all of whose files are as prepared but the manifest."""
+    import crash_points
+
+    from allconv_caffe.train import data
+    from allconv_caffe.visualize.sources import open_images
+    from data_prep.verify import verify
+
+    if not Path("whole").exists():
+        Path("whole").mkdir()
+        crash_points.old_set(Path("whole"))
+    folder = Path("whole") / "set"
+    (folder / "manifest.json").write_bytes(path.read_bytes())
+    for use in (data.prepared, verify, lambda it: open_images(it / "test_lmdb", (3, 32, 32), None)):
+        try:
+            use(folder)  # type: ignore[operator]
+        except PlacedError as error:
+            refused = error
+        else:
+            refused = None
+    if refused is not None:
+        raise refused
+    return str(verify(folder))
+
+
+def read_state(path: Path) -> object:
+    """A run that goes on; its engine stops at once."""
+    from allconv_caffe.report import plots
+    from allconv_caffe.train import data, run, sweep
+    from allconv_caffe.train.settings import RunSettings
+
+    place = Path.cwd() / "data"
+    found = data.PreparedData(
+        folder=place, train_lmdb=place / "train_lmdb", test_lmdb=place / "test_lmdb", display_name="x", classes=10,
+        n_train=640, n_test=400, shape=(3, 32, 32), checksums={}, official=False,
+    )  # fmt: skip
+    data.ensure = lambda *_, **__: found
+    plots.curves = lambda *_: b""
+
+    def stopped(self: run._Run, attempt: dict[str, Any]) -> str:
+        for name, text in self.plan.files(attempt["seed"]).items():
+            (self.folder / name).write_text(text)
+        (self.folder / "log").touch()
+        return "interrupted"
+
+    run._Run._train = stopped  # type: ignore[method-assign]
+    settings = RunSettings(engine="torch", gpu="none", epochs=4, root=Path.cwd(), retries=2)
+
+    def go() -> Path:
+        planned = run.plan(run.own.subject("cifar10-allcnn-c", settings.root), settings, lambda _: None)
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        (planned.folder / "log").write_bytes(log())
+        (planned.folder / "state.json").write_bytes(path.read_bytes())
+        (planned.folder / "attempt-1").mkdir(exist_ok=True)
+        return planned.folder
+
+    folder = go()
+    sweep._state(folder)
+    sweep._tried(folder)
+    return run.run("cifar10-allcnn-c", settings, lambda _: None)
+
+
+def read_outcome(path: Path) -> object:
+    from allconv_caffe.train import job
+
+    return job.read_outcome(path.parent)
+
+
+def read_lease(path: Path) -> object:
+    """Whoever takes the folder next."""
+    from allconv_caffe.train import lease
+
+    lease.DEAD_SECONDS = -1.0
+    lease.holder(path.parent)
+    taken = lease.Lease(path.parent, 0, lambda _: None)
+    taken.release()
+    for made in path.parent.iterdir():
+        made.unlink()
+    return None
+
+
+def read_run(path: Path) -> object:
+    """A run that becomes a model, is classified with, and evaluated."""
+    import crash_points
+
+    from allconv_caffe import zoo
+    from allconv_caffe.train import record
+
+    whole = Path("whole")
+    if not whole.exists():
+        whole.mkdir()
+        crash_points.finished_run(whole)
+        for name in ("result.json", "settings.json"):
+            shutil.copy(whole / "runs" / "one" / name, whole / name)
+    run = whole / "runs" / "one"
+    for name in ("result.json", "settings.json"):
+        shutil.copy(whole / name, run / name)
+    shutil.copy(path, run / path.name)
+    shutil.rmtree(whole / "models", ignore_errors=True)
+    for use in (lambda: zoo.find(run, root=whole), lambda: record.device_of(run), lambda: record.read_result(run)):
+        with suppress(PlacedError):
+            use()  # type: ignore[operator]
+    return zoo.add(run, whole / "models", root=whole)
 
 
 def read_log(path: Path) -> object:
@@ -421,6 +578,12 @@ FORMATS: dict[
     "settings": (run_settings, "run/settings.json", read_result, json_mutants),
     "card": (card, "models/m/card.json", read_card, json_mutants),
     "manifest": (manifest, "set/manifest.json", read_manifest, json_mutants),
+    "prepared": (prepared_manifest, "set/manifest.json", read_prepared, json_mutants),
+    "state": (state, "x/state.json", read_state, json_mutants),
+    "outcome": (outcome, "job/outcome.json", read_outcome, json_mutants),
+    "lease": (lease, "x/.lease-000001", read_lease, json_mutants),
+    "run-result": (of_a_run("result.json"), "x/result.json", read_run, json_mutants),
+    "run-settings": (of_a_run("settings.json"), "x/settings.json", read_run, json_mutants),
     "log": (log, "run/log", read_log, some_text),
 }
 """By name: a good file, what it is called, who reads it, how it is mutated."""
@@ -431,9 +594,9 @@ class TooSlow(BaseException):
     pass
 
 
-def judge(path: Path, read: Reader) -> str:
+def judge(path: Path, read: Reader, seconds: float = SECONDS) -> str:
     """ "taken", "refused", or what no user should see."""
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         read(path)
     except PlacedError as error:
@@ -454,6 +617,7 @@ def child(name: str, seed: int, first: int, count: int) -> None:
     def too_slow(*_: object) -> None:
         raise TooSlow
 
+    faulthandler.enable()
     make, file, read, mutants = FORMATS[name]
     raw = make()
     path = Path(file)
@@ -463,9 +627,8 @@ def child(name: str, seed: int, first: int, count: int) -> None:
         Path("net.prototxt").write_bytes(net())
     if name in ("result", "settings"):
         path.with_name("log").write_bytes(log())
-    first_said = judge(path, read)
-    print(json.dumps({"good": first_said}), flush=True)
     signal.signal(signal.SIGALRM, too_slow)
+    print(json.dumps({"good": judge(path, read, FIRST_SECONDS)}), flush=True)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + EXTRA_BYTES, resource.RLIM_INFINITY))
     for i, (said, mutant) in enumerate(mutants(raw, random.Random(f"{name} {seed}"), first + count)):
@@ -496,24 +659,38 @@ def fuzz(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], 
             places = (HERE.parents[1], tests, tests / "parity", HERE)
             env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), **QUIET}
             done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
-        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        if not lines or lines[0].get("good") != "taken":
-            return outcomes, [
-                f"{name}: the good file: {lines[:1]}, ended with {done.returncode}: {done.stderr[-3000:]}"
-            ]
-        at = {"begins": first, "said": "before the first"}
-        for line in lines[1:]:
-            if "begins" in line:
-                at = line
-            elif line["is"] in outcomes:
-                outcomes[line["is"]] += 1
-            else:
-                wrong.append(f"{name} seed {seed} number {at['begins']} ({at['said']}):\n{line['is']}")
-        if done.returncode == 0:
-            break
-        wrong.append(f"{name} seed {seed} number {at['begins']} ({at['said']}): ended with {done.returncode}")
+            lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            if not lines or lines[0].get("good") != "taken":
+                said = f"{lines[:1]}, {ending(done.returncode)}: {done.stderr[-3000:]}"
+                return outcomes, [f"{name}: the good file: {said}"]
+            at = {"begins": first, "said": "before the first"}
+            for line in lines[1:]:
+                if "begins" in line:
+                    at = line
+                elif line["is"] in outcomes:
+                    outcomes[line["is"]] += 1
+                else:
+                    wrong.append(f"{name} seed {seed} number {at['begins']} ({at['said']}):\n{line['is']}")
+            if done.returncode == 0:
+                break
+            kept = Path(tempfile.gettempdir()) / f"fuzz-{name}-{seed}-{at['begins']}{Path(FORMATS[name][1]).suffix}"
+            shutil.copyfile(Path(folder) / FORMATS[name][1], kept)
+        wrong.append(
+            f"{name} seed {seed} number {at['begins']} ({at['said']}): {ending(done.returncode)}; what it read is in {kept}; "
+            f"it said last: {done.stderr[-2000:]}"
+        )
         first = at["begins"] + 1
     return outcomes, wrong
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"ended by signal {-status}"
 
 
 def main() -> int:
