@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Match, Optional, Set, Tuple
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from . import build, forks
+from . import build, forks, scalars
 from .errors import ProtoError
 
 _TOKEN = re.compile(r"[A-Za-z_][\w.]*|[-+]?[0-9.][\w.+-]*|\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|\S")
@@ -60,17 +60,32 @@ _ADDED = {(f"{build.PACKAGE}.{message.name}", field.name) for message in forks.A
 
 def _parsed(text: str, cls: Any, where: str) -> Any:
     message = cls()
-    text = _as_cpp(text, cls, where)
+    given = text
     try:
+        text = _as_cpp(given, cls, where)
         text_format.Parse(text, message)
+    except ProtoError as error:
+        raise _first(error, given, cls, where) from None
     except text_format.ParseError as error:
         no_field = _NO_FIELD.search(str(error))
         if no_field and (no_field.group("message"), no_field.group("field")) in _ADDED:
             raise _ForksField from None
-        raise _explain(error, text, cls, where) from None
+        raise _first(_explain(error, text, cls, where), given, cls, where) from None
     except (ValueError, TypeError) as error:  # e.g. a lone surrogate in a string
         raise ProtoError(where, f"Error parsing text-format {cls.DESCRIPTOR.full_name}: {error}") from None
     return message
+
+
+def _first(error: ProtoError, text: str, cls: Any, where: str) -> ProtoError:
+    """What C++'s parser says of a value there, or before; `error` where it is no matter of values."""
+    found = scalars.objection(text, cls.DESCRIPTOR)
+    if found is None:
+        return error
+    line, column = _place(text, found.offset)
+    if error.line is not None and line > error.line:
+        return error
+    sentence = found.sentence + _hint(found.found, list(found.choices))
+    return ProtoError(where, sentence, line, column, found.found, found.choices)
 
 
 def _as_cpp(text: str, cls: Any, where: str) -> str:

@@ -1,4 +1,5 @@
-"""Numbers, bools and enums in prototxt, good and bad, and what the real parser makes of them: tests/golden/numbers.json.
+"""Numbers, bools and enums in prototxt, good and bad, and what the real parser makes of them: tests/golden/numbers.json, and what
+it says first of those that it refuses: tests/golden/numbers_refused.json.
 
 Record it: ``python tests/parity/number_golden.py``.
 """
@@ -6,6 +7,7 @@ Record it: ``python tests/parity/number_golden.py``.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 import real_tools
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "numbers.json"
+REFUSED = GOLDEN.with_name("numbers_refused.json")
+_SAID = re.compile(r"Error parsing text-format caffe\.SolverParameter: \d+:\d+: (.*)")
 FIELDS = (
     "max_iter",
     "random_seed",
@@ -39,20 +43,24 @@ def cases() -> list[str]:
     return [f"{field}: {value}\n" for field in FIELDS for value in VALUES]
 
 
-def real(text: str, folder: Path) -> str | None:
-    """What Caffe prints of the solver that it has read; None where it refuses it."""
+def real(text: str, folder: Path) -> tuple[str | None, str]:
+    """What Caffe prints of the solver that it has read; None where it refuses it, and then what its parser says first."""
     (folder / "in.prototxt").write_text(text)
     done = real_tools.run("upgrade_solver_proto_text", ["in.prototxt", "out.prototxt"], folder)
     assert done.returncode in (0, 2), done.stderr
-    return None if done.returncode else (folder / "out.prototxt").read_text()
+    if done.returncode:
+        return None, _SAID.findall(done.stderr)[0]
+    return (folder / "out.prototxt").read_text(), ""
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         answers = {text: real(text, Path(folder)) for text in cases()}
-    lines = [f"{json.dumps(text)}: {json.dumps(answer)}" for text, answer in answers.items()]
-    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    print(f"{len(answers)} solvers, {sum(answer is None for answer in answers.values())} refused", file=sys.stderr)
+    refused = {text: said for text, (answer, said) in answers.items() if answer is None}
+    for path, content in ((GOLDEN, {text: answer for text, (answer, _) in answers.items()}), (REFUSED, refused)):
+        lines = [f"{json.dumps(text)}: {json.dumps(entry)}" for text, entry in content.items()]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    print(f"{len(answers)} solvers, {len(refused)} refused", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -177,3 +177,15 @@ def test_numbers_are_read_as_by_the_real_parser() -> None:
         if found != expected:
             wrong.append(f"{text!r}: found {found!r}, Caffe has {expected!r}")
     assert len(recorded) > 600 and not wrong, "\n".join(wrong)
+
+
+def test_wrong_numbers_are_refused_in_the_real_parsers_words() -> None:
+    """The sentence that Caffe prints first for each of the same solvers that it refuses; choices may follow."""
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "numbers_refused.json").read_text())
+    wrong = []
+    for text, expected in recorded.items():
+        with pytest.raises(ProtoError) as error:
+            parse_text(text, SolverParameter)
+        if not error.value.reason.startswith(expected):
+            wrong.append(f"{text!r}: {error.value.reason!r}, Caffe says {expected!r}")
+    assert len(recorded) > 500 and not wrong, "\n".join(wrong)
