@@ -110,13 +110,14 @@ def test_make_figures_makes_the_papers_six() -> None:
         "FIGURES=out",
     ]
     recipes = [" ".join(make("-n", "figures", *more).replace("\\\n", "").split()) for more in ([], words)]
-    own, named = (re.findall(r"allconv viz figure (\d) (.*?) +--output (\S+)", recipe) for recipe in recipes)
+    found = (re.findall(r"allconv viz figure (\d) (.*?) +--output (\S+)", recipe) for recipe in recipes)
+    own, named = ([tuple(" ".join(shlex.split(word)) for word in figure) for figure in figures] for figures in found)
     assert [number for number, _, _ in own] == [number for number, _, _ in named] == list("123456")
     assert all(path == f"build/figures/figure-{number}.png" for number, _, path in own)
-    assert own[3][1] == "--model cifar10-allcnn-c-jpeg --data 'data/cifar10-jpeg' --seed 5"
-    assert own[5][1] == "--model cifar10-model-c-jpeg --data 'data/cifar10-jpeg' --seed 5"
+    assert own[3][1] == "--model cifar10-allcnn-c-jpeg --data data/cifar10-jpeg --seed 5"
+    assert own[5][1] == "--model cifar10-model-c-jpeg --data data/cifar10-jpeg --seed 5"
     assert named[1] == ("2", "--net a.prototxt --weights a.caffemodel --seed 5", "out/figure-2.png")
-    assert named[5] == ("6", "--model b --data 'val' --seed 5", "out/figure-6.png")
+    assert named[5] == ("6", "--model b --data val --seed 5", "out/figure-6.png")
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class Scenario:
     """What two whole results have in common."""
     modules: tuple[str, ...] = ()
     """What it imports, and takes its time: once, not in every child."""
-    end: Callable[[Path], Any] = lambda folder: None
-    """What the folder has in common with the undisturbed one once the work, done again, has ended."""
+    end: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    """What the folder has in common with the undisturbed one once the work, done again, has ended, by name."""
 
 
 def digest(path: Path) -> str | None:
@@ -138,16 +138,16 @@ def run(act: Callable[[Path], object], folder: Path, point: Point | None) -> tup
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
-def strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
-    """Every point of a scenario: how many there were, and what was wrong, a line each."""
+def strike(name: str, scenario: Scenario, home: Path, every: int = 1) -> tuple[int, list[str]]:
+    """Every point of a scenario, or one of so many: how many were tried, and what was wrong, a line each."""
     here = os.getcwd()
     try:
-        return _strike(name, scenario, home)
+        return _strike(name, scenario, home, every)
     finally:
         os.chdir(here)
 
 
-def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
+def _strike(name: str, scenario: Scenario, home: Path, every: int) -> tuple[int, list[str]]:
 
     for module in scenario.modules:
         importlib.import_module(module)
@@ -176,9 +176,9 @@ def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
     tried, most = 0, 0
     wrong: list[str] = []
     for after, full in ((False, False), (True, False), (False, True)):
-        number, word = 0, "full disk" if full else "killed after" if after else "killed before"
+        number, word = 1 - every, "full disk" if full else "killed after" if after else "killed before"
         while True:
-            number += 1
+            number += every
             folder = fresh()
             status, said = run(scenario.act, folder, Point(number, after, full))
             if status == DONE and not full:
@@ -193,13 +193,16 @@ def _strike(name: str, scenario: Scenario, home: Path) -> tuple[int, list[str]]:
                         wrong.append(f"{place}: {result} is neither as before nor as it should be")
             except Exception as error:
                 wrong.append(f"{place}: what lies there cannot be read: {error!r}")
+            for path in folder.rglob(".*.tmp"):  # of the dead one, as they are a minute later
+                os.utime(path, (0, 0))
             again, said = run(scenario.act, folder, None)
             if again != DONE:
                 wrong.append(f"{place}: done again: {again} {said}")
             elif state(folder) != expected:
                 wrong.append(f"{place}: done again, it ends otherwise")
             elif (found := scenario.end(folder)) != ended:
-                wrong.append(f"{place}: done again, it ends with {found}, expected {ended}")
+                others = sorted(name for name in {**ended, **found} if found.get(name) != ended.get(name))
+                wrong.append(f"{place}: done again, it ends with another {', '.join(others)}")
             if full and number >= most:
                 break
         most = max(most, number)
@@ -423,7 +426,7 @@ def record_of(path: Path) -> Any:
     return found.status, found.test_error_percent, found.iterations, found.parameters, len(found.attempts)
 
 
-def made(folder: Path) -> Any:
+def made(folder: Path) -> dict[str, Any]:
     """What a finished run holds: names, points of the curves but their clocks, the picture, the events of TensorBoard."""
     import csv
 
@@ -438,7 +441,7 @@ def made(folder: Path) -> Any:
         with open(run / name, newline="") as file:
             rows = {row["iteration"]: row for row in csv.DictReader(file)}
             points.append([(row["iteration"], row.get("loss"), row.get("error_percent")) for row in rows.values()])
-    return sorted(names), points, len(list(run.glob("events/*")))
+    return {**dict.fromkeys(names, True), "points": points, "events": len(list(run.glob("events/*")))}
 
 
 WEIGHTS = """name: "Tiny"
@@ -578,11 +581,11 @@ def mine(folder: Path) -> None:
     scanning(net, source, ["conv1"], k=2, batch_size=1, path=folder / "topk.npz", save_seconds=0, progress=False)
 
 
-def mined(folder: Path) -> Any:
+def mined(folder: Path) -> dict[str, Any]:
     from allconv_caffe.visualize.mining import PARTS, TopK
 
     found = TopK.load(folder / "topk.npz")
-    return found.done, [getattr(found.blobs["conv1"], part).tolist() for part in PARTS]
+    return {"done": found.done, **{part: getattr(found.blobs["conv1"], part).tolist() for part in PARTS}}
 
 
 def whole_scan(path: Path) -> bool:
@@ -627,13 +630,14 @@ def main() -> int:
     """Returns: 1 if anything was lost, half there, or could not be done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SCENARIOS), metavar="NAME,NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only one point of N (default: %(default)s)")
     options = parser.parse_args()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Caffe's log, the bars, and what each of the killed had to say
     failed = 0
     print(f"{'work':<14} {'points':>7} {'wrong':>7}")
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as home:
-            tried, wrong = strike(name, SCENARIOS[name], Path(home))
+            tried, wrong = strike(name, SCENARIOS[name], Path(home), options.every)
         print(f"{name:<14} {tried:>7} {len(wrong):>7}", flush=True)
         for line in wrong[:10]:
             print(f"  {line}")
