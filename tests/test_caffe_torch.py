@@ -471,12 +471,17 @@ def test_python_m_of_ours_is_interrupted_as_the_commands(module: str, name: str,
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])}
-    done = subprocess.run(
-        [sys.executable, "-m", f"allconv_caffe.{module}", "x"], env=env, capture_output=True, text=True, timeout=100
-    )
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which is ignored where tests run in the background
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, preexec_fn=heed)
+
+    done = run("-m", f"allconv_caffe.{module}", "x")
     assert (done.returncode, done.stderr) == (130, "stopped\n")
-    script = f"import allconv_caffe.interrupts, {name}"
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=100)
+    done = run("-c", f"import allconv_caffe.interrupts, {name}")
     assert done.returncode != 130 and "KeyboardInterrupt" in done.stderr
 
 
