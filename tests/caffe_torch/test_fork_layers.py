@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.prototxt import input_layer, layer
+from support.solvers import assert_trained_alike
 
 from allconv_caffe.caffe_torch import glog, summary
 from allconv_caffe.caffe_torch.blob import Blob
@@ -724,19 +725,11 @@ def solver_of(executor: str) -> Solver:
     return create_solver(param, context=Context(rng=TorchGenerator(5)), where="solver.prototxt", executor=executor)
 
 
-def test_traced_layers_compute_what_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traced_layers_compute_what_plain_ones_do(uncompiled: None) -> None:
     """Three iterations of a net of all of them, captured as one graph, end in the plain executor's weights."""
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     plain, traced = solver_of("plain"), solver_of("compiled")
     assert {each.param.type for each in plain.net.layers} >= FORKS.keys()
-    before = [p.data.clone() for p in plain.net.learnable_params]
-    plain.solve()
-    traced.solve()
-    for old, a, b in zip(before, plain.net.learnable_params, traced.net.learnable_params, strict=True):
-        assert not torch.equal(old, a.data)
-        torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-5)
+    assert_trained_alike(plain, traced)
 
 
 def test_every_tensor_lies_on_the_nets_device() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from support.prototxt import layer
+from support.solvers import assert_trained_alike
 
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -92,30 +91,14 @@ def make(net: str, executor: str) -> Solver:
     return create_solver(parse_text(text, SolverParameter), context=context, where="solver.prototxt", executor=executor)
 
 
-def test_traced_layers_compute_what_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traced_layers_compute_what_plain_ones_do(uncompiled: None) -> None:
     """Three iterations of a net of all of them, captured as one graph, end in the plain executor's weights."""
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
-
-    def uncompiled(graph: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        return graph
-
-    monkeypatch.setattr(torch, "compile", uncompiled)
-    plain, traced = make(NET, "plain"), make(NET, "compiled")
-    before = [p.data.clone() for p in plain.net.learnable_params]
-    plain.solve()
-    traced.solve()
-    for old, a, b in zip(before, plain.net.learnable_params, traced.net.learnable_params, strict=True):
-        assert not torch.equal(old, a.data)
-        # the bias under MVN has rounding errors for a gradient
-        torch.testing.assert_close(a.data, b.data, rtol=1e-5, atol=1e-5)
+    # the bias under MVN has rounding errors for a gradient
+    assert_trained_alike(make(NET, "plain"), make(NET, "compiled"))
 
 
-def test_a_forked_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_process_is_told(uncompiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled loops count on threads that a fork leaves behind: one line, where they would wait for ever."""
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     solver = make(dummy("x", "2 3") + layer("s", "Reduction", "x", "loss_weight: 1"), "compiled")
     solver.step(1)
     monkeypatch.setattr(os, "getpid", lambda: -1)
@@ -150,11 +133,8 @@ RECURRENT = "".join(
 )
 
 
-def test_a_state_is_carried_from_one_iteration_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_is_carried_from_one_iteration_to_the_next(uncompiled: None) -> None:
     """As in the plain executor: sequences go on, `cont` 0 begins one, more streams than before begin at 0."""
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.compiled.compiler", lambda: "none is called")
-    monkeypatch.setattr("allconv_caffe.caffe_torch.executor.builder.get", lambda *_: None)
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     plain, traced = make(RECURRENT, "plain"), make(RECURRENT, "compiled")
     g = torch.Generator().manual_seed(0)
     for streams in (2, 2, 3, 1):
