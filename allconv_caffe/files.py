@@ -432,10 +432,17 @@ def read_json(path: Path, expected: str, error: type[FoundError] = FoundError) -
     where = os.fspath(path)
     try:
         with open_file(where) as file:
-            found = json.loads(file.read().decode())
-        json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+            content = file.read()
     except OSError as failure:
         raise error(where, f"nothing ({failure.strerror})", expected) from None
+    return parse_json(content, where, expected, error)
+
+
+def parse_json(content: bytes, where: str, expected: str, error: type[FoundError] = FoundError) -> dict[str, Any]:
+    """The JSON object in what was read from `where`; the rest as for `read_json`."""
+    try:
+        found = json.loads(content.decode())
+        json.dumps(found, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
     except (ValueError, RecursionError) as failure:
         raise error(where, f"no JSON ({failure})", expected) from None
     if not isinstance(found, dict):

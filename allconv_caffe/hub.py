@@ -85,7 +85,7 @@ def get(
     digest = hashlib.sha1(found.card).hexdigest()
     if sha1 is not None and digest != sha1.lower():
         raise ZooError(f"{found.name}/{CARD}", f"SHA-1 {digest}", sha1)
-    facts = _read(found)
+    facts = zoo.parse_card(found.card, f"{found.name}/{CARD}")
     out = folder / facts["name"]
 
     def free() -> None:
@@ -106,18 +106,6 @@ def get(
     except files.Held:
         raise ZooError(out, "another `allconv zoo get` at work", "one at a time for the same name") from None
     return Card(out, facts)
-
-
-def _read(found: Source) -> dict[str, Any]:
-    """The facts of a card that came from elsewhere. Raises: ZooError."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / CARD
-        path.write_bytes(found.card)
-        try:
-            return zoo.read_card(path)
-        except ZooError as error:
-            error.where = f"{found.name}/{CARD}"
-            raise error from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,16 +216,8 @@ def catalogue(place: Place) -> dict[str, dict[str, Any]]:
     Raises: ZooError: there is none.
     """
     expected = "the catalogue of a zoo, as `allconv zoo push --to FOLDER` writes it"
-    content = place.read(CATALOGUE, MOST_CATALOGUE_BYTES, expected)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / CATALOGUE
-        path.write_bytes(content)
-        try:
-            facts = files.read_json(path, expected, ZooError)
-        except ZooError as error:
-            error.where = f"{place}/{CATALOGUE}"
-            raise error from None
     where = f"{place}/{CATALOGUE}"
+    facts = files.parse_json(place.read(CATALOGUE, MOST_CATALOGUE_BYTES, expected), where, expected, ZooError)
     if facts.get("format_version") != FORMAT_VERSION:
         raise ZooError(where, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
     files.check_kinds(where, {"models": facts.get("models")}, {"models": dict[str, dict]}, ZooError)
@@ -356,10 +336,8 @@ def _lies_there(card: Card, out: Path) -> bool:
     """Whether just this model lies in `out`. Raises: ZooError: something else does."""
     if not out.exists():
         return False
-    with tempfile.TemporaryDirectory() as temporary:
-        zoo.write_card(Path(temporary), _bundled(card))
-        same = (out / CARD).is_file() and (out / CARD).read_bytes() == (Path(temporary) / CARD).read_bytes()
-    if not same:
+    own = files.json_text(_bundled(card)).encode()
+    if not (out / CARD).is_file() or (out / CARD).read_bytes() != own:
         raise ZooError(out, "a model of that name", "none; remove it or name another folder")
     return True
 

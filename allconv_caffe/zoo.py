@@ -26,6 +26,7 @@ DEFAULT_FOLDER = Path("models")
 CARD, PAGE, DEPLOY, TRAIN_VAL = "card.json", "README.md", "deploy.prototxt", "train_val.prototxt"
 WHITENING, MEAN = "whitening.npz", "mean.binaryproto"
 FORMAT_VERSION = 1
+_A_CARD = "the card of a model"
 TOLERANCE_PERCENT = 0.1
 """How far a measured error may lie from the card's: other kernels turn the answer for a few images in ten thousand."""
 
@@ -422,10 +423,18 @@ def columns(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def read_card(path: Path) -> dict[str, Any]:
     """The facts in a ``card.json``. Raises: ZooError: it is none."""
-    facts = files.read_json(path, "the card of a model", ZooError)
+    return _checked(path, files.read_json(path, _A_CARD, ZooError))
+
+
+def parse_card(content: bytes, where: str) -> dict[str, Any]:
+    """The facts in a ``card.json`` that was read from `where`. Raises: ZooError: it is none."""
+    return _checked(where, files.parse_json(content, where, _A_CARD, ZooError))
+
+
+def _checked(where: str | Path, facts: dict[str, Any]) -> dict[str, Any]:
     if facts.get("format_version") != FORMAT_VERSION:
-        raise ZooError(path, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
-    _check_card(path, facts)
+        raise ZooError(where, f"format_version {facts.get('format_version')}", str(FORMAT_VERSION))
+    _check_card(where, facts)
     return facts
 
 
@@ -435,7 +444,7 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
     files.write(folder / PAGE, page(facts))
 
 
-def _check_card(path: Path, facts: Mapping[str, Any]) -> None:
+def _check_card(path: str | Path, facts: Mapping[str, Any]) -> None:
     """Raises ZooError where an entry is missing, of another kind, or names a file elsewhere."""
     kinds = {**_KINDS, **dict.fromkeys(FILES, dict)}
     kinds["mean"] = kinds["transform"] = dict | None

@@ -124,7 +124,6 @@ def _measured(question: Question, trials: Mapping[str, Trial]) -> str:
     algorithm = winner if best[winner] < CLEARLY * best[usual] else usual
     try:
         path = cached(f"convolutions/{question.key}.json", anew=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, {"algorithm": algorithm, "question": asdict(question), "cpu_seconds": best})
     except OSError as error:
         glog.warning("conv_choice.py:1", f"{error.filename}: {error.strerror}; the choice is not kept")
