@@ -228,32 +228,17 @@ FORKS: dict[str, type[Layer]] = {}
 
 
 def register(*types: str) -> Callable[[type[Layer]], type[Layer]]:
-    """Class decorator: makes a layer class known under its prototxt `type`. Registering a type twice raises."""
+    """Class decorator: makes a layer class known under its prototxt `type`, as a fork's where `forks` names it.
 
-    def add(cls: type[Layer]) -> type[Layer]:
-        for name in types:
-            if name in REGISTRY:
-                raise ValueError(f"Layer type {name} already registered by {REGISTRY[name].__name__}.")
-            REGISTRY[name] = cls
-        cls.type = types[0]
-        return cls
-
-    return add
-
-
-def register_fork(*types: str) -> Callable[[type[Layer]], type[Layer]]:
-    """As `register`, for types of forks of Caffe.
-
-    Raises: ValueError: a type that is registered already, or that `forks` does not name.
+    Raises: ValueError: a type that is registered already.
     """
 
     def add(cls: type[Layer]) -> type[Layer]:
         for name in types:
-            if name in FORKS or name in REGISTRY or name not in forks.TYPES:
-                raise ValueError(
-                    f"Layer type {name}: registered already, or no type of a fork that is named in forks.py."
-                )
-            FORKS[name] = cls
+            registry = FORKS if name in forks.TYPES else REGISTRY
+            if name in registry:
+                raise ValueError(f"Layer type {name} already registered by {registry[name].__name__}.")
+            registry[name] = cls
         cls.type = types[0]
         return cls
 

@@ -11,7 +11,7 @@ import pytest
 from allconv_caffe import proto
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.layer import FORKS, REGISTRY, Context, Layer, register_fork
+from allconv_caffe.caffe_torch.layer import FORKS, REGISTRY, Context, Layer, register
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.proto import (
     LayerParameter,
@@ -41,15 +41,16 @@ def test_no_fork_has_what_caffe_has() -> None:
 
 
 def test_what_runs_is_named_too() -> None:
-    """Every type of a fork that runs is in the table of types, every field that is read in the table of fields."""
-    assert FORKS.keys() < forks.TYPES.keys()
+    """Every type of a fork that runs is in the table of types, every field that is read in that of fields; none runs twice."""
+    assert len(REGISTRY) == 61  # as many as Caffe lists: a fork's type that is not in the table would be one more
+    assert FORKS
     (layer,) = (message for message in forks.ADDED if message.name == "LayerParameter")
     assert {field.name for field in layer.fields} < forks.FIELDS.keys()
     numbers = [field.number for message in forks.ADDED for field in message.fields]
     assert len(set(numbers)) == len(numbers) and all(forks.FIRST <= number <= forks.LAST for number in numbers)
-    for word in ("Permute", "Convolution", "Nope"):
-        with pytest.raises(ValueError, match=f"Layer type {word}: registered already, or no type of a fork"):
-            register_fork(word)(Layer)
+    for word, owner in (("Permute", FORKS["Permute"]), ("Convolution", REGISTRY["Convolution"])):
+        with pytest.raises(ValueError, match=f"^Layer type {word} already registered by {owner.__name__}."):
+            register(word)(Layer)
 
 
 @pytest.mark.parametrize(

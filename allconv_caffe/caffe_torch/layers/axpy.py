@@ -8,11 +8,11 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import Layer, register_fork
+from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import sum_to
 
 
-@register_fork("Axpy")
+@register("Axpy")
 class AxpyLayer(Layer):
     """top = a * x + y: a one number for each channel of each image.
 

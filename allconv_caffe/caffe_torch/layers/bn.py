@@ -8,7 +8,7 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import register_fork
+from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, float32, skipping, sum_to
 from allconv_caffe.caffe_torch.layers.batch_norm import batch_gradient, channel_mean
 from allconv_caffe.proto import TEST, FillerParameter, fork_fields
@@ -17,7 +17,7 @@ SEGNET = ("bn_mode", "scale_filler", "shift_filler")
 PSPNET = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
 
 
-@register_fork("BN")
+@register("BN")
 class BNLayer(NeuronLayer):
     """top = a * (bottom - mean) / sqrt(var + eps) + b, per channel: SegNet's, or PSPNet's, as the fields of `bn_param` tell.
 

@@ -6,11 +6,11 @@ import dataclasses
 
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import register_fork
+from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 
 
-@register_fork("DepthwiseConvolution")
+@register("DepthwiseConvolution")
 class DepthwiseConvolutionLayer(ConvolutionLayer):
     """A Convolution, whose `group` says that each channel has a window of its own.
 
@@ -18,7 +18,7 @@ class DepthwiseConvolutionLayer(ConvolutionLayer):
     """
 
 
-@register_fork("ConvolutionDepthwise")
+@register("ConvolutionDepthwise")
 class ConvolutionDepthwiseLayer(ConvolutionLayer):
     """A Convolution in which each channel has a window of its own, whatever `group` says.
 

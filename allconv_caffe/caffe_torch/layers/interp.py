@@ -9,14 +9,14 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
-from allconv_caffe.caffe_torch.layer import Layer, register_fork
+from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.layers.base import legacy
 from allconv_caffe.proto import fork_fields
 
 _POSITIVE = "height should be positive", "width should be positive"
 
 
-@register_fork("Interp")
+@register("Interp")
 class InterpLayer(Layer):
     """top = bottom[0] at another size, bilinear, corner on corner: place i of n lies at i (h - 1) / (n - 1), at 0 where n is 1.
 

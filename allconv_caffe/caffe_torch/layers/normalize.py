@@ -8,12 +8,12 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import register_fork
+from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, float32, skipping, sum_to
 from allconv_caffe.proto import FillerParameter, fork_fields
 
 
-@register_fork("Normalize")
+@register("Normalize")
 class NormalizeLayer(NeuronLayer):
     """top = a * bottom / sqrt(sum of bottom^2 + eps), summed over all of an image, or over the channels of each place.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import Layer, register_fork
+from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.proto import fork_fields
 
 
-@register_fork("Permute")
+@register("Permute")
 class PermuteLayer(Layer):
     """top = bottom with its axes in another order: axis i of the top is axis order[i] of the bottom.
 

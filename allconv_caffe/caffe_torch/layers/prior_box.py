@@ -11,13 +11,13 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import Layer, register_fork
+from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.proto import fork_fields
 
 _SAME = 1e-6  # aspect ratios that differ by less are one
 
 
-@register_fork("PriorBox")
+@register("PriorBox")
 class PriorBoxLayer(Layer):
     """The boxes that a detector's places begin with, as parts of the image, and the variances of their coordinates.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.layer import register_fork
+from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
 
 
-@register_fork("ReLU6")
+@register("ReLU6")
 class ReLU6Layer(NeuronLayer):
     """top = min(max(bottom, 0), 6). The gradient passes where 0 < bottom < 6.
 

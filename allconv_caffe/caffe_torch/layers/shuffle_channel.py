@@ -8,12 +8,12 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.layer import register_fork
+from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
 from allconv_caffe.proto import fork_fields
 
 
-@register_fork("ShuffleChannel")
+@register("ShuffleChannel")
 class ShuffleChannelLayer(NeuronLayer):
     """top = bottom with its channels dealt out: of g groups of k, channel j of group i becomes channel j g + i.
 

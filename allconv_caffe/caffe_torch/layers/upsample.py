@@ -9,12 +9,12 @@ import torch
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
-from allconv_caffe.caffe_torch.layer import Layer, register_fork
+from allconv_caffe.caffe_torch.layer import Layer, register
 from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import fork_fields
 
 
-@register_fork("Upsample")
+@register("Upsample")
 class UpsampleLayer(Layer):
     """top = 0, and each value of bottom[0] where bottom[1] says that it came from: the reverse of a MAX Pooling.
 
