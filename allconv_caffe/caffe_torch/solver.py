@@ -281,7 +281,7 @@ class Solver(ABC):
     def step(self, iters: int) -> None:
         """Runs `iters` iterations: test, forward and backward, display, update, snapshot."""
         param = self.param
-        start_iter, stop_iter = self.iter, self.iter + iters
+        stop_iter = self.iter + iters
         self._losses, self._pending, self._smoothed_loss, self._folded = [], [], 0.0, 0
         if self._executor is None and iters > 0:
             self._executor = self._choose_executor(self, iters)
@@ -303,9 +303,9 @@ class Solver(ABC):
             self.net.debug_info = display and param.debug_info
             rate, status = self._learning_rate()
             loss, outputs = self.executor.iterate(rate)
-            self._update_smoothed_loss(loss, start_iter)
+            self._update_smoothed_loss(loss)
             if display:
-                smoothed = self._smoothed(start_iter)
+                smoothed = self._smoothed()
                 lapse = time.perf_counter() - timer
                 per_second = (self.iter - self._iterations_last) / (lapse or 1)
                 glog.info(
@@ -350,7 +350,6 @@ class Solver(ABC):
         if resume_file:
             glog.info("solver.cpp:295", f"Restoring previous solver status from {resume_file}")
             self.restore(resume_file)
-        start_iter = self.iter
         param = self.param
         self.step(param.max_iter - self.iter)
         if param.snapshot_after_train and (not param.snapshot or self.iter % param.snapshot != 0):
@@ -360,8 +359,8 @@ class Solver(ABC):
             return
         if param.display and self.iter % param.display == 0:
             loss = self.executor.forward()
-            self._update_smoothed_loss(loss, start_iter)
-            glog.info("solver.cpp:327", f"Iteration {self.iter}, loss = {glog.number(self._smoothed(start_iter))}")
+            self._update_smoothed_loss(loss)
+            glog.info("solver.cpp:327", f"Iteration {self.iter}, loss = {glog.number(self._smoothed())}")
         if param.test_interval and self.iter % param.test_interval == 0:
             self.test_all()
         glog.info("solver.cpp:332", "Optimization Done.")
@@ -450,14 +449,14 @@ class Solver(ABC):
         return f"{self.param.snapshot_prefix}_iter_{iteration}{extension}{format_}"
 
     # loss
-    def _update_smoothed_loss(self, loss: torch.Tensor, start_iter: int) -> None:
+    def _update_smoothed_loss(self, loss: torch.Tensor) -> None:
         """Keeps the loss on its device; `_smoothed` folds the kept ones in when somebody looks."""
         if self.param.average_loss == 1:
             self._pending = [loss]
         elif self.param.display:
             self._pending.append(loss)
 
-    def _smoothed(self, start_iter: int) -> float:
+    def _smoothed(self) -> float:
         """Running mean over at most average_loss iterations, folded in Caffe's order."""
         average = self.param.average_loss
         values = torch.stack([v.to(torch.float32) for v in self._pending]).tolist() if self._pending else []
@@ -487,13 +486,12 @@ class Solver(ABC):
             for _ in range(part.numel()):
                 glog.info(
                     source,
-                    f"    {word} net output #{k}: {name} = {glog.number(values[k])}"
-                    + loss_suffix(weight, values[k], name),
+                    f"    {word} net output #{k}: {name} = {glog.number(values[k])}{loss_suffix(weight, values[k])}",
                 )
                 k += 1
 
 
-def loss_suffix(weight: float, value: float, name: str) -> str:
+def loss_suffix(weight: float, value: float) -> str:
     """`` (* 1 = 2.3 loss)`` behind the value of an output that carries a loss weight."""
     if not weight:
         return ""

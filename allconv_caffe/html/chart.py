@@ -30,7 +30,7 @@ class Panel:
     levels: Mapping[str, float] = field(default_factory=dict)
 
 
-def chart(title: str, panels: Sequence[Panel], x: str = "epoch") -> dict[str, Any]:
+def chart(title: str, panels: Sequence[Panel]) -> dict[str, Any]:
     """What the page holds of a figure; panels without a finite point are left out, and with them a figure that has no other."""
     kept: list[dict[str, Any]] = []
     for panel in panels:
@@ -46,15 +46,15 @@ def chart(title: str, panels: Sequence[Panel], x: str = "epoch") -> dict[str, An
                 }
             )
     names = list(dict.fromkeys(name for panel in kept for name, points in panel["lines"].items() if points))
-    return {"title": title, "x": x, "names": names, "panels": kept}
+    return {"title": title, "x": "epoch", "names": names, "panels": kept}
 
 
-def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
+def thinned(points: Points) -> list[tuple[float, float]]:
     """The finite points, or of too many the first, the last, and each stretch's smallest and largest."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if len(finite) <= most:
+    if len(finite) <= MOST_POINTS:
         return finite
-    step = math.ceil(2 * len(finite) / (most - 2))
+    step = math.ceil(2 * len(finite) / (MOST_POINTS - 2))
     kept = {0, len(finite) - 1}
     for start in range(0, len(finite), step):
         stretch = range(start, min(start + step, len(finite)))

@@ -117,25 +117,25 @@ def _whole_keys(where: str, table: Any) -> Any:
     return result
 
 
-def apply_changes(base: Architecture, changes: Mapping[str, Any], where: str = "change") -> Architecture:
+def apply_changes(base: Architecture, changes: Mapping[str, Any]) -> Architecture:
     """Depth, then kernel sizes, then widths: the keys of a ``[change]`` table.
 
     Raises:
         TableError: an unknown key, or a value that does not fit the base.
     """
-    known_keys(where, changes, CHANGES)
+    known_keys("change", changes, CHANGES)
     if "depth" in changes:
         base = with_depth(base, changes["depth"])
     if "kernel_sizes" in changes:
         sizes = changes["kernel_sizes"]
         if not isinstance(sizes, int | Mapping) or isinstance(sizes, bool):
-            raise DeriveError(f"{where}: kernel_sizes", sizes, "one size, or a table old = new")
-        base = with_kernel_sizes(base, _whole_keys(f"{where}: kernel_sizes", sizes))
+            raise DeriveError("change: kernel_sizes", sizes, "one size, or a table old = new")
+        base = with_kernel_sizes(base, _whole_keys("change: kernel_sizes", sizes))
     if "widths" in changes:
         widths = changes["widths"]
         if not isinstance(widths, list | tuple | Mapping):
-            raise DeriveError(f"{where}: widths", widths, "a list of widths, or a table old = new")
-        base = with_widths(base, _whole_keys(f"{where}: widths", widths))
+            raise DeriveError("change: widths", widths, "a list of widths, or a table old = new")
+        base = with_widths(base, _whole_keys("change: widths", widths))
     if "width_multiplier" in changes:
         base = with_width_multiplier(base, changes["width_multiplier"])
     return base

@@ -398,10 +398,9 @@ def write(
     return [folder / name for name in texts]
 
 
-def write_all(root: str | Path = ".", names: Iterable[str] | None = None) -> list[Path]:
-    """Render every experiment, or those named, into ``root/solvers``."""
-    chosen = list(names) if names is not None else list(experiments.EXPERIMENTS)
-    return [path for name in chosen for path in write(name, root=root)]
+def write_all(names: Iterable[str] | None = None) -> list[Path]:
+    """Render every experiment, or those named, into ``solvers``."""
+    return [path for name in names or experiments.EXPERIMENTS for path in write(name)]
 
 
 def check(root: str | Path = ".", names: Iterable[str] | None = None) -> list[str]:

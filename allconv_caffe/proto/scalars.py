@@ -115,8 +115,8 @@ class _Walk:
         if self._now.wrong:
             self._object(self._now.wrong)
 
-    def _object(self, sentence: str, choices: Tuple[str, ...] = ()) -> None:
-        raise _Objects(Objection(sentence, self._now.start, self._now.text or "end of file", choices))
+    def _object(self, sentence: str) -> None:
+        raise _Objects(Objection(sentence, self._now.start, self._now.text or "end of file"))
 
     def _expected(self, what: str, text: Optional[str] = None) -> None:
         word = "end of file" if self._now.kind == "end" else self._now.text  # where C++ says nothing

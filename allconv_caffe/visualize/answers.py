@@ -211,13 +211,14 @@ def confusion_png(found: Evaluation, names: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
-def wrong_png(found: Evaluation, names: Sequence[str], source: ImageSource, columns: int = 5) -> bytes:
+def wrong_png(found: Evaluation, names: Sequence[str], source: ImageSource) -> bytes:
     """The images most surely wrong, with class, answer and its probability; an empty sheet says that there is none."""
     title = f"The most surely wrong of {found.count:,} images"
     if not found.wrong:
         return display.png(display.sheet([[display.Grid(tiles=[])]], title, ["None was wrong."]))
     pictures = source.space.pictures(source.get([one.key for one in found.wrong]))
     captions = [f"{names[one.label]}: {names[one.answer]} {100 * one.probability:.0f} %" for one in found.wrong]
+    columns = 5
     rows = range(0, len(pictures), columns)
     grid = display.Grid(
         tiles=[list(pictures[row : row + columns]) for row in rows],

@@ -30,9 +30,9 @@ def crop(array: np.ndarray, box: Box, fill: float | Sequence[float] = 0.0) -> np
     return canvas
 
 
-def crop_picture(picture: np.ndarray, box: Box, grey: int = 128) -> np.ndarray:
+def crop_picture(picture: np.ndarray, box: Box) -> np.ndarray:
     """`crop` for pictures as they are drawn: (H, W, 3) in, (box height, box width, 3) out, grey beyond the image."""
-    return crop(np.moveaxis(picture, -1, 0), box, grey).transpose(1, 2, 0)
+    return crop(np.moveaxis(picture, -1, 0), box, 128).transpose(1, 2, 0)
 
 
 def inside(box: Box, height: int, width: int) -> np.ndarray:

@@ -57,7 +57,6 @@ def top_patches(
     *,
     k: int | None = None,
     rules: Sequence[str] = RULES,
-    seed: float | None = 1.0,
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[str, list[list[Patch]]]:
@@ -86,7 +85,6 @@ def top_patches(
         images,
         [(place[key], unit) for _, _, key, unit, _ in found],
         rules,
-        seed=seed,
         batch_size=batch_size,
         progress=progress,
     )

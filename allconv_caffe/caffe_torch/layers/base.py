@@ -48,8 +48,8 @@ class LossLayer(Layer):
         check(leading(bottom[0]) == leading(bottom[1]), "The data and label should have the same first dimension.")
         top[0].reshape()
 
-    def refuse_label_gradient(self, propagate_down: Sequence[bool], index: int = 1) -> None:
-        if propagate_down[index]:
+    def refuse_label_gradient(self, propagate_down: Sequence[bool]) -> None:
+        if propagate_down[1]:
             raise CaffeError(f"{self.type} Layer cannot backpropagate to label inputs.")
 
 

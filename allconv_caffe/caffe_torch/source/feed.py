@@ -327,8 +327,7 @@ def data_threads(device: torch.device, share: Share = ALONE) -> int:
 class StreamFeed:
     """Batches read, and on a CPU transformed, ahead of time: a thread keeps `depth` of them ready or in work.
 
-    Args:
-        threads: that decode and transform, by default as many as `data_threads` says; with one, it is the same that reads.
+    As many threads as `data_threads` says decode and transform; with one, it is the same that reads.
     """
 
     fresh = True
@@ -343,16 +342,13 @@ class StreamFeed:
         device: torch.device,
         depth: int,
         share: Share = ALONE,
-        threads: int | None = None,
     ) -> None:
         self.position = position
         self._transformer, self._wrapped, self._device = transformer, wrapped, device
         self._ready: queue.Queue[_Batch | BaseException] = queue.Queue(max(1, depth))
         self._stop = threading.Event()
         self._failed: BaseException | None = None
-        if threads is None:
-            threads = data_threads(device, share)
-        self._maker = _Maker(reader, transformer, batch_size, device, threads)
+        self._maker = _Maker(reader, transformer, batch_size, device, data_threads(device, share))
         self._thread = threading.Thread(
             target=_prefetch,
             args=(self._maker, position, share, self._ready, self._stop),

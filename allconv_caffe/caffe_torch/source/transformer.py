@@ -58,7 +58,6 @@ class Transformer:
         self._rng = rng
         self._words: Words | None = None
         self._mean_file: torch.Tensor | None = None  # (1, C, H, W)
-        self._mean_shape: tuple[int, ...] = ()
         self._mean_on: dict[torch.device, torch.Tensor] = {}
         self._means: dict[int, Mean] = {}
         self._fitting: tuple[tuple[int, ...], tuple[int, ...]] = (), ()  # the last top and image that fitted

@@ -412,7 +412,7 @@ def test(flags: Flags) -> int:
     for (blob_id, _), total in scores.items():
         name, mean = net.blob_names[blob_id], glog.divided(float(total), n)
         weight = net.blob_loss_weights[blob_id]
-        suffix = loss_suffix(weight, mean, "")
+        suffix = loss_suffix(weight, mean)
         glog.info("caffe.cpp:321", f"{name} = {glog.number(mean)}{suffix}")
     return 0
 

@@ -51,10 +51,6 @@ class VizNet(ABC):
     def net_sha256(self) -> str:
         return hashlib.sha256(to_text(rules.plain(self.param)).encode()).hexdigest()
 
-    @property
-    def has_relu(self) -> bool:
-        return bool(rules.relu_names(self.param))
-
     @abstractmethod
     def blob_shape(self, blob: str) -> Tuple[int, ...]:
         """Shape of one image's part of a blob: without the batch axis."""
