@@ -91,14 +91,13 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models/cifar10-allcnn-c-jpeg is an All-CNN-C of 6 and 8 channels with weights by seed, channel 3 of conv3 dead;
     data/cifar10-jpeg has 12 test images, smooth ones, whitened by GCN.
     """
-    import hashlib
     import json
 
+    import figure_nets
     import numpy as np
 
     from allconv_caffe import zoo
     from allconv_caffe.paper import derive
-    from allconv_caffe.proto import NetParameter, read_net, write_binary
     from allconv_caffe.visualize.mining import mine
     from allconv_caffe.visualize.nets.open import open_net
     from allconv_caffe.visualize.sources import open_images
@@ -120,32 +119,16 @@ def viz_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     derive.derive("all_cnn_c", world / "derived", widths={96: 6, 192: 8})
     (model / "deploy.prototxt").write_bytes((world / "derived" / "deploy.prototxt").read_bytes())
-    weights = NetParameter(name="small")
-    for layer in read_net(model / "deploy.prototxt").layer:
-        if layer.type != "Convolution":
-            continue
-        size, outputs = layer.convolution_param.kernel_size[0], layer.convolution_param.num_output
-        inputs = {"conv1": 3, "conv2": 6, "conv3": 6, "conv4": 6}.get(layer.name, 8)
-        values = rng.normal(0, (2 / (inputs * size * size)) ** 0.5, (outputs, inputs, size, size))
-        bias = rng.normal(0, 0.1, outputs)
-        if layer.name == "conv3":
-            values[3], bias[3] = 0, -1
-        stored = weights.layer.add(name=layer.name, type="Convolution")
-        for array in (values, bias):
-            blob = stored.blobs.add()
-            blob.shape.dim.extend(array.shape)
-            blob.data.extend(array.ravel().tolist())
-    write_binary(model / "small.caffemodel", weights)
+    net = open_net(model / "deploy.prototxt")
+    params = net.params()
+    for weights, bias in params.values():
+        weights[:] = rng.normal(0, (2 / weights[0].size) ** 0.5, weights.shape)
+        bias[:] = rng.normal(0, 0.1, bias.shape)
+    params["conv3"][0][3], params["conv3"][1][3] = 0, -1
+    net.set_params(params)
+    figure_nets.write_weights(net, model / "small.caffemodel")
     (model / "whitening.npz").write_bytes((data / "whitening.npz").read_bytes())
-    card = json.loads((_ROOT / "models" / model.name / zoo.CARD).read_text())
-    for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
-        content = (model / name).read_bytes()
-        card[key] = {
-            "file": name,
-            "bytes": len(content),
-            "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
-        }
-    (model / zoo.CARD).write_text(json.dumps(card))
+    figure_nets.write_card(model, json.loads((_ROOT / "models" / model.name / zoo.CARD).read_text()))
 
     net = open_net(model / "deploy.prototxt", model / "small.caffemodel")
     source = open_images(data / "test_lmdb", net.input_shape, load_whitening(model / "whitening.npz"))

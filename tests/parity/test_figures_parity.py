@@ -73,11 +73,7 @@ def test_a_figure_is_the_same_from_real_caffe(
 def test_figure_six_of_caffenet_is_the_same_from_real_caffe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CaffeNet (an eighth of its width) at 227x227: groups, normalisation, overlapping pools, fully connected layers."""
     monkeypatch.chdir(tmp_path)
-    figure_nets.write_images(Path("val"), 2, 256)
-    Path("caffenet.prototxt").write_text(figure_nets.caffenet(1 / 8))
-    net = open_net("caffenet.prototxt")
-    figure_nets.randomise(net)
-    figure_nets.write_weights(net, Path("w.caffemodel"))
+    figure_nets.write_caffenet()
     facts, ours, theirs = both(
         "figure 6 --net caffenet.prototxt --weights w.caffemodel --mean 104,117,123 --data val --count 2"
     )

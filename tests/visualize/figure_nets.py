@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from allconv_caffe import zoo
 from allconv_caffe.proto import NetParameter, write_binary
 from allconv_caffe.visualize.nets.base import VizNet
+from allconv_caffe.visualize.nets.open import open_net
 
 
 def caffenet(width: float = 1.0, classes: int = 1000) -> str:
@@ -94,3 +100,23 @@ def write_images(folder: Path, count: int, size: int, seed: int = 0) -> Path:
         image = np.clip(20 + image * 0.85 + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"image{i}.png"), image)
     return folder
+
+
+def write_caffenet() -> VizNet:
+    """caffenet.prototxt and w.caffemodel in this folder, an eighth as wide as CaffeNet, and two images in val."""
+    write_images(Path("val"), 2, 256)
+    Path("caffenet.prototxt").write_text(caffenet(1 / 8))
+    net = open_net("caffenet.prototxt")
+    randomise(net)
+    write_weights(net, Path("w.caffemodel"))
+    return net
+
+
+def write_card(model: Path, facts: Mapping[str, Any]) -> None:
+    """The card of a model whose deploy.prototxt, small.caffemodel and whitening.npz lie in its folder."""
+    card = dict(facts)
+    for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
+        content = (model / name).read_bytes()
+        sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        card[key] = {"file": name, "bytes": len(content), "sha1": sha1}
+    (model / zoo.CARD).write_text(json.dumps(card))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
-import hashlib
 import json
 import re
 import shutil
@@ -68,14 +67,7 @@ def world(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         "experiment": "cifar10-model-c",
         "model": "Model C",
     }
-    for key, name in {"deploy": "deploy.prototxt", "weights": "small.caffemodel", "whitening": "whitening.npz"}.items():
-        content = (model / name).read_bytes()
-        card[key] = {
-            "file": name,
-            "bytes": len(content),
-            "sha1": hashlib.sha1(content, usedforsecurity=False).hexdigest(),
-        }
-    (model / zoo.CARD).write_text(json.dumps(card))
+    figure_nets.write_card(model, card)
     return tmp_path
 
 
@@ -524,11 +516,7 @@ def test_figures_of_the_imagenet_net(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_figure_six_of_caffenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CaffeNet (an eighth of its width) at 227x227: fc8's largest unit; the ReLUs of fc6 and fc7 follow the rule too."""
     monkeypatch.chdir(tmp_path)
-    figure_nets.write_images(Path("val"), 2, 256)
-    Path("caffenet.prototxt").write_text(figure_nets.caffenet(1 / 8))
-    net = open_net("caffenet.prototxt")
-    figure_nets.randomise(net)
-    figure_nets.write_weights(net, Path("w.caffemodel"))
+    net = figure_nets.write_caffenet()
     words = "figure 6 --net caffenet.prototxt --weights w.caffemodel --mean 104,117,123 --data val --count 2 --quiet --output 6.png"
     result = invoke(*words.split())
     assert result.exit_code == 0, result.output
