@@ -98,9 +98,9 @@ def _run(executor: type[PlainExecutor] | None, at: int = -1) -> tuple[list[float
     losses: list[float] = []
     keep = solver._update_smoothed_loss
 
-    def note(loss: torch.Tensor, start: int) -> None:
+    def note(loss: torch.Tensor) -> None:
         losses.append(float(loss))
-        keep(loss, start)
+        keep(loss)
 
     solver._update_smoothed_loss = note  # type: ignore[method-assign]
     solver.step(ITERATIONS)
