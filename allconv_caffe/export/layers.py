@@ -6,6 +6,7 @@ something, it overrides a method.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from allconv_caffe.caffe_torch.compute.window import Window
-from allconv_caffe.export.graph import Node
+from allconv_caffe.caffe_torch.layers.base import legacy
+from allconv_caffe.export.graph import OF_SHAPES, Node
 from allconv_caffe.proto import TRAIN, EltwiseParameter, PoolingParameter
 
 FLT_MAX = float(np.finfo(np.float32).max)
+FLOAT, INT64 = 1, 7
+"""ONNX's numbers of the types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class Pool:
 
     # the layer's
     name: str
+    channels: int
     # maxima, or means
     is_max: bool
     window: Window
@@ -38,6 +43,12 @@ class Pool:
         """What windows need around the image: above, left, below, right."""
         left, right, above, below = self.window.margins(self.size, self.out)
         return [above, left, max(below, 0), max(right, 0)]
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the last window lies wholly behind the image."""
+        start = ((n - 1) * s - p for n, s, p in zip(self.out, self.window.stride, self.window.pad, strict=True))
+        return any(first >= h for first, h in zip(start, self.size, strict=True))
 
     @property
     def factors(self) -> np.ndarray | None:
@@ -120,6 +131,62 @@ class Graph(ABC):
         if factors is not None:
             self.add("Mul", mean, self.constant(factors, f"{name}:factors"), output=output)
 
+    def places(self, x: str, pool: Pool, output: str) -> None:
+        """Where each maximum lies, h * W + w as float, the first of equal ones: what ONNX's MaxPool leaves open, its ArgMax says."""
+        kernel, stride, (oh, ow), name = pool.window.kernel, pool.window.stride, pool.out, pool.name
+
+        def numbers(values: Any, word: str) -> str:
+            return self.constant(values, f"{name}:{word}", np.int64)
+
+        above, left, *_ = pads = pool.pads
+        if any(pads):
+            edge = self.constant(-FLT_MAX, f"{name}:edge")
+            x = self.add("Pad", x, numbers([0, 0, *pads[:2], 0, 0, *pads[2:]], "pads"), edge, hint=name)
+        reach, axes, steps = (
+            np.multiply((oh - 1, ow - 1), stride) + 1,
+            numbers([2, 3], "axes"),
+            numbers(stride, "steps"),
+        )
+        under = []  # for each place within the window the values that lie there, (N, C, 1, OH, OW)
+        for start in np.ndindex(*kernel):
+            plane = self.add("Slice", x, numbers(start, "start"), numbers(reach + start, "end"), axes, steps, hint=name)
+            under.append(self.shaped(plane, [pool.channels, 1, oh, ow]))
+        first = self.add("ArgMax", self.add("Concat", *under, hint=name, axis=2), hint=name, axis=2, keepdims=0)
+        rows, columns, width = np.arange(oh) * stride[0] - above, np.arange(ow) * stride[1] - left, pool.size[1]
+        within = (np.arange(kernel[0])[:, None] * width + np.arange(kernel[1])).reshape(-1)
+        place = self.add("Gather", numbers(within, "within"), first, hint=name, axis=0)
+        place = self.add("Add", place, numbers(rows[:, None] * width + columns, "windows"), hint=name)
+        self.add("Cast", place, output=output, to=FLOAT)
+
+    def interp(self, x: str, layer: str, shape: Sequence[int], output: str) -> None:
+        """`x`, (C, h, w), at the size (C, H, W) = `shape`, bilinear, corner on corner."""
+        rows = self.add("Shape", x, hint=layer, start=0, end=1)  # all sizes are told: OpenCV 5 reads no `axes`
+        size = self.add("Concat", rows, self.constant(shape, f"{layer}:size", np.int64), hint=layer, axis=0)
+        words = dict(mode="linear", coordinate_transformation_mode="align_corners")
+        self.add("Resize", x, "", "", size, output=output, **words)
+
+    def unpool(self, x: str, places: str, layer: str, shape: Sequence[int], size: Sequence[int], output: str) -> None:
+        """Each value of `x`, (C, H, W) = `shape`, at its place in planes of `size`, the last of several; 0 elsewhere."""
+        channels, count = shape[0], math.prod(shape[1:])
+
+        def add(op: str, *inputs: str, **attributes: Any) -> str:
+            return self.add(op, *inputs, hint=layer, **attributes)
+
+        def numbers(values: Any, word: str) -> str:
+            return self.constant(values, f"{layer}:{word}", np.int64)
+
+        index = add("Cast", self.shaped(places, [channels, count]), to=INT64)
+        turns = add("Expand", numbers(np.arange(count) + 1, "turns"), add("Shape", index))
+        planes = add(
+            "Concat", add("Shape", index, start=0, end=1), numbers([channels, math.prod(size)], "planes"), axis=0
+        )
+        zeros = add("Expand", numbers([0], "zero"), planes)
+        last = add("ScatterElements", zeros, index, turns, axis=2, reduction="max")
+        row = add(
+            "Pad", self.shaped(x, [channels, count]), numbers([0, 0, 1, 0, 0, 0], "before")
+        )  # 0 for turn 0, no value's
+        self.shaped(add("GatherElements", row, last, axis=2), [channels, *size], output=output)
+
 
 Write = Callable[[Graph, Node], None]
 WRITERS: dict[str, Write] = {}
@@ -197,13 +264,20 @@ def _deconvolution(graph: Graph, node: Node) -> None:
 @writes("Pooling")
 def _pooling(graph: Graph, node: Node) -> None:
     layer: Any = node.layer
-    if len(node.outputs) > 1:
-        raise node.refuse("a second top", "the maxima alone: another engine counts their places otherwise")
-    is_max = layer.method == PoolingParameter.MAX
+    _, channels, *size = node.bottom[0].shape
     pool = Pool(
-        name=layer.name, is_max=is_max, window=layer.window, size=tuple(node.bottom[0].shape[2:]), out=tuple(layer.out)
+        name=layer.name,
+        channels=channels,
+        is_max=layer.method == PoolingParameter.MAX,
+        window=layer.window,
+        size=tuple(size),
+        out=tuple(layer.out),
     )
     graph.pool(node.inputs[0], pool, node.outputs[0])
+    for places in node.outputs[1:]:
+        if pool.leaves:
+            raise node.refuse("a second top, and windows behind the image", "windows that have a maximum")
+        graph.places(node.inputs[0], pool, places)
 
 
 @writes("ReLU")
@@ -414,6 +488,42 @@ def _shuffle_channel(graph: Graph, node: Node) -> None:
     table = graph.shaped(x, [layer.group, layer.each, *shape[1:]])
     perm = [0, 2, 1, *range(3, len(shape) + 2)]
     graph.shaped(graph.add("Transpose", table, hint=layer.name, perm=perm), shape, output=y)
+
+
+@writes("Normalize")
+def _normalize(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    (x,), (y,), axes, name = node.inputs, node.outputs, node.bottom[0].num_axes, layer.name
+    summed = graph.constant(range(1, axes) if layer.across_spatial else [1], f"{name}:summed", np.int64)
+    total = graph.add("ReduceSum", graph.add("Mul", x, x, hint=name), summed, hint=name, keepdims=1)
+    norm = graph.add("Sqrt", graph.add("Add", total, graph.constant(layer.eps, f"{name}:eps"), hint=name), hint=name)
+    scale = graph.constant(_spread(values(layer.blobs[0]).reshape(-1), 1, axes), f"{name}:scale")
+    graph.add("Mul", graph.add("Div", x, norm, hint=name), scale, output=y)
+
+
+@writes("Interp")
+def _interp(graph: Graph, node: Node) -> None:
+    layer: Any = node.layer
+    x, name, shape = node.inputs[0], layer.name, legacy(node.bottom[0])
+    if node.bottom[0].num_axes != len(shape):
+        x = graph.shaped(x, shape[1:])
+    if layer.before or layer.behind:
+        ends = [layer.before] * 2, [layer.before + size for size in layer.size], [2, 3]
+        x = graph.add("Slice", x, *(graph.constant(v, f"{name}:kept", np.int64) for v in ends), hint=name)
+    graph.interp(x, name, node.top[0].shape[1:], node.outputs[0])
+
+
+@writes("Upsample")
+def _upsample(graph: Graph, node: Node) -> None:
+    (x, places), (y,), name = node.inputs, node.outputs, node.layer.name
+    graph.unpool(x, places, name, node.bottom[0].shape[1:], node.top[0].shape[2:], y)
+
+
+@writes(*OF_SHAPES)
+def fixed(graph: Graph, node: Node) -> None:
+    """A table for each top, of any layer that gives the same for any images."""
+    for table, y in zip(node.fixed or (), node.outputs, strict=True):
+        graph.add("Identity", graph.constant(table, f"{node.layer.name}:table"), output=y)
 
 
 @writes("Concat")

@@ -96,7 +96,7 @@ def build(net: Net, preparation: Preparation, *, pixels: bool) -> Any:
             graph.nodes,
             net.name or "net",
             [helper.make_tensor_value_info(ends.input, kind, ["N", *ends.input_shape])],
-            [helper.make_tensor_value_info(name, kinds.FLOAT, ["N", *size]) for name, size in ends.outputs.items()],
+            [helper.make_tensor_value_info(name, kinds.FLOAT, size) for name, size in ends.outputs.items()],
             graph.constants,
         ),
         producer_name="allconv-caffe",

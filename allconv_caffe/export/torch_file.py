@@ -123,12 +123,12 @@ def _writable(*paths: Path) -> None:
 
 
 def _written(path: Path, model: Model, checked: str, largest: float, pixels: bool) -> Written:
-    def words(kind: str, values: dict[str, tuple[int, ...]]) -> str:
-        return ", ".join(f"{name} {kind} ({', '.join(map(str, ('N', *size)))})" for name, size in values.items())
+    def words(kind: str, values: dict[str, tuple[int | str, ...]]) -> str:
+        return ", ".join(f"{name} {kind} ({', '.join(map(str, size))})" for name, size in values.items())
 
     return Written(
         path=path,
-        inputs=words("uint8" if pixels else "float32", {model.ends.input: model.ends.input_shape}),
+        inputs=words("uint8" if pixels else "float32", {model.ends.input: ("N", *model.ends.input_shape)}),
         outputs=words("float32", model.ends.outputs),
         checked=checked,
         difference=largest,
@@ -238,7 +238,7 @@ def _init(graph: TorchGraph) -> list[str]:
 def _forward(net: Net, graph: TorchGraph, ends: Ends) -> list[str]:
     """The methods `prepare`, where pixels go in, and `forward`."""
     found, given = graph.statements(ends.input, list(ends.outputs))
-    shapes = ", ".join(str(("N", *size)).replace("'", "") for size in ends.outputs.values())
+    shapes = ", ".join(str(size).replace("'", "") for size in ends.outputs.values())
     variable, lines = identifier(ends.input, WORDS), []
     head = [f"def forward(self, {variable}):"]
     if ends.input == "pixels":

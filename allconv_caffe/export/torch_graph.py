@@ -7,6 +7,7 @@ variable, bound again.
 from __future__ import annotations
 
 import ast
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class TorchGraph(Graph):
         return name
 
     def add(self, op: str, *inputs: str, output: str | None = None, hint: str = "", **attributes: Any) -> str:
-        if op == "Identity":
+        if op == "Identity" and inputs[0] not in self.module.arrays:
             assert output is not None
             self._alias[output] = inputs[0]
             return output
@@ -75,15 +76,36 @@ class TorchGraph(Graph):
 
     def pool(self, x: str, pool: Pool, output: str) -> None:
         """PyTorch's own words where its windows are Caffe's: it divides a mean as Caffe does, too."""
-        window = pool.window
-        for ceil in (False, True):
-            if not window.covers(pool.size) and _places(pool, ceil) == pool.out:
-                words = f"{sizes(window.kernel)}, stride={sizes(window.stride)}"
-                words += f", padding={sizes(window.pad)}" if any(window.pad) else ""
-                words += ", ceil_mode=True" if ceil else ""
-                self._line(f"F.{'max' if pool.is_max else 'avg'}_pool2d({self.module.ref(x)}, {words})", output, x)
-                return
-        super().pool(x, pool, output)
+        words = None if pool.window.covers(pool.size) else _words(pool)
+        if words is None:
+            super().pool(x, pool, output)
+        else:
+            self._line(f"F.{'max' if pool.is_max else 'avg'}_pool2d({self.module.ref(x)}, {words})", output, x)
+
+    def places(self, x: str, pool: Pool, output: str) -> None:
+        """PyTorch counts as Caffe does, the first of equal maxima, too; in a padded image the place there."""
+        image, words, (above, left, below, right) = self.module.ref(x), _words(pool), pool.pads
+        if words is not None:
+            self._line(f"F.max_pool2d({image}, {words}, return_indices=True)[1].float()", output, x)
+            return
+        padded = f"F.pad({image}, ({left}, {right}, {above}, {below}), value=-torch.inf)"
+        words = f"{sizes(pool.window.kernel)}, stride={sizes(pool.window.stride)}, return_indices=True"
+        i = self.module.ref(self._line(f"F.max_pool2d({padded}, {words})[1]", None, f"{pool.name}_place"))
+        width, wide = pool.size[1], left + pool.size[1] + right
+        self._line(f"(({i} // {wide} - {above}) * {width} + {i} % {wide} - {left}).float()", output, x)
+
+    def interp(self, x: str, layer: str, shape: Sequence[int], output: str) -> None:
+        source = f"F.interpolate({self.module.ref(x)}, {tuple(shape[1:])}, mode='bilinear', align_corners=True)"
+        self._line(source, output, x)
+
+    def unpool(self, x: str, places: str, layer: str, shape: Sequence[int], size: Sequence[int], output: str) -> None:
+        (channels, *old), ref = shape, self.module.ref
+        index = ref(self._line(f"{ref(places)}.flatten(2).long()", self.name(f"{layer}_index"), ""))
+        turns = f"torch.arange(1, {math.prod(old) + 1}, device={index}.device).expand_as({index})"
+        zeros = f"{index}.new_zeros(len({index}), {channels}, {math.prod(size)})"
+        last = ref(self._line(f"{zeros}.scatter_reduce(2, {index}, {turns}, 'amax')", self.name(f"{layer}_last"), ""))
+        given = f"F.pad({ref(x)}.flatten(2), (1, 0)).gather(2, {last})"  # turn 0, no value's, takes the 0 in front
+        self._line(f"{given}.reshape(-1, {', '.join(map(str, (channels, *size)))})", output, x)
 
     def _line(self, source: str, output: str | None, hint: str) -> str:
         value = output if output is not None else self.name(f"{hint}:value")
@@ -163,6 +185,17 @@ class _Variables:
         name = identifier(value.partition(":")[0], WORDS | taken)
         self.of[value], self._holds[name] = name, value
         return name
+
+
+def _words(pool: Pool) -> str | None:
+    """The window in the words of PyTorch's pooling; None: it would place it otherwise."""
+    window = pool.window
+    for ceil in (False, True):
+        if _places(pool, ceil) == pool.out:
+            words = f"{sizes(window.kernel)}, stride={sizes(window.stride)}"
+            words += f", padding={sizes(window.pad)}" if any(window.pad) else ""
+            return words + (", ceil_mode=True" if ceil else "")
+    return None
 
 
 def _places(pool: Pool, ceil: bool) -> tuple[int, ...] | None:

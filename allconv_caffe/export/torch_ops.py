@@ -69,7 +69,7 @@ class Array:
 
     @property
     def learned(self) -> bool:
-        return bool(self.layer) and self.word != "factors"
+        return bool(self.layer) and self.word not in ("factors", "table")
 
 
 class Module:
@@ -213,6 +213,11 @@ def _slice(module: Module, inputs: Sequence[str], words: dict[str, Any]) -> str:
     return f"({module.ref(inputs[0])})[{', '.join(parts)}]"
 
 
+def _sum(module: Module, inputs: Sequence[str], words: dict[str, Any]) -> str:
+    axes = module.arrays[inputs[1]].values.tolist()
+    return f"({module.ref(inputs[0])}).sum({axes[0] if len(axes) == 1 else tuple(axes)}, keepdim=True)"
+
+
 def _lrn(module: Module, inputs: Sequence[str], words: dict[str, Any]) -> str:
     values = f"{words['size']}, alpha={number(words['alpha'])}, beta={number(words['beta'])}, k={number(words['bias'])}"
     return f"F.local_response_norm({module.ref(inputs[0])}, {values})"
@@ -251,7 +256,9 @@ SOURCES: dict[str, Source] = {
     "Slice": _slice,
     "Cast": lambda module, inputs, _: f"({module.ref(inputs[0])}).float()",
     "Gather": lambda module, inputs, _: f"({module.ref(inputs[0])})[:, {module.arrays[inputs[1]].values.tolist()}]",
-    "ReduceSum": lambda module, inputs, _: f"({module.ref(inputs[0])}).sum(1, keepdim=True)",
+    "Identity": lambda module, inputs, _: module.ref(inputs[0]),
+    "Sqrt": _call("torch.sqrt"),
+    "ReduceSum": _sum,
     "ReduceL2": lambda module, inputs, _: f"torch.linalg.vector_norm({module.ref(inputs[0])}, dim=1, keepdim=True)",
 }
 """Each operation that `layers` and `whole` write; axes are those that these take."""

@@ -15,12 +15,10 @@ import numpy as np
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.export import graph as built
 from allconv_caffe.export.errors import ExportError
-from allconv_caffe.export.layers import WRITERS, Graph
+from allconv_caffe.export.layers import FLOAT, WRITERS, Graph, fixed
 from allconv_caffe.export.pixels import Preparation
 from data_prep.whitening import Whitening
 
-FLOAT = 1
-"""ONNX's number of float32."""
 TOLERANCE = 1e-5
 """How far a written file's answer may lie from the engine's, in parts of the answer's largest value."""
 BATCHES = (1, 3)
@@ -44,13 +42,14 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """What goes into a written net and what comes out of it, each without the axis of the images."""
+    """What goes into a written net and what comes out of it."""
 
     # "pixels", or the input blob
     input: str
+    # without the axis of the images
     input_shape: tuple[int, ...]
-    # by name
-    outputs: dict[str, tuple[int, ...]]
+    # by name; axis 0 is "N", or 1 of what is the same for any images
+    outputs: dict[str, tuple[int | str, ...]]
 
 
 def emit(graph: Graph, net: Net, preparation: Preparation, *, pixels: bool) -> Ends:
@@ -68,12 +67,15 @@ def emit(graph: Graph, net: Net, preparation: Preparation, *, pixels: bool) -> E
         _prepare(graph, preparation, shape, blob)
     for node in nodes:
         try:
-            WRITERS[node.layer.type](graph, node)
+            (WRITERS[node.layer.type] if node.fixed is None else fixed)(graph, node)
         except ExportError as error:
             raise error.within(net.where) from None
     if pixels:
-        return Ends(input="pixels", input_shape=shape, outputs={"probabilities": (_probabilities(graph, net),)})
-    return Ends(input=blob, input_shape=shape, outputs={name: tuple(net.blobs[name].shape[1:]) for name in net.outputs})
+        return Ends(input="pixels", input_shape=shape, outputs={"probabilities": ("N", _probabilities(graph, net))})
+    alike = {name for node in nodes if node.fixed is not None for name in node.outputs}
+    shapes = {name: tuple(net.blobs[name].shape) for name in net.outputs}
+    outputs = {name: ("N" if name not in alike else size[0], *size[1:]) for name, size in shapes.items()}
+    return Ends(input=blob, input_shape=shape, outputs=outputs)
 
 
 def description(preparation: Preparation, pixels: bool, shape: Sequence[int]) -> dict[str, str]:

@@ -117,8 +117,44 @@ ALONE: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "shuffle channel": ("ShuffleChannel", "shuffle_channel_param { group: 3 }", (6, 2, 5)),
     "shuffle channel of a row": ("ShuffleChannel", "shuffle_channel_param { group: 3 }", (6,)),
     "permute": ("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", (3, 4, 5)),
+    "normalize": ("Normalize", 'norm_param { scale_filler { type: "constant" value: 20 } }', (3, 4, 5)),
+    "normalize, a channel each": (
+        "Normalize",
+        'norm_param { across_spatial: false channel_shared: false scale_filler { type: "uniform" } }',
+        (3, 4, 5),
+    ),
+    "normalize a row": ("Normalize", "norm_param { eps: 0.5 }", (7,)),
+    "interp, height and width": ("Interp", "interp_param { height: 7 width: 3 }", (2, 3, 5)),
+    "interp, zoom": ("Interp", "interp_param { zoom_factor: 8 }", (2, 6, 9)),
+    "interp, shrink": ("Interp", "interp_param { shrink_factor: 2 }", (2, 7, 5)),
+    "interp, cut": ("Interp", "interp_param { zoom_factor: 2 pad_beg: -1 pad_end: -2 }", (2, 6, 7)),
+    "interp to one place": ("Interp", "interp_param { height: 1 width: 4 }", (2, 3, 5)),
+    "interp of a row": ("Interp", "interp_param { height: 2 width: 3 }", (4,)),
     "concat of one": ("Concat", "", (3, 4, 5)),
 }
+# by what it shows: a max pooling of 9x9 places, and the size of the planes to which it goes back
+POOLS = {
+    "maxima": ("kernel_size: 2 stride: 2", 9, 9),
+    "windows in the image": ("kernel_size: 2 stride: 2 round_mode: FLOOR", 8, 11),
+    "overlapping windows": ("kernel_size: 3 stride: 2", 9, 9),
+    "padded windows": ("kernel_size: 3 stride: 2 pad: 1", 9, 9),
+    "windows behind the image": ("kernel_h: 5 kernel_w: 3 stride: 3 pad_h: 0 pad_w: 2", 9, 9),
+    "all": ("global_pooling: true", 10, 9),
+}
+
+
+def _unpooled(pool: str, height: int, width: int) -> str:
+    """Maxima of values among which many are equal; other values go back to their places, and the places are an output."""
+    return f"""
+layer {{ name: "relu" type: "ReLU" bottom: "data" top: "data" }}
+layer {{ name: "pool" type: "Pooling" bottom: "data" top: "pool" top: "places" pooling_param {{ {pool} }} }}
+layer {{ name: "less" type: "Power" bottom: "pool" top: "other" power_param {{ shift: -2 }} }}
+layer {{ name: "up" type: "Upsample" bottom: "other" bottom: "places" top: "up"
+  upsample_param {{ upsample_h: {height} upsample_w: {width} }} }}
+layer {{ name: "again" type: "Power" bottom: "places" top: "again" }}
+"""
+
+
 # every other type, and types that stand beside another, in nets of their own
 NETS: dict[str, str] = {
     "eltwise": """
@@ -154,6 +190,23 @@ layer { name: "b" type: "TanH" bottom: "data" top: "b" }
 layer { name: "sum" type: "Axpy" bottom: "gate" bottom: "data" bottom: "b" top: "sum" }
 layer { name: "more" type: "Axpy" bottom: "flat" bottom: "sum" bottom: "b" top: "more" }
 """,
+    "prior boxes": """
+layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "prior1" type: "PriorBox" bottom: "data" bottom: "data" top: "prior1"
+  prior_box_param { min_size: 3 max_size: 5 aspect_ratio: 2 clip: true } }
+layer { name: "prior2" type: "PriorBox" bottom: "pool" bottom: "data" top: "prior2" prior_box_param { min_size: 4 } }
+layer { name: "priors" type: "Concat" bottom: "prior1" bottom: "prior2" top: "priors" concat_param { axis: 2 } }
+layer { name: "two" type: "Slice" bottom: "prior2" top: "boxes" top: "variances" }
+layer { name: "rows" type: "Reshape" bottom: "boxes" top: "rows" reshape_param { shape { dim: -1 dim: 4 } } }
+layer { name: "rows" type: "Power" bottom: "rows" top: "rows" power_param { shift: 1 } }
+layer { name: "other" type: "TanH" bottom: "pool" top: "other" }
+""",
+    "interp to another blob": """
+layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "tanh" type: "TanH" bottom: "pool" top: "tanh" }
+layer { name: "up" type: "Interp" bottom: "tanh" bottom: "data" top: "up" }
+""",
+    **{f"places of {what}": _unpooled(*words) for what, words in POOLS.items()},
     "everything": f"""
 layer {{ name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
   convolution_param {{ num_output: 8 kernel_size: 3 pad: 1 {FILLED} }} }}
