@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +195,31 @@ def write(name: str, batch: int, act: str = "nothing 0 0", **more: Any) -> str:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "OMP_NUM_THREADS": "1"}
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "OMP_NUM_THREADS": "1"}
 
 
-def launch(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`distributed.launch`, as ``-gpu 0,1`` calls it, in a process of its own."""
-    code = "from allconv_caffe.caffe_torch.executor import distributed\n"
-    code += "import sys; sys.exit(distributed.launch(sys.argv[2:], int(sys.argv[1])))"
-    command = [sys.executable, "-c", code, str(count), *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+@dataclass(frozen=True)
+class Launched:
+    status: int
+    err: str
+
+    @property
+    def fatal(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("F")]
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Launched]:
+    """`distributed.launch`, as ``-gpu 0,1`` calls it."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+    def call(count: int, *arguments: str) -> Launched:
+        capfd.readouterr()
+        status = distributed.launch(["train", *arguments, "-executor", "plain"], count)
+        return Launched(status, capfd.readouterr().err)
+
+    return call
 
 
 def learned(path: str) -> list[np.ndarray]:
@@ -217,55 +234,52 @@ def largest_difference(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -
 
 
 def test_two_solvers_of_batch_b_take_the_steps_of_one_of_2b(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights and history after 6, 12 and, taken up again at 6, 12 iterations: equal to 1e-6; the root alone speaks."""
     monkeypatch.syspath_prepend(str(Path.cwd()))
     assert caffe_torch(["train", "-solver", write("one", 6)]) == 0
-    capfd.readouterr()
-    done = launch(2, "train", "-solver", write("two", 3), "-executor", "plain")
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(2, "-solver", write("two", 3))
+    assert done.status == 0, done.err[-3000:]
     for iteration in (6, 12):
         assert largest_difference(learned(f"one_iter_{iteration}"), learned(f"two_iter_{iteration}")) < 1e-6
     assert np.abs(learned("two_iter_12")[0] - learned("two_iter_6")[0]).max() > 1e-3
     for line in ("Iteration 3 (", "Testing net (#0)", "Snapshotting to binary proto file two_iter_6", "Solver 0 of 2"):
-        assert done.stderr.count(line) == (3 if line.startswith("Testing") else 1)
-    assert "Solver 1 of 2" not in done.stderr
+        assert done.err.count(line) == (3 if line.startswith("Testing") else 1)
+    assert "Solver 1 of 2" not in done.err
     Path("two_iter_12.caffemodel").unlink()
     assert caffe_torch(["train", "-solver", "one.prototxt", "-snapshot", "one_iter_6.solverstate"]) == 0
-    done = launch(2, "train", "-solver", "two.prototxt", "-snapshot", "two_iter_6.solverstate", "-executor", "plain")
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(2, "-solver", "two.prototxt", "-snapshot", "two_iter_6.solverstate")
+    assert done.status == 0, done.err[-3000:]
     assert largest_difference(learned("one_iter_12"), learned("two_iter_12")) < 1e-6
 
 
 @pytest.mark.parametrize(("rank", "count"), [(1, 3), (0, 2)])
-def test_a_killed_solver_ends_all_with_one_line(rank: int, count: int) -> None:
+def test_a_killed_solver_ends_all_with_one_line(rank: int, count: int, launch: Callable[..., Launched]) -> None:
     """SIGKILL at iteration 9 (two passes each): status 1, one F line that says which; what was saved before is there."""
-    done = launch(count, "train", "-solver", write("k", 2, f"kill {rank} 17"), "-executor", "plain")
-    fatal = [line for line in done.stderr.splitlines() if line.startswith("F")]
-    assert done.returncode == 1 and len(fatal) == 1 and "Traceback" not in done.stderr
-    assert f"Solver {rank} of {count} (process " in fatal[0] and fatal[0].endswith(
+    done = launch(count, "-solver", write("k", 2, f"kill {rank} 17"))
+    (fatal,) = done.fatal
+    assert done.status == 1 and "Traceback" not in done.err
+    assert f"Solver {rank} of {count} (process " in fatal and fatal.endswith(
         ") was ended by SIGKILL: training ended, it can go on from its last snapshot"
     )
     assert Path("k_iter_6.solverstate").exists() and not Path("k_iter_12.solverstate").exists()
 
 
-def test_a_mistake_is_said_once() -> None:
+def test_a_mistake_is_said_once(launch: Callable[..., Launched]) -> None:
     """One that all would make, by the root; one solver's own, by that one."""
     Path("s.prototxt").write_text('net: "none.prototxt" base_lr: 0.1 lr_policy: "fixed"')
     for solver, sentence in (("s.prototxt", "none.prototxt"), (write("f", 3, "fail 1 3"), "out of coffee")):
-        done = launch(2, "train", "-solver", solver, "-executor", "plain")
-        fatal = [line for line in done.stderr.splitlines() if line.startswith("F")]
-        assert done.returncode == 1 and len(fatal) == 1 and sentence in fatal[0]
+        done = launch(2, "-solver", solver)
+        (fatal,) = done.fatal
+        assert done.status == 1 and sentence in fatal
 
 
-def test_a_signal_to_the_launcher_stops_all_after_one_iteration() -> None:
+def test_a_signal_to_the_launcher_stops_all_after_one_iteration(launch: Callable[..., Launched]) -> None:
     """SIGINT in iteration 5: the root stops, all others with it, and the state is saved."""
-    done = launch(
-        2, "train", "-solver", write("i", 3, "stop 1 9", max_iter=5000, test_interval=5000), "-executor", "plain"
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Optimization stopped early." in done.stderr
+    done = launch(2, "-solver", write("i", 3, "stop 1 9", max_iter=5000, test_interval=5000))
+    assert done.status == 0, done.err[-2000:]
+    assert "Optimization stopped early." in done.err
     (last,) = (path for path in Path().glob("i_iter_*.solverstate") if int(path.stem.split("_")[2]) % 6)
     assert int(last.stem.split("_")[2]) < 4000
 
@@ -284,7 +298,7 @@ def test_torchrun_compiles_the_mean_into_the_iteration() -> None:
     assert caffe_torch(["train", "-solver", "one.prototxt", "-executor", "plain"]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [*torchrun, "allconv_caffe.caffe_torch", "train", "-solver", "two.prototxt", "-executor", "compiled"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env={**os.environ, **environment()}, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Executor: compiled" in done.stderr
     assert largest_difference(learned("one_iter_12"), learned("two_iter_12")) < 1e-5
