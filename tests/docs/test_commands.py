@@ -166,6 +166,8 @@ def test_what_a_page_says_to_type_works(
     if any("onnx" in block.text for block in found):
         for module in ("onnx", "onnxruntime", "safetensors"):
             extras.needed(module, "export")
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)  # kernels and fonts are made once
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     place = tmp_path / "work"
     names = workplace.make(place, viz_world, page)
