@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import stat
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
 from allconv_caffe.report import plots
-from allconv_caffe.train import data, process, run
+from allconv_caffe.train import data, job, pools, process, run
 from allconv_caffe.train.settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +38,35 @@ def stand_in(home: Path) -> Path:
     binary.write_text(SHELL.format(home=home, root=ROOT, python=sys.executable, script=STAND_IN))
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
     return binary
+
+
+class _Fork:
+    """What `subprocess.Popen` is to a pool of this machine."""
+
+    def __init__(self, words: Sequence[str], stdout: IO[bytes], **_: object) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_job, args=(words[words.index(job.__name__) + 1 :], stdout.fileno()))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.is_alive():
+            os.kill(self._process.pid or 0, number)
+
+
+def _job(words: list[str], said: int) -> None:
+    os.setsid()
+    os.dup2(said, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    plots.curves = lambda *_: b"drawn"  # type: ignore[assignment]
+    sys.exit(job.main(words))
+
+
+def fork_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a grid are forks of this process, which has everything imported, and draw no curves."""
+    monkeypatch.setattr(pools, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": _Fork}))
 
 
 class Bench:

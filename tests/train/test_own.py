@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.databases import write_lmdb
-from support.driver import stand_in
+from support.driver import fork_jobs, stand_in
 
 from allconv_caffe import proto, zoo
 from allconv_caffe.caffe_torch.lr_policy import learning_rate
@@ -458,6 +458,7 @@ def test_another_net_is_another_run(ran: World) -> None:
 def bench(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """With a stand-in for caffe."""
     monkeypatch.setenv("CAFFE", str(stand_in(world.home)))
+    fork_jobs(monkeypatch)
     behave(world)
     return world
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.driver import stand_in
+from support.driver import fork_jobs, stand_in
 from support.extras import needed
 
 from allconv_caffe.train import job as job_, lease, pools, sweep
@@ -70,7 +70,12 @@ def field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Field:
     return Field(tmp_path, monkeypatch)
 
 
-def test_a_grid_is_worked_off_and_found_again(field: Field) -> None:
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_jobs(monkeypatch)
+
+
+def test_a_grid_is_worked_off_and_found_again(field: Field, forked: None) -> None:
     """Two networks, two rates, two seeds, one of which dies: eight runs, a line each, the best rates; then nothing to do."""
     field.behave(**{"2": {"nan_from": 5}, "sleep": 0.02})
     asked = {"lists": {"lr": [".1,.05"], "seed": ["1-2"]}, "jobs": 2}
@@ -90,7 +95,7 @@ def test_a_grid_is_worked_off_and_found_again(field: Field) -> None:
     assert json.loads((one / "outcome.json").read_text())["status"] == "done" and (one / "said").stat().st_size
 
 
-def test_a_dry_run_starts_nothing(field: Field) -> None:
+def test_a_dry_run_starts_nothing(field: Field, forked: None) -> None:
     """--dry-run says each run's command and state, prepares nothing and trains nothing."""
     field.run("cifar10-model-a", lists={"lr": [".1"]}, jobs=1)
     trained = field.calls()
@@ -103,14 +108,14 @@ def test_a_dry_run_starts_nothing(field: Field) -> None:
 
 
 def test_what_follows_a_run_is_done_in_its_process_and_made_up_for(
-    field: Field, monkeypatch: pytest.MonkeyPatch
+    field: Field, forked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`then` is called with a done run's directory, once; where the process was killed before its end, the same grid calls it,
     and trains nothing. Where it fails, the run stays done."""
     (field.home / "following.py").write_text(
         "def mark(directory, say, root):\n    with open(directory / 'marks', 'a') as file:\n        file.write(f'{root}\\n')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(field.home))
+    monkeypatch.syspath_prepend(field.home)
     asked = {"lists": {"lr": [".1"], "seed": ["1-2"]}, "jobs": 1, "then": "following:mark"}
     field.behave(**{"2": {"nan_from": 5}})
     assert field.run("cifar10-model-a", **asked).counts == {"done": 1, "dead": 1}
@@ -129,7 +134,7 @@ def test_what_follows_a_run_is_done_in_its_process_and_made_up_for(
     assert "AttributeError" in outcome.with_name("said").read_text()
 
 
-def test_a_run_that_fails_is_counted_and_the_grid_goes_on(field: Field) -> None:
+def test_a_run_that_fails_is_counted_and_the_grid_goes_on(field: Field, forked: None) -> None:
     """A batch that no iteration can be made of fails one run in one line; the others are trained; the status says it."""
     field.behave(**{"1": {"crash_at": 11}})
     ended = field.run("cifar10-model-a", lists={"lr": [".1,.05"]}, jobs=1)
@@ -142,7 +147,7 @@ def test_a_run_that_fails_is_counted_and_the_grid_goes_on(field: Field) -> None:
     assert ended.counts == {"done": 2}  # what failed is tried again, from its snapshot
 
 
-def test_ctrl_c_stops_every_run_with_a_snapshot(field: Field) -> None:
+def test_ctrl_c_stops_every_run_with_a_snapshot(field: Field, forked: None) -> None:
     """One interrupt: the runs at work snapshot and stop, no other begins; the same command goes on with them."""
     field.behave(sleep=0.05)
     me = os.getpid()
@@ -166,7 +171,7 @@ def test_ctrl_c_stops_every_run_with_a_snapshot(field: Field) -> None:
     assert sum("-snapshot" in json.loads(line) for line in (field.home / "calls").read_text().splitlines()) == 2
 
 
-def test_the_point_is_chosen_on_held_out_images(field: Field) -> None:
+def test_the_point_is_chosen_on_held_out_images(field: Field, forked: None) -> None:
     """--select-on val: the grid on 80 images, tested on 20 held-out ones; then the best rate alone on all 100."""
     ended = field.run("cifar10-model-a", lists={"lr": [".1,.05"], "validation": ["20"]}, jobs=2, select_on="val")
     assert ended.counts == {"done": 3}
