@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_nets
 import pytest
 import torch
 from nets.handwritten import HandWritten
@@ -82,12 +83,14 @@ def test_both_give_the_same_scores(name: str) -> None:
         (["--batches", "1,0"], "--batches: found 0, expected numbers above 0, or own"),
     ],
 )
-def test_a_wrong_choice_is_named(option: list[str], sentence: str) -> None:
+def test_a_wrong_choice_is_named(
+    option: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before anything is started."""
-    command = [sys.executable, str(BENCHMARKS / "bench_nets.py"), *option]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert sentence in done.stderr
+    monkeypatch.setattr(sys, "argv", ["bench_nets.py", *option])
+    with pytest.raises(SystemExit) as ended:
+        bench_nets.main()
+    assert ended.value.code == 2 and sentence in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -51,4 +51,5 @@ def test_modules_and_code_run_too(tmp_path: Path) -> None:
 def test_what_is_no_script_is_said(tmp_path: Path) -> None:
     done = run(tmp_path, "gone.py")
     assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", "gone.py: No such file or directory")
-    assert run(tmp_path).returncode == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in run(tmp_path).stderr
+    done = run(tmp_path)
+    assert done.returncode == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in done.stderr

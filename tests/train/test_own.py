@@ -22,6 +22,7 @@ from allconv_caffe.cli.main import main
 from allconv_caffe.paper.derive import derive
 from allconv_caffe.paper.errors import TableError
 from allconv_caffe.proto import datum
+from allconv_caffe.report import plots
 from allconv_caffe.report.build import build
 from allconv_caffe.train import own, process, run as driver, sweep
 from allconv_caffe.train.plan import Plan, plan
@@ -108,6 +109,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(process, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(plots, "curves", lambda *_: b"drawn")
     return World(tmp_path)
 
 
