@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import files, markdown, proto
-from allconv_caffe.errors import FoundError, PlacedError
+from allconv_caffe.errors import FoundError, PlacedError, did_you_mean
 from allconv_caffe.report.record import from_json
 
 __all__ = ["CARD", "DEFAULT_FOLDER", "Trained", "ZooError", "add", "cards", "find", "measure", "unpack", "verify"]
@@ -477,8 +477,11 @@ def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
     for entry in (Path(model), Path(folder) / model):
         if (entry / CARD).is_file():
             return next(found for found in cards(entry.parent) if found.folder.name == entry.name)
-    names = ", ".join(entry.folder.name for entry in cards(folder)) or "none"
-    raise ZooError(f"model {model}", f"no {CARD} in {Path(folder) / model}", f"one of: {names}")
+    names = [entry.folder.name for entry in cards(folder)]
+    close = did_you_mean(str(model), names)
+    raise ZooError(
+        f"model {model}", f"no {CARD} in {Path(folder) / model}", f"one of: {', '.join(names) or 'none'}{close}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +97,8 @@ def predict(
     """What is in PICTURES: class names and probabilities, a line for each.
 
     MODEL is a name of models/, a run's folder, or a deploy prototxt with --weights. PICTURES are image files, folders
-    of them, prepared data or LMDBs; "-" reads paths from standard input. They are brought to the net's size, then
-    prepared as its training images were.
+    of them, patterns such as 'photos/**/*.jpg', prepared data or LMDBs; "-" reads paths from standard input. They are
+    brought to the net's size, then prepared as its training images were.
     """
     from allconv_caffe.visualize import answers
     from allconv_caffe.visualize.comparison import Question, Variant, comparison
@@ -135,11 +136,23 @@ def predict(
 
 
 def _sources(inputs: Inputs, net: VizNet, pictures: Sequence[str]) -> Iterator[tuple[str, ImageSource]]:
-    """The images that were named, those of standard input in the place of "-"; all are there before the first is given."""
+    """The images that were named, those of standard input in the place of "-"; all are there before the first is given.
+
+    Raises: VizError: nothing on standard input, what cannot be opened.
+    """
+    from allconv_caffe.visualize.nets.errors import VizError
+
     paths: list[str] = []
     for picture in pictures:
-        lines = sys.stdin.read().splitlines() if picture == "-" else [picture]
-        paths += [line for line in lines if line]
+        if picture == "-":
+            lines = [line for line in sys.stdin.read().splitlines() if line]
+            if not lines:
+                raise VizError("standard input", "nothing", "the path of a picture on each line")
+            paths += lines
+        elif glob.has_magic(picture) and not Path(picture).exists():  # quoted, or of a shell that expands nothing
+            paths += sorted(glob.glob(picture, recursive=True)) or [picture]
+        else:
+            paths.append(picture)
     opened = []
     for path in paths:
         inputs.data = Path(path)
@@ -232,8 +245,9 @@ def evaluate_run(folder: Path, say: Callable[[str], None], root: Path = Path()) 
         say(f"no confusion matrix: {error}")
         return
     record.add_evaluation(folder, facts)
-    worst = max(((error, name) for name, error in facts["class_errors_percent"].items() if error is not None))
-    say(f"confusion matrix, and what is most surely wrong: {out} (most often wrong: {worst[1]}, {worst[0]:.2f} %)")
+    worst, name = max(((error, name) for name, error in facts["class_errors_percent"].items() if error is not None))
+    most = f"most often wrong: {name}, {worst:.2f} %" if worst else "none is wrong"
+    say(f"confusion matrix, and what is most surely wrong: {out} ({most})")
 
 
 def _taken_for(names: Sequence[str], row: Any, label: int) -> str:

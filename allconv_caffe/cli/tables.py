@@ -16,6 +16,7 @@ from allconv_caffe.cli.words import (
     completing,
     example,
     experiments as names_of_experiments,
+    networks,
     pairs_from_text,
 )
 
@@ -111,7 +112,7 @@ def render(
         "allconv derive all_cnn_c --width-multiplier 0.5 --output build/half-all-cnn-c",
     )
 )
-@click.argument("source", metavar="TABLE.toml|TABLE.py|NETWORK")
+@click.argument("source", metavar="TABLE.toml|TABLE.py|NETWORK", shell_complete=completing(networks))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="folder to write")
 @click.option("--name", help="name of the variant; by default the table's")
 @click.option(

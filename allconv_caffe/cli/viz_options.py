@@ -148,7 +148,7 @@ class Inputs:
             help="shorter side of image files, before the middle is taken",
         ),
     ] = None
-    batch_size: Annotated[int, Option("--batch-size", help="images of one pass")] = 32
+    batch_size: Annotated[int, Option("--batch-size", type=click.IntRange(min=1), help="images of one pass")] = 32
     seed: Annotated[int, Option("--seed", help="of what is drawn at random")] = 0
     quiet: bool = False  # no progress bars
 

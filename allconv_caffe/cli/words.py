@@ -48,6 +48,13 @@ def experiments() -> Iterable[str]:
     return EXPERIMENTS
 
 
+def networks() -> Iterable[str]:
+    """Their names."""
+    from allconv_caffe.paper.architectures import NAMES
+
+    return NAMES
+
+
 def models() -> Iterable[str]:
     """The names of those in models/."""
     from allconv_caffe import zoo

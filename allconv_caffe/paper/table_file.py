@@ -46,6 +46,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from allconv_caffe.errors import did_you_mean
 from allconv_caffe.paper import architectures
 from allconv_caffe.paper.architectures import (
     TRANSFORMS,
@@ -198,7 +199,8 @@ def paper_base(name: Any, where: str = "base") -> tuple[Architecture, str]:
     if found := architectures.TABLE_3.get(key) or architectures.CONTROLS.get(key):
         return found
     if key not in architectures.NAMES:
-        raise DeriveError(where, name, "a network of the paper", architectures.NAMES)
+        close = did_you_mean(key, architectures.NAMES)
+        raise DeriveError(where, name, f"a network of the paper{close}", architectures.NAMES)
     return architectures.architecture(key), "none"
 
 

@@ -122,7 +122,7 @@ def open_images(
             from 256). None: the nearest size that the net's input fits into, if the file is smaller or larger than it.
         labels: image files only: the classes that names of files and folders are compared with.
 
-    Raises: VizError: nothing there, an empty or damaged database, no images.
+    Raises: VizError: nothing there, an empty or damaged database, no images, a `resize` below the net's input.
     """
     where = os.fspath(path)
     c, h, w = (int(n) for n in shape)
@@ -181,9 +181,10 @@ class LmdbImages(ImageSource):
 
     def _value(self, key: str) -> memoryview:
         with self._readable():
-            value = self._file.get(key.encode("latin1"))
+            value = self._file.get(key.encode("latin1", "backslashreplace"))
+            first = next(self._file.keys())
         if value is None:
-            raise VizError(self.where, f"no record {key!r}", "the data that were mined")
+            raise VizError(self.where, f"no record {key!r}", f"a key of these data, such as {first.decode('latin1')!r}")
         return value
 
     def _record(self, value: Any, key: str) -> datum.Record:
@@ -214,6 +215,8 @@ class FolderImages(ImageSource):
         files: Sequence[Path] | None = None,
     ) -> None:
         self.where, self.shape, self.space, self.resize, self.labels = path, shape, space, resize, labels
+        if resize is not None and resize < (least := min(shape[1:])):
+            raise VizError("resize", resize, f"{least} or more: the net takes {shape[1]}x{shape[2]}")
         if files is None:
             self._root = Path(path)
             files = [p for p in self._root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
@@ -253,7 +256,7 @@ class FolderImages(ImageSource):
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """What an image of this size is scaled to: the shorter side to `resize`, or so that the input just fits in."""
         _, h, w = self.shape
-        factor = self.resize / min(height, width) if self.resize else max(h / height, w / width)
+        factor = self.resize / min(height, width) if self.resize is not None else max(h / height, w / width)
         return max(round(height * factor), h), max(round(width * factor), w)
 
 

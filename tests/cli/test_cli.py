@@ -282,10 +282,13 @@ def test_make_says_that_it_was_called(tmp_path: Path) -> None:
         ("run cifar10-allcn-c", "cifar10-allcnn-c"),
         ("render cifar10-modelc", "cifar10-model-c"),
         ("sweep tabel-3", "table-3"),
+        ("derive all_cnn_d --output build/never", "all_cnn_c"),
+        ("zoo verify cifar10-model-jpeg", "cifar10-model-c-jpeg"),
     ],
 )
-def test_a_near_miss_is_answered_with_what_was_meant(words: str, close: str) -> None:
-    """A name that is nearly an experiment's, or a group's, is followed by it."""
+def test_a_near_miss_is_answered_with_what_was_meant(words: str, close: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is nearly an experiment's, a group's, a network's or a model's is followed by it."""
+    monkeypatch.chdir(ROOT)
     result = invoke(*words.split())
     assert result.exit_code == 1 and f"; did you mean {close}?" in result.output and result.output.count("\n") == 1
 
@@ -336,6 +339,7 @@ def test_zoo_list_names_models_in_columns(tmp_path: Path, monkeypatch: pytest.Mo
         ("viz mine --model", "cifar10-s", {"cifar10-strided-cnn-c-jpeg"}),
         ("zoo verify", "cifar10-a", {"cifar10-allcnn-c-jpeg"}),
         ("summary --format", "m", {"markdown"}),
+        ("derive", "strided", {"strided_cnn_a", "strided_cnn_b", "strided_cnn_c"}),
     ],
 )
 def test_a_shell_completes(words: str, typed: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:

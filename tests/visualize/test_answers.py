@@ -83,6 +83,15 @@ def test_folders_and_standard_input_for_programs(weight: np.ndarray) -> None:
         assert found == pytest.approx({str(i): p for i, p in enumerate(right[row["picture"]])}, abs=2e-6)
 
 
+def test_a_pattern_in_quotes(weight: np.ndarray) -> None:
+    """What the shell has not expanded is: files in the order of their names, in any depth; a file of that very name is itself."""
+    for i, path in enumerate(["a/b/x.png", "a/y.png", "a/z.jpg", "[1].png"]):
+        _picture(path, i)
+    out = _call("predict", *TINY, "a/**/*.png", "[1].png", "--top", "1")
+    assert out.exit_code == 0, out.output
+    assert [line.split(":")[0] for line in out.stdout.splitlines()] == ["a/b/x.png", "a/y.png", "[1].png"]
+
+
 def test_a_run_knows_its_classes(weight: np.ndarray) -> None:
     """A run's folder is a model: its last weights, its net, the class names of its data."""
     given = _right(weight, _picture("one.png", 1))
@@ -146,6 +155,9 @@ def test_confusion_over_a_folder_for_each_class(weight: np.ndarray) -> None:
             "--weights: found nothing, expected a .caffemodel, or --model NAME",
         ),
         (("predict", "wide.prototxt", "--weights", "tiny.caffemodel", "one.png"), "layer 'ip'"),
+        (("predict", *TINY, "*.jpg"), "*.jpg: found nothing, expected an LMDB environment"),
+        (("predict", *TINY, "-"), "standard input: found nothing, expected the path of a picture on each line"),
+        (("predict", *TINY, "one.png", "--resize", "3"), "resize: found 3, expected 4 or more: the net takes 4x4"),
         (("predict", "nobody", "one.png"), "model nobody: found no card.json in models/nobody, expected one of: none"),
         (("evaluate", *TINY, "--data", "one.png"), "one.png: found no image whose class is known"),
         (("evaluate", *TINY), "--data: found nothing, expected a prepared data set"),

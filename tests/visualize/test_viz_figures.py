@@ -397,7 +397,12 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
         ("figure 5 --count 0", "--count: found 0, expected 1 or more"),
         (
             "figure 5 --images nokey",
-            "data/cifar10-jpeg/test_lmdb: found no record 'nokey', expected the data that were mined",
+            "data/cifar10-jpeg/test_lmdb: found no record 'nokey', expected a key of these data, such as '00000000_00000006'",
+        ),
+        (
+            "figure 5 --images \N{CJK UNIFIED IDEOGRAPH-732B}",
+            "data/cifar10-jpeg/test_lmdb: found no record '\N{CJK UNIFIED IDEOGRAPH-732B}', expected a key of these data, "
+            "such as '00000000_00000006'",
         ),
         (
             "figure 4 --layers conv2",
