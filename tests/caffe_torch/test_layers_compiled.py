@@ -124,23 +124,24 @@ RECURRENT = "".join(
     [
         *(
             f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dims} }} }} }}\n'
-            for name, dims in (("x", "dim: 3 dim: 2 dim: 5"), ("cont", "dim: 3 dim: 2"))
+            for name, dims in (("x", "dim: 3 dim: 2 dim: 5"), ("cont", "dim: 3 dim: 2"), ("still", "dim: 2 dim: 4"))
         ),
-        layer("lstm", "LSTM", "x cont", f"recurrent_param {{ num_output: 12 {XAVIER} }}"),
-        layer("rnn", "RNN", "lstm cont", f"recurrent_param {{ num_output: 4 {XAVIER} }}"),
+        layer("lstm", "LSTM", "x cont still", f"recurrent_param {{ num_output: 12 {XAVIER} }}"),
+        layer("rnn", "RNN", "lstm cont still", f"recurrent_param {{ num_output: 4 {XAVIER} }}"),
         layer("read", "Reduction", "rnn", "loss_weight: 1 reduction_param { operation: SUMSQ }"),
     ]
 )
 
 
 def test_a_state_is_carried_from_one_iteration_to_the_next(uncompiled: None) -> None:
-    """As in the plain executor: sequences go on, `cont` 0 begins one, more streams than before begin at 0."""
+    """As in the plain executor: sequences go on, `cont` 0 begins one, more streams than before begin at 0; static input, too."""
     plain, traced = make(RECURRENT, "plain"), make(RECURRENT, "compiled")
     g = torch.Generator().manual_seed(0)
     for streams in (2, 2, 3, 1):
         x, cont = torch.randn(3, streams, 5, generator=g), torch.randint(0, 2, (3, streams), generator=g).float()
+        still = torch.randn(streams, 4, generator=g)
         for solver in (plain, traced):
-            for name, value in (("x", x), ("cont", cont)):
+            for name, value in (("x", x), ("cont", cont), ("still", still)):
                 solver.net.blobs[name].reshape(*value.shape)
                 solver.net.blobs[name].data = value
             solver.step(1)

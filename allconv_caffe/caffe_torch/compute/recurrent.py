@@ -1,7 +1,10 @@
-"""All steps of an LSTM or RNN as one operator, forward and backward, for compiled nets that run float32 on the CPU.
+"""All steps of an LSTM or RNN as one operator, forward and backward, and the products around them, for compiled nets that run
+float32 on the CPU.
 
-As a graph of single steps a sequence takes minutes to compile. Here each step is one product, and for the LSTM one pass of
-kernels/lstm.cpp; what needs no order (the gradient of the weights) is left to the caller, for all steps at once.
+As a graph of single steps a sequence takes minutes to compile. Here kernels/recurrent.cpp runs the steps, each a product and
+what follows from it. What needs no order, the products of the inputs and of the weights' gradients, is left to the caller, for
+all steps at once, by a product of the same make: MKL's, which PyTorch calls, uses half of the vectors of a processor that is
+not Intel's.
 
 Source: lstm_unit_layer.cpp, rnn_layer.cpp.
 """
@@ -16,18 +19,27 @@ import torch
 from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
 from allconv_caffe.caffe_torch.compute.operators import define
 
+#: The arguments of each function of the library: I, a number; P, a pointer; T, the number of threads.
+FUNCTIONS = {
+    "lstm_forward": "III PPPPPPP T",
+    "lstm_backward": "III PPPPPPP T",
+    "rnn_forward": "III PPPPP T",
+    "rnn_backward": "III PPPPP T",
+    "product": "III PII PII P T",
+}
+TYPES = {"I": ctypes.c_int64, "P": ctypes.c_void_p, "T": ctypes.c_int}
+
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     try:
-        library = load("lstm", ["-ffp-contract=fast", "-fno-math-errno"])
+        library = load("recurrent", ["-ffp-contract=fast", "-fno-math-errno"])
     except (BuildError, OSError) as error:
         return None, str(error)
-    i, p = ctypes.c_int64, ctypes.c_void_p
-    library.lstm_step.argtypes = [i, i, *[p] * 7, ctypes.c_int]
-    library.lstm_step_backward.argtypes = [i, i, *[p] * 8, ctypes.c_int]
-    for function in (library.lstm_step, library.lstm_step_backward):
+    for name, arguments in FUNCTIONS.items():
+        function = getattr(library, name)
         function.restype = None
+        function.argtypes = [TYPES[kind] for kind in arguments if kind != " "]
     return library, None
 
 
@@ -36,11 +48,12 @@ def why_not() -> str | None:
     return _load()[1]
 
 
-def _library() -> ctypes.CDLL:
+def _call(name: str, *arguments: torch.Tensor | int) -> None:
     library, reason = _load()
     if library is None:
         raise BuildError(f"the recurrent kernels are not available: {reason}")
-    return library
+    values = (a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
+    getattr(library, name)(*values, torch.get_num_threads())
 
 
 Four = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -58,16 +71,11 @@ def _lstm(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, c: torch.Te
     Returns: h (T, N, D); c with the one before (T + 1, N, D); the gates (T, N, 4D); cont h_{t-1} (T, N, D).
     """
     steps, n, d = *inputs.shape[:2], w.shape[1]
-    gates, cont, w = inputs.contiguous().clone(), cont.contiguous(), w.t()
+    inputs, cont, w, gates = inputs.contiguous(), cont.contiguous(), w.contiguous(), torch.empty(inputs.shape)
     outputs, h_conted, cells = (torch.empty(length, n, d) for length in (steps, steps, steps + 1))
     torch.mul(cont[0], h, out=h_conted[0])
     cells[0] = c
-    step, threads = _library().lstm_step, torch.get_num_threads()
-    for t in range(steps):
-        gates[t].addmm_(h_conted[t], w)
-        following = (cont[t + 1].data_ptr(), h_conted[t + 1].data_ptr()) if t + 1 < steps else (None, None)
-        arrays = (gates[t], cont[t], cells[t], cells[t + 1], outputs[t])
-        step(n, d, *(a.data_ptr() for a in arrays), *following, threads)
+    _call("lstm_forward", steps, n, d, inputs, cont, w, outputs, cells, gates, h_conted)
     return outputs, cells, gates, h_conted
 
 
@@ -82,35 +90,33 @@ def _lstm_backward(
     dy: torch.Tensor, cont: torch.Tensor, gates: torch.Tensor, cells: torch.Tensor, w: torch.Tensor
 ) -> torch.Tensor:
     """The gradient of `inputs` (T, N, 4D) from that of the outputs; no gradient comes from the states after."""
-    steps, n, d = dy.shape
-    dy, cont, gates, cells = dy.contiguous(), cont.contiguous(), gates.contiguous(), cells.contiguous()
-    dx, dc, dh = torch.empty(steps, n, 4 * d), torch.zeros(n, d), torch.empty(n, d)
-    step, threads = _library().lstm_step_backward, torch.get_num_threads()
-    for t in reversed(range(steps)):
-        arrays = (gates[t], cells[t], cells[t + 1], dc, dy[t])
-        above = (dh.data_ptr(), cont[t + 1].data_ptr()) if t + 1 < steps else (None, None)
-        step(n, d, *(a.data_ptr() for a in arrays), *above, dx[t].data_ptr(), threads)
-        if t:
-            torch.mm(dx[t], w, out=dh)
+    dx, dc = torch.empty(gates.shape), torch.zeros(dy.shape[1:])
+    arrays = (array.contiguous() for array in (dy, cont, w, gates, cells))
+    _call("lstm_backward", *dy.shape, *arrays, dc, dx)
     return dx
 
 
 def _rnn(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, w: torch.Tensor) -> Two:
     """The steps of RNNLayer: inputs (T, N, D), cont (T, N, 1), h (N, D), w (D, D) to h and cont h_{t-1}, (T, N, D) each."""
     hidden, h_conted = torch.empty(inputs.shape), torch.empty(inputs.shape)
-    for t in range(inputs.shape[0]):
-        torch.mul(cont[t], h, out=h_conted[t])
-        h = torch.addmm(inputs[t], h_conted[t], w.t(), out=hidden[t]).tanh_()
+    torch.mul(cont[0], h, out=h_conted[0])
+    arrays = (array.contiguous() for array in (inputs, cont, w))
+    _call("rnn_forward", *inputs.shape, *arrays, hidden, h_conted)
     return hidden, h_conted
 
 
 def _rnn_backward(dh: torch.Tensor, cont: torch.Tensor, hidden: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """The gradient of `inputs` from that of `hidden`, (T, N, D) both."""
-    dx = dh * (1 - hidden * hidden)
-    for t in reversed(range(1, dh.shape[0])):
-        back = torch.mm(dx[t], w).mul_(cont[t])
-        dx[t - 1].addcmul_(back, 1 - hidden[t - 1] * hidden[t - 1])
+    dx = torch.empty(dh.shape)
+    _call("rnn_backward", *dh.shape, *(array.contiguous() for array in (dh, cont, w, hidden)), dx)
     return dx
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a (M, K) b (K, N), in any layout, transposed ones without a copy."""
+    c = torch.empty(a.shape[0], b.shape[1])
+    _call("product", *c.shape, a.shape[1], a, *a.stride(), b, *b.stride(), c)
+    return c
 
 
 define(
@@ -136,4 +142,10 @@ define(
     "Tensor",
     _rnn_backward,
     lambda dh, *_: torch.empty(dh.shape, device=dh.device),
+)
+define(
+    "Tensor a, Tensor b",
+    "Tensor",
+    _product,
+    lambda a, b: torch.empty(a.shape[0], b.shape[1], device=a.device),
 )

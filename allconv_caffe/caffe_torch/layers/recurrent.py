@@ -260,15 +260,20 @@ class RecurrentLayer(Layer):
     def cont(bottom: Sequence[Blob]) -> torch.Tensor:
         return float32(bottom[1].data).unsqueeze(-1)
 
-    def times(self, x: torch.Tensor, i: int) -> torch.Tensor:
-        """x (rows, K) times the transpose of blobs[i] (out, K), multiplied in the context's compute_dtype; float32."""
+    def product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """a (M, K) b (K, N), multiplied in the context's compute_dtype; float32."""
+        if is_tracing() and self.sequences_fit:
+            return torch.ops.allconv_caffe.product(float32(a), float32(b))
         factor = self.ctx.factor
-        return float32(factor(x) @ factor(self.blobs[i].data).t())
+        return float32(factor(a) @ factor(b))
+
+    def times(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """x (rows, K) times the transpose of blobs[i] (out, K)."""
+        return self.product(x, self.blobs[i].data.t())
 
     def times_weights(self, dy: torch.Tensor, i: int) -> torch.Tensor:
         """dy (rows, out) times blobs[i] (out, K), the gradient of what `times` multiplied, likewise."""
-        factor = self.ctx.factor
-        return float32(factor(dy) @ factor(self.blobs[i].data))
+        return self.product(dy, self.blobs[i].data)
 
     def times_backward(self, x: torch.Tensor, dy: torch.Tensor, i: int) -> torch.Tensor:
         """Adds dy^T x to the gradient of blobs[i]; returns that of x."""
@@ -287,10 +292,9 @@ class RecurrentLayer(Layer):
 
         One step after the other, as Caffe does; a compiled net multiplies all steps' rows at once.
         """
-        factor = self.ctx.factor
         if is_tracing() and len(xs) > 1:
             xs, dys = [torch.cat(xs)], [torch.cat(dys)]
         for x, dy in zip(xs, dys, strict=True):
             if bias is not None:
                 self.blobs[bias].accumulate_diff(dy.sum(0))
-            self.blobs[i].accumulate_diff(float32(factor(dy).t() @ factor(x)))
+            self.blobs[i].accumulate_diff(self.product(dy.t(), x))
