@@ -149,6 +149,14 @@ def test_no_room_of_the_table_is_empty() -> None:
     assert MAY_IMPORT.keys() <= {_room(name) for name in MODULES}
 
 
+def test_the_architecture_says_what_every_room_does() -> None:
+    """docs/architecture.md has a row for each, as `room/` or `room.py`."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    firsts = {word for line in table.splitlines() if line.startswith("|") for word in line.split("|")[1].split("`")}
+    rooms = {room for room in MAY_IMPORT if not room.endswith("__main__")}
+    assert sorted(room for room in rooms if not {f"{room}/", f"{room}.py"} & firsts) == []
+
+
 def test_every_permission_is_used() -> None:
     """What MAY_IMPORT allows, some module does: the table says how the house stands, not how it once stood."""
     used = {(_room(name), _room(module)) for name in MODULES for module in IMPORTS[name]}
