@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from allconv_caffe import pycaffe
+from allconv_caffe.pycaffe import __main__ as runner
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
@@ -48,8 +53,8 @@ def test_modules_and_code_run_too(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_script_is_said(tmp_path: Path) -> None:
-    done = run(tmp_path, "gone.py")
-    assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", "gone.py: No such file or directory")
-    done = run(tmp_path)
-    assert done.returncode == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in done.stderr
+def test_what_is_no_script_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pycaffe, "install", lambda: None)  # it would stay
+    assert runner.main(["gone.py"]) == 2
+    assert capsys.readouterr() == ("", "gone.py: No such file or directory\n")
+    assert runner.main([]) == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in capsys.readouterr().err
