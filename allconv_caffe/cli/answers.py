@@ -188,6 +188,8 @@ def evaluate(inputs: Inputs, told: Told, output: Path | None, keep: int, labels:
     for name, error, row in zip(names, found.class_errors(), found.confusion, strict=True):
         if row.sum():
             told.say(f"  {name:<{width}} {error:6.2f} % of {row.sum():,}{_taken_for(names, row, names.index(name))}")
+    if facts["never_answered"]:
+        told.say(_never(facts))
     if found.without_label:
         click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
     if output is not None:
@@ -247,7 +249,14 @@ def evaluate_run(folder: Path, say: Callable[[str], None], root: Path = Path()) 
     record.add_evaluation(folder, facts)
     worst, name = max(((error, name) for name, error in facts["class_errors_percent"].items() if error is not None))
     most = f"most often wrong: {name}, {worst:.2f} %" if worst else "none is wrong"
+    if facts["never_answered"]:
+        most = _never(facts)
     say(f"confusion matrix, and what is most surely wrong: {out} ({most})")
+
+
+def _never(facts: dict[str, Any]) -> str:
+    """The classes that the net knows and does not speak of."""
+    return f"never answered: {', '.join(facts['never_answered'])}"
 
 
 def _taken_for(names: Sequence[str], row: Any, label: int) -> str:

@@ -62,6 +62,10 @@ class Evaluation:
         with np.errstate(invalid="ignore"):
             return np.asarray(100.0 * (1.0 - np.diag(self.confusion) / np.where(each > 0, each, np.nan)))
 
+    def never_answered(self) -> np.ndarray:
+        """(n,) labels that have images and are no image's answer: under a last ReLU, most likely dead outputs."""
+        return np.flatnonzero((self.confusion.sum(axis=1) > 0) & (self.confusion.sum(axis=0) == 0))
+
 
 def class_names(names: Sequence[str], count: int) -> list[str]:
     """`names`, or numbers where there are none."""
@@ -151,6 +155,7 @@ def facts(found: Evaluation, names: Sequence[str]) -> dict[str, Any]:
             name: None if error != error else round(float(error), 4)
             for name, error in zip(names, found.class_errors(), strict=True)
         },
+        "never_answered": [names[label] for label in found.never_answered()],
         "most_surely_wrong": [
             {
                 "image": one.key,

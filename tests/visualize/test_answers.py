@@ -28,16 +28,20 @@ def weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """(3, 48), of a net in the working directory; its input is B, G, R."""
     monkeypatch.chdir(tmp_path)
     weight = np.random.default_rng(2).normal(size=(3, 48)).astype(np.float32) / 400
+    _save(weight, np.zeros(3, np.float32))
+    Path("deploy.prototxt").write_text(DEPLOY)
+    Path("names.txt").write_text("\n".join(NAMES) + "\n")
+    return weight
+
+
+def _save(weight: np.ndarray, bias: np.ndarray) -> None:
     net = proto.NetParameter(name="Tiny")
     layer = net.layer.add(name="ip", type="Convolution")
-    for shape, values in (((3, 3, 4, 4), weight), ((3,), np.zeros(3, np.float32))):
+    for shape, values in (((3, 3, 4, 4), weight), ((3,), bias)):
         blob = layer.blobs.add()
         blob.shape.dim.extend(shape)
         blob.data.extend(values.ravel().tolist())
     proto.write_binary(Path("tiny.caffemodel"), net)
-    Path("deploy.prototxt").write_text(DEPLOY)
-    Path("names.txt").write_text("\n".join(NAMES) + "\n")
-    return weight
 
 
 def _picture(path: str, seed: int) -> np.ndarray:
@@ -137,6 +141,19 @@ def test_confusion_over_a_folder_for_each_class(weight: np.ndarray) -> None:
     assert [one["image"] for one in facts["most_surely_wrong"]] == surest
     for name in ("confusion.png", "wrong.png"):
         assert cv2.imread(f"out/{name}").std() > 10
+
+
+def test_a_class_that_no_image_is_taken_for_is_named(weight: np.ndarray) -> None:
+    """A dead output shows as a class with images that is never the answer; a class without images is no such one."""
+    _save(weight, np.array([0, -1000, -1000], np.float32))
+    for i in range(4):
+        _picture(f"set/{['0', '1'][i % 2]}/{i}.png", i)
+    out = _call("evaluate", *TINY, "--data", "set", "--output", "out")
+    assert out.exit_code == 0, out.output
+    assert "never answered: 1" in out.stdout.splitlines()
+    assert json.loads(Path("out/evaluation.json").read_text())["never_answered"] == ["1"]
+    _save(weight, np.array([0, 0, -1000], np.float32))
+    assert "never answered" not in _call("evaluate", *TINY, "--data", "set").stdout
 
 
 @pytest.mark.parametrize(
