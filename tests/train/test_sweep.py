@@ -223,17 +223,17 @@ def test_gpus_are_shared_out() -> None:
 
 def _swept_by(field: Field, pool: pools.Pool) -> sweep.Swept:
     field.behave(**{"2": {"nan_from": 5}, "sleep": 0.02})
-    jobs = field.grid("cifar10-model-a", lists={"lr": [".1"], "seed": ["1-3"]}).runs()
+    jobs = field.grid("cifar10-model-a", lists={"lr": [".1"], "seed": ["1-2"]}).runs()
     return sweep.sweep(jobs, pool, field.home / "runs/sweep", field.lines.append)
 
 
 def test_ray_works_the_grid_off(field: Field) -> None:
-    """Ray, started for real on this machine: three runs, one of which dies, with the same lines and records."""
+    """Ray, started for real on this machine: two runs, one of which dies, with the same lines and records."""
     needed("ray", "cluster")
     ended = _swept_by(field, pools.RayPool(limits={"num_cpus": 2, "num_gpus": 0}))
-    assert ended.counts == {"done": 2, "dead": 1}
-    assert "2 CPUs, 0 GPUs" in field.said and "[3/3]" in field.said
-    assert len(list(field.home.glob("runs/cifar10-model-a/*/result.json"))) == 3
+    assert ended.counts == {"done": 1, "dead": 1}
+    assert "2 CPUs, 0 GPUs" in field.said and "[2/2]" in field.said
+    assert len(list(field.home.glob("runs/cifar10-model-a/*/result.json"))) == 2
 
 
 def test_ray_shares_gpus_out(field: Field) -> None:
@@ -252,7 +252,7 @@ def test_submitit_works_the_grid_off(field: Field) -> None:
     """submitit with its own local processes in SLURM's place: the same task, the same lines and records."""
     needed("submitit", "slurm")
     ended = _swept_by(field, pools.SlurmPool(field.home / "slurm", {"timeout_min": "5"}, cluster="local"))
-    assert ended.counts == {"done": 2, "dead": 1} and "[3/3]" in field.said
+    assert ended.counts == {"done": 1, "dead": 1} and "[2/2]" in field.said
 
 
 def test_a_preempted_job_comes_back_and_goes_on(field: Field) -> None:
