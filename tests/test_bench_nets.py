@@ -14,9 +14,11 @@ import torch
 from nets.handwritten import HandWritten
 from nets.table import NETS
 
-from allconv_caffe.caffe_torch.compute.rng import ShapesOnly, TorchGenerator
+from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, ShapesOnly, TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
+from allconv_caffe.caffe_torch.tape import Run
 from allconv_caffe.proto import TEST, TRAIN
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -49,6 +51,17 @@ def test_both_have_the_papers_parameters(name: str) -> None:
     count = sum(blob.count for layer in ours.layers if layer.type != "BatchNorm" for blob in layer.blobs)
     assert count == sum(p.numel() for key, p in by_hand.named_parameters() if not key.endswith("bias_hh_l0"))
     assert count == PARAMETERS.get(name, count)
+
+
+@pytest.mark.skipif(caffe_math.why_not() is not None, reason="this machine has not Caffe's order")
+@pytest.mark.parametrize("name", [name for name in NETS if name != "lstm"])
+def test_the_third_forward_is_one_tape_from_input_to_output(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer of these nets needs Python between its kernels."""
+    net, played = Net(NETS[name].param(1, True), Context(phase=TEST, rng=CaffeGenerator(1))), []
+    monkeypatch.setattr(Run, "play", lambda run, first, end: played.append((first, end)))
+    for _ in range(3):
+        net.forward()
+    assert played == [(0, len(net.layers))]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
-from allconv_caffe.caffe_torch.compute.program import Call, Program
+from allconv_caffe.caffe_torch.compute.program import Program, results
 from allconv_caffe.caffe_torch.layer import Layer, Recording
 
 _data: Callable[[Blob], Memory] = attrgetter("_data")
@@ -42,7 +42,9 @@ class Tape:
     ) -> None:
         self._layers, self._bottoms, self._tops = layers, bottoms, tops
         self._may = [_may_be_recorded(layer) for layer in layers]
-        self._seen: list[list[tuple[int, ...]]] = [[] for _ in layers]  # the bottoms' shapes the last time it ran
+        self._seen: list[list[tuple[int, ...]] | None] = [None] * len(
+            layers
+        )  # the bottoms' shapes the last time it ran
         self._runs: list[Run | None] = [None] * len(layers)
         self._new: list[int] = []  # layers that this forward has recorded
 
@@ -79,7 +81,8 @@ class Tape:
         with math.recording() as calls:
             yield
         blobs = [*self._bottoms[i], *self._tops[i], *layer.blobs]
-        if _fills(calls, self._bottoms[i], self._tops[i]):
+        filled = [array for call in calls for array in results(math.library, call)]
+        if _fills(filled, self._bottoms[i], self._tops[i]):
             layer.recording = Recording(calls, blobs, [blob.state for blob in blobs], list(layer.blobs))
             self._new.append(i)
         else:
@@ -181,10 +184,10 @@ def _may_be_recorded(layer: Layer) -> bool:
     return False
 
 
-def _fills(calls: Sequence[Call], bottom: Sequence[Blob], top: Sequence[Blob]) -> bool:
-    """Whether every top is touched by a call, or is the bottom's memory."""
-    touched = {a.data_ptr() for _, arguments in calls for a in arguments if isinstance(a, torch.Tensor)}
-    given = {id(blob._data) for blob in bottom}
+def _fills(filled: Sequence[torch.Tensor], bottom: Sequence[Blob], top: Sequence[Blob]) -> bool:
+    """Whether calls that fill these arrays fill every top; without a call, whether it is the bottom's memory."""
+    places = {array.data_ptr() for array in filled}
+    given = set() if filled else {id(blob._data) for blob in bottom}
     return not bottom or all(
-        id(blob._data) in given or blob.count == 0 or blob.data.data_ptr() in touched for blob in top
+        id(blob._data) in given or blob.count == 0 or blob.data.data_ptr() in places for blob in top
     )

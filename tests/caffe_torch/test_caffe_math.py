@@ -14,7 +14,7 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import caffe_math, compiler, cpuinfo, pooling
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
-from allconv_caffe.caffe_torch.compute.math_functions import Wanted
+from allconv_caffe.caffe_torch.compute.math_functions import FORMULAS, TorchMath, Wanted, along
 from allconv_caffe.caffe_torch.compute.openblas import HASWELL, SKYLAKEX, Kernels, kernels
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
 from allconv_caffe.caffe_torch.compute.window import Window
@@ -256,6 +256,68 @@ def test_powers_are_the_c_librarys(sums: CaffeMath) -> None:
         assert torch.allclose(sums.powx(x, exponent).double(), x.double() ** exponent, rtol=1.3e-7, atol=0)
 
 
+OPERANDS = {  # what lies along which axis of (3, 4, 5, 2)
+    "a number": (0.7, 0),
+    "one value": (torch.tensor(-0.3), 1),
+    "channels": (torch.tensor([0.5, -1.5, 2.0, 0.25]), 1),
+    "two axes": (torch.linspace(-1, 2, 10).reshape(5, 2), 2),
+    "the last axis": (torch.tensor([0.2, 1.2]), 3),
+    "the whole": (torch.linspace(-2, 2, 120).reshape(3, 4, 5, 2), 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("formula", "operand"),
+    [(f, name) for f in FORMULAS for name, (a, _) in OPERANDS.items() if f != "powx" or isinstance(a, float)],
+)
+def test_each_formula_is_pytorchs_in_double(sums: CaffeMath, formula: str, operand: str) -> None:
+    """To roundings, zero among the values, with what lies along any axis; in place and not."""
+    (a, axis), b = OPERANDS[operand], 1.25
+    x = torch.randn(3, 4, 5, 2, generator=torch.Generator().manual_seed(2))
+    x[0, 0, 0] = 0
+    double = along(a.double(), axis, 4) if isinstance(a, torch.Tensor) else a
+    expected, before = FORMULAS[formula](x.double(), double, b).float(), x.clone()
+    y = sums.each(formula, x, a, b, axis=axis)
+    torch.testing.assert_close(y, expected, rtol=3e-7, atol=1e-7, equal_nan=True)
+    assert torch.equal(x, before)
+    assert sums.each(formula, x, a, b, axis=axis, room=x) is x
+    assert x.numpy().tobytes() == y.numpy().tobytes()
+
+
+def test_threads_change_no_bit_of_a_formula(sums: CaffeMath) -> None:
+    """Over more values than one thread takes, cut in the midst of a channel, and of a row of operands."""
+    x, before = torch.randn(3, 7, 5001), torch.get_num_threads()
+    for operand, axis in ((torch.randn(7), 1), (torch.randn(5001), 2), (0.3, 0)):
+        try:
+            torch.set_num_threads(1)
+            one = sums.each("subtract", x, operand, axis=axis)
+            torch.set_num_threads(4)
+            four = sums.each("subtract", x, operand, axis=axis)
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(one, x - (along(operand, axis, 3) if isinstance(operand, torch.Tensor) else operand))
+        assert torch.equal(one, four)
+
+
+def test_what_does_not_lie_along_its_axis_is_refused(sums: CaffeMath) -> None:
+    """An array of another length would be read past its end."""
+    with pytest.raises(AssertionError, match=r"\(3,\) does not lie along axis 1 of \(2, 4\)"):
+        sums.each("add", torch.zeros(2, 4), torch.zeros(3), axis=1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 11])
+def test_lrns_sum_runs_along_the_channels(sums: CaffeMath, size: int) -> None:
+    """As PyTorch's sums of windows, over planes of more values than one piece; nan spoils the channels behind it."""
+    x = torch.randn(2, 7, 17, 19, generator=torch.Generator().manual_seed(size))
+    expected = TorchMath().lrn_scale(x.double(), size, 0.3, 2.0)
+    torch.testing.assert_close(sums.lrn_scale(x, size, 0.3, 2.0).double(), expected, rtol=2e-6, atol=0)
+    x[0, 2, 3, 4] = float("nan")
+    spoilt = sums.lrn_scale(x, size, 0.3, 2.0).isnan()
+    assert spoilt[0, :, 3, 4].tolist() == [c >= 2 - size // 2 for c in range(7)] and int(spoilt.sum()) == min(
+        7, 5 + size // 2
+    )
+
+
 def test_softmax_loss_and_average_pooling(sums: CaffeMath) -> None:
     """Softmax over any axis, the loss's floor at FLT_MIN, and windows that count padding: as in float64."""
     g = torch.Generator().manual_seed(1)
@@ -312,6 +374,6 @@ def test_without_a_compiler_the_log_says_that_sums_are_pytorchs(
 def test_the_library_has_what_is_called(sums: CaffeMath) -> None:
     """Every operation has its argument types set, so that a wrong number of arguments stops."""
     with pytest.raises((ctypes.ArgumentError, TypeError)):
-        sums.library.caffe_axpy(1)
+        sums.library.caffe_axpby(1)
     with pytest.raises(CaffeError):
         Context(phase=TRAIN, rng=CaffeGenerator(1), compute_dtype=torch.bfloat16)

@@ -35,8 +35,8 @@ NET = INPUT + "".join(
         ),
         layer("relu2", "ReLU", "conv2", ""),
         layer("max", "Pooling", "conv1", "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 }"),
-        layer("power", "Power", "max", "power_param { scale: 2 }"),  # between two runs: no layer of the tape
-        layer("ave", "Pooling", "power", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
+        layer("mvn", "MVN", "max"),  # between two runs: no layer of the tape
+        layer("ave", "Pooling", "mvn", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
         layer("drop", "Dropout", "ave", ""),
         layer("flat", "Flatten", "relu2", ""),
         layer("shape", "Reshape", "drop", "reshape_param { shape { dim: 0 dim: -1 } }"),
@@ -46,6 +46,35 @@ NET = INPUT + "".join(
         layer("ip", "InnerProduct", "flat", f"inner_product_param {{ num_output: 5 {XAVIER} }}"),
         layer("ip2", "InnerProduct", "flat2", f"inner_product_param {{ num_output: 3 bias_term: false {XAVIER} }}"),
         layer("prob", "Softmax", "ip", ""),
+        layer("across", "LRN", "x", "lrn_param { local_size: 3 alpha: 0.5 k: 2 }"),
+        layer("within", "LRN", "across", "lrn_param { norm_region: WITHIN_CHANNEL local_size: 3 alpha: 2 }"),
+        layer("norm", "BatchNorm", "within", ""),
+        'layer { name: "scale" type: "Scale" bottom: "norm" top: "norm" '
+        'scale_param { bias_term: true filler { type: "uniform" } bias_filler { type: "uniform" } } }\n',
+        'layer { name: "norm2" type: "BatchNorm" bottom: "norm" top: "norm" batch_norm_param { eps: 0.1 } }\n',
+        layer("by_blob", "Scale", "norm x", "scale_param { axis: 0 }"),
+        layer("bias", "Bias", "by_blob", 'bias_param { axis: 2 num_axes: 2 filler { type: "uniform" } }'),
+        layer("sum", "Eltwise", "bias norm x", "eltwise_param { coeff: 1 coeff: -2.5 coeff: 0 }"),
+        layer("product", "Eltwise", "bias sum x", "eltwise_param { operation: PROD }"),
+        layer("most", "Eltwise", "product sum x", "eltwise_param { operation: MAX }"),
+        'layer { name: "cleared" type: "Eltwise" bottom: "most" bottom: "sum" top: "most" }\n',
+        'layer { name: "prelu" type: "PReLU" bottom: "most" top: "most" }\n',
+        layer("prelu2", "PReLU", "most", "prelu_param { channel_shared: true }"),
+        layer("leaky", "ReLU", "prelu2", "relu_param { negative_slope: 0.1 }"),
+        layer("elu", "ELU", "leaky", ""),
+        layer("cut", "Slice", "elu", "slice_param { slice_point: 1 }", tops="cut1 cut2"),
+        layer("cut2b", "Slice", "cut2", "slice_param { axis: 3 }", tops="left right"),
+        layer("sigmoid", "Sigmoid", "left", ""),
+        layer("tanh", "TanH", "sigmoid", ""),
+        layer("power", "Power", "tanh", "power_param { power: 2 scale: 0.5 shift: 1 }"),
+        layer("same", "Power", "power", ""),
+        layer("abs", "AbsVal", "same", ""),
+        layer("exp", "Exp", "abs", "exp_param { base: 2 scale: 0.5 }"),
+        layer("log", "Log", "exp", "log_param { base: 10 shift: 1 }"),
+        layer("bnll", "BNLL", "log", ""),
+        layer("clip", "Clip", "bnll", "clip_param { min: -0.5 max: 0.7 }"),
+        layer("swish", "Swish", "clip", "swish_param { beta: 2 }"),
+        layer("silent", "Silence", "right", tops=""),
     ]
 )
 
@@ -126,6 +155,18 @@ def _weights(net: pycaffe.Net, rng: np.random.Generator) -> None:
         blob.data[...] = rng.standard_normal(blob.data.shape)
 
 
+def _statistics(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """BatchNorm's sums and their factor, and what stands beside them."""
+    for name in ("norm", "norm2", "scale", "bias", "prelu", "prelu2"):
+        for blob in net.params[name]:
+            blob.data[...] = rng.uniform(0.1, 2, blob.data.shape)
+
+
+def _no_statistics(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    """A factor of 0: as none were gathered yet."""
+    net.params["norm"][2].data[...] = 0
+
+
 def _share(net: pycaffe.Net, rng: np.random.Generator) -> None:
     other = build()
     other.params["ip"][0].data[...] = rng.standard_normal(other.params["ip"][0].data.shape)
@@ -153,6 +194,8 @@ def _backward(net: pycaffe.Net, rng: np.random.Generator) -> None:
     net.forward()
     net.blobs["prob"].diff[...] = rng.standard_normal(net.blobs["prob"].diff.shape)
     net.blobs["ip2"].diff[...] = rng.standard_normal(net.blobs["ip2"].diff.shape)
+    net.blobs["swish"].diff[...] = rng.standard_normal(net.blobs["swish"].diff.shape)
+    net.blobs["cut1"].diff[...] = rng.standard_normal(net.blobs["cut1"].diff.shape)
     net.backward()
 
 
@@ -247,13 +290,28 @@ def calls_of(run: Callable[[], Any]) -> int:
         ("InnerProduct", f"inner_product_param {{ num_output: 4 {XAVIER} }}"),
         ("Dropout", ""),
         ("Softmax", ""),
+        ("LRN", ""),
+        ("LRN", "lrn_param { norm_region: WITHIN_CHANNEL }"),
+        ("BatchNorm", ""),
+        ("Scale", "scale_param { bias_term: true }"),
+        ("Bias", ""),
+        ("Eltwise", ""),
+        ("Eltwise", "eltwise_param { operation: MAX }"),
+        ("PReLU", ""),
+        ("Power", "power_param { power: 2 shift: 1 }"),
+        *(
+            (name, "")
+            for name in ("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "Sigmoid", "Swish", "TanH", "Threshold")
+        ),
     ],
 )
 def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
-    """A chain of three and one of fifty call the same number of functions; without a tape, many for each layer."""
+    """A chain of three and one of fifty call the same number of functions; without a tape, many for each layer, to the same end."""
 
     def chain(length: int) -> pycaffe.Net:
         bottoms = ["x", *(f"l{i}" for i in range(length - 1))]
+        if type_ == "Eltwise":
+            bottoms = [f"{bottom} {bottom}" for bottom in bottoms]
         return build(INPUT + "".join(layer(f"l{i}", type_, bottom, param) for i, bottom in enumerate(bottoms)))
 
     counts = []
@@ -263,8 +321,12 @@ def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
             net.forward()
         counts.append(calls_of(net.forward))
     assert counts[0] == counts[1] < 100
+    _write(net, np.random.default_rng(0))
+    net.forward()
+    played = net.blobs["l49"].data.tobytes()
     net.after_forward(lambda _: None)
     assert calls_of(net.forward) > counts[1] + 10 * 50
+    assert net.blobs["l49"].data.tobytes() == played
 
 
 def test_an_input_may_lie_elsewhere_each_time(played: Played) -> None:
@@ -285,11 +347,12 @@ def test_an_input_may_lie_elsewhere_each_time(played: Played) -> None:
 
 
 def test_what_computes_in_other_ways_is_not_recorded() -> None:
-    """A slope, places of maxima, training's masks, a convolution that looks behind the image: layer by layer, as ever."""
+    """Statistics of the batch, places of maxima, training's masks, a convolution that looks behind the image: layer by layer."""
     text = INPUT + "".join(
         [
-            layer("slope", "ReLU", "x", "relu_param { negative_slope: 0.1 }"),
-            'layer { name: "max" type: "Pooling" bottom: "slope" top: "max" top: "place" '
+            layer("batch", "BatchNorm", "x", "batch_norm_param { use_global_stats: false }"),
+            layer("masked", "Dropout", "batch", "phase: TRAIN dropout_param { dropout_ratio: 0 }"),
+            'layer { name: "max" type: "Pooling" bottom: "masked" top: "max" top: "place" '
             "pooling_param { kernel_size: 2 stride: 2 } }\n",
             layer(
                 "wide", "Convolution", "max", f"convolution_param {{ num_output: 2 kernel_size: 4 stride: 3 {XAVIER} }}"
@@ -322,12 +385,12 @@ def test_a_maximum_remembers_its_place_for_backward() -> None:
 
 
 def test_relu_in_one_pass_has_every_bit_of_two() -> None:
-    """nan, both infinities and both zeros among them, in place or not, over more values than one thread takes."""
+    """nan and both infinities among them, in place or not, over more values than one thread takes; -0 stays, as in Caffe."""
     ours = caffe_math.find()
     assert ours is not None
     x = torch.randn(70_001)
     x[:8] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, -1e-45, -3e38])
     expected = TorchMath().relu(x.clone())
-    for y in (ours.relu(x), ours.relu(x, torch.empty_like(x)), ours.relu(z := x.clone(), z)):
-        assert y.numpy().tobytes() == expected.numpy().tobytes()
+    for y in (ours.relu(x), ours.relu(x, 0, torch.empty_like(x)), ours.relu(z := x.clone(), 0, z)):
+        assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7)) and np.signbit(y[3:5].numpy()).tolist() == [0, 1]
     assert expected[:5].isnan().tolist() == [True, False, True, False, False]

@@ -18,9 +18,9 @@ import torch
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import compiler
-from allconv_caffe.caffe_torch.compute.math_functions import Math, Scalar, Wanted, scaled
+from allconv_caffe.caffe_torch.compute.math_functions import FORMULAS, Math, Scalar, Wanted, scaled
 from allconv_caffe.caffe_torch.compute.openblas import Kernels, order_here
-from allconv_caffe.caffe_torch.compute.program import Call
+from allconv_caffe.caffe_torch.compute.program import Call, Result
 from allconv_caffe.caffe_torch.compute.window import Window
 
 
@@ -62,6 +62,30 @@ class CaffeMath(Math):
     def _order(self) -> tuple[int, int, int]:
         return self.order.q, self.order.unit, self.order.p
 
+    def each(
+        self,
+        formula: str,
+        x: torch.Tensor,
+        a: Scalar = 0.0,
+        b: float = 0.0,
+        *,
+        axis: int = 0,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """By the C library, where it is no arithmetic of the processor's."""
+        x = x.contiguous()
+        y = torch.empty(x.shape) if room is None else room
+        sizes, array, one = (1, 1, x.numel()), None, a
+        if isinstance(a, torch.Tensor):
+            sizes = x.shape[:axis].numel(), a.numel(), x.shape[axis + a.dim() :].numel()
+            array, one = a.contiguous(), 0.0
+            assert math.prod(sizes) == x.numel(), f"{tuple(a.shape)} does not lie along axis {axis} of {tuple(x.shape)}"
+        self._call(f"each_{formula}", *sizes, x, array, one, b, y, torch.get_num_threads())
+        return y
+
+    def clone(self, x: torch.Tensor) -> torch.Tensor:
+        return self.copy(x.contiguous(), torch.empty(x.shape))
+
     # math_functions.cpp
     def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
         c = torch.empty(a.shape[0], b.shape[1]) if room is None else room
@@ -74,9 +98,7 @@ class CaffeMath(Math):
         self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
     ) -> torch.Tensor:
         y = self.gemm(x, w, room)
-        if b is not None and y.numel():
-            self._call("add_row", *y.shape, b.contiguous(), y)
-        return y
+        return y if b is None else self.each("add", y, b, axis=1, room=y)
 
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
         self._gemm(a, b, blob.diff.view(a.shape[0], b.shape[1]), add=True)
@@ -90,31 +112,21 @@ class CaffeMath(Math):
         a = a.contiguous()
         self._call("columns", *a.shape, a, blob.diff)
 
-    def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Rounded once."""
-        if alpha == 0:
-            return y
-        x, y, z = x.contiguous(), y.contiguous(), torch.empty(y.shape)
-        self._call("axpy", x.numel(), alpha, x, y, z, torch.get_num_threads())
-        return z
-
     def axpby(self, alpha: Scalar, x: torch.Tensor, beta: float = 0.0, y: torch.Tensor | None = None) -> torch.Tensor:
         """beta y is rounded, then the sum; where beta is 0, alpha x is added to 0, so that no -0 comes out."""
         if isinstance(alpha, torch.Tensor) and alpha.numel() > 1:
             return scaled(alpha, x) + (0.0 if y is None else self.scal(beta, y))
         alpha = float(alpha)
-        if y is None or alpha == 0 or not abs(beta) > 0:
-            return self.axpy(alpha, x, torch.zeros_like(x) if y is None else self.scal(beta, y))
+        if y is None:
+            return self.each("scaled", x, alpha)
+        if alpha == 0 or not abs(beta) > 0:
+            return self.axpy(alpha, x, self.scal(beta, y))
         x, y, z = x.contiguous(), y.contiguous(), torch.empty(y.shape)
         self._call("axpby", x.numel(), alpha, x, beta, y, z, torch.get_num_threads())
         return z
 
     def powx(self, x: torch.Tensor, exponent: float) -> torch.Tensor:
-        """By the C library."""
-        x = x.contiguous()
-        y = torch.empty(x.shape)
-        self._call("powx", x.numel(), x, exponent, y, torch.get_num_threads())
-        return y
+        return self.each("powx", x, exponent)
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         x, y, result = x.contiguous(), y.contiguous(), torch.empty(())
@@ -190,12 +202,9 @@ class CaffeMath(Math):
         self._call(name, *self._order, *sizes, x, image, image // group, rows, patches.columns, *others, threads)
 
     # relu_layer.cpp
-    def relu(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+    def relu(self, x: torch.Tensor, slope: float = 0.0, room: torch.Tensor | None = None) -> torch.Tensor:
         """In one pass."""
-        x = x.contiguous()
-        y = torch.empty(x.shape) if room is None else room
-        self._call("relu", x.numel(), x, y, torch.get_num_threads())
-        return y
+        return self.each("relu", x, slope, room=room)
 
     def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
         if room is None or not x.is_contiguous():
@@ -211,9 +220,44 @@ class CaffeMath(Math):
         for part in parts:
             length = part.shape[axis:].numel()
             if rows and length:
-                self._call("copy_rows", rows, length, part, apart, flat[start:], torch.get_num_threads())
+                self._copy_rows(rows, length, part, length, flat[start:], apart)
             start += length
         return room
+
+    def part(
+        self, x: torch.Tensor, axis: int, start: int, length: int, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if room is None or not x.is_contiguous():
+            return super().part(x, axis, start, length, room)
+        inner = x.shape[axis + 1 :].numel()
+        if room.numel():
+            apart = x.shape[axis] * inner
+            self._copy_rows(
+                x.shape[:axis].numel(), length * inner, x.view(-1)[start * inner :], apart, room, length * inner
+            )
+        return room
+
+    def _copy_rows(self, rows: int, length: int, x: torch.Tensor, x_apart: int, y: torch.Tensor, y_apart: int) -> None:
+        self._call("copy_rows", rows, length, x, x_apart, y, y_apart, torch.get_num_threads())
+
+    # eltwise_layer.cpp
+    def greatest(
+        self, parts: Sequence[torch.Tensor], room: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        greatest, *others = parts
+        y = torch.empty(greatest.shape) if room is None else room
+        mask = torch.empty(y.shape, dtype=torch.int64)
+        for i, x in enumerate(others, 1):
+            self._call("greater", y.numel(), greatest, x, i, y, mask, torch.get_num_threads())
+            greatest = y
+        return y, mask
+
+    # lrn_layer.cpp
+    def lrn_scale(self, x: torch.Tensor, size: int, factor: float, k: float) -> torch.Tensor:
+        x, scale = x.contiguous(), torch.empty(x.shape)
+        sizes = *x.shape[:2], x.shape[2:].numel()
+        self._call("lrn_scale", *sizes, size, factor, k, x, scale, torch.get_num_threads())
+        return scale
 
     # pooling_layer.cpp
     def average_pool(
@@ -319,27 +363,26 @@ def _load() -> tuple[CaffeMath | None, str]:
         library = compiler.load("caffe_math", ["-ffp-contract=off"])
     except (compiler.BuildError, OSError) as error:
         return None, str(error)
-    i, f, p = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    i, f, p, r = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, Result
     images = [i] * 8 + [p, i, i, p, p]  # to where the patches lie
     for name, types in {
-        "gemm": [i] * 6 + [p, i, i, p, i, i, p, i, i],
+        **{f"each_{formula}": [i, i, i, p, p, f, f, r, i] for formula in FORMULAS},
+        "gemm": [i] * 6 + [p, i, i, p, i, i, r, i, i],
         "columns": [i, i, p, p],
-        "axpy": [i, f, p, p, p, i],
-        "axpby": [i, f, p, f, p, p, i],
-        "powx": [i, p, f, p, i],
-        "dot": [i, i, p, p, p],
-        "add_row": [i, i, p, p],
-        "copy": [i, p, p],
-        "copy_rows": [i, i, p, i, p, i],
-        "relu": [i, p, p, i],
-        "conv": [*images, i, i, i, p, p, p, p, i],
+        "axpby": [i, f, p, f, p, r, i],
+        "dot": [i, i, p, p, r],
+        "copy": [i, p, r],
+        "copy_rows": [i, i, p, i, r, i, i],
+        "greater": [i, p, p, i, r, r, i],
+        "lrn_scale": [i, i, i, i, f, f, p, r, i],
+        "conv": [*images, i, i, i, p, p, p, r, i],
         "conv_weight": [*images, p, p, i],
         "conv_data": [*images, p, p, i, i, i],
         "conv_bias": [i, i, i, p, p, i],
-        "average": [i] * 11 + [p, p, i, i],
-        "max": [i] * 11 + [p, p, p, i],
-        "softmax": [i, i, i, p, p, i],
-        "log_loss": [i, p, p],
+        "average": [i] * 11 + [p, r, i, i],
+        "max": [i] * 11 + [p, r, r, i],
+        "softmax": [i, i, i, p, r, i],
+        "log_loss": [i, p, r],
     }.items():
         function = getattr(library, f"caffe_{name}")
         function.argtypes, function.restype = types, None

@@ -11,11 +11,14 @@ Source: math_functions.cpp, mkl_alternate.hpp, in their order; base_conv_layer.c
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import conv_algo, conv_choice, pooling
@@ -55,6 +58,29 @@ class Math(ABC):
     which is lost anyway if it meets these, multiplies by tensors as PyTorch does.
     """
 
+    # what needs no order
+    def each(
+        self,
+        formula: str,
+        x: torch.Tensor,
+        a: Scalar = 0.0,
+        b: float = 0.0,
+        *,
+        axis: int = 0,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The formula of that name, see `FORMULAS`, of each number of x: of x's shape, in `room`, which may be x, if that helps.
+
+        Args:
+            a: a number for all, or a tensor that lies along x's axes from `axis` on.
+            b: a number for all.
+        """
+        return FORMULAS[formula](x, along(a, axis, x.dim()) if isinstance(a, torch.Tensor) else a, b)
+
+    def clone(self, x: torch.Tensor) -> torch.Tensor:
+        """What stands in x now."""
+        return x.clone()
+
     # math_functions.cpp
     @abstractmethod
     def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -74,15 +100,13 @@ class Math(ABC):
     def accumulate_columns(self, blob: Blob, a: torch.Tensor) -> None:
         """blob.diff += the sums of the columns of a (M, N). Source: caffe_cpu_gemv, CblasTrans, by a vector of ones, beta 1."""
 
-    @abstractmethod
-    def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """alpha x + y, of one shape. Source: caffe_axpy."""
+    def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+        """alpha x + y, of one shape, in `room`, which may be y, if that helps. Source: caffe_axpy."""
+        return y if alpha == 0 else self.each("axpy", y, x, alpha, room=room)
 
     def scal(self, alpha: Scalar, x: torch.Tensor) -> torch.Tensor:
         """alpha x; alpha a number, or a tensor that broadcasts to x's shape. Source: caffe_scal, caffe_cpu_scale."""
-        if isinstance(alpha, torch.Tensor):
-            return x * alpha if is_tracing() else _cleared(x * alpha, ~(alpha.abs() > 0))
-        return _product(alpha, x) if abs(alpha) > 0 else torch.zeros_like(x)
+        return _scal(alpha, x)
 
     @abstractmethod
     def axpby(self, alpha: Scalar, x: torch.Tensor, beta: float = 0.0, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -135,8 +159,10 @@ class Math(ABC):
         """dx of `deconvolution`, if wanted; the gradients of w and b are added to their blobs' diffs, image after image."""
 
     # relu_layer.cpp
-    def relu(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        """max(x, 0) + 0 min(x, 0): nan for -inf, and never -0; in `room`, which may be x."""
+    def relu(self, x: torch.Tensor, slope: float = 0.0, room: torch.Tensor | None = None) -> torch.Tensor:
+        """max(x, 0) + slope min(x, 0): with slope 0 nan for -inf; in `room`, which may be x, if that helps."""
+        if slope != 0:
+            return self.each("relu", x, slope, room=room)
         y = torch.ops.aten.leaky_relu(x, 0.0) if room is None else torch.ops.aten.leaky_relu.out(x, 0.0, out=room)
         return y.add_(0.0)
 
@@ -147,6 +173,54 @@ class Math(ABC):
     def concat(self, parts: Sequence[torch.Tensor], axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         """`parts` one after the other along `axis`, in `room`, which is none of them, if there is one. Source: concat_layer.cpp."""
         return torch.cat(list(parts), axis) if room is None else torch.cat(list(parts), axis, out=room)
+
+    def part(
+        self, x: torch.Tensor, axis: int, start: int, length: int, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`length` of x from `start` on along `axis`, in `room`, which is not x, if that helps. Source: slice_layer.cpp."""
+        return x.narrow(axis, start, length)
+
+    # eltwise_layer.cpp
+    def greatest(
+        self, parts: Sequence[torch.Tensor], room: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The maximum of `parts`, two or more, in `room`, which may be the first, if that helps; and which part it is of (int64).
+
+        A tie of the first two goes to the second, a later one has to be greater.
+        """
+        first, second, *others = parts
+        greater = first > second
+        y, mask = torch.where(greater, first, second), torch.where(greater, 0, 1)
+        for i, x in enumerate(others, 2):
+            greater = x > y
+            y, mask = torch.where(greater, x, y), torch.where(greater, i, mask)
+        return y, mask
+
+    # lrn_layer.cpp
+    def lrn_scale(self, x: torch.Tensor, size: int, factor: float, k: float) -> torch.Tensor:
+        """k + `factor` times the sum of the squares of `size` channels around each number of x (N, C, H, W)."""
+        return k + self.channel_sum(x * x, size, factor)
+
+    def channel_sum(self, x: torch.Tensor, size: int, factor: float) -> torch.Tensor:
+        """`factor` times the sum of `size` channels around each number of x (N, C, H, W), what lies outside counting 0."""
+        channels, half = x.shape[1], size // 2
+        padded = F.pad(x, (0, 0, 0, 0, half, half))
+        total = padded[:, :channels]
+        for i in range(1, size):
+            total = total + padded[:, i : i + channels]
+        out = self.axpby(factor, total)
+        if is_tracing() or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
+            return out
+        # Caffe's sum runs over the channels, so that one that is not finite spoils those behind it, too
+        current = torch.zeros_like(x[:, 0])
+        for i in range(size):
+            current = self.axpy(factor, padded[:, i], current)
+        sums = [current]
+        for i in range(1, channels):
+            current = self.axpy(factor, padded[:, i + size - 1], current)
+            current = self.axpy(-factor, padded[:, i - 1], current)
+            sums.append(current)
+        return torch.stack(sums, 1)
 
     # pooling_layer.cpp
     def max_pool(
@@ -202,14 +276,11 @@ class TorchMath(Math):
     def accumulate_columns(self, blob: Blob, a: torch.Tensor) -> None:
         blob.accumulate_diff(a.sum(0, dtype=torch.float32).reshape(blob.shape))
 
-    def axpy(self, alpha: float, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return y + _product(alpha, x) if alpha != 0 else y
-
     def axpby(self, alpha: Scalar, x: torch.Tensor, beta: float = 0.0, y: torch.Tensor | None = None) -> torch.Tensor:
         return scaled(alpha, x) if y is None else scaled(alpha, x) + self.scal(beta, y)
 
     def powx(self, x: torch.Tensor, exponent: float) -> torch.Tensor:
-        return x * x if exponent == 2 else x.sqrt() if exponent == 0.5 else x**exponent
+        return _powx(x, exponent)
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x * y).sum()
@@ -257,6 +328,17 @@ class TorchMath(Math):
         return conv_algo.choose(what, x, w, window, compiled=is_tracing(), mode=self.conv_mode)
 
 
+def along(x: torch.Tensor, axis: int, num_axes: int) -> torch.Tensor:
+    """`x` with axes of length 1 before and after, so that its first axis is `axis` of a tensor of `num_axes` axes."""
+    return x.reshape((1,) * axis + tuple(x.shape) + (1,) * (num_axes - axis - x.dim()))
+
+
+def _scal(alpha: Scalar, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(alpha, torch.Tensor):
+        return x * alpha if is_tracing() else _cleared(x * alpha, ~(alpha.abs() > 0))
+    return _product(alpha, x) if abs(alpha) > 0 else torch.zeros_like(x)
+
+
 def scaled(alpha: Scalar, x: torch.Tensor) -> torch.Tensor:
     """alpha x, and 0 where alpha is 0: what `axpby` makes of its first array."""
     if isinstance(alpha, torch.Tensor):
@@ -273,3 +355,47 @@ def _cleared(product: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
     if nothing.device.type == "cpu" and not bool(nothing.any()):
         return product
     return product.masked_fill(nothing, 0)
+
+
+def _powx(x: torch.Tensor, exponent: float) -> torch.Tensor:
+    return x * x if exponent == 2 else x.sqrt() if exponent == 0.5 else x**exponent
+
+
+def _power(x: torch.Tensor, exponent: float) -> torch.Tensor:
+    """As C has it: a root of -inf, which PyTorch makes nan, is that of inf."""
+    raised = _powx(x, exponent)
+    return torch.where(x == -math.inf, math.inf if exponent > 0 else 0.0, raised) if abs(exponent) == 0.5 else raised
+
+
+def _clip(x: torch.Tensor, least: Any, most: float) -> torch.Tensor:
+    """nan becomes `least`."""
+    below = torch.where(x > most, most, x)
+    return torch.where(below > least, below, least)
+
+
+#: What `Math.each` knows, by PyTorch; kernels/caffe_math.cpp has the same in the words of Caffe's layers. x: a tensor; a: a
+#: tensor that broadcasts to its shape, or (the exponent of powx always) a number; b: a number.
+FORMULAS: dict[str, Callable[[torch.Tensor, Any, float], torch.Tensor]] = {
+    "fill": lambda x, a, b: torch.zeros_like(x) + a,
+    "add": lambda x, a, b: x + a,
+    "subtract": lambda x, a, b: x - a,
+    "multiply": lambda x, a, b: x * a,
+    "divide": lambda x, a, b: x / a,
+    "inverse": lambda x, a, b: torch.where(x == 0, torch.zeros_like(x), 1 / x),
+    "scal": lambda x, a, b: _scal(a, x),
+    "scaled": lambda x, a, b: scaled(a, x),
+    "axpy": lambda x, a, b: x + _product(b, a),
+    "powx": lambda x, a, b: _power(x, a),
+    "times_power": lambda x, a, b: x * a**b,
+    "sqrt": lambda x, a, b: torch.sqrt(x),
+    "exp": lambda x, a, b: torch.exp(x),
+    "log": lambda x, a, b: torch.log(x),
+    "abs": lambda x, a, b: x.abs(),
+    "relu": lambda x, a, b: x.clamp(min=0) + a * x.clamp(max=0),
+    "elu": lambda x, a, b: x.clamp(min=0) + a * (torch.exp(x.clamp(max=0)) - 1),
+    "sigmoid": lambda x, a, b: torch.sigmoid(x),
+    "tanh": lambda x, a, b: torch.tanh(x),
+    "bnll": lambda x, a, b: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs())),
+    "threshold": lambda x, a, b: (x > a).to(x.dtype),
+    "clip": _clip,
+}

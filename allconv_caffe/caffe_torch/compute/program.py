@@ -1,7 +1,7 @@
 """Calls of compiled kernels written down as numbers, so that a row of them is made again by one call.
 
-Arrays are written as addresses. Those that lie in blobs move when a blob's memory does; all others are kept as long as the
-program. kernels/caffe_math.cpp reads what is written here.
+Arrays are written as addresses. Those that lie in blobs move when a blob's memory does; all others, which hold what the calls
+themselves leave there or what never changes, are kept as long as the program. kernels/caffe_math.cpp reads what is written here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ from allconv_caffe.caffe_torch.blob import Memory
 Call = tuple[str, tuple[torch.Tensor | float | None, ...]]
 
 
+class Result(ctypes.c_void_p):
+    """An argument of a kernel: the array that it fills, whatever stood there."""
+
+
+def results(library: ctypes.CDLL, call: Call) -> list[torch.Tensor]:
+    """The arrays that a call fills."""
+    name, arguments = call
+    kinds = zip(arguments, getattr(library, f"caffe_{name}").argtypes, strict=True)
+    return [argument for argument, kind in kinds if kind is Result and isinstance(argument, torch.Tensor)]
+
+
 class Program:
     """Rows of calls, one behind the other, to be made from any row to any other."""
 
@@ -29,7 +40,8 @@ class Program:
         self._kept: list[torch.Tensor] = []
 
     def append(self, library: ctypes.CDLL, calls: Sequence[Call], memories: Sequence[Memory]) -> bool:
-        """One row more, unless an array of float32 lies in none of `memories`: who knows what it holds next time.
+        """One row more, unless an array of float32 lies in none of `memories` and no call of the row has filled it before: who
+        knows what it holds next time.
 
         Args:
             library: the compiled kernels, of all rows the same.
@@ -38,6 +50,7 @@ class Program:
         words: list[int] = []
         places: list[tuple[Memory, int, int]] = []
         kept: list[torch.Tensor] = []
+        filled: set[int] = set()
         for name, arguments in calls:
             number = library.caffe_number(name.encode())
             if number < 0:
@@ -48,13 +61,14 @@ class Program:
                 if not isinstance(argument, torch.Tensor):
                     words.append(_word(argument, kind))
                     continue
-                if argument.dtype != torch.float32:
-                    kept.append(argument)
-                elif (place := _place(argument, memories)) is None:
-                    return False
-                else:
+                if argument.dtype == torch.float32 and (place := _place(argument, memories)) is not None:
                     places.append((place[0], len(self._words) + len(words), place[1]))
+                elif argument.dtype != torch.float32 or kind is Result or argument.data_ptr() in filled:
+                    kept.append(argument)
+                else:
+                    return False
                 words.append(argument.data_ptr())
+            filled.update(array.data_ptr() for array in results(library, (name, arguments)))
         self._play = library.caffe_play
         self._words += words
         self._places += places

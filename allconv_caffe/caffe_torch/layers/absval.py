@@ -17,11 +17,13 @@ class AbsValLayer(NeuronLayer):
     Source: absval_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refuse_in_place(self, bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = bottom[0].data.abs()
+        top[0].data = self.ctx.math.each("abs", bottom[0].data, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

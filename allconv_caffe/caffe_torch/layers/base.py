@@ -32,6 +32,13 @@ class NeuronLayer(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape_like(bottom[0])
 
+    def apply(self, steps: Sequence[tuple[str, float]], bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """top = bottom after one formula (see `math.each`), with its number, after the other."""
+        y = bottom[0].data
+        for formula, a in steps:
+            y = self.ctx.math.each(formula, y, a, room=top[0].room())
+        top[0].data = y
+
 
 class LossLayer(Layer):
     """Predictions and labels in, one scalar (0 axes) out, weight 1 unless stated. Source: loss_layer.cpp."""
@@ -98,11 +105,6 @@ def legacy(blob: Blob) -> tuple[int, int, int, int]:
     """num, channels, height, width; missing axes count 1. Raises CaffeError above 4 axes."""
     n, c, h, w = (blob.legacy_shape(i) for i in range(4))
     return n, c, h, w
-
-
-def along(x: torch.Tensor, axis: int, num_axes: int) -> torch.Tensor:
-    """`x` with axes of length 1 before and after, so that its first axis is `axis` of a tensor of `num_axes` axes."""
-    return x.reshape((1,) * axis + tuple(x.shape) + (1,) * (num_axes - axis - x.dim()))
 
 
 def sum_to(x: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Tensor:

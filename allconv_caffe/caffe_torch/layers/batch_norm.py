@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
-from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, float32, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, float32, skipping, sum_to
 from allconv_caffe.proto import TEST, FillerParameter, fork_fields
 
 
@@ -30,6 +31,7 @@ class BatchNormLayer(NeuronLayer):
     Differs: in TRAIN, NVCaffe keeps means instead of sums.
     """
 
+    calls_kernels = True
     for_backward = ("std", "x_norm")
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -43,6 +45,7 @@ class BatchNormLayer(NeuronLayer):
         if self.scale_bias:
             self.eps = max(self.eps, 1e-5)
             self.use_global_stats = self.use_global_stats or self.phase == TEST
+        self.calls_kernels = self.use_global_stats
         self.channels = bottom[0].shape[bottom[0].canonical_axis(1)]
         if self.blobs:
             skipping("batch_norm_layer.cpp:23")
@@ -74,27 +77,30 @@ class BatchNormLayer(NeuronLayer):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x, scal = float32(bottom[0].data), self.ctx.math.scal
+        x, each, room = float32(bottom[0].data), self.ctx.math.each, top[0].room()
         mean_sum, var_sum, factor = (blob.data for blob in self.blobs[:3])
         if self.use_global_stats:
-            scale = torch.where(factor == 0, torch.zeros_like(factor), 1 / factor)
-            mean, var = scal(scale, mean_sum), scal(scale, var_sum)
-            centred = x - along(mean, 1, x.dim())
+            scale = each("inverse", factor).reshape(())
+            mean, var = each("scal", mean_sum, scale), each("scal", var_sum, scale)
+            centred = each("subtract", x, mean, axis=1, room=room)
         else:
+            scal = self.ctx.math.scal
             mean = channel_mean(x)
-            centred = x - along(mean, 1, x.dim())
+            centred = each("subtract", x, mean, axis=1)
             var = channel_mean(centred * centred)
             m = x.numel() // self.channels
             correction = m / (m - 1) if m > 1 else 1.0
             self.blobs[2].data = factor * self.fraction + 1
             self.blobs[0].data = mean + scal(self.fraction, mean_sum)
             self.blobs[1].data = var * correction + scal(self.fraction, var_sum)
-        self.std = along(torch.sqrt(var + self.eps), 1, x.dim())  # temp_
-        self.x_norm = centred / self.std
-        y = self.x_norm
+        std = each("sqrt", each("add", var, self.eps))
+        self.std = along(std, 1, x.dim())  # temp_
+        last = self.use_global_stats and not self.scale_bias  # nobody will ask for x_norm
+        y = each("divide", centred, std, axis=1, room=room if last else None)
+        self.x_norm = y  # x_norm_
         if self.scale_bias:
-            a, b = (along(blob.data, 1, x.dim()) for blob in self.blobs[3:])
-            y = scal(a, y) + b
+            a, b = (blob.data for blob in self.blobs[3:])
+            y = each("add", each("scal", y, a, axis=1, room=room), b, axis=1, room=room)
         top[0].data = y.to(bottom[0].data.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

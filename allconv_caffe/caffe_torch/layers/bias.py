@@ -8,7 +8,7 @@ from typing import Any
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled, along, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import add_filled, skipping, sum_to
 
 
 def operand_shape(blob: Blob, axis: int, num_axes: int, word: str) -> tuple[int, ...]:
@@ -49,6 +49,7 @@ class BiasLayer(Layer):
     min_bottom = 1
     max_bottom = 2
     num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param: Any = self.param.bias_param
@@ -63,7 +64,8 @@ class BiasLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        top[0].data = x + along(self.bias(bottom).data, self.axis, x.dim()).to(x.dtype)
+        bias, room = self.bias(bottom).data.to(x.dtype), top[0].room(*bottom[1:])
+        top[0].data = self.ctx.math.each("add", x, bias, axis=self.axis, room=room)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy = top[0].diff

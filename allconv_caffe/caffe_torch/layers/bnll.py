@@ -21,9 +21,10 @@ class BNLLLayer(NeuronLayer):
     Source: bnll_layer.cpp.
     """
 
+    calls_kernels = True
+
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
-        top[0].data = x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+        top[0].data = self.ctx.math.each("bnll", bottom[0].data, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -19,15 +17,14 @@ class ClipLayer(NeuronLayer):
     Source: clip_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.min: float = self.param.clip_param.min
         self.max: float = self.param.clip_param.max
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
-        low, high = torch.full_like(x, self.min), torch.full_like(x, self.max)
-        below = torch.where(high < x, high, x)
-        top[0].data = torch.where(low < below, below, low)
+        top[0].data = self.ctx.math.each("clip", bottom[0].data, self.min, self.max, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

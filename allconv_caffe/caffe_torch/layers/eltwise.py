@@ -27,6 +27,7 @@ class EltwiseLayer(Layer):
 
     min_bottom = 2
     num_top = 1
+    calls_kernels = True
     for_backward = ("mask",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -49,25 +50,19 @@ class EltwiseLayer(Layer):
         top[0].reshape_like(bottom[0])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        first, *others = (blob.data for blob in bottom)
+        y, *others = (blob.data for blob in bottom)
+        math, room = self.ctx.math, top[0].room(*bottom[top[0] is bottom[0] :])
         if top[0] is bottom[0] and self.operation != EltwiseParameter.PROD:  # Caffe clears the top before it reads
-            first = torch.full_like(first, lowest(first.dtype) if self.operation == EltwiseParameter.MAX else 0)
+            y = math.each("fill", y, lowest(y.dtype) if self.operation == EltwiseParameter.MAX else 0.0, room=room)
         if self.operation == EltwiseParameter.PROD:
-            y = first
             for x in others:
-                y = y * x
+                y = math.each("multiply", y, x, room=room)
         elif self.operation == EltwiseParameter.SUM:
-            y = self.ctx.math.axpby(self.coeffs[0], first)
+            y = math.each("scaled", y, self.coeffs[0], room=room)
             for x, coeff in zip(others, self.coeffs[1:], strict=True):
-                y = self.ctx.math.axpy(coeff, x, y)
+                y = math.axpy(coeff, x, y, room)
         else:
-            greater = first > others[0]
-            y = torch.where(greater, first, others[0])
-            self.mask = torch.where(greater, 0, 1)
-            for i, x in enumerate(others[1:], 2):
-                greater = x > y
-                y = torch.where(greater, x, y)
-                self.mask = torch.where(greater, i, self.mask)
+            y, self.mask = math.greatest([y, *others], room)
         top[0].data = y
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -19,12 +17,13 @@ class ELULayer(NeuronLayer):
     Source: elu_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.alpha: float = self.param.elu_param.alpha
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
-        top[0].data = x.clamp(min=0) + self.alpha * (torch.exp(x.clamp(max=0)) - 1)
+        top[0].data = self.ctx.math.each("elu", bottom[0].data, self.alpha, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

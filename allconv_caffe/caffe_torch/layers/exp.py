@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
@@ -32,6 +31,8 @@ class ExpLayer(NeuronLayer):
     Source: exp_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.exp_param
         log_base = log_of_base(param.base)
@@ -43,8 +44,8 @@ class ExpLayer(NeuronLayer):
             self.outer_scale = float(outer)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        scal = self.ctx.math.scal
-        top[0].data = scal(self.outer_scale, torch.exp(scal(self.inner_scale, bottom[0].data)))
+        steps = ("scal", self.inner_scale), ("exp", 0.0), ("scal", self.outer_scale)
+        self.apply([step for step in steps if step != ("scal", 1.0)], bottom, top)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

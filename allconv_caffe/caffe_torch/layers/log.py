@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
@@ -23,6 +21,8 @@ class LogLayer(NeuronLayer):
     Source: log_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.log_param
         log_base = log_of_base(param.base)
@@ -32,8 +32,8 @@ class LogLayer(NeuronLayer):
         self.shift: float = param.shift
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        scal = self.ctx.math.scal
-        top[0].data = scal(self.base_scale, torch.log(scal(self.scale, bottom[0].data) + self.shift))
+        steps = ("scal", self.scale), ("add", self.shift), ("log", 0.0), ("scal", self.base_scale)
+        self.apply([step for step in steps if step not in (("scal", 1.0), ("add", 0.0))], bottom, top)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute.window import c_int
+from allconv_caffe.caffe_torch.compute.window import Window, c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer, float32
-from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LRNParameter
 
 
@@ -28,6 +23,7 @@ class LRNLayer(NeuronLayer):
     Differs: in place the top is right; Caffe's is s ^ -2beta.
     """
 
+    calls_kernels = True
     for_backward = ("scale",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -37,55 +33,33 @@ class LRNLayer(NeuronLayer):
         self.alpha: float = param.alpha
         self.beta: float = param.beta
         self.across = param.norm_region == LRNParameter.ACROSS_CHANNELS
-        self.k: float = param.k if self.across else 1.0
+        self.k: float = param.k
+        size, one, half = (self.size,) * 2, (1, 1), (self.size // 2,) * 2
+        self.window = Window(kernel=size, stride=one, pad=half, dilation=one)  # WITHIN_CHANNEL's
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = float32(bottom[0].data)
+        x, math = float32(bottom[0].data), self.ctx.math
         if self.across:
-            self.scale = self.k + self.channel_sum(x * x, self.alpha / self.size)
+            self.scale = math.lrn_scale(x, self.size, self.alpha / self.size, self.k)
         else:
-            self.scale = self.k + self.ctx.math.scal(self.alpha, self.pixel_mean(x * x))
-        top[0].data = (x * self.scale**-self.beta).to(bottom[0].data.dtype)
+            mean = math.average_pool(math.powx(x, 2), self.window, x.shape[2:])
+            self.scale = math.each("add", math.each("scal", mean, self.alpha), 1.0)
+        y = math.each("times_power", x, self.scale, -self.beta, room=top[0].room())
+        top[0].data = y.to(bottom[0].data.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         x, y, dy = float32(bottom[0].data), float32(top[0].data), float32(top[0].diff)
-        inverse, factor = self.scale**-self.beta, 2 * self.alpha * self.beta
+        math, inverse, factor = self.ctx.math, self.scale**-self.beta, 2 * self.alpha * self.beta
         if self.across:
-            sums = self.channel_sum(dy * y / self.scale, 1.0)
-            dx = dy * inverse - self.ctx.math.axpby(factor / self.size, x * sums)  # in this order, for huge x
+            sums = math.channel_sum(dy * y / self.scale, self.size, 1.0)
+            dx = dy * inverse - math.axpby(factor / self.size, x * sums)  # in this order, for huge x
         else:
-            scal = self.ctx.math.scal
-            ratio = scal(float(factor != 0), dy * x * scal(factor, inverse / self.scale))
-            dx = dy * inverse - x * self.pixel_mean(ratio)
+            ratio = math.scal(float(factor != 0), dy * x * math.scal(factor, inverse / self.scale))
+            dx = dy * inverse - x * math.average_pool(ratio, self.window, x.shape[2:])
         bottom[0].diff = dx.to(top[0].diff.dtype)
-
-    def pixel_mean(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over the window of pixels, what lies outside counting 0, divided by the window's full size."""
-        return F.avg_pool2d(x, self.size, 1, self.size // 2, count_include_pad=True)
-
-    def channel_sum(self, x: torch.Tensor, factor: float) -> torch.Tensor:
-        """`factor` times the sum over the window of channels, what lies outside counting 0. Its own transpose."""
-        n, half, channels = self.size, self.size // 2, x.shape[1]
-        padded = F.pad(x, (0, 0, 0, 0, half, half))
-        total = padded[:, :channels]
-        for i in range(1, n):
-            total = total + padded[:, i : i + channels]
-        out = self.ctx.math.axpby(factor, total)
-        if is_tracing() or out.device.type != "cpu" or (math.isfinite(factor) and bool(out.isfinite().all())):
-            return out
-        # Caffe's sum runs over the channels, so that one that is not finite spoils those behind it, too
-        current = torch.zeros_like(x[:, 0])
-        for i in range(n):
-            current = self.ctx.math.axpy(factor, padded[:, i], current)
-        sums = [current]
-        for i in range(1, channels):
-            current = self.ctx.math.axpy(factor, padded[:, i + n - 1], current)
-            current = self.ctx.math.axpy(-factor, padded[:, i - 1], current)
-            sums.append(current)
-        return torch.stack(sums, 1)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
-from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, float32, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, float32, skipping, sum_to
 from allconv_caffe.proto import FillerParameter, fork_fields
 
 

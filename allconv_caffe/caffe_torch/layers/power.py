@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,30 +21,23 @@ class PowerLayer(NeuronLayer):
     Source: power_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.power_param
         self.power: float = param.power
         self.scale: float = param.scale
         self.shift: float = param.shift
         self.diff_scale = float(np.float32(self.power) * np.float32(self.scale))
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
         if self.diff_scale == 0:
             value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
-            top[0].data = torch.full_like(x, value)
-            return
-        y = self.ctx.math.scal(self.scale, x)
-        if self.shift != 0:
-            y = y + self.shift
-        top[0].data = y if self.power == 1 else self._raised(y)
+            self.steps = [("fill", value)]
+        else:
+            steps = ("scal", self.scale, 1), ("add", self.shift, 0), ("powx", self.power, 1)
+            self.steps = [(name, a) for name, a, neutral in steps if a != neutral] or [("scal", 1.0)]
 
-    def _raised(self, y: torch.Tensor) -> torch.Tensor:
-        """y to the power as C's pow has it: a root of -inf, which PyTorch makes nan, is that of inf."""
-        raised = self.ctx.math.powx(y, self.power)
-        if abs(self.power) != 0.5:
-            return raised
-        return torch.where(y == -math.inf, math.inf if self.power > 0 else 0.0, raised)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.apply(self.steps, bottom, top)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

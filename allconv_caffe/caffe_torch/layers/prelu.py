@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
-from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, along, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, skipping, sum_to
 from allconv_caffe.proto import FillerParameter
 
 
@@ -21,6 +22,8 @@ class PReLULayer(NeuronLayer):
     unless `filler` says otherwise. At 0 the gradient takes the negative side.
     Source: prelu_layer.cpp.
     """
+
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes >= 2, "Number of axes of bottom blob must be >=2.")
@@ -44,8 +47,9 @@ class PReLULayer(NeuronLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
         if top[0] is bottom[0]:
-            self.before = x.clone()  # bottom_memory_
-        top[0].data = x.clamp(min=0) + self.slope(x) * x.clamp(max=0)
+            self.before = self.ctx.math.clone(x)  # bottom_memory_
+        slope = self.blobs[0].data.reshape(() if self.shared else (-1,)).to(x.dtype)
+        top[0].data = self.ctx.math.each("relu", x, slope, axis=1, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         x = self.before if top[0] is bottom[0] else bottom[0].data

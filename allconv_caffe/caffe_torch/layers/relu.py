@@ -31,14 +31,10 @@ class ReLULayer(NeuronLayer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.negative_slope: float = self.param.relu_param.negative_slope
-        self.calls_kernels = self.negative_slope == 0
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = bottom[0].data
-        if self.negative_slope == 0:  # as below in fewer passes
-            top[0].data = self.ctx.math.relu(x, top[0].room())
-        else:
-            top[0].data = x.clamp(min=0) + self.negative_slope * x.clamp(max=0)
+        top[0].data = self.ctx.math.relu(x, self.negative_slope, top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

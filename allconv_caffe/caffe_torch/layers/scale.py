@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled, along, creating_inner, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import add_filled, creating_inner, skipping, sum_to
 from allconv_caffe.caffe_torch.layers.bias import operand_axis, operand_shape
 from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import FillerParameter
@@ -27,6 +28,7 @@ class ScaleLayer(Layer):
     min_bottom = 1
     max_bottom = 2
     num_top = 1
+    calls_kernels = True
     for_backward = ("before",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -52,12 +54,12 @@ class ScaleLayer(Layer):
             self.bias_axis = operand_axis(top[0], self.blobs[-1], self.param.scale_param.axis, "bias")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
+        x, math, room = bottom[0].data, self.ctx.math, top[0].room(*bottom[1:])
         if top[0] is bottom[0]:
-            self.before = x.clone()  # temp_
-        y = self.ctx.math.scal(along(self.scale(bottom).data, self.axis, x.dim()), x)
+            self.before = math.clone(x)  # temp_
+        y = math.each("scal", x, self.scale(bottom).data, axis=self.axis, room=room)
         if self.bias_term:
-            y = y + along(self.blobs[-1].data, self.bias_axis, x.dim())
+            y = math.each("add", y, self.blobs[-1].data, axis=self.bias_axis, room=room)
         top[0].data = y.to(x.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

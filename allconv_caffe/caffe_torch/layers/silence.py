@@ -19,6 +19,7 @@ class SilenceLayer(Layer):
 
     min_bottom = 1
     num_top = 0
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """No tops to shape."""

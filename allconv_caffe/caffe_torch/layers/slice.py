@@ -24,6 +24,7 @@ class SliceLayer(Layer):
 
     num_bottom = 1
     min_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.slice_param
@@ -65,8 +66,10 @@ class SliceLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(top) == 1:
             return
-        for blob, part in zip(top, bottom[0].data.split(self.parts, self.axis), strict=True):
-            blob.data = part
+        start = 0
+        for blob, length in zip(top, self.parts, strict=True):
+            blob.data = self.ctx.math.part(bottom[0].data, self.axis, start, length, blob.room(bottom[0]))
+            start += length
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0] and len(top) > 1:

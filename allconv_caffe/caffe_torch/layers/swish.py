@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -19,13 +17,15 @@ class SwishLayer(NeuronLayer):
     Source: swish_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.beta: float = self.param.swish_param.beta
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
-        self.gate = torch.sigmoid(self.ctx.math.scal(self.beta, x))
-        top[0].data = x * self.gate
+        x, each = bottom[0].data, self.ctx.math.each
+        self.gate = each("sigmoid", each("scal", x, self.beta))
+        top[0].data = each("multiply", x, self.gate, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import NeuronLayer
@@ -19,8 +17,10 @@ class TanHLayer(NeuronLayer):
     Source: tanh_layer.cpp.
     """
 
+    calls_kernels = True
+
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = torch.tanh(bottom[0].data)
+        top[0].data = self.ctx.math.each("tanh", bottom[0].data, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

@@ -18,12 +18,13 @@ class ThresholdLayer(NeuronLayer):
     Source: threshold_layer.cpp.
     """
 
+    calls_kernels = True
+
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.threshold: float = self.param.threshold_param.threshold
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = bottom[0].data
-        top[0].data = (x > self.threshold).to(x.dtype)
+        top[0].data = self.ctx.math.each("threshold", bottom[0].data, self.threshold, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         raise CaffeError("Not Implemented Yet")

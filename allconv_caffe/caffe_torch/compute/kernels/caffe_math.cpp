@@ -305,7 +305,69 @@ static void col2im(I first, I last, I s, const I* row, const I* column, const fl
     }
 }
 
+// one value after the other: y of x, of a, which is one for all or lies in an array, and of b, which is one for all; where two
+// ways to write a formula differ in nan or -0, it stands as in Caffe. ../math_functions.py has the same by PyTorch
+#define FORMULAS(F)                                                       \
+    F(fill, a)                                                            \
+    F(add, x + a)                                                         \
+    F(subtract, x - a)                                                    \
+    F(multiply, x * a)                                                    \
+    F(divide, x / a)                                                      \
+    F(inverse, x == 0 ? 0.f : 1.f / x)                                    \
+    F(scal, std::fabs(a) > 0 ? x * a : 0.f)                               \
+    F(scaled, a == 0 ? 0.f : x * a + 0.f)                                 \
+    F(axpy, __builtin_fmaf(b, a, x))                                      \
+    F(powx, powf(x, a))                                                   \
+    F(times_power, x * powf(a, b))                                        \
+    F(sqrt, sqrtf(x))                                                     \
+    F(exp, expf(x))                                                       \
+    F(log, logf(x))                                                       \
+    F(abs, std::fabs(x))                                                  \
+    F(relu, std::max(x, 0.f) + a * std::min(x, 0.f))                      \
+    F(elu, std::max(x, 0.f) + a * (expf(std::min(x, 0.f)) - 1.f))         \
+    F(sigmoid, 0.5 * tanh(0.5 * x) + 0.5)                                 \
+    F(tanh, tanhf(x))                                                     \
+    F(bnll, x > 0 ? x + log(1. + expf(-x)) : log(1. + expf(x)))           \
+    F(threshold, x > a ? 1.f : 0.f)                                       \
+    F(clip, std::max(a, std::min(x, b)))
+
+// x, y (outer x channels x inner), a (channels), or none: then `one` is for all
+template <class F>
+static void each(F formula, I outer, I channels, I inner, const float* x, const float* a, float one, float b, float* y,
+                 I threads) {
+    const I n = outer * channels * inner;
+    if (!a) a = &one;
+#pragma omp parallel num_threads(team(threads, n))
+    {
+        I from, to;
+        share(n, &from, &to);
+        while (from < to) {
+            const I c = from / inner % channels;
+            if (inner == 1) {
+                const I end = std::min(to, from + channels - c);
+                const float* row = a + c - from;
+#pragma GCC ivdep
+                for (I i = from; i < end; ++i) y[i] = formula(x[i], row[i], b);
+                from = end;
+            } else {
+                const I end = std::min(to, from - from % inner + inner);
+                const float same = a[c];
+#pragma GCC ivdep
+                for (I i = from; i < end; ++i) y[i] = formula(x[i], same, b);
+                from = end;
+            }
+        }
+    }
+}
+
 extern "C" {
+
+#define DEFINE(name, value)                                                                                          \
+    void caffe_each_##name(I outer, I channels, I inner, const float* x, const float* a, float one, float b, float* y, \
+                           I threads) {                                                                            \
+        each([](float x, float a, float b) -> float { return value; }, outer, channels, inner, x, a, one, b, y, threads); \
+    }
+FORMULAS(DEFINE)
 
 // math_functions.cpp
 
@@ -332,19 +394,13 @@ void caffe_gemm(I q, I unit, I p, I m, I n, I k, const float* a, I ai, I ak, con
     }
 }
 
-// y (rows x n) += a row
-void caffe_add_row(I rows, I n, const float* row, float* y) {
-    for (I i = 0; i < rows; ++i)
-        for (I j = 0; j < n; ++j) y[i * n + j] += row[j];
-}
-
 // y = x
 void caffe_copy(I n, const float* x, float* y) { memmove(y, x, n * sizeof(float)); }
 
-// rows of x, `length` each, into y, where a row begins every `apart`
-void caffe_copy_rows(I rows, I length, const float* x, I apart, float* y, I threads) {
+// rows, `length` each, that begin every `x_apart` in x, into y, where one begins every `y_apart`
+void caffe_copy_rows(I rows, I length, const float* x, I x_apart, float* y, I y_apart, I threads) {
 #pragma omp parallel for num_threads(team(threads, rows * length)) schedule(static)
-    for (I i = 0; i < rows; ++i) memcpy(y + i * apart, x + i * length, length * sizeof(float));
+    for (I i = 0; i < rows; ++i) memcpy(y + i * y_apart, x + i * x_apart, length * sizeof(float));
 }
 
 // y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
@@ -388,12 +444,6 @@ void caffe_columns(I k, I n, const float* x, float* y) {
     }
 }
 
-// z = alpha x + y, rounded once
-void caffe_axpy(I n, float alpha, const float* x, const float* y, float* z, I threads) {
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) z[i] = __builtin_fmaf(alpha, x[i], y[i]);
-}
-
 // z = alpha x + beta y, rounded after beta y and once more
 void caffe_axpby(I n, float alpha, const float* x, float beta, const float* y, float* z, I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
@@ -401,13 +451,6 @@ void caffe_axpby(I n, float alpha, const float* x, float beta, const float* y, f
         const float scaled = beta * y[i];
         z[i] = __builtin_fmaf(alpha, x[i], scaled);
     }
-}
-
-// y = x ^ exponent: of 2 or 0.5 not always what a product or a square root is rounded to
-void caffe_powx(I n, const float* x, float exponent, float* y, I threads) {
-    volatile float to = exponent;
-#pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I i = 0; i < n; ++i) y[i] = powf(x[i], to);
 }
 
 // the sum of x y in four vectors of 8 or 16 lanes
@@ -544,12 +587,50 @@ void caffe_conv_bias(I images, I m, I s, const float* x, float* y, I threads) {
     }
 }
 
-// relu_layer.cpp
+// lrn_layer.cpp
 
-// y = max(x, 0) + 0 min(x, 0)
-void caffe_relu(I n, const float* x, float* y, I threads) {
+// scale = k + factor times the sum of the squares of `size` channels around each, which runs along the channels;
+// x, scale (images x channels x plane)
+void caffe_lrn_scale(I images, I channels, I plane, I size, float factor, float k, const float* x, float* scale,
+                     I threads) {
+    const I step = 256, blocks = (plane + step - 1) / step;
+#pragma omp parallel for num_threads(team(threads, images * channels * plane)) schedule(static)
+    for (I piece = 0; piece < images * blocks; ++piece) {
+        const I from = piece % blocks * step, count = std::min(step, plane - from);
+        const I begin = piece / blocks * channels * plane + from;
+        float sum[step];
+        const auto add = [&](I c, float by) {
+            if (by == 0) return;
+            const bool inside = c >= 0 && c < channels;
+            for (I j = 0; j < count; ++j) {
+                const float value = inside ? x[begin + c * plane + j] : 0.f;
+                sum[j] = __builtin_fmaf(by, value * value, sum[j]);
+            }
+        };
+        std::fill(sum, sum + count, k);
+        const I first = -(size - 1) / 2;  // of the channels around channel 0
+        for (I c = 0; c < size; ++c) add(first + c, factor);
+        for (I c = 0; c < channels; ++c) {
+            if (c) {
+                add(first + c + size - 1, factor);
+                add(first + c - 1, -factor);
+            }
+            memcpy(scale + begin + c * plane, sum, count * sizeof(float));
+        }
+    }
+}
+
+// eltwise_layer.cpp
+
+// y = the greater of x and `other`, which is bottom i, and where it comes from; of x, which is bottom 0 if i is 1, where it is said
+void caffe_greater(I n, const float* x, const float* other, I i, float* y, I* from, I threads) {
 #pragma omp parallel for num_threads(team(threads, n)) schedule(static)
-    for (I i = 0; i < n; ++i) y[i] = (x[i] > 0 ? x[i] : x[i] * 0.f) + 0.f;
+    for (I e = 0; e < n; ++e) {
+        const float a = x[e], b = other[e];
+        const bool more = i == 1 ? !(a > b) : b > a;
+        y[e] = more ? b : a;
+        from[e] = more ? i : i == 1 ? 0 : from[e];
+    }
 }
 
 // pooling_layer.cpp
@@ -667,9 +748,10 @@ struct Known {
     const char* name;
     void (*call)(const I*);
 };
-#define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }}
-static const Known known[] = {KNOWN(gemm),    KNOWN(add_row), KNOWN(copy), KNOWN(conv),   KNOWN(relu),
-                              KNOWN(average), KNOWN(max),     KNOWN(softmax), KNOWN(copy_rows)};
+#define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }},
+#define KNOWN_FORMULA(name, value) KNOWN(each_##name)
+static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(conv) KNOWN(lrn_scale)
+                                  KNOWN(greater) KNOWN(average) KNOWN(max) KNOWN(softmax)};
 
 extern "C" {
 
