@@ -32,6 +32,14 @@ LAYERS = {
     "InnerProduct": (f"inner_product_param {{ num_output: 16 {WEIGHTS} }}", (1, 16)),
     "Dropout": ("", (1, 8, 8, 8)),
     "Softmax": ("", (1, 8, 8, 8)),
+    "LRN": ("", (1, 8, 8, 8)),
+    "BatchNorm": ("", (1, 8, 8, 8)),
+    "Scale": ("scale_param { bias_term: true }", (1, 8, 8, 8)),
+    "Bias": ("", (1, 8, 8, 8)),
+    "Eltwise": ("", (1, 8, 8, 8)),
+    "PReLU": ("", (1, 8, 8, 8)),
+    "Sigmoid": ("", (1, 8, 8, 8)),
+    "Power": ("power_param { scale: 2 shift: 1 }", (1, 8, 8, 8)),
 }
 ACCESS = ("params", "blobs", "reshape")
 # runs on Python 3.9, too: real pycaffe's interpreter
@@ -73,9 +81,9 @@ def prototxt(type_: str, length: int) -> str:
     fields, shape = LAYERS[type_]
     dims = " ".join(f"dim: {dim}" for dim in shape)
     lines = [f'layer {{ name: "x" type: "Input" top: "b0" input_param {{ shape {{ {dims} }} }} }}']
-    lines += [
-        f'layer {{ name: "l{i}" type: "{type_}" bottom: "b{i}" top: "b{i + 1}" {fields} }}' for i in range(length)
-    ]
+    bottom = 'bottom: "b{i}" ' * (2 if type_ == "Eltwise" else 1)  # the same one twice
+    layer = f'layer {{{{ name: "l{{i}}" type: "{type_}" {bottom}top: "b{{j}}" '
+    lines += [layer.format(i=i, j=i + 1) + fields + " }" for i in range(length)]
     return "\n".join(lines) + "\n"
 
 

@@ -331,32 +331,37 @@ static void col2im(I first, I last, I s, const I* row, const I* column, const fl
     F(threshold, x > a ? 1.f : 0.f)                                       \
     F(clip, std::max(a, std::min(x, b)))
 
-// x, y (outer x channels x inner), a (channels), or none: then `one` is for all
+// of the values from..to of x and y (outer x channels x inner), with a (channels)
+template <class F>
+static void each(F formula, I channels, I inner, I from, I to, const float* x, const float* a, float b, float* y) {
+    while (from < to) {
+        const I c = from / inner % channels;
+        const I end = std::min(to, from + (inner == 1 ? channels - c : inner - from % inner));
+        if (inner == 1) {
+            const float* row = a + c - from;
+#pragma GCC ivdep
+            for (I i = from; i < end; ++i) y[i] = formula(x[i], row[i], b);
+        } else {
+            const float same = a[c];
+#pragma GCC ivdep
+            for (I i = from; i < end; ++i) y[i] = formula(x[i], same, b);
+        }
+        from = end;
+    }
+}
+
+// without a, `one` is for all
 template <class F>
 static void each(F formula, I outer, I channels, I inner, const float* x, const float* a, float one, float b, float* y,
                  I threads) {
-    const I n = outer * channels * inner;
+    const I n = outer * channels * inner, workers = team(threads, n);
     if (!a) a = &one;
-#pragma omp parallel num_threads(team(threads, n))
+    if (workers == 1) return each(formula, channels, inner, 0, n, x, a, b, y);  // a team of one costs more than a small layer
+#pragma omp parallel num_threads(workers)
     {
         I from, to;
         share(n, &from, &to);
-        while (from < to) {
-            const I c = from / inner % channels;
-            if (inner == 1) {
-                const I end = std::min(to, from + channels - c);
-                const float* row = a + c - from;
-#pragma GCC ivdep
-                for (I i = from; i < end; ++i) y[i] = formula(x[i], row[i], b);
-                from = end;
-            } else {
-                const I end = std::min(to, from - from % inner + inner);
-                const float same = a[c];
-#pragma GCC ivdep
-                for (I i = from; i < end; ++i) y[i] = formula(x[i], same, b);
-                from = end;
-            }
-        }
+        each(formula, channels, inner, from, to, x, a, b, y);
     }
 }
 
