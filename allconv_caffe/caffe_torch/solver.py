@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
@@ -145,7 +146,11 @@ class Solver(ABC):
 
     @property
     def executor(self) -> Executor:
-        return self._choose_executor(self, 0) if self._executor is None else self._executor
+        return self._chosen(0) if self._executor is None else self._executor
+
+    def _chosen(self, iters: int) -> Executor:
+        """Knows the solver weakly: given up, it lets go of nets and reading threads at once, as in Caffe."""
+        return self._choose_executor(weakref.proxy(self), iters)
 
     # what a type gives
     def _check_solver(self) -> None:
@@ -284,7 +289,7 @@ class Solver(ABC):
         stop_iter = self.iter + iters
         self._losses, self._pending, self._smoothed_loss, self._folded = [], [], 0.0, 0
         if self._executor is None and iters > 0:
-            self._executor = self._choose_executor(self, iters)
+            self._executor = self._chosen(iters)
         timer = time.perf_counter()
         while self.iter < stop_iter:
             if (

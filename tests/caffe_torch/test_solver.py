@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import h5py
@@ -62,6 +64,22 @@ def test_sgd_keeps_the_rate_inside_the_history() -> None:
             w[i] = w[i] - history[i]
             torch.testing.assert_close(solver.net.learnable_params[i].data.double(), w[i], rtol=1e-5, atol=1e-7)
     assert solver.iter == 4 and solver.current_step == 1
+
+
+@pytest.mark.parametrize("executor", ["plain", "auto"])
+def test_a_solver_that_is_given_up_is_gone(executor: str) -> None:
+    """At once, not when the collector comes by: its nets hold memory, and threads that read for them."""
+    solver = make(NET + HYPER, executor)
+    solver.step(2)
+    solver.test_all()
+    gc.collect()
+    gc.disable()
+    try:
+        left = weakref.ref(solver)
+        del solver
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", sorted(SOLVERS))
