@@ -16,7 +16,6 @@ import json
 import os
 import pickle
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -39,7 +38,6 @@ from allconv_caffe.errors import MOST_LETTERS, PlacedError
 HERE = Path(__file__).resolve().parent
 SECONDS = 20  # for one file, on a machine that does ten other things
 FIRST_SECONDS = 600  # for the good one, with which everything is imported
-EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
 ODD: tuple[Any, ...] = (
     None,
     True,
@@ -60,7 +58,6 @@ ODD: tuple[Any, ...] = (
     {"a": 1},
 )
 
-QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "OFF"}
 Reader = Callable[[Path], object]
 
 
@@ -629,8 +626,7 @@ def child(name: str, seed: int, first: int, count: int) -> None:
         path.with_name("log").write_bytes(log())
     signal.signal(signal.SIGALRM, too_slow)
     print(json.dumps({"good": judge(path, read, FIRST_SECONDS)}), flush=True)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + EXTRA_BYTES, resource.RLIM_INFINITY))
+    hostile.bound_memory()
     for i, (said, mutant) in enumerate(mutants(raw, random.Random(f"{name} {seed}"), first + count)):
         if i < first:
             continue
@@ -657,7 +653,7 @@ def fuzz(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], 
             ]
             tests = HERE.parent
             places = (HERE.parents[1], tests, tests / "parity", HERE)
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), **QUIET}
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), **hostile.BOUNDED}
             done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             if not lines or lines[0].get("good") != "taken":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 Mutant = tuple[str, bytes]  # what was done, the file
 
@@ -35,6 +37,20 @@ SMALL_NUMBERS = tuple(
     text for text in NUMBERS if text not in ("2147483647", "0x7fffffff")
 )  # a training ends with these
 NAN = struct.pack("<f", float("nan"))
+EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
+BOUNDED = {  # one thread, and one heap: glibc sets 64 MiB of address space apart for each thread that allocates
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_LOG_LEVEL": "OFF",
+}
+"""What stands in the environment of a process whose memory is to be bounded."""
+
+
+def bound_memory() -> None:
+    """From here on this process has `EXTRA_BYTES` of address space; to be called when everything is imported."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + EXTRA_BYTES, resource.RLIM_INFINITY))
 
 
 def varint(value: int) -> bytes:

@@ -13,7 +13,6 @@ import gc
 import io
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -21,8 +20,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from hostile_files import bound_memory
+
 SECONDS = 60  # for one job, on a machine that does ten other things
-EXTRA_BYTES = 1 << 30  # of address space, beyond what the imports took
 
 
 class TooSlow(BaseException):
@@ -86,8 +86,7 @@ def main(jobs: str, answers: str) -> None:
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _too_slow)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + EXTRA_BYTES, resource.RLIM_INFINITY))
+    bound_memory()
     with open(answers, "w", encoding="utf-8") as file:
         for i, job in enumerate(json.loads(Path(jobs).read_text())):
             print(json.dumps({"name": job["name"], "begins": True}), file=file, flush=True)

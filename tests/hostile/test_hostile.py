@@ -33,7 +33,8 @@ def run_all(folder: Path, jobs: list[Job]) -> dict[str, Job]:
     """Every job's answer by its name; fails, with that name, where the process did not survive one."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, str(HERE / "hostile_worker.py"), "jobs.json", "answers.jsonl"]
-    result = subprocess.run(command, cwd=folder, env=golden.environment(), capture_output=True, text=True)
+    env = {**golden.environment(), **hostile.BOUNDED}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert result.returncode == 0, f"died with {result.returncode} at {lines[-1]['name']}\n{result.stderr[-3000:]}"
     answers = {line["name"]: line for line in lines if "seconds" in line}
