@@ -260,7 +260,8 @@ class Sanity:
         names = ["trained", *self.layers]
         for axes, measure, at in zip(above.subplots(1, 3, sharey=True), MEASURES, range(3), strict=True):
             for rule in self.rules:
-                axes.plot(names, [1, *self.cascade[rule][:, at]], marker=".", label=rule)
+                axes.plot([1, *self.cascade[rule][:, at]], marker=".", label=rule)
+            axes.set_xticks(range(len(names)), names, parse_math=False)
             axes.set_title(measure, fontsize=9)
             axes.tick_params(axis="x", rotation=90, labelsize=7)
             axes.tick_params(axis="y", labelsize=7)

@@ -163,7 +163,7 @@ def _part_a(figure: Any, axes: Any, parts: dict[str, np.ndarray], maps: np.ndarr
         for i, channel in enumerate(shown):
             grey = np.rint(255 * np.clip(stack[channel] / strongest, 0, 1)).astype(np.uint8)
             _tile(figure, 255 - np.repeat(grey[..., None], 3, axis=2), 300 + 22 * i, top - 14 + 14 * i, 86)
-        axes.text(300, top - 22, f"feature maps of {unit.blob}", fontsize=10)
+        axes.text(300, top - 22, f"feature maps of {unit.blob}", fontsize=10, parse_math=False)
         axes.text(231, top + 44, word, fontsize=9, ha="center", color="#444444")
         ends = ((172, top + 58), (290, top + 58))
         _arrow(axes, *(ends if name == "picture" else ends[::-1]))
@@ -174,9 +174,8 @@ def _part_a(figure: Any, axes: Any, parts: dict[str, np.ndarray], maps: np.ndarr
         arrowprops={"arrowstyle": "-|>", "color": "#444444", "linewidth": 1.4, "connectionstyle": "arc3,rad=-0.35"},
     )
     y, x = unit.y, unit.x
-    axes.text(
-        300, 390, f"all set to zero but {unit.blob}:{unit.channel}, row {y}, column {x}", fontsize=9, color="#444444"
-    )
+    kept_one = f"all set to zero but {unit.blob}:{unit.channel}, row {y}, column {x}"
+    axes.text(300, 390, kept_one, fontsize=9, color="#444444", parse_math=False)
     axes.text(46, 390, f"{rule} rule", fontsize=9, color="#444444")
 
 

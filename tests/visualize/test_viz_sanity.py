@@ -13,12 +13,14 @@ from scipy.stats import spearmanr
 from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize import sanity as module
 from allconv_caffe.visualize.display import zero_centred
+from allconv_caffe.visualize.look import Look
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.sanity import sanity
+from allconv_caffe.visualize.schematic import TOY_NET, figure_one
 from allconv_caffe.visualize.similarity import cosine, edges, similarity, spearman, ssim
 from allconv_caffe.visualize.unit import Unit, argmax_units
 from allconv_caffe.visualize.whitening import InputSpace
@@ -222,6 +224,19 @@ def test_nothing_is_judged_that_was_not_measured(images: np.ndarray) -> None:
     assert report.verdict()[0] == (
         "With conv3 to conv2 random, no unit stayed active: whether maps depend on what those layers learned was not measured."
     )
+
+
+def test_a_name_is_no_formula(images: np.ndarray, tmp_path: Path) -> None:
+    """What matplotlib would set as TeX, or refuse, is drawn letter by letter: layers' names, and blobs' in figure 1."""
+    odd = r"$\frac{$"
+    net = open_net(parse_text(NET.replace('"conv2"', '"' + odd.replace("\\", "\\\\") + '"'), NetParameter))
+    rng = np.random.default_rng(0)
+    net.set_params({name: [rng.normal(0, 0.3, p.shape) for p in blobs] for name, blobs in net.params().items()})
+    report = sanity(net, images, draws=1, examples=1)
+    assert odd in report.layers
+    report.save(tmp_path / "out")
+    toy = open_net(parse_text(TOY_NET, NetParameter))
+    assert figure_one(toy, net, images[:1], Unit(odd, 0, 2, 2), Look()).picture.std() > 10
 
 
 def test_what_is_written(net: VizNet, images: np.ndarray, tmp_path: Path) -> None:
