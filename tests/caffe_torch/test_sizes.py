@@ -28,6 +28,11 @@ CASES = [
         "convolution_param { num_output: 2 kernel_size: 3 dilation: 0 }",
         "dilation must be at least 1, found 0",
     ),
+    *(
+        (kind, f"convolution_param {{ num_output: 2 kernel_size: 2 pad: {BIG} }}", "pad must be at least 0, found -1")
+        for kind in ("Convolution", "Deconvolution", "Im2col")
+    ),
+    ("Pooling", f"pooling_param {{ kernel_size: 2 pad_h: {BIG} pad_w: 0 }}", "pad must be at least 0, found -1"),
     ("Pooling", f"pooling_param {{ kernel_size: 2 stride: {BIG} }}", "shape[i] >= 0 (-1 vs. 0)"),
     ("LRN", f"lrn_param {{ local_size: {BIG} }}", "LRN only supports odd values for local_size"),
     ("Embed", f"embed_param {{ input_dim: {BIG} num_output: 2 }}", "EmbedLayer input_dim must be positive."),
@@ -43,7 +48,7 @@ def test_fields_become_ints_as_in_c(number: int, value: int) -> None:
 
 @pytest.mark.parametrize(("kind", "param", "sentence"), CASES)
 def test_what_is_negative_as_an_int_is_refused(kind: str, param: str, sentence: str) -> None:
-    """Recorded from real Caffe, but for group and dilation, where it crashes or reads one pixel for the whole kernel."""
+    """Recorded from real Caffe, but for group, dilation and pad, where it crashes or looks at other pixels."""
     text = (
         'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 3 dim: 4 dim: 4 } } }'
         f'layer {{ name: "c" type: "{kind}" bottom: "d" top: "c" {param} }}'

@@ -93,6 +93,14 @@ def c_int(number: int) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
+def _padding(values: Sequence[int]) -> tuple[int, ...]:
+    """Caffe looks at less of the image where 2^32 - 1 makes an int of -1: nobody means that."""
+    pad = tuple(c_int(p) for p in values)
+    for p in pad:
+        check(p >= 0, f"pad must be at least 0, found {p}")
+    return pad
+
+
 def per_axis(values: Sequence[int], axes: int, default: int, word: str) -> list[int]:
     """A repeated field spread over the spatial axes: none (but for the kernel), one for all, or one each."""
     check(
@@ -122,7 +130,7 @@ def read_window(param: Any, axes: int) -> Window:
     stride = tuple(c_int(s) for s in spatial(param, "stride", axes, 1))
     for s in stride:
         check(s > 0, "Stride dimensions must be nonzero.")
-    pad = tuple(c_int(p) for p in spatial(param, "pad", axes, 0))
+    pad = _padding(spatial(param, "pad", axes, 0))
     dilation = tuple(c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation"))
     return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=c_int(param.group))
 
@@ -136,4 +144,5 @@ def read_pooling(param: Any, size: Sequence[int]) -> Window:
         return tuple(c_int(getattr(param, each)) for each in words)
 
     kernel = tuple(size) if param.global_pooling else pair("kernel", "kernel_size")
-    return Window(kernel=kernel, stride=pair("stride", "stride"), pad=pair("pad", "pad"), dilation=(1,) * len(kernel))
+    pad = _padding(pair("pad", "pad"))
+    return Window(kernel=kernel, stride=pair("stride", "stride"), pad=pad, dilation=(1,) * len(kernel))
