@@ -69,14 +69,16 @@ def load_binary(path: str, history: Sequence[Blob], load_net: Callable[[str], ob
             blob.from_stored(arrays)
         except CaffeError as error:
             raise error.within(path) from None
-    return State(proto.iter, _steps(proto.current_step, path), history, proto.learned_net)
+    return _checked(State(proto.iter, proto.current_step, history, proto.learned_net), path)
 
 
-def _steps(current_step: int, path: str) -> int:
-    """Raises CaffeError: Caffe would look for a stepvalue before the first."""
-    if current_step < 0:
-        raise CaffeError(f"found current_step {current_step}, expected 0 or more", path)
-    return current_step
+def _checked(state: State, path: str) -> State:
+    """Raises CaffeError: Caffe would train for years, or look for a stepvalue before the first."""
+    for name in ("iter", "current_step"):
+        number = getattr(state, name)
+        if number < 0:
+            raise CaffeError(f"found {name} {number}, expected 0 or more", path)
+    return state
 
 
 def _check_length(found: int, history: Sequence[Blob], path: str) -> None:
@@ -118,4 +120,4 @@ def load_hdf5(path: str, history: Sequence[Blob], load_net: Callable[[str], obje
         _check_length(len(group), history, path)
         for i, blob in enumerate(history):
             hdf5.load_nd_dataset(group, str(i), blob, f"{path}: history")
-    return State(iteration, _steps(current_step, path), history, learned_net)
+    return _checked(State(iteration, current_step, history, learned_net), path)

@@ -221,7 +221,8 @@ DIFFERENT = {
     f"{TIME} wide_stride.prototxt": "Check failed: stride_h_ > 0 (-2147483648 vs. 0)",
     f"{TIME} far_stride.prototxt": "pooling windows reach over 2147483650 x 2147483650 values",
     f"{TIME} far_pad.prototxt": "pooling windows reach over 2147483655 x 2147483655 values",
-    # it looks for a stepvalue before the first
+    # it trains from there to max_iter, or looks for a stepvalue before the first
+    f"{TRAIN} t_negative_iter.solverstate": "t_negative_iter.solverstate: found iter -1, expected 0 or more",
     f"{TRAIN} t_negative_step.solverstate": "t_negative_step.solverstate: found current_step -1, expected 0 or more",
     "train -solver s_hdf5.prototxt -snapshot t_negative_step.solverstate.h5": "found current_step -1, expected 0 or more",
     # it takes any bytes for text
