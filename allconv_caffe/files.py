@@ -253,14 +253,15 @@ def building(
                 os.unlink(os.path.join(partial, _TOKEN))
             if sync:
                 _sync(partial)
-            if os.path.isdir(out) and not os.listdir(out):
+            if os.path.isdir(out) and not os.path.islink(out) and not os.listdir(out):
                 os.rmdir(out)
             if not (os.path.lexists(out) and _swapped(partial, out, retired)):
                 if os.path.lexists(out):
                     os.rename(out, retired)
                 os.rename(partial, out)
             _sync_one(parent)
-            shutil.rmtree(retired, ignore_errors=True)
+            with suppress(OSError):
+                _remove(retired)
         except BaseException:
             if not token or not os.path.lexists(os.path.join(partial, _TOKEN)):
                 shutil.rmtree(partial, ignore_errors=True)

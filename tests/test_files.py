@@ -194,6 +194,20 @@ def test_a_planted_link_gets_no_name_of_ours(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["out", "victim"] and not (tmp_path / "out").is_symlink()
 
 
+@pytest.mark.parametrize("names", [[], ["old"]])
+def test_a_link_makes_way_and_what_it_points_to_stays(names: list[str], tmp_path: Path) -> None:
+    """As often as one likes; the folder behind it, empty or not, is as before, and nothing else is left."""
+    (tmp_path / "other").mkdir()
+    for name in names:
+        (tmp_path / "other" / name).write_text("old")
+    (tmp_path / "out").symlink_to("other")
+    for _ in range(2):
+        with files.building(tmp_path / "out") as partial:
+            Path(partial, "new").write_text("new")
+        assert sorted(os.listdir(tmp_path)) == ["other", "out"] and not (tmp_path / "out").is_symlink()
+    assert os.listdir(tmp_path / "other") == names and os.listdir(tmp_path / "out") == ["new"]
+
+
 def test_nothing_is_cleared_through_a_link(tmp_path: Path) -> None:
     """A link in the place of the partial folder is refused; what it points to stays as it is."""
     (tmp_path / "victim").mkdir()
