@@ -1,7 +1,9 @@
 """A fuzzer over every file that the product reads: seeded mutations, each read in a child process of bounded memory and time.
 
     make fuzz [FUZZ="--seed 1 --count 1000 --only pickle,tar"]
+    make fuzz FUZZ="--total 100000 --minutes 60"
 
+Formats take turns, `ROUND` mutants at a time; where time ends before the mutants, it says with which ``--first`` to go on.
 A mutant is taken or refused: an error of the product's own, in one line. Anything else is printed with its number, so that
 ``--only tar --seed 1 --first 17 --count 1`` is that one again; of a child that died also the signal, where it was, and what it
 read, which is kept.
@@ -22,8 +24,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import traceback
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +42,7 @@ from allconv_caffe.errors import MOST_LETTERS, PlacedError
 HERE = Path(__file__).resolve().parent
 SECONDS = 20  # for one file, on a machine that does ten other things
 FIRST_SECONDS = 600  # for the good one, with which everything is imported
+ROUND = 500  # mutants of a format before the next one's turn
 ODD: tuple[Any, ...] = (
     None,
     True,
@@ -531,10 +536,13 @@ def some_text(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mu
 
 def some_fields(tree_: dict[int, object]) -> Callable[[bytes, random.Random, int], Iterator[hostile.Mutant]]:
     def mutants(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile.Mutant]:
-        found = list(hostile.wire_mutants(raw, tree_, rng, count // 3))
+        found = list(hostile.wire_mutants(raw, tree_, rng, 0))
         rng.shuffle(found)
-        yield from found[:count]
-        yield from hostile.byte_mutants(raw, rng, max(0, count - len(found)))
+        for i in range(count):
+            if i % 3 and found:
+                yield found.pop()
+            else:
+                yield from hostile.byte_mutants(raw, rng, 1)
 
     return mutants
 
@@ -694,19 +702,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=1000, help="mutants of each format (default: %(default)s)")
+    parser.add_argument("--total", type=int, help="mutants of all formats together, in place of --count")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no round begins after them")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--only", default=",".join(FORMATS), metavar="FORMAT,FORMAT", help=", ".join(FORMATS))
     options = parser.parse_args()
-    failed = tried = survived = 0
+    names = options.only.split(",")
+    end = options.first + options.count if options.total is None else -(-options.total // len(names))
+    until = time.monotonic() + 60 * options.minutes
+    first = options.first
+    table = {name: Counter(taken=0, refused=0, wrong=0) for name in names}
+    while first < end and time.monotonic() < until:
+        count = min(ROUND, end - first)
+        for name in names:
+            outcomes, wrong = fuzz(name, options.seed, first, count)
+            table[name].update(outcomes, wrong=len(wrong))
+            for text in wrong[:5]:
+                print(text, file=sys.stderr)
+            print(f"{name} {first} to {first + count - 1}: {outcomes}, {len(wrong)} wrong", file=sys.stderr)
+        first += count
     print(f"{'format':<12} {'tried':>7} {'taken':>7} {'refused':>7} {'wrong':>7}")
-    for name in options.only.split(","):
-        outcomes, wrong = fuzz(name, options.seed, options.first, options.count)
-        all_ = sum(outcomes.values()) + len(wrong)
-        print(f"{name:<12} {all_:>7} {outcomes['taken']:>7} {outcomes['refused']:>7} {len(wrong):>7}", flush=True)
-        for text in wrong[:5]:
-            print(text, file=sys.stderr)
-        tried, survived, failed = tried + all_, survived + sum(outcomes.values()), failed + len(wrong)
-    print(f"{'all':<12} {tried:>7} tried, {survived} survived")
+    for name, found in table.items():
+        print(f"{name:<12} {found.total():>7} {found['taken']:>7} {found['refused']:>7} {found['wrong']:>7}")
+    tried = sum(found.total() for found in table.values())
+    failed = sum(found["wrong"] for found in table.values())
+    print(f"{'all':<12} {tried:>7} tried, {tried - failed} survived")
+    if first < end:
+        print(f"the time is over; --first {first} goes on")
     return int(failed > 0)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import fuzz_files as fuzz
@@ -59,3 +61,42 @@ def test_a_child_that_dies_is_named_with_what_it_read(tmp_path: Path, monkeypatc
     assert (
         kept.read_bytes() == b"killer" and outcomes == {"taken": 0, "refused": 1} and asked == [["7", "2"], ["8", "1"]]
     )
+
+
+@pytest.mark.parametrize("name", ["binaryproto", "prototxt", "png", "manifest"])
+def test_a_number_names_one_mutant(name: str) -> None:
+    """However many are asked for: `--first 17 --count 1` is number 17 of a thousand."""
+    make, _, _, mutants = fuzz.FORMATS[name]
+    raw = make()
+    few, many = (list(mutants(raw, random.Random(5), count)) for count in (20, 200))
+    assert many[:20] == few and len(many) == 200 and len(set(many)) > 100
+
+
+@pytest.mark.parametrize(
+    ("words", "turns", "said"),
+    [
+        ("--count 3 --first 7", [(7, 3)], "all                6 tried, 4 survived"),
+        ("--total 2001", [(0, 500), (500, 500), (1000, 1)], "all             2002 tried, 1996 survived"),
+        ("--total 2001 --first 1000", [(1000, 1)], "all                2 tried, 0 survived"),
+        ("--total 2001 --minutes 0", [], "the time is over; --first 0 goes on"),
+    ],
+)
+def test_formats_take_turns(
+    words: str,
+    turns: list[tuple[int, int]],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each has its share of the total, and what was tried is added up; one wrong mutant a turn makes the status 1."""
+    asked = []
+
+    def turn(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], list[str]]:
+        asked.append((name, seed, first, count))
+        return {"taken": 0, "refused": count - 1}, ["what was wrong"]
+
+    monkeypatch.setattr(fuzz, "fuzz", turn)
+    monkeypatch.setattr(sys, "argv", ["fuzz_files.py", "--only", "tar,zip", *words.split()])
+    assert fuzz.main() == (1 if turns else 0)
+    assert asked == [(name, 1, *each) for each in turns for name in ("tar", "zip")]
+    assert said in capsys.readouterr().out
