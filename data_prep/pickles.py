@@ -146,7 +146,9 @@ class _Machine:
 
     def number(self, value: Any) -> None:
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            raise PrepError(self.where, f"a number of {value.bit_length()} bits", "numbers of at most 63 bits and a sign")
+            raise PrepError(
+                self.where, f"a number of {value.bit_length()} bits", "numbers of at most 63 bits and a sign"
+            )
         self.stack.append(value)
 
     def constant(self, value: Any, _: None) -> None:
