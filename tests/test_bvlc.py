@@ -234,6 +234,18 @@ def test_an_installation_is_whole_started_once_and_found(
     assert answer.stdout == "caffe version 1.2.3\n"
 
 
+def test_another_python_is_unpacked_and_knows_its_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the suite that has it, its loader where newer releases have it; a second call has nothing to do."""
+    body = LOADER.replace("$root/lib/x86", "$root/usr/lib/x86").replace("python3.9", "python3.13")
+    shown = 'printf \'#!/bin/sh\\necho "$ALLCONV_CAFFE_PYTHON"\\n\' > "$root/usr/bin/python3.13"\n'
+    log = fake_apt(tmp_path, monkeypatch, unpack=body + shown)
+    for _ in range(2):
+        wrapper = bvlc_install.python(tmp_path / "other", "3.13", "trixie", lambda _: None)
+        assert subprocess.run([wrapper], capture_output=True, text=True).stdout == f"{wrapper}\n"
+    assert (tmp_path / "other/root/usr/lib/python3.13/sitecustomize.py").is_file()
+    assert log.read_text().count("apt-get update") == 1 and "python3.13 libstdc++6" in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("update", "unpack", "sentence"),
     [

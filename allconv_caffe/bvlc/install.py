@@ -52,6 +52,13 @@ class InstallError(PlacedError):
     """Caffe could not be installed; `str()` is one line: what was found, what was expected, what to do."""
 
 
+class Wanted(NamedTuple):
+    """Packages of a Debian suite; with all that they need."""
+
+    suite: str
+    packages: tuple[str, ...]
+
+
 class Mirror(NamedTuple):
     """One Debian archive of the machine's apt: its URI, and the keyring it is signed by ('' for apt's default)."""
 
@@ -161,16 +168,28 @@ def install(prefix: Path, archives: Path | None = None, say: Callable[[str], Non
         return False
     mirror = _begin(prefix, "no finished installation", ("apt-get", "apt-config", "dpkg-deb"), "caffe", _OWN)
     with _building(prefix, "no finished installation") as part:
-        debs = _download(part / _WORK, mirror, archives, say)
-        say(f"Unpacking {len(debs)} packages ...")
-        for deb in debs:
-            _call(["dpkg-deb", "-x", str(deb), str(part / "root")], f"dpkg-deb could not unpack {deb.name}")
+        names = _unpack(part, Wanted(SUITE, PACKAGES), mirror, archives, say)
         version = _wrap(part)
-        names = [deb.name for deb in debs]
         files.write_json(part / "manifest.json", {"version": version, "suite": SUITE, "packages": names}, indent=1)
         shutil.rmtree(part / _WORK)
     say(f"Caffe {version} is installed: {prefix / 'bin' / 'caffe'}, {prefix / 'bin' / 'python'}")
     return True
+
+
+def python(prefix: Path, version: str, suite: str, say: Callable[[str], None] = print) -> Path:
+    """The wrapper of Python `version` as Debian `suite` has it, unpacked under `prefix` unless it stands there; for tests.
+
+    Raises: InstallError, as `install` does.
+    """
+    prefix = Path(os.path.abspath(prefix))
+    wrapper = prefix / "bin" / "python"
+    if not wrapper.is_file():
+        wanted = Wanted(suite, (f"python{version}", "libstdc++6", "zlib1g"))
+        with _building(prefix, "no Python") as part:
+            _unpack(part, wanted, machine_mirror(), None, say)
+            _wrap_python(part, version, [f"usr/lib/{_loader(part / 'root').parts[-2]}"])
+            shutil.rmtree(part / _WORK)
+    return wrapper
 
 
 def source(prefix: Path, say: Callable[[str], None] = print) -> bool:
@@ -233,7 +252,7 @@ def _building(prefix: Path, what: str) -> Iterator[Path]:
 
 def _download_source(work: Path, mirror: Mirror, say: Callable[[str], None]) -> Path:
     """The archive of the unchanged source."""
-    environment, reach = _prepare_apt(work, mirror, work / "archives", "deb-src")
+    environment, reach = _prepare_apt(work, mirror, work / "archives", "deb-src", SUITE)
     say(f"Asking {mirror.uri} for the source of Debian {SUITE}'s caffe ...")
     _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
     _call(["apt-get", "source", "-q", "--download-only", "caffe"], f"apt-get source failed; {reach}", environment, work)
@@ -244,13 +263,13 @@ def _download_source(work: Path, mirror: Mirror, say: Callable[[str], None]) -> 
     return archives[0]
 
 
-def _prepare_apt(work: Path, mirror: Mirror, store: Path, kind: str) -> tuple[dict[str, str], str]:
+def _prepare_apt(work: Path, mirror: Mirror, store: Path, kind: str, suite: str) -> tuple[dict[str, str], str]:
     """Settings for an apt of our own under `work`: the environment that names them, and what to say if it fails."""
     for folder in (work / "state/lists/partial", work / "cache", store / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     (work / "status").touch()
     signed = f"[signed-by={mirror.signed_by}] " if mirror.signed_by else ""
-    (work / "sources.list").write_text(f"{kind} {signed}{mirror.uri} {SUITE} main\n")
+    (work / "sources.list").write_text(f"{kind} {signed}{mirror.uri} {suite} main\n")
     (work / "apt.conf").write_text(f"""
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -271,33 +290,45 @@ Acquire::Languages "none";
 """)
     environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
     own = _OWN if kind == "deb" else _OWN_SOURCE
-    return environment, f"is there a network, and does the mirror {mirror.uri} still hold Debian {SUITE}? Else {own}"
+    return environment, f"is there a network, and does the mirror {mirror.uri} still hold Debian {suite}? Else {own}"
 
 
-def _download(work: Path, mirror: Mirror, archives: Path | None, say: Callable[[str], None]) -> list[Path]:
+def _unpack(part: Path, wanted: Wanted, mirror: Mirror, archives: Path | None, say: Callable[[str], None]) -> list[str]:
+    """The packages and all that they need, unpacked into `part`/root; the names of their files."""
+    debs = _download(part / _WORK, wanted, mirror, archives, say)
+    say(f"Unpacking {len(debs)} packages ...")
+    for deb in debs:
+        _call(["dpkg-deb", "-x", str(deb), str(part / "root")], f"dpkg-deb could not unpack {deb.name}")
+    return [deb.name for deb in debs]
+
+
+def _download(
+    work: Path, wanted: Wanted, mirror: Mirror, archives: Path | None, say: Callable[[str], None]
+) -> list[Path]:
+    suite, packages = wanted
     store = Path(os.path.abspath(archives)) if archives else work / "archives"
-    environment, reach = _prepare_apt(work, mirror, store, "deb")
-    say(f"Asking {mirror.uri} for Debian {SUITE} ...")
+    environment, reach = _prepare_apt(work, mirror, store, "deb", suite)
+    say(f"Asking {mirror.uri} for Debian {suite} ...")
     _call(["apt-get", "update", "-q"], f"apt-get update failed; {reach}", environment)
     plan = _call(
-        ["apt-get", "install", "-q", "-y", "--print-uris", *PACKAGES], f"apt found no way to {PACKAGES}", environment
+        ["apt-get", "install", "-q", "-y", "--print-uris", *packages], f"apt found no way to {packages}", environment
     )
     sizes = re.findall(r"^'\S+' (\S+\.deb) (\d+) ", plan, re.MULTILINE)
     if not sizes and not any(store.glob("*.deb")):
         raise InstallError("", f"apt answered no packages to fetch; {reach}")
     say(f"Fetching {len(sizes)} packages, {sum(int(size) for _, size in sizes) / 1e6:.0f} MB ...")
     _call(
-        ["apt-get", "install", "-q", "-y", "--download-only", *PACKAGES],
+        ["apt-get", "install", "-q", "-y", "--download-only", *packages],
         f"apt-get download failed; {reach}",
         environment,
     )
     simulated = _call(
-        ["apt-get", "install", "-q", "-y", "-s", *PACKAGES], "apt could not list the packages", environment
+        ["apt-get", "install", "-q", "-y", "-s", *packages], "apt could not list the packages", environment
     )
-    wanted = set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
-    debs = [deb for deb in sorted(store.glob("*.deb")) if deb.name.split("_")[0] in wanted]
-    if len(debs) < len(wanted):
-        raise InstallError("", f"found {len(debs)} downloaded packages, expected {len(wanted)}; {reach}")
+    names = set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
+    debs = [deb for deb in sorted(store.glob("*.deb")) if deb.name.split("_")[0] in names]
+    if len(debs) < len(names):
+        raise InstallError("", f"found {len(debs)} downloaded packages, expected {len(names)}; {reach}")
     return debs
 
 
@@ -316,7 +347,7 @@ def _call(
 
 _WRAPPER = """\
 #!/bin/sh
-# Starts Debian 11's {what} with its own loader and libraries; the folder above this one may be moved.
+# Starts Debian's {what} with its own loader and libraries; the folder above this one may be moved.
 self=$(readlink -f "$0")
 root=${{self%/bin/*}}/root
 export PYTHONHOME="$root/usr" PYTHONNOUSERSITE=1 ALLCONV_CAFFE_PYTHON="${{self%/*}}/python"
@@ -335,11 +366,7 @@ sys.executable = os.environ.get("ALLCONV_CAFFE_PYTHON", sys.executable)
 def _wrap(part: Path) -> str:
     """Write the wrappers into `part` and start both once; returns Caffe's version."""
     root = part / "root"
-    loaders = [path for path in root.glob("lib/*-linux-gnu*/ld-*.so*") if path.is_file()]
-    if not loaders:
-        raise InstallError("", f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
-    loader = loaders[0].relative_to(root)
-    triplet = loader.parts[1]
+    triplet = _loader(root).parts[-2]
     folders = [
         f"usr/lib/{triplet}/openblas-pthread",
         f"usr/lib/{triplet}/blas",
@@ -350,28 +377,43 @@ def _wrap(part: Path) -> str:
     ]
     if not (root / folders[0] / "libblas.so.3").exists():
         raise InstallError("", f"the unpacked packages hold no {folders[0]}/libblas.so.3 (OpenBLAS); {_OWN}")
-    path = ":".join(f"$root/{folder}" for folder in folders if (root / folder).is_dir())
-    (part / "bin").mkdir()
-    for name, what, program in (
-        ("caffe", "BVLC Caffe", "usr/bin/caffe"),
-        ("python", "Python 3.9 with pycaffe", "usr/bin/python3.9"),
-    ):
-        wrapper = part / "bin" / name
-        wrapper.write_text(_WRAPPER.format(what=what, loader=loader, path=path, program=program))
-        wrapper.chmod(0o755)
+    _write_wrapper(part, "caffe", "BVLC Caffe", "usr/bin/caffe", folders)
+    _wrap_python(part, "3.9", folders)
     plots = root / "usr/lib/python3/dist-packages/matplotlib/__init__.py"
     if plots.is_file():  # Debian's matplotlib looks for its fonts in the machine's own /usr
         text = plots.read_text()
         plots.write_text(text.replace("'/usr/share/matplotlib/", "sys.prefix + '/share/matplotlib/"))
-    site = root / "usr/lib/python3.9/sitecustomize.py"
-    if site.is_symlink():  # it points into the machine's /etc
-        site.unlink()
-    site.write_text(_SITE)
     start = "the unpacked Caffe does not start on this machine"
     version = re.search(r"version (\S+)", _call([str(part / "bin/caffe"), "--version"], start))
     probe = "import caffe, sys; sys.stdout.write(caffe.__version__)"
     _call([str(part / "bin/python"), "-c", probe], start, {**os.environ, "GLOG_minloglevel": "2"})
     return version[1] if version else "unknown"
+
+
+def _loader(root: Path) -> Path:
+    """The dynamic loader, below `root`, in a folder of the machine's triplet."""
+    loaders = [path for lib in ("lib", "usr/lib") for path in root.glob(f"{lib}/*-linux-gnu*/ld-*.so*")]
+    loader = next((path for path in loaders if path.is_file()), None)
+    if loader is None:
+        raise InstallError("", f"the unpacked packages hold no dynamic loader under lib/; {_OWN}")
+    return loader.relative_to(root)
+
+
+def _wrap_python(part: Path, version: str, folders: Iterable[str]) -> None:
+    _write_wrapper(part, "python", f"Python {version}", f"usr/bin/python{version}", folders)
+    site = part / "root" / f"usr/lib/python{version}/sitecustomize.py"
+    if site.is_symlink():  # it points into the machine's /etc
+        site.unlink()
+    site.write_text(_SITE)
+
+
+def _write_wrapper(part: Path, name: str, what: str, program: str, folders: Iterable[str]) -> None:
+    """bin/`name`: `program` through the loader, with the libraries of those `folders` that there are."""
+    root, wrapper = part / "root", part / "bin" / name
+    path = ":".join(f"$root/{folder}" for folder in folders if (root / folder).is_dir())
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(_WRAPPER.format(what=what, loader=_loader(root), path=path, program=program))
+    wrapper.chmod(0o755)
 
 
 def main(prefix: Path, archives: Path | None = None, what: str = "caffe") -> int:
