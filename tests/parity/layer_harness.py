@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import os
 import subprocess
 import zlib
 from collections.abc import Callable, Sequence
@@ -262,7 +263,9 @@ def run_real(cases: Sequence[Case], errors: Sequence[ErrorCase], folder: Path) -
         arrays |= case.arrays()
     np.savez(folder / "arrays.npz", **arrays)
     left = [case.job() for case in cases] + [case.job(aborts=True) for case in errors]
-    env = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    kernels = {name: value for name, value in os.environ.items() if name == "OPENBLAS_CORETYPE"}  # those that we follow
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    env = {"GLOG_minloglevel": "2", "PATH": "/usr/bin:/bin", **one_thread, **kernels}
     files = [folder / "jobs.json", folder / "arrays.npz", folder]
     while left:
         (folder / "jobs.json").write_text(json.dumps(left))
@@ -295,7 +298,8 @@ def read_real(cases: Sequence[Case], errors: Sequence[ErrorCase], folder: Path) 
 
 def run_real_once(cases: Sequence[Case], errors: Sequence[ErrorCase], shared: Path) -> Real:
     """As run_real, but only by the first of several test processes that share the folder `shared`."""
-    harness = (HERE / "layer_side.py").read_text() + "".join(case.text for case in [*cases, *errors])
+    harness = (HERE / "layer_side.py").read_text() + os.environ.get("OPENBLAS_CORETYPE", "")
+    harness += "".join(case.text for case in [*cases, *errors])
     folder = shared / f"layers-{hashlib.sha1(harness.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
