@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.compute import conv_algo, conv_choice, winograd
+from allconv_caffe.caffe_torch.compute import choice, conv_algo, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for answers, in a process that has none yet; the kernels are compiled before."""
     winograd.why_not()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(conv_choice, "_answers", {})
+    monkeypatch.setattr(choice, "_answers", {})
     return tmp_path / "allconv-caffe"
 
 

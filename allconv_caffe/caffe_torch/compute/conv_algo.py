@@ -2,14 +2,14 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications; see `winograd.py`. Which of them is taken is measured, see `conv_choice.py`.
+2.25 and 4 times fewer multiplications; see `winograd.py`. Which of them is taken is measured, see `choice.py`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from allconv_caffe.caffe_torch.compute import conv_choice, winograd
+from allconv_caffe.caffe_torch.compute import choice, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
@@ -21,7 +21,7 @@ MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
 
 def choose(
-    what: conv_choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, *, compiled: bool, mode: str = "auto"
+    what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, *, compiled: bool, mode: str = "auto"
 ) -> str:
     """The algorithm's name.
 
@@ -42,23 +42,23 @@ def choose(
     return mode if fits else "direct"
 
 
-def _fastest(what: conv_choice.What, x: torch.Size, w: torch.Tensor, window: Window) -> str:
+def _fastest(what: choice.What, x: torch.Size, w: torch.Tensor, window: Window) -> str:
     n, c, height, width = (int(length) for length in x)
-    question = conv_choice.Question(
+    question = choice.Convolution(
         what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=torch.get_num_threads()
     )
 
-    def trial(algo: str) -> conv_choice.Trial:
+    def trial(algo: str) -> choice.Trial:
         def run(images: int) -> object:
-            bottom, filters = conv_choice.numbers(images, c, height, width), conv_choice.numbers(*w.shape)
+            bottom, filters = choice.numbers(images, c, height, width), choice.numbers(*w.shape)
             if what == "forward":
                 return forward(algo, bottom, filters, None, window)
-            top = conv_choice.numbers(images, w.shape[0], *window.output_size((height, width)))
+            top = choice.numbers(images, w.shape[0], *window.output_size((height, width)))
             return backward((algo, algo), top, bottom, filters, window, (what == "dx", what == "dw", False))
 
         return run
 
-    return conv_choice.fastest(question, {algo: trial(algo) for algo in reversed(ALGORITHMS)})
+    return choice.fastest(question, {algo: trial(algo) for algo in reversed(ALGORITHMS)})
 
 
 def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from allconv_caffe.caffe_torch.blob import Blob
-from allconv_caffe.caffe_torch.compute import conv_algo, conv_choice, pooling
+from allconv_caffe.caffe_torch.compute import choice, conv_algo, gemm, pooling
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import is_tracing
 
@@ -253,14 +253,14 @@ class TorchMath(Math):
     """The fastest sums that PyTorch has.
 
     Args:
-        conv_mode: which algorithm convolves, see `conv_algo.choose`.
+        conv_mode: which algorithm convolves, see `conv_algo.choose`, and multiplies, see `gemm.choose`.
     """
 
     def __init__(self, conv_mode: str = "direct") -> None:
         self.conv_mode = conv_mode
 
     def gemm(self, a: torch.Tensor, b: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        return a @ b
+        return gemm.product(gemm.choose(a, b, compiled=is_tracing(), mode=self.conv_mode), a, b)
 
     def inner_product(
         self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
@@ -271,7 +271,7 @@ class TorchMath(Math):
         return y + b.to(y.dtype) if is_tracing() else y.add_(b.to(y.dtype))
 
     def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
-        blob.accumulate_diff((a @ b).to(torch.float32).reshape(blob.shape))
+        blob.accumulate_diff(self.gemm(a, b).to(torch.float32).reshape(blob.shape))
 
     def accumulate_columns(self, blob: Blob, a: torch.Tensor) -> None:
         blob.accumulate_diff(a.sum(0, dtype=torch.float32).reshape(blob.shape))
@@ -324,7 +324,7 @@ class TorchMath(Math):
     def log_loss(self, p: torch.Tensor) -> torch.Tensor:
         return (-torch.log(p.clamp(min=FLT_MIN))).sum()
 
-    def _algorithm(self, what: conv_choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
+    def _algorithm(self, what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
         return conv_algo.choose(what, x, w, window, compiled=is_tracing(), mode=self.conv_mode)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.compute import conv_choice
+from allconv_caffe.caffe_torch.compute import choice
 from allconv_caffe.caffe_torch.executor import plan, shelf
 from allconv_caffe.caffe_torch.executor.builder import BESIDE, UNKNOWN
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
@@ -82,7 +82,7 @@ def make(recipe: Recipe, folder: Path) -> None:
     torch.set_num_threads(recipe.threads)
     graph = _graph(recipe)
     inputs = _fill(graph)
-    with conv_choice.recording() as convolutions:
+    with choice.recording() as choices:
         captured = graph.capture(inputs)
     arguments = [*graph.buffers(), *inputs, graph.scalars]
     captured.graph.set_codegen(torch.fx.CodeGen())  # its arguments and results in one row
@@ -94,7 +94,7 @@ def make(recipe: Recipe, folder: Path) -> None:
         trial = Path(scratch) / "plan"
         plan.write(trial, program, library, constants)
         _compare(captured, plan.load(trial)[0], arguments, len(constants))
-        plan.write(folder, program, library, constants, conv_choice.lines(convolutions))
+        plan.write(folder, program, library, constants, choice.lines(choices))
     shelf.sweep(folder.parent)
 
 

@@ -1,4 +1,5 @@
-"""Which algorithm is fastest for one convolution on this machine: each is tried once, and the answer is kept in the cache.
+"""Which algorithm is fastest for one convolution or product on this machine: each is tried once, and the answer is kept in the
+cache.
 
 Which wins depends on the shape as much as on the processor: on a map of 7x7 most of what Winograd's 4x4 tiles compute is
 thrown away, and the filters' transforms weigh more than what they save. What counts is a process's CPU time, which training
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,23 +32,22 @@ ENOUGH_FLOP = 8e9  # of a trial; a batch that has more is tried in part
 CLEARLY = 0.95  # what another than the first algorithm may take of its time to be chosen
 
 What = Literal["forward", "dx", "dw"]
+Layout = Literal["a b", "a.t b", "a b.t", "a.t b.t"]  # how the factors lie in memory
 Trial = Callable[[int], object]
-"""Runs an algorithm once, for so many images."""
+"""Runs an algorithm once, for so many images, see `Question.part`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A 3x3 convolution with stride 1, float32 on the CPU: `what` of it is computed ("forward", "dx" or "dw"), of images
-    (n, c, h, w) that become o channels, with `threads` threads."""
+class Question(ABC):
+    """What is computed, in float32 on the CPU, with `threads` threads."""
 
-    what: What
-    n: int
-    c: int
-    h: int
-    w: int
-    o: int
-    pad: int
+    what: str
     threads: int
+
+    @property
+    def path(self) -> str:
+        """Where the answer is kept, below the cache."""
+        return f"{type(self).__name__.lower()}s/{self.key}.json"
 
     @property
     def key(self) -> str:
@@ -55,6 +56,24 @@ class Question:
         parts = [json.dumps(asdict(self), sort_keys=True), processor(), torch.__version__, kernels]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
+    @abstractmethod
+    def part(self) -> int:
+        """How much of it a trial computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Question):
+    """A 3x3 convolution with stride 1: `what` of it is computed ("forward", "dx" or "dw"), of images (n, c, h, w) that become
+    o channels."""
+
+    what: What
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    pad: int
+
     def part(self) -> int:
         """The images of a trial: all, or as many as are work enough to tell."""
         flop = 2 * 9 * self.c * self.o * (self.h + 2 * self.pad - 2) * (self.w + 2 * self.pad - 2)
@@ -62,6 +81,23 @@ class Question:
 
     def __str__(self) -> str:
         return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, pad {self.pad}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product(Question):
+    """a (m, k) b (k, n)."""
+
+    what: Layout
+    m: int
+    k: int
+    n: int
+
+    def part(self) -> int:
+        """The rows of a trial, likewise."""
+        return max(1, min(self.m, math.ceil(ENOUGH_FLOP / (2 * self.k * self.n))))
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.k} by {self.k}x{self.n}"
 
 
 _answers: dict[Question, str] = {}  # of this process
@@ -96,12 +132,12 @@ def lines(record: Mapping[Question, str]) -> list[str]:
     """A line for each shape: which algorithm makes what."""
     shapes: dict[str, list[str]] = {}
     for question, algorithm in record.items():
-        shapes.setdefault(str(question), []).append(f"{question.what} {algorithm}")
-    return [f"Convolution of {shape}: {', '.join(said)}" for shape, said in shapes.items()]
+        shapes.setdefault(f"{type(question).__name__} of {question}", []).append(f"{question.what} {algorithm}")
+    return [f"{shape}: {', '.join(said)}" for shape, said in shapes.items()]
 
 
 def _kept(question: Question, algorithms: Sequence[str]) -> str | None:
-    path = cached(f"convolutions/{question.key}.json")
+    path = cached(question.path)
     if not path.exists():
         return None
     try:
@@ -109,7 +145,7 @@ def _kept(question: Question, algorithms: Sequence[str]) -> str | None:
         if algorithm not in algorithms:
             raise FoundError(f"{path}: algorithm", algorithm, "", algorithms)
     except FoundError as error:
-        glog.warning("conv_choice.py:1", f"{error}; measured again")
+        glog.warning("choice.py:1", f"{error}; measured again")
         return None
     return str(algorithm)
 
@@ -123,10 +159,10 @@ def _measured(question: Question, trials: Mapping[str, Trial]) -> str:
     usual, winner = next(iter(best)), min(best, key=lambda name: best[name])
     algorithm = winner if best[winner] < CLEARLY * best[usual] else usual
     try:
-        path = cached(f"convolutions/{question.key}.json", anew=True)
+        path = cached(question.path, anew=True)
         files.write_json(path, {"algorithm": algorithm, "question": asdict(question), "cpu_seconds": best})
     except OSError as error:
-        glog.warning("conv_choice.py:1", f"{error.filename}: {error.strerror}; the choice is not kept")
+        glog.warning("choice.py:1", f"{error.filename}: {error.strerror}; the choice is not kept")
     return algorithm
 
 
