@@ -1,4 +1,4 @@
-"""``make docs``: writes ``docs/experiments.md`` and the tables of README.md again, and checks the links of every page."""
+"""``make docs``: writes ``docs/experiments.md`` and the tables of README.md and docs/results.md, and checks the links of every page."""
 
 from __future__ import annotations
 
@@ -90,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     root = Path.cwd()
     pages = {PAGE: experiments_page()}
-    if (root / readme.README).exists():
-        pages[readme.README] = readme.filled(root)
+    pages |= {page: readme.filled(root, page) for page in (readme.README, readme.SHORT) if (root / page).exists()}
     problems = []
     for name, text in pages.items():
         page = root / name

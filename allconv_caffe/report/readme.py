@@ -1,6 +1,6 @@
-"""The tables of README.md: what was measured (``results/``) and the model zoo (``models/``), written by ``make docs``.
+"""The tables of README.md and docs/results.md: what was measured (``results/``) and the model zoo (``models/``).
 
-A test writes them again and compares, so README shows nothing that no record shows.
+``make docs`` writes them. A test writes them again and compares, so the pages show nothing that no record shows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from allconv_caffe.report.collect import ReportError, find_runs, same_dataset
 from allconv_caffe.report.runs import typed
 from allconv_caffe.report.tables import clock
 
-README, RESULTS, MODELS = Path("README.md"), Path("results"), Path("models")
+README, SHORT, RESULTS, MODELS = Path("README.md"), Path("docs/results.md"), Path("results"), Path("models")
+WHOLE_EPOCHS = 100.0
+"""From here on a run stands in README.md; a shorter one, which cannot be held against the paper, in docs/results.md."""
 
 
-def results_block(root: Path) -> str:
-    """Measured beside published, one row for each finished run below ``results/``."""
-    runs = [run for run in find_runs([root / RESULTS]) if run.record.done] if (root / RESULTS).is_dir() else []
+def results_block(root: Path, *, short: bool = False) -> str:
+    """Measured beside published, one row for each finished run below ``results/`` that is as long as the paper's, or is `short`."""
+    found = find_runs([root / RESULTS]) if (root / RESULTS).is_dir() else []
+    runs = [run for run in found if run.record.done and (run.record.epochs < WHOLE_EPOCHS) == short]
     if not runs:
-        return "No result is recorded in `results/`.\n"
+        return "No such result is recorded in `results/`.\n"
     rows = []
     for run in runs:
         found, entry = run.record, EXPERIMENTS.get(run.record.experiment)
@@ -47,7 +50,7 @@ def results_block(root: Path) -> str:
                 str(found.seed),
                 markdown.escaped(f"{engine}, {clock(found.seconds)}"),
                 markdown.code(typed(run)),
-                f"[{markdown.escaped(where)}]({where})",
+                f"[{markdown.escaped(where)}]({'../' * short}{where})",
             ]
         )
     head = (
@@ -89,17 +92,21 @@ def models_block(root: Path) -> str:
     return "\n".join([*markdown.table(head, rows), ""])
 
 
-def filled(root: Path) -> str:
-    """README.md with both tables as the records give them.
+def filled(root: Path, page: Path = README) -> str:
+    """A page with its tables as the records give them: README.md, or docs/results.md.
 
     Raises:
-        ValueError: README.md lacks a pair of marks.
+        ValueError: the page lacks a pair of marks.
     """
-    text = (root / README).read_text(encoding="utf-8")
-    for name, block in (("results", results_block(root)), ("models", models_block(root))):
+    if page == README:
+        blocks = {"results": results_block(root), "models": models_block(root)}
+    else:
+        blocks = {"short results": results_block(root, short=True)}
+    text = (root / page).read_text(encoding="utf-8")
+    for name, block in blocks.items():
         marks = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
         if len(pattern.findall(text)) != 1:
-            raise ValueError(f"{README}: found no table of {name}, expected one between {marks[0]} and {marks[1]}")
+            raise ValueError(f"{page}: found no table of {name}, expected one between {marks[0]} and {marks[1]}")
         text = pattern.sub(lambda _, block=block, marks=marks: f"{marks[0]}\n\n{block}\n{marks[1]}", text)  # type: ignore[misc]
     return text

@@ -17,9 +17,10 @@ def test_the_committed_page_of_experiments_is_that_of_the_tables() -> None:
     assert (ROOT / docs.PAGE).read_text(encoding="utf-8") == docs.experiments_page()
 
 
-def test_the_committed_readme_shows_what_the_records_show() -> None:
-    """README's tables of results and models are those of results/*/result.json and models/*/card.json."""
-    assert (ROOT / readme.README).read_text(encoding="utf-8") == readme.filled(ROOT)
+@pytest.mark.parametrize("page", [readme.README, readme.SHORT], ids=str)
+def test_the_committed_pages_show_what_the_records_show(page: Path) -> None:
+    """The tables of results and models are those of results/*/result.json and models/*/card.json."""
+    assert (ROOT / page).read_text(encoding="utf-8") == readme.filled(ROOT, page)
 
 
 def test_a_result_is_a_row_with_its_command_and_record(tmp_path: Path) -> None:
@@ -42,13 +43,14 @@ def test_a_result_is_a_row_with_its_command_and_record(tmp_path: Path) -> None:
     }
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "settings.json").write_text('{"command": "make cifar10-allcnn-c EPOCHS=15"}')
-    assert readme.results_block(tmp_path).splitlines()[2] == (
+    assert readme.results_block(tmp_path, short=True).splitlines()[2] == (
         "| All-CNN-C | CIFAR-10 (JPEG) | 15 | 43.25 % | 9.08 % (CIFAR-10, 350 epochs) | 1,369,738 (paper: 1.4 M) | 1 "
-        "| torch, CPU, float32, 2 h 00 min | `make cifar10-allcnn-c EPOCHS=15` | [results/c](results/c) |"
+        "| torch, CPU, float32, 2 h 00 min | `make cifar10-allcnn-c EPOCHS=15` | [results/c](../results/c) |"
     )
-    (folder / "result.json").write_text(json.dumps({**result, "dataset": "Other set", "test_error_percent": None}))
+    assert "No such result" in readme.results_block(tmp_path)
+    (folder / "result.json").write_text(json.dumps({**result, "dataset": "Other set", "test_error_percent": None, "epochs": 350.0}))
     row = readme.results_block(tmp_path).splitlines()[2]
-    assert "| not a number | – | 1,369,738 | 1 |" in row
+    assert "| not a number | – | 1,369,738 | 1 |" in row and row.endswith("| [results/c](results/c) |")
 
 
 def test_without_records_the_readme_says_so(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_without_records_the_readme_says_so(tmp_path: Path) -> None:
         "<!-- models: written by make docs -->\n<!-- end of models -->\n"
     )
     text = readme.filled(tmp_path)
-    assert "old" not in text and "No result is recorded" in text and "No model lies" in text
+    assert "old" not in text and "No such result is recorded" in text and "No model lies" in text
     (tmp_path / "README.md").write_text(text)
     assert readme.filled(tmp_path) == text
     (tmp_path / "README.md").write_text("a\n")
