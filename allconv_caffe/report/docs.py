@@ -1,4 +1,4 @@
-"""``make docs``: writes ``docs/experiments.md`` and the tables of README.md and docs/results.md, and checks the links of every page."""
+"""``make docs``: writes ``docs/experiments.md`` and the tables of README.md and docs/results.md; checks every link."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ WHOLE_EPOCHS = 100.0
 
 def results_block(root: Path, *, short: bool = False) -> str:
     """Measured beside published, one row for each finished run below ``results/`` that is as long as the paper's, or is `short`."""
-    found = find_runs([root / RESULTS]) if (root / RESULTS).is_dir() else []
-    runs = [run for run in found if run.record.done and (run.record.epochs < WHOLE_EPOCHS) == short]
+    all_runs = find_runs([root / RESULTS]) if (root / RESULTS).is_dir() else []
+    runs = [run for run in all_runs if run.record.done and (run.record.epochs < WHOLE_EPOCHS) == short]
     if not runs:
         return "No such result is recorded in `results/`.\n"
     rows = []

@@ -48,7 +48,9 @@ def test_a_result_is_a_row_with_its_command_and_record(tmp_path: Path) -> None:
         "| torch, CPU, float32, 2 h 00 min | `make cifar10-allcnn-c EPOCHS=15` | [results/c](../results/c) |"
     )
     assert "No such result" in readme.results_block(tmp_path)
-    (folder / "result.json").write_text(json.dumps({**result, "dataset": "Other set", "test_error_percent": None, "epochs": 350.0}))
+    (folder / "result.json").write_text(
+        json.dumps({**result, "dataset": "Other set", "test_error_percent": None, "epochs": 350.0})
+    )
     row = readme.results_block(tmp_path).splitlines()[2]
     assert "| not a number | – | 1,369,738 | 1 |" in row and row.endswith("| [results/c](results/c) |")
 
