@@ -40,7 +40,7 @@ def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes
         classes=of_data["classes"],
         n_train=of_data["n_train"],
         n_test=of_data["n_test"],
-        shape=(3, 32, 32),
+        shape=(3, 42, 42) if folder.name.endswith("-pad5") else (3, 32, 32),
         checksums=of_data["sha256"],
         official=of_data["official"],
         preprocessing=of_data.get("preprocessing", "gcn-zca"),

@@ -181,7 +181,6 @@ MISTAKES = {
         "shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4",
     ),
     "k": (f"viz mine {MODEL} --k 0 --output out.npz", "k: found 0, expected 1 or more"),
-    "batch size": (f"viz mine {MODEL} --batch-size 0 --output out.npz", "batch_size: found 0, expected 1 or more"),
     "limit": (f"viz mine {MODEL} --limit 0 --output out.npz", "limit: found 0, expected 1 or more"),
     "another scan": (
         f"viz mine {MODEL} --blobs conv3 --k 4 --output build/topk.npz",
