@@ -214,6 +214,13 @@ MISTAKES = {
 """What is typed, and the one line that answers; None: any one line of the usual form."""
 
 
+def test_a_batch_of_no_image_is_refused(world: Path) -> None:
+    """By the option itself, before anything is opened."""
+    result = invoke(f"viz mine {MODEL} --batch-size 0 --output out.npz")
+    assert result.exit_code == 2 and "Invalid value for '--batch-size': 0 is not in the range x>=1." in result.output
+    assert not list(world.glob("out.*"))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line(world: Path, mistake: str) -> None:
     """Status 1, one line on what was found and what was expected, no picture half written."""
