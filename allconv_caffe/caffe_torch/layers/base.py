@@ -22,6 +22,8 @@ LABEL_COUNT = (
     "Number of labels must match number of predictions; e.g., if {0} axis == 1 and prediction shape is (N, C, H, W), "
     "label count (number of labels) must be N*H*W, with integer values in {{0, 1, ..., C-1}}."
 )
+NEUTRAL = ("scal", 1.0), ("add", 0.0), ("powx", 1.0)
+"""Formulas, with their numbers, that change nothing."""
 
 
 class NeuronLayer(Layer):
@@ -33,9 +35,9 @@ class NeuronLayer(Layer):
         top[0].reshape_like(bottom[0])
 
     def apply(self, steps: Sequence[tuple[str, float]], bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """top = bottom after one formula (see `math.each`), with its number, after the other."""
+        """top = bottom after one formula (see `math.each`), with its number, after the other; those of `NEUTRAL` are left out."""
         y = bottom[0].data
-        for formula, a in steps:
+        for formula, a in [step for step in steps if step not in NEUTRAL] or NEUTRAL[:1]:
             y = self.ctx.math.each(formula, y, a, room=top[0].room())
         top[0].data = y
 

@@ -44,8 +44,7 @@ class ExpLayer(NeuronLayer):
             self.outer_scale = float(outer)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        steps = ("scal", self.inner_scale), ("exp", 0.0), ("scal", self.outer_scale)
-        self.apply([step for step in steps if step != ("scal", 1.0)], bottom, top)
+        self.apply([("scal", self.inner_scale), ("exp", 0.0), ("scal", self.outer_scale)], bottom, top)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

@@ -33,7 +33,7 @@ class LogLayer(NeuronLayer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         steps = ("scal", self.scale), ("add", self.shift), ("log", 0.0), ("scal", self.base_scale)
-        self.apply([step for step in steps if step not in (("scal", 1.0), ("add", 0.0))], bottom, top)
+        self.apply(steps, bottom, top)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -33,8 +33,7 @@ class PowerLayer(NeuronLayer):
             value = 1.0 if self.power == 0 else float(np.power(np.float32(self.shift), np.float32(self.power)))
             self.steps = [("fill", value)]
         else:
-            steps = ("scal", self.scale, 1), ("add", self.shift, 0), ("powx", self.power, 1)
-            self.steps = [(name, a) for name, a, neutral in steps if a != neutral] or [("scal", 1.0)]
+            self.steps = [("scal", self.scale), ("add", self.shift), ("powx", self.power)]
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.apply(self.steps, bottom, top)
