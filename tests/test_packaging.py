@@ -171,7 +171,7 @@ def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
     members = set(zipfile.ZipFile(wheel).namelist())
     for package in ("allconv_caffe", "data_prep", "prototxt_templates"):
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in (".py", ".j2", ".html", ".cpp", ".css", ".js"):
+            if path.suffix in (".py", ".j2", ".html", ".cpp", ".h", ".css", ".js"):
                 assert path.relative_to(ROOT).as_posix() in members
 
     site = tmp_path / "site"

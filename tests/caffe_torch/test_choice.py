@@ -73,6 +73,14 @@ def test_an_answer_is_kept(clock: Clock, forget: Callable[[], None], tmp_path: P
     assert kept["cpu_seconds"] == pytest.approx({"a": 2.0, "b": 1.0})
 
 
+def test_another_text_of_the_kernels_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those alone that a question tries: a product tries none of ours."""
+    product = Product(what="a b.t", m=64, k=800, n=500, threads=1)
+    before = QUESTION.key, product.key
+    monkeypatch.setattr(choice, "text", "other {}".format)
+    assert QUESTION.key != before[0] and product.key == before[1]
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"algorithm": "c"}', '{"algorithm": ["a"]}'])
 def test_a_damaged_answer_is_measured_again(
     clock: Clock, forget: Callable[[], None], tmp_path: Path, content: str, capfd: pytest.CaptureFixture[str]

@@ -43,6 +43,14 @@ def test_one_source_with_the_same_flags_is_compiled_once(kernels: Path, monkeypa
         compiler.load("seven", ["-DSEVEN=7"])
 
 
+def test_another_header_makes_another_library(kernels: Path) -> None:
+    """What a kernel includes is part of its text."""
+    (kernels / "seven.cpp").write_text('#include "number.h"\nextern "C" int seven() { return NUMBER; }\n')
+    for number in (7, 8):
+        (kernels / "number.h").write_text(f"#define NUMBER {number}\n")
+        assert compiler.load("seven", []).seven() == number
+
+
 def test_the_compilers_first_complaint_is_told(kernels: Path) -> None:
     """With the file and the line; and nothing stays in the cache."""
     with pytest.raises(compiler.BuildError, match=r"seven\.cpp:1:\d+: .*SEVEN"):

@@ -17,14 +17,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from allconv_caffe import files
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.compute.compiler import KERNELS, cached, processor
+from allconv_caffe.caffe_torch.compute.compiler import cached, processor, text
 from allconv_caffe.errors import FoundError
 
 TURNS = 4
@@ -41,6 +41,8 @@ Trial = Callable[[int], object]
 class Question(ABC):
     """What is computed, in float32 on the CPU, with `threads` threads."""
 
+    kernels: ClassVar[tuple[str, ...]] = ()  # of ours that are tried
+
     what: str
     threads: int
 
@@ -51,9 +53,9 @@ class Question(ABC):
 
     @property
     def key(self) -> str:
-        """Names the answer: equal where shape, processor, PyTorch and our kernels are."""
-        kernels = (KERNELS / "winograd.cpp").read_text(encoding="utf-8")
-        parts = [json.dumps(asdict(self), sort_keys=True), processor(), torch.__version__, kernels]
+        """Names the answer: equal where shape, processor, PyTorch and the kernels of ours are."""
+        asked = json.dumps(asdict(self), sort_keys=True)
+        parts = [asked, processor(), torch.__version__, *map(text, self.kernels)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     @abstractmethod
@@ -65,6 +67,8 @@ class Question(ABC):
 class Convolution(Question):
     """A 3x3 convolution with stride 1: `what` of it is computed ("forward", "dx" or "dw"), of images (n, c, h, w) that become
     o channels."""
+
+    kernels = ("winograd",)
 
     what: What
     n: int

@@ -44,16 +44,22 @@ def load(name: str, flags: Sequence[str]) -> ctypes.CDLL:
     return ctypes.CDLL(str(build(cxx, name, flags)))
 
 
+def text(name: str) -> str:
+    """What kernels/<name>.cpp says, and the headers beside it, which it may include."""
+    paths = [KERNELS / f"{name}.cpp", *sorted(KERNELS.glob("*.h"))]
+    return "\0".join(path.read_text(encoding="utf-8") for path in paths)
+
+
 def build(cxx: str, name: str, flags: Sequence[str]) -> Path:
-    """Compiles kernels/<name>.cpp for this processor unless it, these flags and this compiler have met before.
+    """Compiles kernels/<name>.cpp for this processor unless its text, these flags and this compiler have met before.
 
     Behind the library stands its digest: what is damaged in the cache is compiled again.
 
     Returns: the library's path in the cache. Raises BuildError, OSError.
     """
-    source, flags = KERNELS / f"{name}.cpp", [*FLAGS, *flags]
+    flags = [*FLAGS, *flags]
     program = Path(cxx).resolve()
-    parts = [source.read_text(encoding="utf-8"), str(program), str(program.stat().st_mtime_ns), processor(), *flags]
+    parts = [text(name), str(program), str(program.stat().st_mtime_ns), processor(), *flags]
     key = hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]
     library = cached(f"{name}-{key}.so")
     if library.exists():
@@ -62,7 +68,7 @@ def build(cxx: str, name: str, flags: Sequence[str]) -> Path:
         glog.warning("compiler.py:1", f"{library} is damaged: compiled again")
         library = cached(library.name, anew=True)
     with files.replacing(library) as built:  # whole or not at all, also with two processes at work
-        command = [cxx, *flags, str(source), "-o", built]
+        command = [cxx, *flags, str(KERNELS / f"{name}.cpp"), "-o", built]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]

@@ -153,6 +153,6 @@ def _sources() -> str:
     digest = hashlib.sha256()
     for folder in ("caffe_torch", "proto"):
         for path in sorted((PACKAGE / folder).rglob("*")):
-            if path.suffix in (".py", ".cpp"):
+            if path.suffix in (".py", ".cpp", ".h"):
                 digest.update(path.read_bytes())
     return digest.hexdigest()

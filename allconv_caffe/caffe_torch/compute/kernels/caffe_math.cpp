@@ -4,13 +4,13 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 #include <vector>
 #include <immintrin.h>
 #include <omp.h>
+#include "buffer.h"
 
 typedef int64_t I;
 typedef __m256 v8;
@@ -25,19 +25,6 @@ static inline I block(I left, I size, I unit) {
     return left > size ? (left / 2 + unit - 1) / unit * unit : left;
 }
 
-struct Buffer {  // grows, is never returned: one layer after the other needs the same
-    float* p = nullptr;
-    size_t n = 0;
-    ~Buffer() { free(p); }
-    float* get(size_t want) {
-        if (want > n) {
-            free(p);
-            n = want;
-            p = (float*)aligned_alloc(4096, (n * 4 + 4095) / 4096 * 4096);
-        }
-        return p;
-    }
-};
 static thread_local Buffer local_a, local_b, local_c;
 
 // rows: panels of six for every whole twelve, then of four for every whole four, then what is left

@@ -10,8 +10,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include "buffer.h"
 
 typedef int64_t I;
 #if defined(__AVX512F__)
@@ -77,18 +77,6 @@ static inline vf tanh(vf x) {
     return e / (e + 2.0f);
 }
 
-struct Buffer {  // grows, is never returned: one iteration after the other needs the same
-    float* p = nullptr;
-    I size = 0;
-    float* get(I wanted) {
-        if (wanted > size) {
-            free(p);
-            size = wanted;
-            p = (float*)aligned_alloc(4096, (size * 4 + 4095) / 4096 * 4096);
-        }
-        return p;
-    }
-};
 static thread_local Buffer local_left, local_right;
 
 // The second factor (k, columns) of a product, entry (i, j) at p[i * di + j * dj].

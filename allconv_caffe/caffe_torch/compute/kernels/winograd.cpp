@@ -6,10 +6,10 @@
 // forward pass and of the filters' gradient.
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <algorithm>
 #include <omp.h>
+#include "buffer.h"
 
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int64_t I;
@@ -20,18 +20,6 @@ typedef int64_t I;
 static inline v8 ld(const float* p) { return *(const v8*)p; }
 static inline void st(float* p, v8 v) { *(v8*)p = v; }
 
-struct Buffer {  // grows, is never returned: one iteration after the other needs the same
-    float* p = nullptr;
-    size_t n = 0;
-    float* get(size_t want) {
-        if (want > n) {
-            free(p);
-            n = want;
-            p = (float*)aligned_alloc(4096, (n * 4 + 4095) / 4096 * 4096);
-        }
-        return p;
-    }
-};
 static thread_local Buffer local_v, local_m, local_zero;
 static Buffer shared_v, shared_m;
 
