@@ -33,6 +33,8 @@ def make(place: Path, viz_world: Path, page: Path) -> dict[str, Any]:
     if re.search(r"data/cifar10(?!-)|build/half", (ROOT / page).read_text(encoding="utf-8")):
         _cifar10(place)
     (place / "solvers").symlink_to(ROOT / "solvers")
+    (place / "docs").mkdir()
+    (place / "docs" / "examples").symlink_to(ROOT / "docs" / "examples")
     photographs(place / "photos")
     for name in ("new.jpg", "cat.png", "holiday/beach.png"):
         (place / name).parent.mkdir(exist_ok=True)
