@@ -1,6 +1,7 @@
-"""Models from elsewhere and for others: `get` takes one from a zoo, which is a folder here or on a web server, or from the Hugging
-Face hub; `push` puts some into such a folder, or sends one to the hub.
+"""Models from elsewhere and for others: `get` takes one of those that come with this package, or from a zoo, which is a folder here
+or on a web server, or from the Hugging Face hub; `push` puts some into such a folder, or sends one to the hub.
 
+get("cifar10-allcnn-c-jpeg")                          # came with this package
 get("tiny", base="https://example.org/models")        # by the catalogue there
 get("https://example.org/models/tiny", sha1="…")      # the SHA-1 of its card.json, which has that of every other file
 get("hf:somebody/tiny@v1")
@@ -67,7 +68,8 @@ def get(
     What has arrived of its files stays beside it, hidden, and the next call goes on from there.
 
     Args:
-        source: the URL of a model's folder, ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``, or a name below `base`.
+        source: the URL of a model's folder, ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``, or a name below `base`; without
+            one, of a model that came with this package.
         sha1: of its ``card.json``; the hub's files, and a name in the catalogue of `base`, may do without.
         base: a folder of models, here or as a URL.
         wait_seconds: before a broken transfer is taken up again; doubled before each later time.
@@ -78,6 +80,8 @@ def get(
     folder = Path(folder)
     if source.startswith(HUB):
         found = _of_hub(source)
+    elif "://" not in source and not base:
+        found = _of_package(source)
     else:
         place, name = _placed(source, base, wait_seconds, progress)
         sha1 = sha1 or _known(place, name, by_catalogue="://" not in source)
@@ -192,10 +196,6 @@ def _placed(source: str, base: str, wait_seconds: float, progress: bool) -> tupl
     """The zoo, and the model's name in it."""
     if "://" in source:
         base, _, source = source.removesuffix(f"/{CARD}").rstrip("/").rpartition("/")
-    elif not base:
-        raise ZooError(
-            f"model {source}", "no address", "a URL, hf:OWNER/NAME, or --from (or ALLCONV_ZOO): a folder of models"
-        )
     return place_of(base, wait_seconds, progress), source
 
 
@@ -237,6 +237,15 @@ def _of_place(place: Place, name: str) -> Source:
 
     card = place.read(f"{name}/{CARD}", MOST_CARD_BYTES, "the card of a model")
     return Source(name=f"{place}/{name}", card=card, fetch=fetch)
+
+
+def _of_package(name: str) -> Source:
+    """A model that came with this package. Raises: ZooError."""
+    names = [card.folder.name for card in zoo.cards(zoo.shipped())]
+    if name not in names:
+        choices = f"one of: {', '.join(names) or 'none'}; or a URL, hf:OWNER/NAME, or --from (or ALLCONV_ZOO): a folder of models"
+        raise ZooError(f"model {name}", "none of that name with this package", f"{choices}{did_you_mean(name, names)}")
+    return _of_place(Folder(path=zoo.shipped()), name)
 
 
 def _write_catalogue(folder: Path) -> None:

@@ -412,6 +412,12 @@ def cards(folder: str | Path = DEFAULT_FOLDER) -> list[Card]:
     return found
 
 
+def shipped() -> Path:
+    """Where the models lie that come with this package: in the installed one, or beside it in a checkout."""
+    own = Path(__file__).with_name("models")
+    return own if own.is_dir() else Path(__file__).parents[1] / "models"
+
+
 def columns(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each card: name, error, data."""
     width = max((len(card["name"]) for card in facts), default=0)
@@ -479,6 +485,8 @@ def card(model: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Card:
             return next(found for found in cards(entry.parent) if found.folder.name == entry.name)
     names = [entry.folder.name for entry in cards(folder)]
     close = did_you_mean(str(model), names)
+    if (shipped() / Path(model).name / CARD).is_file():
+        close = f"; `allconv zoo get {Path(model).name}` puts it there"
     raise ZooError(
         f"model {model}", f"no {CARD} in {Path(folder) / model}", f"one of: {', '.join(names) or 'none'}{close}"
     )

@@ -140,6 +140,17 @@ def test_what_has_arrived_is_not_asked_for_again(served: str, tmp_path: Path, mo
     assert zoo.verify("first") == [] and [path.name for path in Path("models").iterdir()] == ["first"]
 
 
+def test_a_model_comes_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, with no address: a name that is not there yet leads to `zoo get`, which puts it there, whole."""
+    monkeypatch.chdir(tmp_path)
+    name = "cifar10-strided-cnn-c-jpeg"
+    asked = CliRunner().invoke(cli.main, ["predict", name, "x.png"], prog_name="allconv")
+    assert asked.output.endswith(f"expected one of: none; `allconv zoo get {name}` puts it there\n")
+    got = CliRunner().invoke(cli.main, ["zoo", "get", name], prog_name="allconv")
+    assert got.output == f"models/{name}: 15.89 % test error on CIFAR-10 (JPEG)\n"
+    assert zoo.verify(name) == []
+
+
 @pytest.mark.parametrize(
     ("source", "sha1", "line"),
     [
@@ -153,7 +164,9 @@ def test_what_has_arrived_is_not_asked_for_again(served: str, tmp_path: Path, mo
         (
             "first",
             None,
-            "model first: found no address, expected a URL, hf:OWNER/NAME, or --from (or ALLCONV_ZOO): a folder of models",
+            "model first: found none of that name with this package, expected one of: cifar10-allcnn-c-jpeg, "
+            "cifar10-convpool-cnn-c-jpeg, cifar10-model-c-jpeg, cifar10-strided-cnn-c-jpeg; or a URL, hf:OWNER/NAME, or --from (or "
+            "ALLCONV_ZOO): a folder of models",
         ),
         ("{}/page", "PAGE", "{}/page/card.json: found a list, expected the card of a model"),
     ],

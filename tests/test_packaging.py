@@ -156,13 +156,15 @@ def test_the_templates_travel_as_package_data() -> None:
     assert {"solver.prototxt.j2", "train_val.prototxt.j2", "deploy.prototxt.j2"} <= found
 
 
-def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
-    """The wheel holds all packages, templates and both commands, and works without the checkout."""
+def test_the_wheel_renders_and_answers_elsewhere(tmp_path: Path) -> None:
+    """The wheel holds all packages, templates, models and both commands, and works without the checkout: renders a net, and
+    answers for a picture by a model that came with it.
+    """
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
-    for name in ("allconv_caffe", "data_prep", "prototxt_templates"):
+    for name in ("allconv_caffe", "data_prep", "prototxt_templates", "models"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tree)]
@@ -192,6 +194,9 @@ def test_the_wheel_renders_and_prepares_elsewhere(tmp_path: Path) -> None:
         path = Path("solvers", "cifar10-allcnn-c", name)
         assert (elsewhere / path).read_bytes() == (ROOT / path).read_bytes()
     assert "version" in call(str(site / "bin" / "caffe-torch"), "--version")
+    call(str(site / "bin" / "allconv"), "zoo", "get", "cifar10-strided-cnn-c-jpeg")
+    picture = str(ROOT / "docs" / "examples" / "cat.jpg")
+    assert "cat" in call(str(site / "bin" / "allconv"), "predict", "cifar10-strided-cnn-c-jpeg", picture)
 
 
 @pytest.mark.slow

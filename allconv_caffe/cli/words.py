@@ -62,6 +62,13 @@ def models() -> Iterable[str]:
     return [entry.folder.name for entry in zoo.cards()]
 
 
+def models_to_get() -> Iterable[str]:
+    """The names of those that come with the package."""
+    from allconv_caffe import zoo
+
+    return [entry.folder.name for entry in zoo.cards(zoo.shipped())]
+
+
 def pairs_from_text(texts: Sequence[str]) -> dict[str, Any]:
     """``name=value`` words as values of RenderOptions."""
     from allconv_caffe.paper.options import option_from_text

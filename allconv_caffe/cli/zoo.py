@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from allconv_caffe.cli.telling import Told, telling
-from allconv_caffe.cli.words import completing, example, models as names_of_models
+from allconv_caffe.cli.words import completing, example, models as names_of_models, models_to_get
 
 if TYPE_CHECKING:
     from allconv_caffe.zoo import Card
@@ -56,7 +56,9 @@ def verify(told: Told, names: tuple[str, ...], data: Path | None, folder: Path) 
 
     chosen = names or tuple(entry.folder.name for entry in models.cards(folder))
     if not chosen:
-        raise models.ZooError(folder, "no model", "MODEL/card.json (allconv zoo add makes one)")
+        raise models.ZooError(
+            folder, "no model", "MODEL/card.json (`allconv zoo get NAME` and `allconv zoo add` make one)"
+        )
     found, right = {}, "as its card says" + (", error included" if data is not None else "")
     for name in chosen:
         found[name] = models.verify(name, data, folder)
@@ -82,8 +84,13 @@ def list_(told: Told, base: str | None, folder: Path) -> None:
         told.end({"models": cards}, *(models.columns(cards) or [f"{base}: no model"]), err=not cards)
         return
     cards = [entry.facts for entry in models.cards(folder)]
-    none = f"{folder}: no model; allconv zoo add makes one of a finished run"
-    told.end({"models": cards}, *(models.columns(cards) or [none]), err=not cards)
+    lines = models.columns(cards)
+    if not cards:
+        names = ", ".join(models_to_get())
+        lines = [
+            f"{folder}: no model; `allconv zoo get NAME` puts one there ({names}), `allconv zoo add` makes one of a finished run"
+        ]
+    told.end({"models": cards}, *lines, err=not cards)
 
 
 @zoo.command("unpack", epilog=example("allconv zoo unpack cifar10-allcnn-c --output build/whitening.npz"))
@@ -103,10 +110,12 @@ def unpack(told: Told, model: str, output: Path, folder: Path) -> None:
 @zoo.command(
     "get",
     epilog=example(
-        "allconv zoo get hf:somebody/cifar10-allcnn-c", "allconv zoo get cifar10-allcnn-c --from build/site"
+        "allconv zoo get hf:somebody/cifar10-allcnn-c",
+        "allconv zoo get cifar10-allcnn-c --from build/site",
+        "allconv zoo get cifar10-allcnn-c-jpeg",
     ),
 )
-@click.argument("model", metavar="NAME|URL|hf:OWNER/NAME[@REVISION]")
+@click.argument("model", metavar="NAME|URL|hf:OWNER/NAME[@REVISION]", shell_complete=completing(models_to_get))
 @click.option(
     "--sha1",
     help="of the model's card.json, which has that of every file; needed for a URL only",
@@ -118,12 +127,14 @@ def unpack(told: Told, model: str, output: Path, folder: Path) -> None:
     envvar="ALLCONV_ZOO",
     show_envvar=True,
     default="",
-    help="a folder of models that `allconv zoo push` has made, here or on a web server, for a NAME",
+    help="a folder of models that `allconv zoo push` has made, here or on a web server, for a NAME; without it, NAME is one of "
+    "those that come with this package",
 )
 @_FOLDER
 @telling("its card")
 def get(told: Told, model: str, sha1: str | None, base: str, folder: Path) -> None:
-    """Take a model from a zoo here or on a web server, or the Hugging Face hub; what has arrived is not asked for again.
+    """Take a model that comes with this package, from a zoo here or on a web server, or the Hugging Face hub; what has arrived is
+    not asked for again.
 
     Every file is compared with its SHA-1. `allconv zoo list --from URL` names the models of a zoo.
     """

@@ -317,7 +317,9 @@ def test_zoo_list_names_models_in_columns(tmp_path: Path, monkeypatch: pytest.Mo
     """A name of any length keeps its column apart; an empty folder is said to be one."""
     empty = CliRunner().invoke(cli.main, ["zoo", "list", "--folder", str(tmp_path)], prog_name="allconv")
     assert (empty.exit_code, empty.stdout) == (0, "")
-    assert empty.stderr == f"{tmp_path}: no model; allconv zoo add makes one of a finished run\n"
+    names = ", ".join(sorted(path.parent.name for path in (ROOT / "models").glob("*/card.json")))
+    ways = f"`allconv zoo get NAME` puts one there ({names}), `allconv zoo add` makes one of a finished run"
+    assert empty.stderr == f"{tmp_path}: no model; {ways}\n"
     names = ["short", "a-name-of-more-than-twenty-six-letters"]
     facts = {"test_error_percent": 9.5, "dataset": "CIFAR-10", "epochs": 350.0}
     monkeypatch.setattr(zoo, "cards", lambda folder: [SimpleNamespace(facts={**facts, "name": name}) for name in names])
