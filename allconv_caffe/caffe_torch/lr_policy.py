@@ -6,6 +6,7 @@ float32 throughout. Source: sgd_solver.cpp, GetLearningRate.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,10 @@ from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.proto import SolverParameter
 
 F = np.float32
+_LIBC = ctypes.CDLL(None)  # with the C library's own powf and expf: NumPy's differ here and there in the last digit
+_powf, _expf = _LIBC.powf, _LIBC.expf
+_powf.argtypes, _expf.argtypes = (ctypes.c_float, ctypes.c_float), (ctypes.c_float,)
+_powf.restype = _expf.restype = ctypes.c_float
 Policy = Callable[[SolverParameter, int, int], tuple[float, int]]
 POLICIES: dict[str, Policy] = {}
 
@@ -57,16 +62,6 @@ def _check_stepsize(param: SolverParameter) -> int:
     return int(param.stepsize)
 
 
-def _powf(base: np.float32, exponent: np.float32) -> np.float32:
-    """C's powf, which rounds once: NumPy's own in float32 is a digit off here and there."""
-    return F(np.power(np.float64(base), np.float64(exponent)))
-
-
-def _expf(x: np.float32) -> np.float32:
-    """C's expf, likewise."""
-    return F(np.exp(np.float64(x)))
-
-
 def _power(param: SolverParameter, gamma: float, exponent: int) -> float:
     return float(F(float(F(param.base_lr)) * np.float64(gamma) ** exponent))
 
@@ -94,7 +89,7 @@ def exp(param: SolverParameter, iteration: int, current_step: int) -> tuple[floa
 def inv(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr * (1 + gamma * iter) ^ (-power)"""
     base = F(1) + F(_check_gamma(param)) * F(iteration)
-    return float(F(param.base_lr) * _powf(base, -F(param.power))), current_step
+    return float(F(param.base_lr) * F(_powf(base, -F(param.power)))), current_step
 
 
 @policy("multistep")
@@ -109,11 +104,11 @@ def multistep(param: SolverParameter, iteration: int, current_step: int) -> tupl
 def poly(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr * (1 - iter / max_iter) ^ power"""
     left = F(1) - F(iteration) / F(param.max_iter)
-    return float(F(param.base_lr) * _powf(left, F(param.power))), current_step
+    return float(F(param.base_lr) * F(_powf(left, F(param.power)))), current_step
 
 
 @policy("sigmoid")
 def sigmoid(param: SolverParameter, iteration: int, current_step: int) -> tuple[float, int]:
     """base_lr / (1 + exp(-gamma * (iter - stepsize)))"""
     gamma, stepsize = F(_check_gamma(param)), _check_stepsize(param)
-    return float(F(param.base_lr) * (F(1) / (F(1) + _expf(-gamma * F(iteration - stepsize))))), current_step
+    return float(F(param.base_lr) * (F(1) / (F(1) + F(_expf(-gamma * F(iteration - stepsize)))))), current_step
