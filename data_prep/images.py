@@ -71,6 +71,7 @@ class ImageTree:
         self._futures: list[Future[list[tuple[str, UInt8Array]]]] = []
         self._folders: set[tuple[str, str]] = set()
         self._size: tuple[int, int] | None = None  # (height, width) of the first
+        self._odd: dict[str, tuple[int, int]] = {}  # of those with another one, which `finish` refuses undecoded
         self._bytes = self._values = 0
         self.suffixes: set[str] = set()
 
@@ -93,21 +94,17 @@ class ImageTree:
                 f"images of {self._values} bytes packed into {self._bytes}",
                 "pictures",
             )
+        self.suffixes.add(name.rsplit(".", 1)[-1].lower())
+        if size is not None and size != self._size:
+            self._odd[name] = size
+            return
         self._waiting.append((name, data))
         if len(self._waiting) == _BATCH:
             self._flush()
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
-        self._futures.append(self._pool.submit(lambda: [(n, self._decoded(n, d)) for n, d in batch]))
-        self.suffixes.update(n.rsplit(".", 1)[-1].lower() for n, _ in batch)
-
-    def _decoded(self, name: str, data: bytes) -> UInt8Array:
-        """An image; of one that has another size than the first, which `finish` refuses, only the shape."""
-        size = image_file.size(data)
-        if size is not None and size != self._size:
-            return np.broadcast_to(np.uint8(0), (3, *size))
-        return decode(data, f"{self._where}: {name}")
+        self._futures.append(self._pool.submit(lambda: [(n, decode(d, f"{self._where}: {n}")) for n, d in batch]))
 
     def close(self) -> None:
         """Stop decoding (also after an error elsewhere)."""
@@ -120,7 +117,8 @@ class ImageTree:
         images = dict(pair for future in self._futures for pair in future.result())
         self._futures.clear()
         places: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
-        for name in sorted(images):
+        sizes = {name: image.shape[1:] for name, image in images.items()} | self._odd
+        for name in sorted(sizes):
             split, label, _ = _PATTERN.match(name).groups()  # type: ignore[union-attr]
             places[split].setdefault(label, []).append(name)
         for split, classes in places.items():
@@ -140,20 +138,20 @@ class ImageTree:
                 )
         names = tuple(sorted(places["train"]))
         first = places["train"][names[0]][0]
-        shape = images[first].shape
+        height, width = sizes[first]
+        order = {split: [name for label in names for name in places[split][label]] for split in ("train", "test")}
+        for name in (*order["train"], *order["test"]):
+            if sizes[name] != (height, width):
+                raise PrepError(
+                    f"{self._where}: {name}",
+                    f"an image of {sizes[name][1]}x{sizes[name][0]} pixels",
+                    f"{width}x{height} as in {first}",
+                )
         splits = []
-        for split in ("train", "test"):
-            order = [name for label in names for name in places[split][label]]
-            stacked = np.empty((len(order), *shape), np.uint8)
-            for i, name in enumerate(order):
-                image = images.pop(name)
-                if image.shape != shape:
-                    raise PrepError(
-                        f"{self._where}: {name}",
-                        f"an image of {image.shape[2]}x{image.shape[1]} pixels",
-                        f"{shape[2]}x{shape[1]} as in {first}",
-                    )
-                stacked[i] = image
+        for split, ordered in order.items():
+            stacked = np.empty((len(ordered), 3, height, width), np.uint8)
+            for i, name in enumerate(ordered):
+                stacked[i] = images.pop(name)
             labels = np.repeat(np.arange(len(names)), [len(places[split][label]) for label in names])
             splits.append(Split(stacked, labels.astype(np.int64)))
         return splits[0], splits[1], names
