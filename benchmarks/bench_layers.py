@@ -24,22 +24,35 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT_US, LIMIT_RATIO = 3.0, 3.0
 LENGTHS = (10, 110)
 WEIGHTS = 'weight_filler { type: "xavier" }'
-#: A layer's fields, and the shape that it takes and gives.
-LAYERS = {
-    "ReLU": ("", (1, 8, 8, 8)),
-    "Convolution": (f"convolution_param {{ num_output: 8 kernel_size: 3 pad: 1 {WEIGHTS} }}", (1, 8, 8, 8)),
-    "Pooling": ("pooling_param { pool: MAX kernel_size: 3 stride: 1 pad: 1 }", (1, 8, 8, 8)),
-    "InnerProduct": (f"inner_product_param {{ num_output: 16 {WEIGHTS} }}", (1, 16)),
-    "Dropout": ("", (1, 8, 8, 8)),
-    "Softmax": ("", (1, 8, 8, 8)),
-    "LRN": ("", (1, 8, 8, 8)),
-    "BatchNorm": ("", (1, 8, 8, 8)),
-    "Scale": ("scale_param { bias_term: true }", (1, 8, 8, 8)),
-    "Bias": ("", (1, 8, 8, 8)),
-    "Eltwise": ("", (1, 8, 8, 8)),
-    "PReLU": ("", (1, 8, 8, 8)),
-    "Sigmoid": ("", (1, 8, 8, 8)),
-    "Power": ("power_param { scale: 2 shift: 1 }", (1, 8, 8, 8)),
+ABOVE, BESIDE = "{i}", "0"
+#: A layer's fields, the shape of what it takes, and its bottoms: each upon the one before, or, where a layer gives another shape
+#: than it takes, all upon the input.
+LAYERS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "ReLU": ("", (1, 8, 8, 8), ABOVE),
+    "Convolution": (f"convolution_param {{ num_output: 8 kernel_size: 3 pad: 1 {WEIGHTS} }}", (1, 8, 8, 8), ABOVE),
+    "Pooling": ("pooling_param { pool: MAX kernel_size: 3 stride: 1 pad: 1 }", (1, 8, 8, 8), ABOVE),
+    "InnerProduct": (f"inner_product_param {{ num_output: 16 {WEIGHTS} }}", (1, 16), ABOVE),
+    "Dropout": ("", (1, 8, 8, 8), ABOVE),
+    "Softmax": ("", (1, 8, 8, 8), ABOVE),
+    "LRN": ("", (1, 8, 8, 8), ABOVE),
+    "BatchNorm": ("", (1, 8, 8, 8), ABOVE),
+    "Scale": ("scale_param { bias_term: true }", (1, 8, 8, 8), ABOVE),
+    "Bias": ("", (1, 8, 8, 8), ABOVE),
+    "Eltwise": ("", (1, 8, 8, 8), ABOVE + ABOVE),
+    "PReLU": ("", (1, 8, 8, 8), ABOVE),
+    "Sigmoid": ("", (1, 8, 8, 8), ABOVE),
+    "Power": ("power_param { scale: 2 shift: 1 }", (1, 8, 8, 8), ABOVE),
+    "Deconvolution": (f"convolution_param {{ num_output: 8 kernel_size: 3 pad: 1 {WEIGHTS} }}", (1, 8, 8, 8), ABOVE),
+    "Crop": ("crop_param { offset: 0 }", (1, 8, 8, 8), ABOVE + BESIDE),
+    "ArgMax": ("argmax_param { axis: 1 }", (1, 8, 8, 8), BESIDE),
+    "MVN": ("", (1, 8, 8, 8), ABOVE),
+    "Reduction": ("reduction_param { axis: 1 }", (1, 8, 8, 8), BESIDE),
+    "Tile": ("tile_param { tiles: 1 }", (1, 8, 8, 8), ABOVE),
+    "Embed": (f"embed_param {{ input_dim: 8 num_output: 8 {WEIGHTS} }}", (1, 16), BESIDE),
+    "Im2col": ("convolution_param { kernel_size: 1 }", (1, 8, 8, 8), ABOVE),
+    "SoftmaxWithLoss": ("", (1, 1), BESIDE + BESIDE),
+    "Accuracy": ("", (1, 1), BESIDE + BESIDE),
+    "EuclideanLoss": ("", (1, 16), BESIDE + BESIDE),
 }
 ACCESS = ("params", "blobs", "reshape")
 # runs on Python 3.9, too: real pycaffe's interpreter
@@ -77,11 +90,11 @@ THEIRS = "import caffe"
 
 
 def prototxt(type_: str, length: int) -> str:
-    """An input and `length` layers, each upon the one before."""
-    fields, shape = LAYERS[type_]
+    """An input and `length` layers."""
+    fields, shape, bottoms = LAYERS[type_]
     dims = " ".join(f"dim: {dim}" for dim in shape)
     lines = [f'layer {{ name: "x" type: "Input" top: "b0" input_param {{ shape {{ {dims} }} }} }}']
-    bottom = 'bottom: "b{i}" ' * (2 if type_ == "Eltwise" else 1)  # the same one twice
+    bottom = bottoms.replace(ABOVE, 'bottom: "b{i}" ').replace(BESIDE, 'bottom: "b0" ')
     layer = f'layer {{{{ name: "l{{i}}" type: "{type_}" {bottom}top: "b{{j}}" '
     lines += [layer.format(i=i, j=i + 1) + fields + " }" for i in range(length)]
     return "\n".join(lines) + "\n"

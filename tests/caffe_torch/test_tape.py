@@ -35,8 +35,8 @@ NET = INPUT + "".join(
         ),
         layer("relu2", "ReLU", "conv2", ""),
         layer("max", "Pooling", "conv1", "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 }"),
-        layer("mvn", "MVN", "max"),  # between two runs: no layer of the tape
-        layer("ave", "Pooling", "mvn", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
+        layer("batch", "BatchNorm", "max", "batch_norm_param { use_global_stats: false }"),  # between two runs
+        layer("ave", "Pooling", "batch", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
         layer("drop", "Dropout", "ave", ""),
         layer("flat", "Flatten", "relu2", ""),
         layer("shape", "Reshape", "drop", "reshape_param { shape { dim: 0 dim: -1 } }"),
@@ -75,6 +75,26 @@ NET = INPUT + "".join(
         layer("clip", "Clip", "bnll", "clip_param { min: -0.5 max: 0.7 }"),
         layer("swish", "Swish", "clip", "swish_param { beta: 2 }"),
         layer("silent", "Silence", "right", tops=""),
+        layer(
+            "up", "Deconvolution", "conv2", f"convolution_param {{ num_output: 4 kernel_size: 4 stride: 2 {XAVIER} }}"
+        ),
+        layer(
+            "bilinear",
+            "Deconvolution",
+            "conv2",
+            "convolution_param { num_output: 4 group: 4 kernel_size: 4 stride: 2 pad: 1 bias_term: false "
+            'weight_filler { type: "bilinear" } }',
+        ),
+        layer("cropped", "Crop", "up bilinear", "crop_param { axis: 2 offset: 1 offset: 2 }"),
+        layer("cropped2", "Crop", "x cropped", "crop_param { axis: 2 }"),
+        layer("mvn", "MVN", "cropped"),
+        layer("mean", "MVN", "x", "mvn_param { normalize_variance: false across_channels: true }"),
+        layer("rows", "Reduction", "mean", "reduction_param { axis: 1 operation: MEAN }"),
+        layer("squares", "Reduction", "mean", "reduction_param { axis: 2 operation: SUMSQ }"),
+        layer("absolute", "Reduction", "mean", "reduction_param { axis: 2 operation: ASUM }"),
+        layer("tiled", "Tile", "mvn", "tile_param { axis: 1 tiles: 3 }"),
+        layer("permuted", "Permute", "tiled", "permute_param { order: 0 order: 2 order: 3 order: 1 }"),
+        layer("shuffled", "ShuffleChannel", "x", "shuffle_channel_param { group: 2 }"),
     ]
 )
 
@@ -195,6 +215,7 @@ def _backward(net: pycaffe.Net, rng: np.random.Generator) -> None:
     net.blobs["prob"].diff[...] = rng.standard_normal(net.blobs["prob"].diff.shape)
     net.blobs["ip2"].diff[...] = rng.standard_normal(net.blobs["ip2"].diff.shape)
     net.blobs["swish"].diff[...] = rng.standard_normal(net.blobs["swish"].diff.shape)
+    net.blobs["permuted"].diff[...] = rng.standard_normal(net.blobs["permuted"].diff.shape)
     net.blobs["cut1"].diff[...] = rng.standard_normal(net.blobs["cut1"].diff.shape)
     net.backward()
 
@@ -299,6 +320,13 @@ def calls_of(run: Callable[[], Any]) -> int:
         ("Eltwise", "eltwise_param { operation: MAX }"),
         ("PReLU", ""),
         ("Power", "power_param { power: 2 shift: 1 }"),
+        ("Deconvolution", f"convolution_param {{ num_output: 4 kernel_size: 3 pad: 1 {XAVIER} }}"),
+        ("Crop", ""),
+        ("ArgMax", "argmax_param { axis: 1 top_k: 4 }"),
+        ("MVN", ""),
+        ("Tile", "tile_param { tiles: 1 }"),
+        ("Permute", "permute_param { order: 0 order: 1 order: 2 order: 3 }"),
+        ("ShuffleChannel", ""),
         *(
             (name, "")
             for name in ("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "Sigmoid", "Swish", "TanH", "Threshold")
@@ -310,7 +338,7 @@ def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
 
     def chain(length: int) -> pycaffe.Net:
         bottoms = ["x", *(f"l{i}" for i in range(length - 1))]
-        if type_ == "Eltwise":
+        if type_ in ("Eltwise", "Crop"):
             bottoms = [f"{bottom} {bottom}" for bottom in bottoms]
         return build(INPUT + "".join(layer(f"l{i}", type_, bottom, param) for i, bottom in enumerate(bottoms)))
 
@@ -382,6 +410,33 @@ def test_a_maximum_remembers_its_place_for_backward() -> None:
             _write(net, rng)
             _backward(net, rng)
         same(*nets)
+
+
+def test_places_of_the_greatest_are_played(played: Played) -> None:
+    """Of ArgMax, which has no backward; equal values and nan among them."""
+    text = INPUT + "".join(
+        layer(f"l{i}", "ArgMax", "x", f"argmax_param {{ {param} }}")
+        for i, param in enumerate(
+            (
+                "axis: 1",
+                "axis: 2 top_k: 3",
+                "axis: 3 top_k: 2 out_max_val: true",
+                "top_k: 5",
+                "top_k: 4 out_max_val: true",
+            )
+        )
+    )
+    nets = build(text), watched(text)
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        values = rng.integers(0, 5, nets[0].blobs["x"].data.shape).astype(np.float32)
+        if step == 5:
+            values[rng.random(values.shape) < 0.1] = np.nan
+        for net in nets:
+            net.blobs["x"].data[...] = values
+            net.forward()
+        same(*nets)
+    assert played.count >= 3
 
 
 def test_relu_in_one_pass_has_every_bit_of_two() -> None:

@@ -2,7 +2,7 @@
 
     python blas_side.py JOBS.npz OUT.npz      for each job its result; "kernels" says which processor's kernels computed
 
-A job `<n> <what>`: "gemm ta tb beta" of arrays a, b, c; "rows" and "columns beta" of a, y; "axpy alpha" and
+A job `<n> <what>`: "gemm ta tb beta" of arrays a, b, c; "rows", "mean" and "columns beta" of a, y; "axpy alpha" and
 "axpby alpha beta" of x, y; "dot" of x, y.
 """
 
@@ -57,18 +57,20 @@ def run(blas, words, arrays):
             c.shape[1],
         )
         return c
-    if what in ("rows", "columns"):
+    if what in ("rows", "mean", "columns"):
         a, y = arrays
-        ones = np.ones(a.shape[1 if what == "rows" else 0], np.float32)
-        beta = numbers[0] if numbers else 1.0
+        ones = np.ones(a.shape[0 if what == "columns" else 1], np.float32)
+        alpha, beta = 1.0, numbers[0] if numbers else 1.0
+        if what == "mean":
+            alpha, beta = 1.0 / a.shape[1], 0.0
         call(
             blas,
             "sgemv",
             ROW_MAJOR,
-            PLAIN if what == "rows" else TRANSPOSED,
+            TRANSPOSED if what == "columns" else PLAIN,
             a.shape[0],
             a.shape[1],
-            1.0,
+            alpha,
             a,
             a.shape[1],
             ones,

@@ -36,32 +36,38 @@ TYPES = (
 #: types whose tops are, and whose gradients are not
 FORWARD = (
     "AbsVal",
+    "ArgMax",
     "BNLL",
     "Bias",
     "Clip",
+    "Crop",
     "ELU",
     "Exp",
     "LRN",
     "Log",
+    "MVN",
     "PReLU",
     "Power",
     "ReLU",
     "Scale",
     "Sigmoid",
     "Slice",
+    "Tile",
     "Swish",
     "TanH",
     "Threshold",
 )
 
 
-def uses_global_stats(case: harness.Case) -> bool:
-    """A BatchNorm that takes no statistics of its batch: its top is Caffe's, too."""
+def has_caffes_top(case: harness.Case) -> bool:
+    """A BatchNorm that takes no statistics of its batch, a Reduction that adds no absolute values: in part, a type's tops are."""
     given = {text: f"use_global_stats: {text}" in case.param for text in ("true", "false")}
-    return case.type == "BatchNorm" and (given["true"] or (case.phase == harness.TEST and not given["false"]))
+    if case.type == "BatchNorm":
+        return given["true"] or (case.phase == harness.TEST and not given["false"])
+    return case.type == "Reduction" and "ASUM" not in case.param
 
 
-CASES = [case for case in harness.collect() if case.type in TYPES + FORWARD or uses_global_stats(case)]
+CASES = [case for case in harness.collect() if case.type in TYPES + FORWARD or has_caffes_top(case)]
 SIZES = (300, 2500, 3000)  # rows, columns, products of the largest matrices
 pytestmark = pytest.mark.skipif(not harness.PYTHON.exists(), reason="no real Caffe: run `make caffe`")
 
@@ -101,6 +107,7 @@ def random_jobs(random: np.random.RandomState) -> dict[str, list[np.ndarray]]:
     for _ in range(100):
         a = normal(size(100), size(20000))
         jobs[f"{len(jobs):03d} rows"] = [a, normal(a.shape[0])]
+        jobs[f"{len(jobs):03d} mean"] = [a, normal(a.shape[0])]
     for i in range(100):
         a = normal(size(60), size(9000) if i % 2 else 1 + i % 9)
         jobs[f"{len(jobs):03d} columns {i % 3 % 2}"] = [a, normal(a.shape[1])]
@@ -127,6 +134,8 @@ def ours(math: CaffeMath, job: str, arrays: list[np.ndarray]) -> np.ndarray:
     elif what == "rows":  # what a convolution of one image gives its bias
         image, one = first[None], Window(kernel=(1,), stride=(1,), pad=(0,), dilation=(1,))
         math.convolution_backward(image, image, torch.empty(0), one, Wanted(dx=False, dw=None, db=blob))
+    elif what == "mean":
+        return math.row_sums(first, 1 / first.shape[1]).numpy()
     elif what == "columns":
         blob.diff = last * float(numbers[0])
         math.accumulate_columns(blob, first)

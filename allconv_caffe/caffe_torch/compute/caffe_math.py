@@ -129,9 +129,18 @@ class CaffeMath(Math):
         return self.each("powx", x, exponent)
 
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        x, y, result = x.contiguous(), y.contiguous(), torch.empty(())
-        self._call("dot", self.order.lanes, x.numel(), x, y, result)
-        return result
+        return self.dots(x.reshape(1, -1), y).reshape(())
+
+    def dots(self, x: torch.Tensor, y: torch.Tensor | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
+        x, y = x.contiguous(), None if y is None else y.contiguous()
+        results = torch.empty(x.shape[0]) if room is None else room
+        self._call("dot", self.order.lanes, *x.shape, x, y, results, torch.get_num_threads())
+        return results
+
+    def row_sums(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        x, y = x.contiguous(), torch.empty(x.shape[0])
+        self._call("rows", *x.shape, factor, x, y, torch.get_num_threads())
+        return y
 
     # base_conv_layer.cpp
     def convolution(
@@ -157,9 +166,16 @@ class CaffeMath(Math):
         self._weight_gradient(x, dy, window, wanted.dw)
         return self._data_gradient(dy, w, window, x.shape[2:]) if wanted.dx else None
 
-    def deconvolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
-        y = self._data_gradient(x, w, window, window.input_size(x.shape[2:]))
-        return y if b is None else y + b.reshape(-1, *[1] * window.num_axes)
+    def deconvolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = self.copy(self._data_gradient(x, w, window, window.input_size(x.shape[2:]), room), room)
+        return y if b is None else self.each("add", y, b, axis=1, room=room)
 
     def deconvolution_backward(
         self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
@@ -180,10 +196,21 @@ class CaffeMath(Math):
             patches = _patches(window, x.shape[2:])
             self._convolve("conv_weight", patches, patches.pad(x), dw.diff, dy.contiguous(), dw.diff)
 
-    def _data_gradient(self, dy: torch.Tensor, w: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
-        """What dy (N, M, out...) sends back through w: (N, C, *size). Source: backward_cpu_gemm, col2im.cpp."""
+    def _data_gradient(
+        self,
+        dy: torch.Tensor,
+        w: torch.Tensor,
+        window: Window,
+        size: Sequence[int],
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What dy (N, M, out...) sends back through w: (N, C, *size), in `room` where there is no padding.
+
+        Source: backward_cpu_gemm, col2im.cpp.
+        """
         patches = _patches(window, tuple(size))
-        dx = torch.zeros(dy.shape[0], w.shape[1] * window.group, *patches.padded)
+        shape = dy.shape[0], w.shape[1] * window.group, *patches.padded
+        dx = torch.empty(shape) if room is None or tuple(room.shape) != shape else room
         if dy.numel():
             last = w.shape[1], int(patches.plain)
             self._convolve("conv_data", patches, dx, w, w.contiguous(), dy.contiguous(), *last)
@@ -207,9 +234,14 @@ class CaffeMath(Math):
         return self.each("relu", x, slope, room=room)
 
     def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        if room is None or not x.is_contiguous():
+        if room is None:
             return x
-        self._call("copy", x.numel(), x, room)
+        if x.is_contiguous():
+            if x.data_ptr() != room.data_ptr():
+                self._call("copy", x.numel(), x, room)
+        else:
+            sizes, strides = torch.tensor(x.shape), torch.tensor(x.stride())
+            self._call("copy_view", x.dim(), sizes, strides, x, room, torch.get_num_threads())
         return room
 
     def concat(self, parts: Sequence[torch.Tensor], axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -284,6 +316,14 @@ class CaffeMath(Math):
     def _average(self, x: torch.Tensor, y: torch.Tensor, window: Window, *, back: bool) -> None:
         sizes = x.shape[:2].numel(), *x.shape[2:], *y.shape[2:], *window.kernel, *window.stride, *window.pad
         self._call("average", *sizes, x, y, int(back), torch.get_num_threads())
+
+    # argmax_layer.cpp
+    def greatest_along(self, x: torch.Tensor, axis: int, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, shape = x.contiguous(), (*x.shape[:axis], top, *x.shape[axis + 1 :])
+        places, values = torch.empty(shape), torch.empty(shape)
+        sizes = x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
+        self._call("greatest", *sizes, top, x, places, values, torch.get_num_threads())
+        return places, values
 
     # softmax_layer.cpp, softmax_loss_layer.cpp
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -370,17 +410,20 @@ def _load() -> tuple[CaffeMath | None, str]:
         "gemm": [i] * 6 + [p, i, i, p, i, i, r, i, i],
         "columns": [i, i, p, p],
         "axpby": [i, f, p, f, p, r, i],
-        "dot": [i, i, p, p, r],
+        "rows": [i, i, f, p, r, i],
+        "dot": [i, i, i, p, p, r, i],
         "copy": [i, p, r],
         "copy_rows": [i, i, p, i, r, i, i],
+        "copy_view": [i, p, p, p, r, i],
         "greater": [i, p, p, i, r, r, i],
         "lrn_scale": [i, i, i, i, f, f, p, r, i],
         "conv": [*images, i, i, i, p, p, p, r, i],
         "conv_weight": [*images, p, p, i],
-        "conv_data": [*images, p, p, i, i, i],
+        "conv_data": [*images[:8], r, *images[9:], p, p, i, i, i],
         "conv_bias": [i, i, i, p, p, i],
         "average": [i] * 11 + [p, r, i, i],
         "max": [i] * 11 + [p, r, r, i],
+        "greatest": [i, i, i, i, p, r, r, i],
         "softmax": [i, i, i, p, r, i],
         "log_loss": [i, p, r],
     }.items():

@@ -124,6 +124,14 @@ class Math(ABC):
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The sum of x y, of one shape: 0 axes. Source: caffe_cpu_dot."""
 
+    @abstractmethod
+    def dots(self, x: torch.Tensor, y: torch.Tensor | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
+        """The sum of each row of x y, or of x (M, N): (M), in `room` if that helps. Source: reduction_layer.cpp."""
+
+    @abstractmethod
+    def row_sums(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        """`factor` times the sum of each row of x (M, N): (M). Source: caffe_cpu_gemv, CblasNoTrans, by a vector of ones, beta 0."""
+
     # base_conv_layer.cpp
     @abstractmethod
     def convolution(
@@ -146,8 +154,16 @@ class Math(ABC):
         """dx of `convolution`, if wanted; the gradients of w and b are added to their blobs' diffs, image after image."""
 
     @abstractmethod
-    def deconvolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
-        """What a convolution with w (C, K / group, kernel...) sends back from x, + b: (N, C, in...) to (N, K, out...).
+    def deconvolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What a convolution with w (C, K / group, kernel...) sends back from x, + b: (N, C, in...) to (N, K, out...), in `room`
+        if that helps.
 
         Source: deconv_layer.cpp.
         """
@@ -167,7 +183,7 @@ class Math(ABC):
         return y.add_(0.0)
 
     def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-        """x, in `room` if that helps. Source: caffe_copy."""
+        """x, which may be a view, in `room` if that helps. Source: caffe_copy."""
         return x
 
     def concat(self, parts: Sequence[torch.Tensor], axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -239,6 +255,14 @@ class Math(ABC):
     def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
         """dx (N, C, *size) of `average_pool`."""
 
+    # argmax_layer.cpp
+    def greatest_along(self, x: torch.Tensor, axis: int, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places, as x's type, and values of the `top` greatest along `axis`, greatest first; of equal values the later is greater."""
+        # stable, over the reversed values: the later of equals comes first
+        values, places = torch.sort(x.flip(axis), dim=axis, descending=True, stable=True)
+        values = values.narrow(axis, 0, top)
+        return (x.shape[axis] - 1 - places.narrow(axis, 0, top)).to(values.dtype), values
+
     # softmax_layer.cpp, softmax_loss_layer.cpp
     @abstractmethod
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -285,6 +309,12 @@ class TorchMath(Math):
     def dot(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x * y).sum()
 
+    def dots(self, x: torch.Tensor, y: torch.Tensor | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
+        return (x if y is None else x * y).sum(1)
+
+    def row_sums(self, x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x.sum(1) * factor
+
     def convolution(
         self,
         x: torch.Tensor,
@@ -302,7 +332,14 @@ class TorchMath(Math):
         dw = self._algorithm("dw", x, w, window) if wanted.dw is not None else "direct"
         return wanted.deliver(*conv_algo.backward((dx, dw), dy, x, w, window, wanted.need))
 
-    def deconvolution(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
+    def deconvolution(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor | None,
+        window: Window,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         return conv_algo.transposed(x, w, b, window)
 
     def deconvolution_backward(

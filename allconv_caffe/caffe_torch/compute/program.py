@@ -50,7 +50,7 @@ class Program:
         words: list[int] = []
         places: list[tuple[Memory, int, int]] = []
         kept: list[torch.Tensor] = []
-        filled: set[int] = set()
+        filled: list[torch.Tensor] = []
         for name, arguments in calls:
             number = library.caffe_number(name.encode())
             if number < 0:
@@ -63,12 +63,12 @@ class Program:
                     continue
                 if argument.dtype == torch.float32 and (place := _place(argument, memories)) is not None:
                     places.append((place[0], len(self._words) + len(words), place[1]))
-                elif argument.dtype != torch.float32 or kind is Result or argument.data_ptr() in filled:
+                elif argument.dtype != torch.float32 or kind is Result or _lies_in(argument, filled):
                     kept.append(argument)
                 else:
                     return False
                 words.append(argument.data_ptr())
-            filled.update(array.data_ptr() for array in results(library, (name, arguments)))
+            filled += results(library, (name, arguments))
         self._play = library.caffe_play
         self._words += words
         self._places += places
@@ -101,6 +101,10 @@ def _word(argument: float | None, kind: type) -> int:
     if kind is ctypes.c_float:
         return int(struct.unpack("<i", struct.pack("<f", argument))[0])
     return int(argument)
+
+
+def _lies_in(array: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    return any(0 <= array.data_ptr() - other.data_ptr() < max(1, 4 * other.numel()) for other in others)
 
 
 def _place(array: torch.Tensor, memories: Sequence[Memory]) -> tuple[Memory, int] | None:

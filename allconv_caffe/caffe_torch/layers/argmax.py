@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
@@ -22,6 +20,7 @@ class ArgMaxLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.argmax_param
@@ -49,16 +48,14 @@ class ArgMaxLayer(Layer):
         if self.axis is None:
             x = x.reshape(x.shape[0], -1)
         axis = 1 if self.axis is None else self.axis
-        # stable, over the reversed values: the later of equals comes first
-        values, places = torch.sort(x.flip(axis), dim=axis, descending=True, stable=True)
-        values = values.narrow(axis, 0, self.top_k)
-        places = (x.shape[axis] - 1 - places.narrow(axis, 0, self.top_k)).to(values.dtype)
-        if self.axis is not None:
-            top[0].data = values if self.out_max_val else places
-        elif self.out_max_val:
-            top[0].data = torch.stack([places, values], 1).reshape(top[0].shape)
+        math, room = self.ctx.math, top[0].room(bottom[0])
+        places, values = math.greatest_along(x, axis, self.top_k)
+        if self.axis is None and self.out_max_val:
+            n, both = x.shape[0], None if room is None else room.view(x.shape[0], -1)
+            y = math.concat([places.reshape(n, -1), values.reshape(n, -1)], 1, both)
         else:
-            top[0].data = places.reshape(top[0].shape)
+            y = math.copy((values if self.out_max_val else places).reshape(top[0].shape), room)
+        top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         raise CaffeError("Not Implemented Yet")

@@ -22,6 +22,7 @@ class CropLayer(Layer):
 
     num_bottom = 2
     num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.crop_param
@@ -52,7 +53,7 @@ class CropLayer(Layer):
         x = bottom[0].data
         for axis, (first, size) in enumerate(zip(self.offsets, top[0].shape, strict=True)):
             x = x.narrow(axis, first, size)
-        top[0].data = x
+        top[0].data = self.ctx.math.copy(x, top[0].room(bottom[0]))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -24,10 +24,13 @@ class DeconvolutionLayer(ConvolutionLayer):
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         return self.window.input_size(size)
 
+    calls_kernels = True
+
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
         for fro, to in zip(bottom, top, strict=True):
-            y = self.ctx.math.deconvolution(self.images(fro.data), w, b, self.window)
+            room = to.room(fro) if self.axis == 1 else None
+            y = self.ctx.math.deconvolution(self.images(fro.data), w, b, self.window, room)
             to.data = y.reshape(to.shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

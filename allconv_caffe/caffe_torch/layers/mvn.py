@@ -21,6 +21,7 @@ class MVNLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         n, c, h, w = legacy(bottom[0])
@@ -29,11 +30,16 @@ class MVNLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.mvn_param
-        x = float32(bottom[0].data).reshape(self.rows, -1)
-        y = x - x.mean(1, keepdim=True)
+        x, math = float32(bottom[0].data).reshape(self.rows, -1), self.ctx.math
+        room = top[0].room()
+        room = None if room is None else room.view(x.shape)
+        of_each = 1 / max(x.shape[1], 1)
+        y = math.each("subtract", x, math.row_sums(x, of_each), axis=0, room=room)
         if param.normalize_variance:
-            self.deviation = (y * y).mean(1, keepdim=True).sqrt() + param.eps  # variance_
-            y = y / self.deviation
+            variance = math.row_sums(math.powx(y, 2), of_each)
+            deviation = math.each("add", math.powx(variance, 0.5), param.eps)  # variance_
+            y = math.each("divide", y, deviation, axis=0, room=room)
+            self.deviation = deviation.unsqueeze(1)
         top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -19,6 +19,7 @@ class PermuteLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         order: list[int] = []
@@ -30,7 +31,7 @@ class PermuteLayer(Layer):
         top[0].reshape(*(bottom[0].shape[axis] for axis in self.order))
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = bottom[0].data.permute(self.order)
+        top[0].data = self.ctx.math.copy(bottom[0].data.permute(self.order), top[0].room(bottom[0]))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

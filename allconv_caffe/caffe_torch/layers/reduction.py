@@ -20,9 +20,11 @@ class ReductionLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.operation: int = self.param.reduction_param.operation
+        self.calls_kernels = self.operation != ReductionParameter.ASUM  # in an order that we do not know
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.reduction_param
@@ -33,12 +35,16 @@ class ReductionLayer(Layer):
             self.coeff /= max(bottom[0].count_range(axis), 1)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = self.vectors(bottom[0].data, top[0])
+        x, math = self.vectors(bottom[0].data, top[0]), self.ctx.math
+        room = top[0].room(bottom[0])
+        room = None if room is None else room.view(-1)
         if self.operation == ReductionParameter.ASUM:
-            x = x.abs()
-        elif self.operation == ReductionParameter.SUMSQ:
-            x = x * x
-        top[0].data = self.ctx.math.scal(self.coeff, x.sum(1)).reshape(top[0].shape)
+            y = x.abs().sum(1)
+        else:
+            y = math.dots(x, x if self.operation == ReductionParameter.SUMSQ else None, room)
+        if self.coeff != 1:
+            y = math.each("scal", y, self.coeff, room=room)
+        top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -21,6 +21,8 @@ class ShuffleChannelLayer(NeuronLayer):
     Source: shuffle_channel_layer.cpp of farmingyard/ShuffleNet; ShuffleNet (Zhang et al. 2017), section 3.1.
     """
 
+    calls_kernels = True
+
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.group: int = fork_fields.field(self.param, "shuffle_channel_param").group
         check(self.group > 0, "group must be greater than 0")
@@ -30,14 +32,14 @@ class ShuffleChannelLayer(NeuronLayer):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data = _transposed(bottom[0].data, self.group, self.each)
+        x = _transposed(bottom[0].data, self.group, self.each)
+        top[0].data = self.ctx.math.copy(x, top[0].room(bottom[0])).reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            bottom[0].diff = _transposed(top[0].diff, self.each, self.group)
+            bottom[0].diff = _transposed(top[0].diff, self.each, self.group).reshape(bottom[0].shape)
 
 
 def _transposed(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """`x` with its axis 1 as a matrix of `rows` by `columns`, transposed, and as one axis again; a copy."""
-    table = x.reshape(x.shape[0], rows, columns, *x.shape[2:])
-    return table.transpose(1, 2).reshape(x.shape)
+    """`x` with its axis 1 as a matrix of `rows` by `columns`, transposed."""
+    return x.reshape(x.shape[0], rows, columns, *x.shape[2:]).transpose(1, 2)

@@ -17,6 +17,7 @@ class TileLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.tile_param
@@ -29,8 +30,8 @@ class TileLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
-        x = bottom[0].data.unsqueeze(self.axis)
-        top[0].data = x.expand(*shape[: self.axis], self.tiles, *shape[self.axis :]).reshape(top[0].shape)
+        x = bottom[0].data.unsqueeze(self.axis).expand(*shape[: self.axis], self.tiles, *shape[self.axis :])
+        top[0].data = self.ctx.math.copy(x, top[0].room(bottom[0])).reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -276,13 +277,18 @@ static float lanes(const float* x, I n, I width) {
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
 
-static void sum_row(const float* x, I n, I width, float* y) {
+// y += `factor` times the sum of row r of m: a matrix times a vector of ones
+static void sum_row(const float* x, I n, I r, I m, float factor, float* y) {
+    const I last = m % 4, width = last >= 2 && r >= m - last && r < m - last + 2 ? 4 : 8;
     const I whole = n / 4 * 4, rest = n - whole;
-    for (I at = 0; at < whole; at += 4096) *y += lanes(x + at, std::min<I>(4096, whole - at), width);
+    for (I at = 0; at < whole; at += 4096) {
+        const float part = lanes(x + at, std::min<I>(4096, whole - at), width);
+        *y = r < m - last ? *y + factor * part : __builtin_fmaf(factor, part, *y);
+    }
     x += whole;
-    if (rest == 1) *y += x[0];
-    if (rest == 2) *y += x[0] + x[1];
-    if (rest == 3) *y += x[0] + x[1] + x[2];
+    if (rest == 1) *y = __builtin_fmaf(x[0], factor, *y);
+    if (rest == 2) *y += __builtin_fmaf(x[0], factor, x[1] * factor);
+    if (rest == 3) *y += __builtin_fmaf(x[2], factor, __builtin_fmaf(x[0], factor, x[1] * factor));
 }
 
 static void col2im(I first, I last, I s, const I* row, const I* column, const float* col, float* image) {
@@ -352,6 +358,34 @@ static void each(F formula, I outer, I channels, I inner, const float* x, const 
     }
 }
 
+// the sum of x(i) y(i)
+template <class X, class Y>
+static float dot(I width, I n, X x, Y y) {
+    float s[4][16] = {{0}}, total[8];
+    I i = 0;
+    for (; i + 4 * width <= n; i += 4 * width)
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x(i + v * width + j), y(i + v * width + j), s[v][j]);
+    if (width == 16) {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
+        if (i + 32 <= n) {
+            for (I v = 0; v < 4; ++v)
+                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x(i + v * 8 + j), y(i + v * 8 + j), s[v][j]);
+            i += 32;
+        }
+        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
+        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
+    } else {
+        for (I v = 0; v < 4; ++v)
+            for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
+        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
+    }
+    double rest = 0;
+    for (; i < n; ++i) rest += x(i) * y(i);
+    return (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
+}
+
 extern "C" {
 
 #define DEFINE(name, value)                                                                                          \
@@ -393,6 +427,31 @@ void caffe_copy(I n, const float* x, float* y) { memmove(y, x, n * sizeof(float)
 void caffe_copy_rows(I rows, I length, const float* x, I x_apart, float* y, I y_apart, I threads) {
 #pragma omp parallel for num_threads(team(threads, rows * length)) schedule(static)
     for (I i = 0; i < rows; ++i) memcpy(y + i * y_apart, x + i * x_apart, length * sizeof(float));
+}
+
+// y = x (sizes), whose values lie `strides` apart
+void caffe_copy_view(I axes, const I* sizes, const I* strides, const float* x, float* y, I threads) {
+    const I length = sizes[axes - 1], apart = strides[axes - 1];
+    I rows = 1;
+    for (I axis = 0; axis < axes - 1; ++axis) rows *= sizes[axis];
+#pragma omp parallel for num_threads(team(threads, rows * length)) schedule(static)
+    for (I row = 0; row < rows; ++row) {
+        const float* from = x;
+        for (I axis = axes - 2, left = row; axis >= 0; left /= sizes[axis--]) from += left % sizes[axis] * strides[axis];
+        float* to = y + row * length;
+        if (apart == 1) memcpy(to, from, length * sizeof(float));
+        else
+            for (I i = 0; i < length; ++i) to[i] = from[i * apart];
+    }
+}
+
+// y = `factor` times the sum of each row of x (m x n)
+void caffe_rows(I m, I n, float factor, const float* x, float* y, I threads) {
+#pragma omp parallel for num_threads(team(threads, m * n)) schedule(static)
+    for (I r = 0; r < m; ++r) {
+        y[r] = 0;
+        sum_row(x + r * n, n, r, m, factor, y + r);
+    }
 }
 
 // y[j] (+)= the sum of column j, x (k x n): a vector of ones times a matrix
@@ -445,31 +504,12 @@ void caffe_axpby(I n, float alpha, const float* x, float beta, const float* y, f
     }
 }
 
-// the sum of x y in four vectors of 8 or 16 lanes
-void caffe_dot(I width, I n, const float* x, const float* y, float* result) {
-    float s[4][16] = {{0}}, total[8];
-    I i = 0;
-    for (; i + 4 * width <= n; i += 4 * width)
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < width; ++j) s[v][j] = __builtin_fmaf(x[i + v * width + j], y[i + v * width + j], s[v][j]);
-    if (width == 16) {
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < 8; ++j) s[v][j] += s[v][j + 8];
-        if (i + 32 <= n) {
-            for (I v = 0; v < 4; ++v)
-                for (I j = 0; j < 8; ++j) s[v][j] = __builtin_fmaf(x[i + v * 8 + j], y[i + v * 8 + j], s[v][j]);
-            i += 32;
-        }
-        for (I j = 0; j < 8; ++j) total[j] = ((s[0][j] + s[1][j]) + s[2][j]) + s[3][j];
-        for (I j = 0; j < 4; ++j) total[j] += total[j + 4];
-    } else {
-        for (I v = 0; v < 4; ++v)
-            for (I j = 0; j < 4; ++j) s[v][j] += s[v][j + 4];
-        for (I j = 0; j < 4; ++j) total[j] = (s[0][j] + s[1][j]) + (s[2][j] + s[3][j]);
-    }
-    double rest = 0;
-    for (; i < n; ++i) rest += x[i] * y[i];
-    *result = (float)(rest + (double)((total[0] + total[1]) + (total[2] + total[3])));
+// the sum of x y in four vectors of 8 or 16 lanes, row by row (rows x n); without y the sum of x
+void caffe_dot(I width, I rows, I n, const float* x, const float* y, float* results, I threads) {
+#pragma omp parallel for num_threads(team(threads, rows * n)) schedule(static)
+    for (I r = 0; r < rows; ++r)
+        results[r] = y ? dot(width, n, [=](I i) { return x[r * n + i]; }, [=](I i) { return y[r * n + i]; })
+                       : dot(width, n, [=](I i) { return x[r * n + i]; }, [](I) { return 1.f; });
 }
 
 // base_conv_layer.cpp
@@ -537,7 +577,7 @@ void caffe_conv_weight(I q, I unit, I p, I images, I groups, I m, I s, I k, cons
     }
 }
 
-// dx += col2im(w^T dy), dx holds zeros and x_channels for each group; `plain`: col is dx itself, and is assigned
+// dx = col2im(w^T dy), dx has x_channels for each group; `plain`: col is dx itself
 void caffe_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float* dx, I x_image, I x_group, const I* row,
                      const I* column, const float* w, const float* dy, I x_channels, I plain, I threads) {
     const Order o{q, unit, p};
@@ -546,9 +586,10 @@ void caffe_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float*
     const I tiles = (s + 7) / 8;
     float* packed = local_a.get(groups * m * k + 8);
     for (I g = 0; g < groups; ++g) pack_a(rows, m, w + g * m * k, 1, k, packed + g * m * k);
-    const I cut = pieces(images * groups, tiles, threads);
+    const int workers = team(threads, images * groups * m * s * k);
+    const I cut = pieces(images * groups, tiles, workers);
     float* shared = !plain && cut > 1 ? local_c.get(images * groups * k * s + 8) : nullptr;  // few images: all at once
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(workers) schedule(dynamic, 1)
     for (I piece = 0; piece < images * groups * cut; ++piece) {
         const I i = piece / cut, n = i / groups, g = i % groups;
         const I from = piece % cut * tiles / cut, to = (piece % cut + 1) * tiles / cut;
@@ -557,14 +598,18 @@ void caffe_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float*
         float* image = dx + n * x_image + g * x_group;
         float* col = plain ? image : shared ? shared + i * k * s : local_c.get(k * s + 8);
         gemm(o, rows, split, s, m, packed + g * m * k, above, from, to, col, s, false);
-        if (!plain && !shared) col2im(0, k, s, row, column, col, image);
+        if (plain || shared) continue;
+        memset(image, 0, x_group * sizeof(float));
+        col2im(0, k, s, row, column, col, image);
     }
     if (shared) {  // each channel's rows, k / x_channels of them, stay with one thread
         const I channels = images * groups * x_channels, each = k / x_channels;
-#pragma omp parallel for num_threads((int)threads) schedule(static)
+        const I plane = x_group / x_channels;
+#pragma omp parallel for num_threads(workers) schedule(static)
         for (I c = 0; c < channels; ++c) {
             const I i = c / x_channels, first = c % x_channels * each;
             float* image = dx + i / groups * x_image + i % groups * x_group;
+            memset(image + c % x_channels * plane, 0, plane * sizeof(float));
             col2im(first, first + each, s, row, column, shared + i * k * s, image);
         }
     }
@@ -573,10 +618,8 @@ void caffe_conv_data(I q, I unit, I p, I images, I groups, I m, I s, I k, float*
 // y[c] += the sum of each row, image after image: x (images x m x s)
 void caffe_conv_bias(I images, I m, I s, const float* x, float* y, I threads) {
 #pragma omp parallel for num_threads((int)threads) schedule(static)
-    for (I c = 0; c < m; ++c) {
-        const I rest = m % 4, width = rest >= 2 && c >= m - rest && c < m - rest + 2 ? 4 : 8;
-        for (I n = 0; n < images; ++n) sum_row(x + (n * m + c) * s, s, width, y + c);
-    }
+    for (I c = 0; c < m; ++c)
+        for (I n = 0; n < images; ++n) sum_row(x + (n * m + c) * s, s, c, m, 1.f, y + c);
 }
 
 // lrn_layer.cpp
@@ -684,6 +727,41 @@ void caffe_max(I planes, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I p
     }
 }
 
+// argmax_layer.cpp
+
+// the `top` greatest along the middle axis of x (outer x channels x inner), of equal ones the later first: their places and they
+// themselves, each (outer x top x inner)
+void caffe_greatest(I outer, I channels, I inner, I top, const float* x, float* places, float* values, I threads) {
+#pragma omp parallel for num_threads(team(threads, outer * channels * inner)) schedule(static)
+    for (I row = 0; row < outer; ++row) {
+        const float* from = x + row * channels * inner;
+        float *where = places + row * top * inner, *what = values + row * top * inner;
+        if (top == 1) {
+            for (I j = 0; j < inner; ++j) {
+                where[j] = 0;
+                what[j] = from[j];
+            }
+            for (I c = 1; c < channels; ++c)
+                for (I j = 0; j < inner; ++j) {
+                    const float value = from[c * inner + j];
+                    const bool less = value < what[j];
+                    where[j] = less ? where[j] : (float)c;
+                    what[j] = less ? what[j] : value;
+                }
+            continue;
+        }
+        std::vector<std::pair<float, int>> all(channels);
+        for (I j = 0; j < inner; ++j) {
+            for (I c = 0; c < channels; ++c) all[c] = {from[c * inner + j], (int)c};
+            std::partial_sort(all.begin(), all.begin() + top, all.end(), std::greater<std::pair<float, int>>());
+            for (I i = 0; i < top; ++i) {
+                where[i * inner + j] = (float)all[i].second;
+                what[i * inner + j] = all[i].first;
+            }
+        }
+    }
+}
+
 // softmax_layer.cpp, softmax_loss_layer.cpp
 
 // y = exp(x - max) / sum over the middle axis; x (outer x channels x inner)
@@ -742,8 +820,9 @@ struct Known {
 };
 #define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }},
 #define KNOWN_FORMULA(name, value) KNOWN(each_##name)
-static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(conv) KNOWN(lrn_scale)
-                                  KNOWN(greater) KNOWN(average) KNOWN(max) KNOWN(softmax)};
+static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(copy_view)
+                                  KNOWN(rows) KNOWN(dot) KNOWN(conv) KNOWN(conv_data) KNOWN(lrn_scale) KNOWN(greater)
+                                  KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax)};
 
 extern "C" {
 
