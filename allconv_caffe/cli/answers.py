@@ -109,7 +109,7 @@ def predict(
         check_png(explain)
     net = inputs.open_net(require_relu=explain is not None)
     names = _names(inputs, labels, net)
-    keys, images = [], []
+    keys, images, answered = [], [], []
     for path, source in _sources(inputs, net, pictures):
         for _, batch_keys, batch in source.batches(inputs.batch_size):
             for key, image, given in zip(batch_keys, batch, answers.probabilities(net, batch), strict=True):
@@ -123,6 +123,7 @@ def predict(
                 if explain is not None:
                     keys.append(where)
                     images.append(image)
+                    answered.append(f"{best[0][0]} {100 * best[0][1]:.1f} %")
     if explain is not None:
         import numpy as np
 
@@ -130,7 +131,9 @@ def predict(
             images=np.stack(images), keys=keys, blob=scores_blob(net), rules=["guided"], batch_size=inputs.batch_size
         )
         look = Look(space=inputs.space, command=command_line(), classes=names)
-        drawing = comparison([Variant(name=inputs.name, net=net)], question, look, title="What speaks for each answer")
+        drawing = comparison(
+            [Variant(name=inputs.name, net=net)], question, look, answers=answered, title="What speaks for each answer"
+        )
         for written in drawing.save(explain, arrays=False):
             told.say(written)
 

@@ -117,6 +117,7 @@ def comparison(
     look: Look,
     *,
     labels: Sequence[int | None] = (),
+    answers: Sequence[str] = (),
     number: int | None = None,
     title: str = "",
     source: ImageSource | None = None,
@@ -126,19 +127,20 @@ def comparison(
     Args:
         variants: the trained net, and perhaps what stands beside it.
         labels: the images' classes, where known.
+        answers: what stands beneath the maps of each image, in place of the unit and its activation.
         number: of the paper's figure; None: it is none of them.
         title: "": what is explained.
         source: where the images came from, for the record.
 
     Raises: VizError: see `reconstruct.reconstruct`.
     """
-    answers: list[Explained] = []
+    nets: list[Explained] = []
     for variant in variants:
-        answers.append(_explain(variant, question, answers[0] if answers else None))
+        nets.append(_explain(variant, question, nets[0] if nets else None))
     arrays: dict[str, np.ndarray] = {}
     tiles: list[dict[str, Any]] = []
     notes: list[str] = []
-    for v, answer in enumerate(answers):
+    for v, answer in enumerate(nets):
         box = receptive_field(answer.variant.net, question.blob)
         for rule, result in answer.found.items():
             name = f"{v}.{rule}"
@@ -149,7 +151,7 @@ def comparison(
                 tiles.append({**facts, "variant": answer.variant.name})
     arrays["images"] = question.images
     title = title or f"the largest activation of {question.blob}"
-    records = [_record(answer, answers[0]) for answer in answers]
+    records = [_record(answer, nets[0]) for answer in nets]
     says = [_independence(records, question), _accuracies(records), look.says() + " " + CAVEAT]
     facts = {
         **look.facts(number, title),
@@ -159,7 +161,7 @@ def comparison(
         "variants": records,
         "notes": notes,
     }
-    grids = _grids(answers, question, look, labels, arrays)
+    grids = _grids(nets, question, look, labels, answers, arrays)
     return Drawing(sheet([grids], title, [line for line in says if line]), arrays, facts, tiles)
 
 
@@ -233,23 +235,24 @@ def _record(answer: Explained, first: Explained) -> dict[str, Any]:
 
 
 def _grids(
-    answers: Sequence[Explained],
+    nets: Sequence[Explained],
     question: Question,
     look: Look,
     labels: Sequence[int | None],
+    answers: Sequence[str],
     arrays: dict[str, np.ndarray],
 ) -> list[Grid]:
     """The images, and for each net a column of maps for each rule."""
-    count, size = len(question.images), look.size or (96 if len(answers) > 1 else 128)
-    names = _class_names(look, answers[0].variant.net, question.blob)
+    count, size = len(question.images), look.size or (96 if len(nets) > 1 else 128)
+    names = _class_names(look, nets[0].variant.net, question.blob)
     under = [_image_label(i, question.keys, labels, look) for i in range(count)]
     pictures = look.space.pictures(question.images)
     grids = [Grid(tiles=[[picture] for picture in pictures], title=" ", columns=["image"], under=under, size=size)]
     scaled = _scaled(arrays, question.rules, look)
-    for v, answer in enumerate(answers):
+    for v, answer in enumerate(nets):
         rules = list(answer.found)
         rows = [[scaled[f"{v}.{rule}"][i] for rule in rules] for i in range(count)]
-        under = [" " if answer.variant.backward_only else _row_label(answer, i, names) for i in range(count)]
+        under = [" " if answer.variant.backward_only else _row_label(answer, i, names, answers) for i in range(count)]
         grids.append(Grid(tiles=rows, title=answer.variant.name, columns=rules, under=under, size=size))
     return grids
 
@@ -309,13 +312,13 @@ def _class_names(look: Look, net: VizNet, blob: str) -> Sequence[str]:
     return look.classes if len(look.classes) == check_blob(net, blob)[0] else ()
 
 
-def _row_label(answer: Explained, i: int, names: Sequence[str]) -> str:
-    """Beneath the maps of an image: the unit, its activation; which maps are grey, and why."""
+def _row_label(answer: Explained, i: int, names: Sequence[str], answers: Sequence[str]) -> str:
+    """Beneath the maps of an image: the unit and its activation, or what was answered; which maps are grey, and why."""
     unit, found = answer.units[i], answer.found
     one = next(iter(found.values()))
     what = f"{names[unit.channel]} " if names else ""
     place = f"{unit.channel}:{unit.y}:{unit.x}" if unit.y or unit.x else str(unit.channel)
-    label = f"{what}({place}) {one.activations[i]:.2f}"
+    label = answers[i] if answers else f"{what}({place}) {one.activations[i]:.2f}"
     if one.dead[i]:
         return f"{label}, dead"
     zero = [rule for rule in found if found[rule].zero[i]]

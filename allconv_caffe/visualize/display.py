@@ -182,13 +182,19 @@ def _lay_out(grid: Grid) -> _Block:
     left += 8 if left else 0
     top = 0
     words: list[Text] = []
+    first = left
     if grid.title:
         words.append((left, 0, grid.title, {"fontsize": 1.1 * font, "fontweight": "bold", "va": "top"}))
         top += _line(1.1 * font) + 4
-    starts, x = [], left
+    starts, x = [], 0
     for i in range(count):
         starts.append(x)
         x += step + (14 if i in grid.breaks else 0)
+    inner = starts[-1] + w
+    over = max(step - grid.gap - w, max([text_width(t, 0.8 * font) for t in grid.under] + [0]) - inner, 0)
+    left += (over + 1) // 2  # what words stand out beside the tiles, on either side
+    starts = [left + start for start in starts]
+    right = left + inner + over // 2
     if any(grid.columns):
         lines = max(text.count("\n") + 1 for text in grid.columns)
         for i, text in enumerate(grid.columns):
@@ -200,10 +206,11 @@ def _lay_out(grid: Grid) -> _Block:
     for j, row in enumerate(tiles):
         y = top + j * (h + beneath + grid.gap)
         if j < len(grid.rows):
-            words.append((left - 8, y + h / 2, grid.rows[j], {"fontsize": font, "ha": "right", "va": "center"}))
+            words.append((first - 8, y + h / 2, grid.rows[j], {"fontsize": font, "ha": "right", "va": "center"}))
         if j < len(grid.under):
-            middle = (left + x - grid.gap) / 2
-            words.append((middle, y + h + 2, grid.under[j], {"fontsize": 0.8 * font, "ha": "center", "va": "top"}))
+            words.append(
+                (left + inner / 2, y + h + 2, grid.under[j], {"fontsize": 0.8 * font, "ha": "center", "va": "top"})
+            )
         for i, tile in enumerate(row):
             if tile is not None:
                 pictures.append((starts[i] + (w - tile.shape[1]) // 2, y + (h - tile.shape[0]) // 2, tile))
@@ -216,8 +223,8 @@ def _lay_out(grid: Grid) -> _Block:
                         {"fontsize": 0.8 * font, "ha": "center", "va": "top"},
                     )
                 )
-    heading = left + text_width(grid.title, 1.1 * font, True)
-    return _Block(max(x - grid.gap, heading), top + len(tiles) * (h + beneath + grid.gap) - grid.gap, pictures, words)
+    heading = first + text_width(grid.title, 1.1 * font, True)
+    return _Block(max(right, heading), top + len(tiles) * (h + beneath + grid.gap) - grid.gap, pictures, words)
 
 
 def text_width(text: str, font: float, bold: bool = False) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from allconv_caffe import proto
 from allconv_caffe.cli.main import main
+from allconv_caffe.visualize import comparison
 
 NAMES = ["<black> & white", "red", "blue"]
 DEPLOY = """
@@ -199,8 +201,11 @@ def test_scores_at_several_places_are_no_answer(weight: np.ndarray) -> None:
     assert out.output == "Error: blob 'ip': found scores at 3x3 places, expected one score for each class\n"
 
 
-def test_explain_draws_what_speaks_for_each_answer(weight: np.ndarray) -> None:
-    """A sheet with a row for each picture, and beside it its record with the unit of the answer."""
+def test_explain_draws_what_speaks_for_each_answer(weight: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sheet with a row for each picture and its answer beneath, and beside it its record with the unit of the answer."""
+    drawn: list[Any] = []
+    sheet = comparison.sheet
+    monkeypatch.setattr(comparison, "sheet", lambda parts, *words: drawn.extend(parts) or sheet(parts, *words))
     Path("relu.prototxt").write_text(
         DEPLOY.replace('bottom: "ip"', 'bottom: "ip" ', 1)
         + 'layer { name: "relu" type: "ReLU" bottom: "ip" top: "relu" }'
@@ -210,6 +215,10 @@ def test_explain_draws_what_speaks_for_each_answer(weight: np.ndarray) -> None:
         "predict", "relu.prototxt", "--weights", "tiny.caffemodel", "p", "--explain", "why.png", "--labels", "names.txt"
     )
     assert out.exit_code == 0, out.output
+    ((_, maps),) = drawn
+    assert [words.removesuffix(", dead") for words in maps.under] == [
+        f"{NAMES[int(one.argmax())]} {100 * one.max():.1f} %" for one in given
+    ]
     facts = json.loads(Path("why.json").read_text())
     assert facts["variants"][0]["units"] == [f"ip:{int(one.argmax())}:0:0" for one in given]
     assert cv2.imread("why.png").std() > 10

@@ -139,6 +139,19 @@ def test_a_sheet_holds_every_tile_whole_and_its_words() -> None:
     assert ((page < 128).all(axis=2)).sum() > 100  # black words
 
 
+@pytest.mark.parametrize("where", ["captions", "under"])
+def test_words_wider_than_their_tile_are_whole(where: str) -> None:
+    """They stand in the tile's middle, as far out to the left as to the right, and the margins stay white."""
+    long = "cassette player: parachute 75 %"
+    words = {"captions": [[long]]} if where == "captions" else {"under": [long]}
+    green = (10, 200, 30)
+    page = sheet([[Grid(tiles=[[np.full((4, 4, 3), green, np.uint8)]], size=16, **words)]])  # type: ignore[arg-type]
+    tile = np.flatnonzero((page == green).all(axis=2).any(axis=0))
+    inked = np.flatnonzero((page < 200).all(axis=2).any(axis=0))
+    assert inked[0] >= 12 and inked[-1] < page.shape[1] - 12
+    assert abs((inked[0] + inked[-1]) - (tile[0] + tile[-1])) <= 6
+
+
 def test_a_drawing_leaves_its_numbers_beside_it(tmp_path: Path) -> None:
     """PNG, JSON with every fact, raw arrays bit for bit; nothing half written; names that follow the picture's."""
     maps = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
