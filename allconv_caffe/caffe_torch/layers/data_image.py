@@ -91,7 +91,7 @@ class ImageReader:
             with open_file(path) as file:
                 image = image_file.decode(file.read(), param.is_color, mend=True)
         except (OSError, ValueError, ProtoError):  # no such file, or a huge image
-            glog.error("io.cpp:81", f"Could not open or find file {path}")
+            glog.error("io.cpp:83", f"Could not open or find file {path}")
             raise CaffeError(f"Could not load {name}") from None
         if param.new_height:
             try:

@@ -107,7 +107,7 @@ def read_to_datum(flags: Flags, root: str, name: str, label: int, datum: Datum) 
             raw = file.read()
         image = image_file.decode(raw, not flags.gray, mend=True)
     except (OSError, ValueError, ProtoError):
-        glog.error("io.cpp:86", f"Could not open or find file {path}")
+        glog.error("io.cpp:83", f"Could not open or find file {path}")
         return False
     if height and width:
         image = cv2.resize(image, (width, height))
