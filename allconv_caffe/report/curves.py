@@ -9,7 +9,7 @@ from pathlib import Path
 from allconv_caffe import files
 from allconv_caffe.errors import FoundError
 from allconv_caffe.report.log import Column, LogParser, parse_log, to_csv
-from allconv_caffe.report.plots import Points, draw_outputs
+from allconv_caffe.report.plots import MOST_NAMES, Points, draw_outputs
 
 FIGURE = "curves.png"
 _FIRST: list[Column] = [
@@ -42,7 +42,9 @@ class Drawn:
         ]
         if self.loss is not None:
             parts.append(f"last loss {self.loss:g}")
-        parts += [f"{output} {value:g}" for output, value in self.outputs.items()]
+        parts += [f"{output} {value:g}" for output, value in self.outputs.items()][:MOST_NAMES]
+        if len(self.outputs) > MOST_NAMES:
+            parts.append(f"and {len(self.outputs) - MOST_NAMES} more outputs")
         if self.sessions > 1:
             parts.append(f"{self.sessions} sessions")
         return "; ".join(parts)

@@ -5,7 +5,7 @@ serves a finished file and a training that still runs. Each message is matched f
 Status: Iteration 25, step = 1" is not mistaken for a test, and an added "(R iter/s, Ts/D iters)" changes nothing.
 
 Source: solver.cpp, sgd_solver.cpp, caffe.cpp; tools/extra/parse_log.py.
-Differs from parse_log.py: accepts empty lines, ``-nan``, lines without glog's prefix and a log whose first lines are
+Differs from parse_log.py: accepts empty lines, ``-nan``, colours, lines without glog's prefix or with another one before it, and a log whose first lines are
 missing; the rate of a training row is the one logged for that iteration, not the one before; a resumed training is one
 history; a last line without its newline is still being written and is not read.
 """
@@ -24,8 +24,9 @@ from typing import Any
 from allconv_caffe import csv_text
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
-_PREFIX = re.compile(
-    r"(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_PREFIX = re.compile(  # what ran Caffe may have put a time or a name of its own before glog's
+    r"(?:.{1,100}?\s)??(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
     r" +\d+ (?P<place>\S+:\d+)\] ?(?P<text>.*)"
 )
 _TRAIN = re.compile(rf"Iteration (\d+)(?: \([^)]*\))?, loss = {_NUMBER}$")
@@ -129,7 +130,7 @@ class LogParser:
 
     def feed(self, line: str) -> TrainRow | TestRow | None:
         """Read one line (with or without its newline); returns the row that the line began, if it began one."""
-        text = self._strip_prefix(line.rstrip("\r\n"))
+        text = self._strip_prefix(_COLOUR.sub("", line).rstrip("\r\n"))
         if not text:
             return None
         if match := _TRAIN.match(text):

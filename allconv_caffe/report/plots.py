@@ -11,6 +11,8 @@ from typing import Any
 from allconv_caffe.report.log import LogParser
 
 Points = Sequence[tuple[float, float]]
+MOST_NAMES, MOST_LETTERS = 12, 60
+"""How many outputs of one log are named, in a picture and in a line, and how much of a name a picture shows."""
 
 
 def curves(
@@ -82,8 +84,10 @@ def draw_outputs(losses: Mapping[str, Points], others: Mapping[str, Points]) -> 
     FigureCanvasAgg(figure)
     panels = [series for series in (losses, others) if series]
     for axes, series in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, points in series.items():
-            _line(axes, points, label=name)
+        for i, (name, points) in enumerate(series.items()):
+            _line(axes, points, label=name[:MOST_LETTERS] if i < MOST_NAMES else None)
+        if len(series) > MOST_NAMES:
+            axes.plot([], [], " ", label=f"and {len(series) - MOST_NAMES} more")
         axes.set_xlabel("iteration")
         axes.set_ylabel("loss" if series is losses else "test outputs")
         axes.grid(alpha=0.3)

@@ -124,7 +124,9 @@ def test_wrong_shapes_and_broken_images_are_named(helpers: Any, tmp_path: Path) 
         "SOURCE: train/cat/0002.png: found an image of 6x5 pixels; expected 8x8 as in train/apple/0000.png"
     )
     odd.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 2**32 - 1, 2**32 - 2))
-    assert message(tmp_path).startswith("SOURCE: train/cat/0002.png: found an image of 4294967295x4294967294 pixels; expec")
+    assert message(tmp_path).startswith(
+        "SOURCE: train/cat/0002.png: found an image of 4294967295x4294967294 pixels; expec"
+    )
     for content in (b"", b"GIF89a"):
         odd.write_bytes(content)
         assert message(tmp_path) == (

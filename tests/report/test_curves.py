@@ -59,6 +59,18 @@ def test_outputs_of_any_name_and_number_of_test_nets_are_kept(tmp_path: Path) ->
     assert rows(tmp_path / "out" / "one.train.csv")[1:] == [["0", "", "0.1", "2.25"], ["10", "", "", "1.5"]]
 
 
+def test_an_output_for_each_of_many_classes_is_a_picture_and_a_line(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """All are in the CSV; twelve are named, and not at any length."""
+    outputs = [f"    Test net output #{i}: {'class' * 900} = 0.{i}" for i in range(60)]
+    text = ["Solving x", "Iteration 0, Testing net (#0)", *outputs, "Iteration 10, Testing net (#0)", *outputs]
+    (tmp_path / "many.log").write_text("\n".join(text) + "\n")
+    (drawn,) = curves([tmp_path / "many.log"], tmp_path / "out")
+    assert str(drawn).endswith("_11 0.11; and 48 more outputs")
+    assert len(rows(tmp_path / "out" / "many.test.csv")[0]) == 64 and not recwarn.list
+
+
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     """One line, and nothing written; two logs of one name would overwrite each other."""
     (tmp_path / "x.log").write_text("words\n")

@@ -35,6 +35,24 @@ def test_a_recorded_and_resumed_training_is_one_history() -> None:
     assert log.snapshots[-1] == "snap_iter_60.solverstate"
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "2026-11-29T20:00:00.123456789Z ",
+        "caffe_1  | ",
+        "Nov 29 20:00:00 host caffe[7]: ",
+        "\x1b[0;32m",
+        "\x1b[36mnet |\x1b[0m ",
+    ],
+)
+def test_what_ran_caffe_may_put_words_before_its_lines(before: str) -> None:
+    """A container's time and name, the journal's, colours: the rows are those of the log without them."""
+    plain = (GOLDEN / "caffe_resumed.log").read_text().splitlines(keepends=True)
+    log, expected = parse_lines(before + line for line in plain), parse_lines(plain)
+    assert (log.train, log.sessions, log.snapshots) == (expected.train, expected.sessions, expected.snapshots)
+    assert log.test == expected.test and len(log.test) == 4
+
+
 def test_seconds_leave_out_the_pause_between_sessions() -> None:
     """Time runs from "Solving" to the last row of each session; 20 s between two sessions do not count."""
     log = parse_lines(
