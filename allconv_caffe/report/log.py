@@ -5,9 +5,9 @@ serves a finished file and a training that still runs. Each message is matched f
 Status: Iteration 25, step = 1" is not mistaken for a test, and an added "(R iter/s, Ts/D iters)" changes nothing.
 
 Source: solver.cpp, sgd_solver.cpp, caffe.cpp; tools/extra/parse_log.py.
-Differs from parse_log.py: accepts empty lines, ``-nan``, colours, lines without glog's prefix or with another one before it, and a log whose first lines are
-missing; the rate of a training row is the one logged for that iteration, not the one before; a resumed training is one
-history; a last line without its newline is still being written and is not read.
+Differs from parse_log.py: accepts empty lines, ``-nan``, colours, lines without glog's prefix or with another one before
+it, and a log whose first lines are missing; the rate of a training row is the one logged for that iteration, not the one
+before; a resumed training is one history; a last line without its newline is still being written and is not read.
 """
 
 from __future__ import annotations

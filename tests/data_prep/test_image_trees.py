@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
