@@ -107,7 +107,7 @@ def predict(
 
     if explain is not None:
         check_png(explain)
-    net = inputs.open_net(require_relu=explain is not None)
+    net = inputs.open_net()
     names = _names(inputs, labels, net)
     keys, images, answered = [], [], []
     for path, source in _sources(inputs, net, pictures):
@@ -206,7 +206,7 @@ def _evaluation(
     from allconv_caffe.visualize import answers
     from allconv_caffe.visualize.labels import Labels
 
-    net = inputs.open_net(require_relu=False)
+    net = inputs.open_net()
     names = _names(inputs, labels, net)
     known = Labels.read(labels) if labels is not None else Labels(names, names, inputs.name)
     source = inputs.open_images(net, known)

@@ -56,7 +56,7 @@ def export(inputs: Inputs, told: Told, to: str, output: Path, input_: str) -> No
     from allconv_caffe.export import onnx_file, torch_file
     from allconv_caffe.visualize.nets.native import EngineNet
 
-    net = inputs.open_net(require_relu=False)
+    net = inputs.open_net()
     assert isinstance(net, EngineNet)  # of the engine that `Inputs` has where no --engine is asked for
     preparation, pixels = _preparation(inputs, net), input_ == "pixels"
     if to == "safetensors":

@@ -171,11 +171,12 @@ def _variants(inputs: Inputs, words: Words, net: VizNet, blob: str, beside: str)
     return variants
 
 
-def _pooled(inputs: Inputs, layers: str | None, method: str) -> Any:
+def _pooled(inputs: Inputs, layers: str | None, method: str, switches: bool = False) -> Any:
     """The net after surgery, as a NetParameter."""
-    from allconv_caffe.visualize.surgery import operate
+    from allconv_caffe.visualize.surgery import strides_to_pools
 
-    return operate(inputs.files[0], names_from_text(layers) if layers else None, method=method)
+    names = names_from_text(layers) if layers else None
+    return strides_to_pools(inputs.read_net(), names, method=method, switches=switches, where=str(inputs.files[0]))
 
 
 def _measure(variants: Sequence[Variant], source: ImageSource, count: int, inputs: Inputs) -> None:
@@ -206,15 +207,14 @@ def surgery(inputs: Inputs, told: Told, output: Path, method: str, switches: boo
 
     from allconv_caffe.visualize.comparison import Variant
     from allconv_caffe.visualize.nets.errors import VizError
-    from allconv_caffe.visualize.surgery import null_test, operate, save as save_net
+    from allconv_caffe.visualize.surgery import null_test, save as save_net
     from allconv_caffe.visualize.unit import scores_blob
 
     chosen = Words(**words)
     if chosen.count < 1:
         raise VizError("--count", chosen.count, "1 or more")
     path = inputs.files[0]
-    layers = names_from_text(chosen.layers) if chosen.layers else None
-    pooled = operate(path, layers, method=method, switches=switches)
+    pooled = _pooled(inputs, chosen.layers, method, switches)
     net, same = inputs.open_net(), inputs.open_net(_pooled(inputs, chosen.layers, "top-left"))
     source = inputs.open_images(net) if inputs.data is not None else None
     if source is not None:

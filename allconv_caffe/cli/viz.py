@@ -67,7 +67,7 @@ def mine(
     from allconv_caffe.visualize import mining
 
     part = mining.shard_from_text(shard)
-    net = inputs.open_net(require_relu=False)
+    net = inputs.open_net()
     source = inputs.open_images(net)
     output.parent.mkdir(parents=True, exist_ok=True)
     found = mining.mine(

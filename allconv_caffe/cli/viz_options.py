@@ -105,6 +105,8 @@ class Inputs:
     weights_path: Annotated[Path | None, Option("--weights", metavar="CAFFEMODEL", help="in place of the model's")] = (
         None
     )
+    level: Annotated[int, Option("--level", help="NetState level of the net")] = 0
+    stages: Annotated[tuple[str, ...], Option("--stage", multiple=True, help="NetState stage, repeatable")] = ()
     engine: Annotated[str, Option("--engine", type=Words(["torch", "caffe"]), help="whose arithmetic")] = "torch"
     device: Annotated[str, Option("--device", help="cpu, cuda or cuda:N")] = "cpu"
     python: Annotated[
@@ -203,7 +205,13 @@ class Inputs:
         assert net is not None and weights is not None
         return net, weights, whitening
 
-    def open_net(self, param: Any = None, *, require_relu: bool = True) -> VizNet:
+    def read_net(self) -> Any:
+        """The layers of the deploy net at this level and with these stages. Raises: VizError."""
+        from allconv_caffe.visualize.nets.open import read_deploy
+
+        return read_deploy(self.files[0], self.level, self.stages)
+
+    def open_net(self, param: Any = None) -> VizNet:
         """The net with its weights, closed when the command ends.
 
         Args:
@@ -215,10 +223,11 @@ class Inputs:
         net = open_net(
             path if param is None else param,
             weights,
+            level=self.level,
+            stages=self.stages,
             engine=self.engine,
             device=self.device,
             python=self.python,
-            require_relu=require_relu,
         )
         if param is not None:
             net.where = str(path)

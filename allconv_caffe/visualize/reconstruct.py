@@ -185,7 +185,7 @@ def _explain_zeros(net: VizNet, out: Reconstructions) -> None:
             f"{net.where}: blob '{net.input}'",
             f"a gradient of zero everywhere for {int(live.sum())} active units ({out.units[int(live.argmax())]}, ...)",
             "a gradient at the image: set force_backward: true in the prototxt, begin at a blob before the loss or "
-            "softmax, and look for propagate_down: false, dead layers below or weights that were never loaded",
+            "softmax, and look for propagate_down: false, dead or saturated layers below, or weights that were never loaded",
         )
     for row in np.flatnonzero(dead | zero):
         unit, image = out.units[row], int(out.image_indices[row])

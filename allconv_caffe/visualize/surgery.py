@@ -12,13 +12,12 @@ does not say strides, so it loads unchanged. Paper: section 4; that conv1's stri
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, ProtoError, read_net, to_text
+from allconv_caffe.proto import LayerParameter, NetParameter, PoolingParameter, to_text
 from allconv_caffe.proto.upgrade import upgrade_net
 from allconv_caffe.visualize.display import write
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
@@ -108,18 +107,6 @@ def without_switches(param: NetParameter, blob: str, where: str = "net") -> NetP
             layer.pooling_param.pool = PoolingParameter.AVE
             del layer.top[1:]
     return out
-
-
-def operate(path: PathLike, layers: Sequence[str] | None = None, **how: Any) -> NetParameter:
-    """`strides_to_pools` for the net of a deploy prototxt.
-
-    Raises: VizError: also a file that is no prototxt.
-    """
-    where = os.fspath(path)
-    try:
-        return strides_to_pools(read_net(where), layers, where=where, **how)
-    except ProtoError as error:
-        raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
 
 
 def _replace(param: NetParameter, name: str, method: str, switches: bool) -> None:

@@ -26,7 +26,7 @@ def conv(name: str, bottom: str, text: str, type_: str = "Convolution") -> str:
 
 def opened(body: str) -> VizNet:
     """The net over 3 x 12 x 12, with positive weights."""
-    net = open_net(parse_text(HEAD + body, NetParameter), require_relu=False)
+    net = open_net(parse_text(HEAD + body, NetParameter))
     net.set_params({name: [np.abs(blob) + 0.01 for blob in blobs] for name, blobs in net.params().items()})
     return net
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from allconv_caffe import pycaffe as drop_in
+from allconv_caffe.proto import NetParameter, parse_text
 from allconv_caffe.visualize.nets.base import VizNet
 from allconv_caffe.visualize.nets.errors import VizError
-from allconv_caffe.visualize.nets.open import open_net
+from allconv_caffe.visualize.nets.open import open_net, read_deploy
+from allconv_caffe.visualize.nets.pycaffe_net import PycaffeNet
 from allconv_caffe.visualize.nets.rules import relu_names, rewrite
 from allconv_caffe.visualize.patterns import patterns
-from allconv_caffe.visualize.receptive_field import receptive_field
+from allconv_caffe.visualize.receptive_field import receptive_field, table
 from allconv_caffe.visualize.reconstruct import reconstruct
 from allconv_caffe.visualize.surgery import strides_to_pools
 from allconv_caffe.visualize.unit import Unit
@@ -81,7 +84,7 @@ def test_the_three_rules_of_figure_1(tmp_path: Path, rule: str, expected: list[l
 def test_without_relu_the_rules_are_one(tmp_path: Path, images: np.ndarray) -> None:
     """A linear net gives one map by any rule, exactly."""
     (tmp_path / "net.prototxt").write_text(small_net(relus=False))
-    linear = open_net(tmp_path / "net.prototxt", require_relu=False)
+    linear = open_net(tmp_path / "net.prototxt")
     maps = [reconstruct(linear, images, [Unit("conv3", 1, 2, 3)] * 2, rule).maps for rule in ("backprop", "deconvnet")]
     guided = reconstruct(linear, images, [Unit("conv3", 1, 2, 3)] * 2, "guided").maps
     assert np.array_equal(maps[0], maps[1]) and np.array_equal(maps[0], guided) and maps[0].any()
@@ -181,11 +184,35 @@ def test_units_that_cannot_be_explained_are_refused(net: VizNet, images: np.ndar
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_net_without_relu_is_refused(tmp_path: Path) -> None:
-    """Where the rules mean nothing, that is said."""
-    (tmp_path / "net.prototxt").write_text(small_net(relus=False))
-    with pytest.raises(VizError, match="no ReLU layer"):
-        open_net(tmp_path / "net.prototxt")
+@pytest.mark.parametrize("engine", ["torch", "drop-in"])
+def test_level_and_stages_say_which_layers_there_are(engine: str) -> None:
+    """Layers whose rules do not hold are nowhere: neither in the net, nor in fields, surgery or candidates."""
+    text = (
+        small_net()
+        .replace('name: "conv2" type', 'name: "conv2" include { stage: "wide" } type')
+        .replace('name: "conv3" type', 'name: "conv3" include { min_level: 2 } type')
+        .replace('bottom: "conv3" top: "global_pool"', 'bottom: "conv2" top: "global_pool"')
+    )
+    plain = 'layer { name: "plain" type: "Convolution" bottom: "conv1" top: "conv2" exclude { stage: "wide" } convolution_param '
+    text = text.replace('layer { name: "conv2"', plain + '{ num_output: 2 kernel_size: 1 } }\nlayer { name: "conv2"', 1)
+    text = text.replace('layer { name: "relu_conv3"', 'layer { name: "relu_conv3" include { min_level: 2 }')
+    for level, stages, layers in (
+        (0, [], ["conv1", "plain"]),
+        (0, ["wide"], ["conv1", "conv2"]),
+        (2, ["x", "wide"], None),
+    ):
+        param = read_deploy(parse_text(text, NetParameter), level, stages)
+        net = open_net(param) if engine == "torch" else PycaffeNet.build(drop_in, param, None)
+        assert list(net.params()) == (layers or ["conv1", "conv2", "conv3"])
+        assert ("conv3" in net.blob_names) == (level == 2)
+        assert {field.blob for field in table(net)} >= {"conv1", "conv2"}
+        if "wide" in stages:
+            assert "conv2_pool" in [layer.name for layer in strides_to_pools(param).layer]
+        else:
+            with pytest.raises(VizError, match="found no convolution with stride 2"):
+                strides_to_pools(param)
+    with pytest.raises(VizError, match="layer 'relu_conv1': Specify either include rules or exclude rules; not both"):
+        open_net(parse_text(text.replace('"relu_conv1"', '"relu_conv1" include { } exclude { }'), NetParameter))
 
 
 def test_rewriting_replaces_every_relu() -> None:

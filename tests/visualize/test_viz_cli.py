@@ -88,8 +88,9 @@ MISTAKES = {
         "blob 'prob': found a unit after the softmax of layer 'prob', expected a score before it, as 'global_pool'",
     ),
     "net without ReLU": (
-        PATCHES + " --net softplus.prototxt",
-        "softplus.prototxt: found no ReLU layer, expected at least one: without it the three rules are the same",
+        f"viz sanity {MODEL} --net softplus.prototxt --blob conv6 --images 2 --output out",
+        "softplus.prototxt: layer 'relu6': found type BNLL below 'conv6', expected ReLU: the deconvnet rule has no meaning for other non-linear "
+        "layers, backprop has",
     ),
     "weights of other shape": (
         f"viz mine {MODEL} --net wider.prototxt --output out.npz",

@@ -86,6 +86,7 @@ CAFFENET = head(20) + "".join(
 )
 
 NETS = {"chain": (CHAIN, "conv3"), "caffenet": (CAFFENET, "fc8")}
+TANH = {"tanh": (CHAIN.replace('"ReLU"', '"TanH"'), "conv3")}
 Opener = Callable[..., VizNet]
 
 
@@ -93,11 +94,11 @@ Opener = Callable[..., VizNet]
 def opened(request: pytest.FixtureRequest) -> Opener:
     """Opens a net's text with either form of the rule, its weights drawn with one seed."""
 
-    def open_it(text: str, relus: bool = True) -> VizNet:
+    def open_it(text: str) -> VizNet:
         param = parse_text(text, NetParameter)
         net: VizNet
         if request.param == "native":
-            net = open_net(param, require_relu=relus)
+            net = open_net(param)
         else:
             net = PycaffeNet.build(drop_in, plain(param), None)
         rng = np.random.default_rng(7)
@@ -125,10 +126,10 @@ def without_relus(text: str) -> str:
     return "".join(line for line in text.splitlines(True) if '"ReLU"' not in line).replace("conv2_on", "conv2")
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*NETS, *TANH])
 def test_backprop_equals_finite_differences(opened: Opener, name: str) -> None:
     """The gradient by plain backprop is the slope of the unit's value along it, over random halves of the pixels."""
-    text, blob = NETS[name]
+    text, blob = {**NETS, **TANH}[name]
     net = opened(text)
     size = net.input_shape[1]
     image = noise(size, 1)
@@ -192,7 +193,7 @@ def test_where_everything_is_active_guided_is_deconvnet(opened: Opener) -> None:
     net = opened(CHAIN)
     raised = {"conv1": 50, "conv2": 2_000, "conv3": 100_000}  # each above what the layers below can add up to
     params = {name: [w, b + raised[name]] for name, (w, b) in net.params().items()}
-    linear = opened(without_relus(CHAIN), relus=False)
+    linear = opened(without_relus(CHAIN))
     for one in (net, linear):
         one.set_params(params)
     images = noise(16)

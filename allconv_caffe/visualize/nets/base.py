@@ -103,7 +103,7 @@ class VizNet(ABC):
                     raise VizError(
                         f"{self.where}: layer '{node.name}'",
                         f"type {node.type} below '{blob}'",
-                        f"ReLU: the {rule} rule has no meaning for other non-linear layers",
+                        f"ReLU: the {rule} rule has no meaning for other non-linear layers, backprop has",
                     )
         expected = self._batch_shape(blob)
         if tuple(seeds.shape) != expected:

@@ -10,9 +10,10 @@ interpreter (`remote.RemoteNet`).
 from __future__ import annotations
 
 import os
-from typing import Any, Optional, Union
+from typing import Any, Optional, Sequence, Union
 
-from allconv_caffe.proto import ProtoError, read_net
+from allconv_caffe.proto import TEST, NetParameter, ProtoError, read_net
+from allconv_caffe.proto.upgrade import upgrade_net
 from allconv_caffe.visualize.nets import rules
 from allconv_caffe.visualize.nets.base import PathLike, VizNet
 from allconv_caffe.visualize.nets.errors import VizError
@@ -29,7 +30,8 @@ def open_net(
     engine: str = "torch",
     device: str = "cpu",
     python: Optional[PathLike] = None,
-    require_relu: bool = True,
+    level: int = 0,
+    stages: Sequence[str] = (),
 ) -> VizNet:
     """The net of a deploy prototxt (a path or a NetParameter) with its weights.
 
@@ -39,24 +41,14 @@ def open_net(
         device: torch: "cpu", "cuda", "cuda:1"; caffe: "cpu", or "cuda:0" for a GPU build.
         python: caffe: the interpreter that has pycaffe. None: this one if it has, else what `make caffe` installed
             or CAFFE_ROOT names.
-        require_relu: False takes a net without any ReLU, for which the rules are all the same.
+        level, stages: what the layers' include and exclude rules are held against; those that do not meet them are not there.
 
     Raises: VizError: one line for whatever is wrong with file, net, weights, engine or device.
     """
     if engine not in ENGINES:
         raise VizError("engine", repr(engine), "an engine", ENGINES)
-    where = "net"
-    if isinstance(net, (str, os.PathLike)):
-        where = os.fspath(net)
-        try:
-            param = read_net(net)
-        except ProtoError as error:
-            raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
-    else:
-        param = net
-    param = rules.plain(param, where)
-    if require_relu and not rules.relu_names(param):
-        raise VizError(where, "no ReLU layer", "at least one: without it the three rules are the same")
+    where = os.fspath(net) if isinstance(net, (str, os.PathLike)) else "net"
+    param = rules.plain(read_deploy(net, level, stages), where)
     if weights is not None and not os.path.isfile(weights):
         raise VizError(os.fspath(weights), "no such file", "a .caffemodel")
     if engine == "torch":
@@ -67,6 +59,37 @@ def open_net(
     if caffe is not None:
         return PycaffeNet.build(caffe, param, weights, where=where, device=device)
     return RemoteNet(param, weights, where=where, device=device, python=python)
+
+
+def read_deploy(net: Union[PathLike, Any], level: int = 0, stages: Sequence[str] = ()) -> Any:
+    """The layers that a deploy net has in TEST phase at a level and with stages, their rules settled.
+
+    Args:
+        net: a path, or a NetParameter.
+    Raises: VizError.
+    """
+    from allconv_caffe.caffe_torch import glog
+    from allconv_caffe.caffe_torch.errors import CaffeError
+    from allconv_caffe.caffe_torch.net_filter import filter_net
+
+    where = os.fspath(net) if isinstance(net, (str, os.PathLike)) else "net"
+    try:
+        param = NetParameter()
+        param.CopyFrom(read_net(net) if isinstance(net, (str, os.PathLike)) else net)
+        upgrade_net(param, where)
+        param.state.phase, param.state.level = TEST, level
+        param.state.stage.extend(stages)
+        with glog.quiet():
+            param = filter_net(param)
+    except ProtoError as error:
+        raise VizError(error.place or where, error.reason, "a deploy prototxt") from None
+    except CaffeError as error:
+        raise VizError(where, str(error), "a net that can be built") from None
+    for layer in param.layer:
+        layer.ClearField("include")
+        layer.ClearField("exclude")
+    param.ClearField("state")
+    return param
 
 
 def _real_caffe() -> Any:

@@ -57,7 +57,7 @@ class PycaffeNet(VizNet):
 
         Raises: VizError: weights that do not fit; a device that is none.
         """
-        rewritten = rules.rewrite(param, "guided", where) if rules.relu_names(param) else rules.prepare(param, where)
+        rewritten = rules.rewrite(param, "guided", where)
         kind, _, index = device.partition(":")
         if kind not in ("cpu", "cuda"):
             raise VizError("device", repr(device), "cpu, cuda or cuda:N")

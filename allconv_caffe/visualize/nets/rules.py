@@ -92,12 +92,10 @@ def rewrite(param: NetParameter, rule: str, where: str = "net") -> NetParameter:
     Returns:
         A new net, prepared as by `prepare`. Rewriting twice gives the last rule.
 
-    Raises: VizError: unknown rule, leaky ReLU, a net without ReLU, no Input layer.
+    Raises: VizError: unknown rule, leaky ReLU, no Input layer.
     """
     rule = rule_name(rule)
     out = prepare(param, where)
-    if not relu_names(out):
-        raise VizError(where, "no ReLU layer", "at least one: without it the three rules are the same")
     for layer in out.layer:
         if not is_relu(layer):
             continue
