@@ -9,6 +9,9 @@
 #include <cstdint>
 #include <cstring>
 #include <unistd.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -40,6 +43,13 @@ bool varint(const uint8_t *&at, const uint8_t *end, uint64_t &value) {
     return false;
 }
 
+// Whether eight values of float_data begin here, each with its tag.
+bool eight_floats(const uint8_t *at) {
+    uint8_t wrong = 0;
+    for (int i = 0; i < 40; i += 5) wrong |= at[i] ^ 0x35;
+    return !wrong;
+}
+
 void scan(const uint8_t *at, const uint8_t *end, Record &record) {
     uint64_t channels = 0, height = 0, width = 0, label = 0, encoded = 0, value, floats = 0, bytes = 0;
     const uint8_t *data = nullptr, *first = nullptr;
@@ -51,10 +61,8 @@ void scan(const uint8_t *at, const uint8_t *end, Record &record) {
             if (floats) return;
             first = at + 1;
             column = 5;
-            while (end - at >= 5 && *at == 0x35) {
-                at += 5;
-                floats++;
-            }
+            for (; end - at >= 40 && eight_floats(at); at += 40) floats += 8;
+            for (; end - at >= 5 && *at == 0x35; at += 5) floats++;
             if (!floats) return;
             continue;
         }
@@ -132,53 +140,105 @@ void reversed(const T *__restrict from, T *__restrict to, int64_t count) {
     for (int64_t i = 0; i < count; i++) to[i] = from[count - 1 - i];
 }
 
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16;
+#else
+constexpr int64_t LANES = 8;
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+
+template <class T>
+T loaded(const void *at) {
+    T value;
+    std::memcpy(&value, at, sizeof(T));
+    return value;
+}
+
+Floats floats_of(const float *at) { return loaded<Floats>(at); }
+
+Floats floats_of(const uint8_t *at) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(loaded<__m128i>(at)));
+#elif defined(__AVX2__)
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(loaded<int64_t>(at))));
+#else
+    Floats x;
+    for (int64_t i = 0; i < LANES; i++) x[i] = at[i];
+    return x;
+#endif
+}
+
+Floats turned(Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_permutexvar_ps(_mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), (__m512)x);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_permutevar8x32_ps((__m256)x, _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+    Floats y;
+    for (int64_t i = 0; i < LANES; i++) y[i] = x[LANES - 1 - i];
+    return y;
+#endif
+}
+
 template <class In, class Out>
 struct Row {
     // out[i] = (in[i] - mean) * scale, each step rounded to float as Caffe does
     static void put(const uint8_t *in, int64_t column, const float *mean, float constant, int64_t form, float scale, Out *out,
                     int64_t width, bool mirror) {
         if (form == 2) {
-            each(in, column, out, width, mirror, [=](In x, int64_t i) { return (float(x) - mean[i]) * scale; });
+            each(in, column, mean, out, width, mirror, [=](auto x, auto m) { return (x - m) * scale; });
         } else if (form == 1) {
-            each(in, column, out, width, mirror, [=](In x, int64_t) { return (float(x) - constant) * scale; });
+            each(in, column, nullptr, out, width, mirror, [=](auto x, auto) { return (x - constant) * scale; });
         } else if (scale != 1) {
-            each(in, column, out, width, mirror, [=](In x, int64_t) { return float(x) * scale; });
+            each(in, column, nullptr, out, width, mirror, [=](auto x, auto) { return x * scale; });
         } else {
-            each(in, column, out, width, mirror, [](In x, int64_t) { return x; });
+            each(in, column, nullptr, out, width, mirror, [](auto x, auto) { return x; });
         }
     }
 
+    // f of each value as float, and of the mean's beside it; without a mean of 0
     template <class F>
-    static void each(const uint8_t *in, int64_t column, Out *out, int64_t width, bool mirror, F f) {
+    static void each(const uint8_t *in, int64_t column, const float *mean, Out *out, int64_t width, bool mirror, F f) {
+        const auto one = [=](const uint8_t *at, int64_t i) { return Out(f(float(loaded<In>(at)), mean ? mean[i] : 0.f)); };
         if (column == int64_t(sizeof(In))) {
-            strided<sizeof(In)>(in, out, width, mirror, f);
+            if constexpr (sizeof(Out) == sizeof(float)) {
+                if (width >= LANES) return mirror ? vectors<true>(in, mean, out, width, f) : vectors<false>(in, mean, out, width, f);
+            }
+            strided<sizeof(In)>(in, out, width, mirror, one);
         } else if (column == 3) {
-            strided<3>(in, out, width, mirror, f);
+            strided<3>(in, out, width, mirror, one);
         } else if (column == 5) {
-            strided<5>(in, out, width, mirror, f);
+            strided<5>(in, out, width, mirror, one);
         } else {
-            for (int64_t i = 0; i < width; i++) out[mirror ? width - 1 - i : i] = Out(f(at(in + i * column), i));
+            for (int64_t i = 0; i < width; i++) out[mirror ? width - 1 - i : i] = one(in + i * column, i);
+        }
+    }
+
+    // the last vector lies over the one before, where the row is no whole number of them
+    template <bool MIRROR, class F>
+    static void vectors(const uint8_t *in, const float *mean, float *out, int64_t width, F f) {
+        const int64_t last = width - LANES;
+        for (int64_t to = 0;; to = std::min(to + LANES, last)) {
+            const int64_t i = MIRROR ? last - to : to;
+            const Floats x = floats_of(reinterpret_cast<const In *>(in) + i);
+            const Floats y = f(x, mean ? loaded<Floats>(mean + i) : Floats{}), z = MIRROR ? turned(y) : y;
+            std::memcpy(out + to, &z, sizeof(z));
+            if (to == last) return;
         }
     }
 
     template <int64_t COLUMN, class F>
     static void strided(const uint8_t *__restrict in, Out *__restrict out, int64_t width, bool mirror, F f) {
         if (!mirror) {
-            for (int64_t i = 0; i < width; i++) out[i] = Out(f(at(in + i * COLUMN), i));
+            for (int64_t i = 0; i < width; i++) out[i] = f(in + i * COLUMN, i);
             return;
         }
         Out part[PART];
         for (int64_t begin = 0; begin < width; begin += PART) {
             const int64_t count = std::min(PART, width - begin);
-            for (int64_t i = 0; i < count; i++) part[i] = Out(f(at(in + (begin + i) * COLUMN), begin + i));
+            for (int64_t i = 0; i < count; i++) part[i] = f(in + (begin + i) * COLUMN, begin + i);
             reversed(part, out + width - begin - count, count);
         }
-    }
-
-    static In at(const uint8_t *in) {
-        In value;
-        std::memcpy(&value, in, sizeof(In));
-        return value;
     }
 };
 
@@ -245,6 +305,10 @@ template <class In, class Out>
 void transform(const Record &record, const int64_t *draw, int64_t channels, int64_t height, int64_t width, const Mean &mean,
                float scale, Out *out) {
     const bool mirror = draw[0] != 0;
+    if (!mirror && record.row == width * record.column && (mean.form != 2 || mean.width == width)) {  // one long row
+        width *= height;
+        height = 1;
+    }
     for (int64_t h = 0; h < height; h++) {
         for (int64_t c = 0; c < channels; c++) {
             const int64_t row = draw[1] + h;
