@@ -49,7 +49,7 @@ unexport $(SETTINGS) CIFAR10 CIFAR100 IMAGENET PYTHON EXTRAS TEST_WORKERS GRID S
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup quickstart test fuzz crash-points soak lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
-	seed-exact bench bench-nets bench-layers bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
+	seed-exact bench bench-nets bench-layers bench-growth bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
 help: ## list every target
@@ -150,6 +150,9 @@ bench-nets: setup ## every net of a table, training and forward, beside Caffe an
 
 bench-layers: setup ## microseconds of a small layer in the drop-in's forward, and of params, blobs and reshape, beside BVLC Caffe's
 	$(BIN)/python benchmarks/bench_layers.py
+
+bench-growth: setup ## what an image, a layer and a net more cost, from 1 to 512, 1,000 and 100, and images/s by threads
+	$(BIN)/python benchmarks/bench_growth.py
 
 bench-prep: setup ## seconds and memory of preparing 60,000 images
 	$(BIN)/python benchmarks/bench_prep.py

@@ -107,6 +107,18 @@ def test_a_wrong_choice_is_named(
 
 
 @pytest.mark.slow
+def test_growth_is_printed(tmp_path: Path) -> None:
+    """Of images, layers and nets, and by threads; what grows faster than the rest is named, and ends with status 1."""
+    path = tmp_path / "growth.json"
+    command = [sys.executable, str(BENCHMARKS / "bench_growth.py"), "--most", "10", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == int("worse than linear" in done.stdout), done.stderr
+    figures = json.loads(path.read_text())
+    assert [list(figures[title]) for title in ("images", "layers", "nets")] == [["1", "2", "8"], ["10"], ["1", "10"]]
+    assert min(cost for title in figures.values() for unit in title.values() for cost in unit.values()) > 0
+
+
+@pytest.mark.slow
 def test_a_layers_microseconds_are_printed(tmp_path: Path) -> None:
     """Of the layers asked for, and of what users reach for between forwards, ours first; another type is refused."""
     script, path = str(BENCHMARKS / "bench_layers.py"), tmp_path / "layers.json"
