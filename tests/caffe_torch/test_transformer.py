@@ -100,6 +100,23 @@ def test_images_lie_anyhow(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> N
     param = TransformationParameter(crop_size=12, scale=0.3)
     for got, draw in zip(out, draws, strict=True):
         np.testing.assert_array_equal(got, slow(planes, param, mean.values, draw))
+    every = np.zeros((2, *planes.shape), [("tag", "u1", 4), ("value", "u1")])["value"]  # five bytes apart
+    every[:] = planes
+    images = [every[0], tagged["value"], *images]
+    for width in (1, 7, 8, 12, 15, 16, 17, 20, 23):  # about the vectors' length
+        for means in (data_kernel.NO_MEAN, mean, data_kernel.Mean(np.float32([1, 2, 3]))):
+            values = means.values
+            full = np.broadcast_to(
+                0 if values is None else values if values.ndim == 3 else values[:, None, None], planes.shape
+            )
+            draws = np.array([(i % 2, i % 3, (23 - width) * (i % 3 == 1)) for i in range(len(images) + 1)])[1:]
+            out = np.empty((len(images), 3, 16, width), np.float32)
+            Images.of(images, range(len(images))).put(out, draws, means, 0.3)
+            for got, (mirror, top, left) in zip(out, draws, strict=True):
+                part = np.s_[:, top : top + 16, left : left + width]
+                expected = (planes[part].astype(np.float32) - full[part].astype(np.float32)) * np.float32(0.3)
+                np.testing.assert_array_equal(got, expected[:, :, ::-1] if mirror else expected)
+    images = images[2:]
     copied = np.empty((3, *planes.shape), np.uint8)
     Images.of(images[:3], range(3)).put(copied)
     np.testing.assert_array_equal(copied, [planes] * 3)

@@ -114,13 +114,22 @@ class LmdbSource:
             yield from _one_by_one(self, start)
             return
         try:
+            begin, found, size = start, [], 0  # leaves, together enough for one reading
             for done, number, page, nodes in self._file.leaves(start):
                 places = kernel.leaf(page, number, self._file.page_size, len(nodes))
-                if places is None or (places.sum(1) > self._file.end).any():
+                if places is not None and (places.sum(1) > self._file.end).any():
+                    places = None
+                if places is not None:
+                    found.append(places[max(0, start - done) :])
+                    size += int(found[-1][:, 1].sum())
+                if found and (places is None or size >= CHUNK_BYTES):
+                    yield _together(begin, found)
+                    begin, found, size = done + len(nodes), [], 0
+                if places is None:
                     yield from _one_by_one(self, max(start, done))  # which says what is wrong with it
                     return
-                skipped = max(0, start - done)
-                yield Places(np.arange(done + skipped, done + len(nodes)), places[skipped:])
+            if found:
+                yield _together(begin, found)
         except CaffeError as error:
             raise error.within(self.path) from None
 
@@ -137,6 +146,11 @@ class LmdbSource:
     def version(self) -> tuple[Any, ...]:
         found = os.stat(os.path.join(self.path, "data.mdb"))
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _together(begin: int, found: list[np.ndarray]) -> Places:
+    places = np.concatenate(found)
+    return Places(np.arange(begin, begin + len(places)), places)
 
 
 def _check_lock(path: str) -> None:

@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ class Records(Protocol):
 
 Piece = tuple[Any, slice]  # a run, or a part of one, and the rows of the batch that it fills
 POOL = "data"  # the threads that decode are named after it
-AT_ONCE = 1 << 21  # values in batches that are made together
+AT_ONCE = 1 << 20  # values in batches that are made together
 
 
 def _cut(pieces: list[Piece], rows: slice) -> list[Piece]:
@@ -227,7 +228,10 @@ class _Maker:
             if failed:
                 yield self._made(self._empty(whole.plan, words, _cut(whole.pieces, rows)))
             else:
-                images, labels = whole.images[rows], whole.labels[rows]
+                images, labels = (
+                    whole.images[rows],
+                    whole.labels[rows].clone(),
+                )  # aligned: a blob takes them as they are
                 yield _Batch(plan=whole.plan, images=images, labels=labels, words=words, pieces=[])
 
     def finish(self, batch: _Batch) -> _Batch:
@@ -324,6 +328,10 @@ def data_threads(device: torch.device, share: Share = ALONE) -> int:
     return max(1, cores // share.count)
 
 
+#: What the thread hands over: batches made together, or what went wrong with those behind them.
+Ready = queue.Queue[list[_Batch] | BaseException]
+
+
 class StreamFeed:
     """Batches read, and on a CPU transformed, ahead of time: a thread keeps `depth` of them ready or in work.
 
@@ -345,7 +353,8 @@ class StreamFeed:
     ) -> None:
         self.position = position
         self._transformer, self._wrapped, self._device = transformer, wrapped, device
-        self._ready: queue.Queue[_Batch | BaseException] = queue.Queue(max(1, depth))
+        self._ready: Ready = queue.Queue(max(1, depth))
+        self._made: deque[_Batch] = deque()
         self._stop = threading.Event()
         self._failed: BaseException | None = None
         self._maker = _Maker(reader, transformer, batch_size, device, data_threads(device, share))
@@ -361,11 +370,13 @@ class StreamFeed:
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._failed is not None:
             raise copy.copy(self._failed)  # whoever catches it adds where it was
-        batch = self._ready.get()
         try:
-            if isinstance(batch, BaseException):
-                raise batch
-            batch = self._maker.finish(batch)
+            if not self._made:
+                made = self._ready.get()
+                if isinstance(made, BaseException):
+                    raise made
+                self._made.extend(made)
+            batch = self._maker.finish(self._made.popleft())
         except BaseException as error:
             self._failed = error
             self._stop.set()
@@ -373,8 +384,9 @@ class StreamFeed:
         for _ in range(batch.wraps):
             self._wrapped()
         self.position = batch.position
-        images = batch.images.to(self._device, non_blocking=True)
-        labels = batch.labels.to(self._device, non_blocking=True)
+        images, labels = batch.images, batch.labels
+        if self._device.type != "cpu":
+            images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
         if not batch.plan.transformed:
             images = self._transformer.apply(images, self._draws(batch))
         return images, labels
@@ -391,7 +403,7 @@ class StreamFeed:
 def _end(
     thread: threading.Thread,
     stop: threading.Event,
-    ready: queue.Queue[_Batch | BaseException],
+    ready: Ready,
     pool: ThreadPoolExecutor | None,
 ) -> None:
     """Waits for the threads: one that is inside PyTorch when the interpreter ends would abort the process.
@@ -408,10 +420,8 @@ def _end(
         pool.shutdown(wait=not own, cancel_futures=True)
 
 
-def _prefetch(
-    maker: _Maker, position: int, share: Share, ready: queue.Queue[_Batch | BaseException], stop: threading.Event
-) -> None:
-    def put(item: _Batch | BaseException) -> None:
+def _prefetch(maker: _Maker, position: int, share: Share, ready: Ready, stop: threading.Event) -> None:
+    def put(item: list[_Batch] | BaseException) -> None:
         while not stop.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -434,10 +444,15 @@ def _prefetch(
                 part, rest = run[: several * maker.size - filled], run[several * maker.size - filled :]
                 pieces.append((part, slice(filled, filled + len(part))))
                 filled += len(part)
-            for batch in maker.begin(pieces, several):
-                batch.wraps, batch.position = divmod(position + maker.size * share.count, count)
-                position = batch.position
-                put(batch)
+            made: list[_Batch] = []
+            try:
+                for batch in maker.begin(pieces, several):
+                    batch.wraps, batch.position = divmod(position + maker.size * share.count, count)
+                    position = batch.position
+                    made.append(batch)
+            finally:
+                if made:
+                    put(made)
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the batch
         put(error)
 

@@ -154,18 +154,42 @@ T loaded(const void *at) {
     return value;
 }
 
-Floats floats_of(const float *at) { return loaded<Floats>(at); }
-
-Floats floats_of(const uint8_t *at) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(loaded<__m128i>(at)));
-#elif defined(__AVX2__)
-    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(loaded<int64_t>(at))));
-#else
-    Floats x;
-    for (int64_t i = 0; i < LANES; i++) x[i] = at[i];
-    return x;
+#ifdef __AVX512VBMI__
+// Of 16 floats, each behind its tag, which bytes of the first 64, or else of the last 16, they are.
+struct Untagged {
+    uint8_t at[64];
+    constexpr Untagged() : at() {
+        for (int i = 0; i < 64; i++) {
+            const int byte = i / 4 * 5 + i % 4;
+            at[i] = uint8_t(byte < 64 ? byte : byte - 63 + 64);
+        }
+    }
+};
+constexpr Untagged untagged;
 #endif
+
+// LANES values from `at` on, `COLUMN` bytes apart: bytes, or floats, which may have their tags between them.
+template <class In, int64_t COLUMN>
+Floats floats_at(const uint8_t *at) {
+    if constexpr (COLUMN == 4) {
+        return loaded<Floats>(at);
+#if defined(__AVX512VBMI__)
+    } else if constexpr (COLUMN == 5 && sizeof(In) == 4) {
+        const __m512i tail = _mm512_castsi128_si512(loaded<__m128i>(at + 63));
+        return (Floats)_mm512_permutex2var_epi8(loaded<__m512i>(at), loaded<__m512i>(untagged.at), tail);
+#endif
+#if defined(__AVX512F__)
+    } else if constexpr (COLUMN == 1) {
+        return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(loaded<__m128i>(at)));
+#elif defined(__AVX2__)
+    } else if constexpr (COLUMN == 1) {
+        return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(loaded<int64_t>(at))));
+#endif
+    } else {
+        Floats x;
+        for (int64_t i = 0; i < LANES; i++) x[i] = float(loaded<In>(at + i * COLUMN));
+        return x;
+    }
 }
 
 Floats turned(Floats x) {
@@ -201,26 +225,32 @@ struct Row {
     static void each(const uint8_t *in, int64_t column, const float *mean, Out *out, int64_t width, bool mirror, F f) {
         const auto one = [=](const uint8_t *at, int64_t i) { return Out(f(float(loaded<In>(at)), mean ? mean[i] : 0.f)); };
         if (column == int64_t(sizeof(In))) {
-            if constexpr (sizeof(Out) == sizeof(float)) {
-                if (width >= LANES) return mirror ? vectors<true>(in, mean, out, width, f) : vectors<false>(in, mean, out, width, f);
-            }
-            strided<sizeof(In)>(in, out, width, mirror, one);
+            row<sizeof(In)>(in, mean, out, width, mirror, f, one);
         } else if (column == 3) {
             strided<3>(in, out, width, mirror, one);
-        } else if (column == 5) {
-            strided<5>(in, out, width, mirror, one);
+        } else if (sizeof(In) == 4 && column == 5) {
+            row<5>(in, mean, out, width, mirror, f, one);
         } else {
             for (int64_t i = 0; i < width; i++) out[mirror ? width - 1 - i : i] = one(in + i * column, i);
         }
     }
 
+    template <int64_t COLUMN, class F, class One>
+    static void row(const uint8_t *in, const float *mean, Out *out, int64_t width, bool mirror, F f, One one) {
+        if constexpr (sizeof(Out) == sizeof(float)) {
+            if (width >= LANES && mirror) return vectors<COLUMN, true>(in, mean, out, width, f);
+            if (width >= LANES) return vectors<COLUMN, false>(in, mean, out, width, f);
+        }
+        strided<COLUMN>(in, out, width, mirror, one);
+    }
+
     // the last vector lies over the one before, where the row is no whole number of them
-    template <bool MIRROR, class F>
+    template <int64_t COLUMN, bool MIRROR, class F>
     static void vectors(const uint8_t *in, const float *mean, float *out, int64_t width, F f) {
         const int64_t last = width - LANES;
         for (int64_t to = 0;; to = std::min(to + LANES, last)) {
             const int64_t i = MIRROR ? last - to : to;
-            const Floats x = floats_of(reinterpret_cast<const In *>(in) + i);
+            const Floats x = floats_at<In, COLUMN>(in + i * COLUMN);
             const Floats y = f(x, mean ? loaded<Floats>(mean + i) : Floats{}), z = MIRROR ? turned(y) : y;
             std::memcpy(out + to, &z, sizeof(z));
             if (to == last) return;
