@@ -76,6 +76,16 @@ def _names(inputs: Inputs, labels: Path | None, net: VizNet) -> list[str]:
     return answers.class_names(names, count)
 
 
+def say_if_unprepared(inputs: Inputs, told: Told) -> None:
+    """Where nobody says how the net's images were prepared, what was done to the pixels."""
+    if inputs.unprepared:
+        order = inputs.order or "BGR"
+        told.say(
+            f"pixels went in as they are, 0 to 255, {order}: --whitening, --mean, --scale, --order say otherwise",
+            err=True,
+        )
+
+
 @click.command(
     "predict",
     epilog=example(
@@ -124,6 +134,7 @@ def predict(
                     keys.append(where)
                     images.append(image)
                     answered.append(f"{best[0][0]} {100 * best[0][1]:.1f} %")
+    say_if_unprepared(inputs, told)
     if explain is not None:
         import numpy as np
 
@@ -195,6 +206,7 @@ def evaluate(inputs: Inputs, told: Told, output: Path | None, keep: int, labels:
         told.say(_never(facts))
     if found.without_label:
         click.echo(f"{found.without_label:,} images name no class and were not counted", err=True)
+    say_if_unprepared(inputs, told)
     if output is not None:
         told.say(f"written: {output}/confusion.csv, confusion.png, wrong.png, evaluation.json", err=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from allconv_caffe.cli.answers import of_a_model
+from allconv_caffe.cli.answers import of_a_model, say_if_unprepared
 from allconv_caffe.cli.telling import Told, telling
 from allconv_caffe.cli.viz_options import PATH, Inputs
 from allconv_caffe.cli.words import example
@@ -63,6 +63,8 @@ def export(inputs: Inputs, told: Told, to: str, output: Path, input_: str) -> No
         written = torch_file.export_weights(net.net, output, preparation)
     else:
         written = {"onnx": onnx_file, "torch": torch_file}[to].export(net.net, output, preparation, pixels=pixels)
+    if pixels:
+        say_if_unprepared(inputs, told)
     told.say(f"{written.path}: {written.inputs} -> {written.outputs}")
     told.end(
         dataclasses.asdict(written),

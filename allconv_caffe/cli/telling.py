@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from allconv_caffe import files
+from allconv_caffe.errors import PlacedError
 
 
 class Told:
@@ -46,6 +47,16 @@ class Told:
             click.echo(line, err=err)
 
 
+def _as_option(where: str) -> str:
+    """What a library calls `k` or `batch_size` is the option --k or --batch-size of who typed it; a file of that name stays."""
+    context = click.get_current_context()
+    name = where.removeprefix("option ").replace("-", "_")
+    for param in context.command.params:
+        if param.name == name and isinstance(param, click.Option) and str(context.params.get(name)) != where:
+            return param.opts[0]
+    return where
+
+
 def telling(answer: str, form: str = "one JSON object") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds ``--json`` and ``--quiet`` to a command, which gets `Told` as its argument ``told``.
 
@@ -56,7 +67,11 @@ def telling(answer: str, form: str = "one JSON object") -> Callable[[Callable[..
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def call(*args: Any, json_: bool, quiet: bool, **words: Any) -> Any:
-            return command(*args, told=Told(json=json_, quiet=quiet), **words)
+            try:
+                return command(*args, told=Told(json=json_, quiet=quiet), **words)
+            except PlacedError as error:
+                error.where = _as_option(error.where)
+                raise
 
         said = f"{answer}, as {form}; what is said meanwhile goes to standard error"
         quiet = click.option("--quiet", is_flag=True, help="say only how it ended")

@@ -270,6 +270,12 @@ class Inputs:
         return found if self.order is None else dataclasses.replace(found, order=self.order)
 
     @property
+    def unprepared(self) -> bool:
+        """Whether pixels go into the net as they are, only because nobody says how its training images were prepared."""
+        said = (self.whitening, self.mean, self.scale, _prepared(self.data), self.model)
+        return all(word is None for word in said)
+
+    @property
     def _pixels(self) -> Pixels | None:
         """What the model's data layer does to pixels, where it is known."""
         return self.trained.pixels if self.model is not None else None

@@ -49,7 +49,7 @@ class InputSpace:
 
     def __post_init__(self) -> None:
         if self.order not in ("RGB", "BGR"):
-            raise VizError("channel order", repr(self.order), "RGB or BGR")
+            raise VizError("order", repr(self.order), "RGB or BGR")
         if self.mean is not None:
             mean = np.asarray(self.mean, np.float32)
             self.mean = mean.reshape(-1, 1, 1) if mean.ndim == 1 else mean

@@ -77,6 +77,18 @@ def test_a_line_for_each_picture(weight: np.ndarray) -> None:
     )
 
 
+def test_unknown_preparation_is_said(weight: np.ndarray) -> None:
+    """A net of which nobody says how its images were prepared: that pixels went in as they are; not of one that somebody does."""
+    _picture("one.png", 1)
+    words = "pixels went in as they are, 0 to 255, BGR: --whitening, --mean, --scale, --order say otherwise\n"
+    assert _call("predict", *TINY, "one.png").stderr == words
+    assert (
+        _call("predict", *TINY, "one.png", "--scale", "1").stderr
+        == _call("predict", *TINY, "one.png", "--quiet").stderr
+        == ""
+    )
+
+
 def test_folders_and_standard_input_for_programs(weight: np.ndarray) -> None:
     """A folder gives its images in the order of their names, "-" the paths of standard input; numbers where names lack."""
     right = {path: _right(weight, _picture(path, i)) for i, path in enumerate(["a/x.png", "a/b/y.png", "z.png"])}

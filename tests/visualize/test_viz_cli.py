@@ -162,27 +162,27 @@ MISTAKES = {
     ),
     "mean of two channels": (
         f"viz mine {MODEL} --data grey --mean 104,117 --output out.npz",
-        "mean: found 2 channels, expected 3, as the net's input, or 1",
+        "--mean: found 2 channels, expected 3, as the net's input, or 1",
     ),
     "mean and whitening": (
         f"viz mine {MODEL} --mean 1,2,3 --whitening {Path(NET).parent}/whitening.npz --output out.npz",
         "--mean: found also --whitening, expected one of them: whitened nets get no mean",
     ),
-    "order": (f"viz mine {MODEL} --order GBR --output out.npz", "channel order: found 'GBR', expected RGB or BGR"),
+    "order": (f"viz mine {MODEL} --order GBR --output out.npz", "--order: found 'GBR', expected RGB or BGR"),
     "engine": (
         f"viz mine {MODEL} --engine theano --output out.npz",
-        "engine: found 'theano', expected an engine (choices: torch, caffe)",
+        "--engine: found 'theano', expected an engine (choices: torch, caffe)",
     ),
     "device": (
         f"viz mine {MODEL} --device abacus --output out.npz",
-        "device: found 'abacus', expected cpu, cuda or cuda:N",
+        "--device: found 'abacus', expected cpu, cuda or cuda:N",
     ),
     "shard": (
         f"viz mine {MODEL} --shard 5/4 --output out.npz",
-        "shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4",
+        "--shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4",
     ),
-    "k": (f"viz mine {MODEL} --k 0 --output out.npz", "k: found 0, expected 1 or more"),
-    "limit": (f"viz mine {MODEL} --limit 0 --output out.npz", "limit: found 0, expected 1 or more"),
+    "k": (f"viz mine {MODEL} --k 0 --output out.npz", "--k: found 0, expected 1 or more"),
+    "limit": (f"viz mine {MODEL} --limit 0 --output out.npz", "--limit: found 0, expected 1 or more"),
     "another scan": (
         f"viz mine {MODEL} --blobs conv3 --k 4 --output build/topk.npz",
         "build/topk.npz: found a scan with blobs ['conv3', 'conv6', 'conv9'], expected blobs ['conv3']; remove it, "
@@ -200,12 +200,12 @@ MISTAKES = {
     "space of patches": (PATCHES + " --space hyper", "space: found 'hyper', expected input or pixel"),
     "normalisation": (PATCHES + " --normalisation loud", None),
     "picture's name": (PATCHES.replace("out.png", "out.gif"), "out.gif: found a name ending in '.gif', expected .png"),
-    "patches of no place": (PATCHES + " --k 0", "k: found 0, expected 1 or more"),
+    "patches of no place": (PATCHES + " --k 0", "--k: found 0, expected 1 or more"),
     "too few images": (
         f"viz sanity {MODEL} --images 1 --output out",
         "images: found 1, expected 2 or more: maps are compared between images",
     ),
-    "draws": (f"viz sanity {MODEL} --draws 0 --output out", "draws: found 0, expected 1 or more"),
+    "draws": (f"viz sanity {MODEL} --draws 0 --output out", "--draws: found 0, expected 1 or more"),
     "output below a file": (
         f"viz gallery {MODEL} --topk build/topk.npz --output text.txt/gallery",
         "text.txt/gallery: found Not a directory, expected a folder that can be written",

@@ -62,7 +62,11 @@ def serve() -> None:
         try:
             kind = message["do"]
             if kind == "open":
-                import caffe
+                try:
+                    import caffe
+                except ImportError as error:
+                    ways = "one that has it: --python, CAFFE_ROOT (a build tree), or `make caffe`"
+                    raise VizError(f"interpreter {sys.executable}", f"no pycaffe ({error})", ways) from None
 
                 param = parse_text(message["net"], NetParameter)
                 net = PycaffeNet.build(
