@@ -179,7 +179,7 @@ wheel: setup ## build the wheel and the source distribution into dist/ (make tes
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' >/dev/null
 
-matrix: setup ## the quick tests with the lowest versions that pyproject.toml allows, and with the newest; what needs no torch on Python 3.13
+matrix: setup ## the quick tests with the lowest versions that pyproject.toml allows, and with the newest; what needs no torch on Python 3.13 and 3.14; wheels for each Python
 	$(BIN)/python .ci/matrix.py $(call WORDS,MATRIX)
 
 figures: $(FIGURE_RUNS) ## the paper's figures 1 to 6 into build/figures (FIGURES=), from FIGURE_NET, CONTROL_NET, FIGURE_DATA

@@ -26,6 +26,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXPERIMENT_TARGETS = list(EXPERIMENTS)
+PYTHONS = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
 
 
 def make(*words: str) -> str:
@@ -45,7 +46,7 @@ def test_every_dependency_is_pinned_exactly() -> None:
     pins = constraints()
     extras = PROJECT["optional-dependencies"].values()
     wanted = [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
-    for python in ("3.10", "3.11", "3.13"):
+    for python in PYTHONS:
         for requirement in wanted:
             if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
                 continue
@@ -58,6 +59,15 @@ def test_every_dependency_is_pinned_exactly() -> None:
             assert len(found) == 1, f"{requirement.name} on Python {python}: {found}"
             ((operator, version),) = [(spec.operator, spec.version) for spec in found[0].specifier]
             assert operator == "==" and requirement.specifier.contains(version), found[0]
+
+
+def test_every_python_that_is_named_is_in_the_matrix() -> None:
+    """The classifiers name what `make matrix` looks for wheels for, from the lowest that is allowed on, which mypy and ruff take."""
+    assert PYTHONS[0] == PROJECT["requires-python"].removeprefix(">=")
+    matrix = (ROOT / ".ci" / "matrix.py").read_text(encoding="utf-8")
+    assert f"NAMED = {tuple(PYTHONS)}".replace("'", '"') in matrix
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tools["mypy"]["python_version"] == PYTHONS[0] == tools["ruff"]["target-version"].replace("py3", "3.")
 
 
 def test_torch_is_pinned_without_a_build_suffix() -> None:
