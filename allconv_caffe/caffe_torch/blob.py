@@ -6,6 +6,7 @@ Source: blob.hpp, blob.cpp.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from allconv_caffe.caffe_torch.compute.layout import ChannelsLast
 from allconv_caffe.caffe_torch.compute.memory import zeros
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.tracing import current
@@ -26,10 +28,27 @@ class Memory:
     """What blobs share when they share data: a flat float32 buffer, allocated (zeroed) at first use.
 
     A buffer on a GPU has a second face on the CPU, synchronised on access: after `array`, the array is the newer one,
-    until `tensor` copies it to the device. Source: syncedmem.cpp.
+    until `tensor` copies it to the device. Likewise numbers that layers have left channels_last are brought into C order when
+    somebody looks (`layout`). Source: syncedmem.cpp.
+
+    Attributes:
+        layout: how the numbers lie in `flat`, if not in C order.
+        looks: how often somebody has got the buffer, who may write to it since.
     """
 
-    __slots__ = ("capacity", "device", "flat", "host", "host_is_newer", "on_cpu")
+    __slots__ = (
+        "capacity",
+        "device",
+        "flat",
+        "host",
+        "host_is_newer",
+        "layout",
+        "looks",
+        "on_cpu",
+        "owned",
+        "owner",
+        "views",
+    )
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
@@ -38,9 +57,18 @@ class Memory:
         self.flat: torch.Tensor | None = None
         self.host: np.ndarray | None = None
         self.host_is_newer = False
+        self.layout: ChannelsLast | None = None
+        self.looks = 0
+        self.owned: torch.Tensor | None = None  # the buffer
+        self.owner: np.ndarray | None = None  # that `owner` is of, whose views are what `view` has given
+        self.views: dict[tuple[int, ...], np.ndarray] = {}  # some of them
 
     def tensor(self) -> torch.Tensor:
         """The buffer on its device."""
+        self.looks += 1
+        if self.layout is not None and self.flat is not None:
+            self.layout.restore(self.flat)
+            self.layout = None
         if self.flat is None:
             on_cpu, shape = self.on_cpu, (self.capacity,)
             self.flat = zeros(shape) if on_cpu else torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -49,10 +77,35 @@ class Memory:
             self.host_is_newer = False
         return self.flat
 
+    def view(self, shape: tuple[int, ...], count: int) -> np.ndarray:
+        """The first `count` values as a NumPy array of that shape that may be written, see `array`; a new one each time."""
+        if not self.on_cpu:
+            return self.array()[:count].reshape(shape)
+        flat = self.tensor()
+        if self.owned is not flat or self.owner is None:
+            self.owned, self.owner = flat, flat.numpy()
+            self.views.clear()
+        kept = self.views.get(shape)
+        if kept is None:
+            kept = self.views[shape] = self.owner[:count].reshape(shape)
+        return kept[...]
+
+    def lie(self, layout: ChannelsLast | None) -> None:
+        """Brings the numbers into this order."""
+        flat = self.tensor()
+        if layout is not None:
+            layout.take(flat)
+            self.layout = layout
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether somebody still has a NumPy array of `view`, which is to show what becomes of the numbers."""
+        return self.owner is not None and sys.getrefcount(self.owner) > 2 + len(self.views)
+
     def array(self) -> np.ndarray:
         """The buffer as a flat NumPy array that may be written: on the CPU the same memory, else its copy there."""
         if self.on_cpu:
-            return self.tensor().numpy()
+            return self.view((self.capacity,), self.capacity)
         if self.device.type == "meta" and self.host is None:
             self.host = np.zeros(self.capacity, np.float32)  # no memory before somebody writes to it
             self.host_is_newer = True
@@ -75,7 +128,6 @@ class Blob:
     def __init__(self, shape: Sequence[int] = (0,), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.shape: tuple[int, ...] = ()
-        self._array: tuple[torch.Tensor, tuple[int, ...], np.ndarray] | None = None  # of data, on the CPU
         self._views: dict[bool, tuple[torch.Tensor, tuple[int, ...], torch.Tensor]] = {}  # of data (True) and diff
         self._data = Memory(0, self.device)
         self._diff = Memory(0, self.device)
@@ -97,7 +149,6 @@ class Blob:
         if count > self._diff.capacity:
             self._diff = Memory(count, self.device)
         self._views.clear()  # they would keep the memory of before
-        self._array = None
 
     def reshape_like(self, other: Blob) -> None:
         self.reshape(*other.shape)
@@ -173,19 +224,21 @@ class Blob:
             and value.numel() == memory.capacity == self.count
             and value.data_ptr() % 64 == 0
         ):
-            memory.flat, memory.host_is_newer = value.view(-1), False
+            memory.flat, memory.host_is_newer, memory.layout = value.view(-1), False, None
         else:
             self.data = value
 
     def room(self, *sources: Blob) -> torch.Tensor | None:
         """Where new data may be computed, so that assigning it copies nothing; None while tracing, or where a source lies."""
-        if current() is not None or any(source._data is self._data for source in sources):
+        if any(source._data is self._data for source in sources):
             return None
+        if (tracing := current()) is not None:
+            return tracing.room(self._data, self.shape, self.count)
         return self._view(self._data)
 
     def accumulate_diff(self, value: torch.Tensor) -> None:
         """diff += value: how layers deliver the gradients of their parameters."""
-        if (tracing := current()) is not None:
+        if (tracing := current()) is not None and tracing.captures:
             before = tracing.bound.get(self._diff)
             tracing.bound[self._diff] = value if before is None else before + value
         else:
@@ -200,7 +253,6 @@ class Blob:
         """From now on data is the beginning of `memory`, which is large enough; what stood here is lost."""
         self._data = memory
         self._views.clear()
-        self._array = None
 
     def own_data(self) -> None:
         """From now on data is memory of this blob's own, zeros at first."""
@@ -226,24 +278,17 @@ class Blob:
 
     def data_array(self) -> np.ndarray:
         """data as a live NumPy array of shape `shape`, to read and to write (see Memory.array); a new one each time."""
-        kept, memory = self._array, self._data
-        if kept is not None and kept[0] is memory.flat and kept[1] is self.shape:
-            return kept[2][...]
-        array = memory.array()[: self.count].reshape(self.shape)
-        if memory.on_cpu and memory.flat is not None:
-            self._array = memory.flat, self.shape, array
-        return array[...]
+        return self._data.view(self.shape, self.count)
 
     def diff_array(self) -> np.ndarray:
         """diff, likewise."""
-        return self._diff.array()[: self.count].reshape(self.shape)
+        return self._diff.view(self.shape, self.count)
 
     def _get(self, memory: Memory) -> torch.Tensor:
         if (tracing := current()) is not None:
-            bound = tracing.bound.get(memory)
-            if bound is None:
-                bound = tracing.bound[memory] = torch.zeros(self.shape, dtype=torch.float32, device=self.device)
-            return bound if bound.shape == self.shape else bound.reshape(self.shape)
+            found = tracing.get(memory, self.shape, self.device)
+            if found is not None:
+                return found
         return self._view(memory)
 
     def _view(self, memory: Memory) -> torch.Tensor:
@@ -257,15 +302,15 @@ class Blob:
 
     def release(self, memory: Memory) -> None:
         """Gives back this memory, of data or of diff, which comes back, zeroed, when somebody looks."""
-        memory.flat, memory.host, memory.host_is_newer = None, None, False
+        memory.flat, memory.host, memory.host_is_newer, memory.layout = None, None, False, None
+        memory.owned = memory.owner = None
+        memory.views.clear()
         self._views.clear()
-        self._array = None
 
     def _set(self, memory: Memory, value: torch.Tensor) -> None:
         if tuple(value.shape) != self.shape:
             raise ValueError(f"cannot assign a tensor of shape {tuple(value.shape)} to a blob of shape {self.shape}")
-        if (tracing := current()) is not None:
-            tracing.bound[memory] = value
+        if (tracing := current()) is not None and tracing.put(memory, value):
             return
         own = self._view(memory)
         if value.data_ptr() != own.data_ptr() or value.stride() != own.stride() or value.dtype != own.dtype:

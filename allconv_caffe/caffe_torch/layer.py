@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob, Memory
-from allconv_caffe.caffe_torch.compute import bf16, caffe_math
+from allconv_caffe.caffe_torch.compute import bf16, caffe_math, fast_math
+from allconv_caffe.caffe_torch.compute.fast_math import Pack
+from allconv_caffe.caffe_torch.compute.layout import ChannelsLast
 from allconv_caffe.caffe_torch.compute.math_functions import Math, TorchMath
 from allconv_caffe.caffe_torch.compute.program import Call
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, Generator, Masks, TorchGenerator
@@ -44,6 +46,9 @@ class Context:
     # on a GPU, let float32 products round their factors to TF32's ten bits; PyTorch knows this for the whole process alone:
     # the last Context made for a GPU decides
     tf32: bool = False
+    # run forward by the fastest kernels of this CPU, whose results differ from those in Caffe's order by rounding alone; for nets
+    # that no solver trains
+    fast: bool = False
     # which of several solvers this is, where they train together
     share: Share = ALONE
     # builds a net that a layer has inside itself; the net gives it to its layers
@@ -87,6 +92,10 @@ class Context:
     @functools.cached_property
     def math(self) -> Math:
         """How sums are taken: seed-exact in Caffe's order, unless this machine has it not (said in the log, once)."""
+        if self.fast and self.device.type == "cpu" and self.compute_dtype == torch.float32:
+            found = fast_math.find()
+            if found is not None:
+                return found
         return (caffe_math.find() if self.seed_exact else None) or TorchMath(self.conv_mode)
 
 
@@ -98,6 +107,10 @@ class Recording:
     blobs: Sequence[Blob]
     states: Sequence[tuple[Memory, Memory, tuple[int, ...]]]  # see Blob.state
     parameters: Sequence[Blob]
+    packs: Sequence[Pack] = ()
+    # how the memories of bottoms lay before, and those of all blobs after it
+    before: Sequence[tuple[Memory, ChannelsLast | None]] = ()
+    after: Sequence[tuple[Memory, ChannelsLast | None]] = ()
 
 
 class Layer:
@@ -130,6 +143,8 @@ class Layer:
     # in a seed-exact net, its forward is nothing but calls of kernels by `ctx.math` that follow from shapes and from where
     # blobs lie: it may be played from a tape. It holds for the class whose forward it stands beside
     calls_kernels: bool = False
+    # its forward takes images channels_last as well as in C order, and what it gives lies as they do
+    any_layout: ClassVar[bool] = False
     # of its last forward in the net, see tape.py; None where it has run, or was reshaped, in any other way since
     recording: Recording | None = None
 
@@ -168,6 +183,13 @@ class Layer:
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return not (self.is_loss and bottom_index == 1)
+
+    @property
+    def runs_by_kernels(self) -> bool:
+        """Whether its forward is nothing but calls of kernels: its class says it of the very forward that it runs."""
+        if not self.calls_kernels or "forward" in vars(self):
+            return False
+        return next("calls_kernels" in vars(cls) for cls in type(self).__mro__ if "forward" in vars(cls))
 
     @property
     def carried(self) -> list[Blob]:

@@ -20,7 +20,9 @@ from allconv_caffe.caffe_torch import (
 )
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
+from allconv_caffe.caffe_torch.compute.fast_math import FastMath
 from allconv_caffe.caffe_torch.errors import CaffeError, check
+from allconv_caffe.caffe_torch.faces import Faces
 from allconv_caffe.caffe_torch.insert_splits import insert_splits
 from allconv_caffe.caffe_torch.layer import Context, Layer, create
 from allconv_caffe.caffe_torch.net_filter import filter_net
@@ -141,6 +143,7 @@ class Net:
         self.inputs: list[str] = [self.blob_names[i] for i in self.net_input_ids]
         self._share_weights()
         self._tape: Tape | None = None
+        self._faces = [_faces(layer) for layer in self.layers]
         glog.info("net.cpp:257", "Network initialization done.")
 
     def _add_layer(self, layer_id: int, layer_param: Any) -> None:
@@ -362,6 +365,7 @@ class Net:
         for call in self.before_forward:
             call(i)
         part = self.forward_layer(i)
+        self._show(self.top_vecs[i])
         if self.debug_info:
             self._forward_debug_info(i)
         for call in self.after_forward:
@@ -373,12 +377,15 @@ class Net:
         if self._tape is None:
             self._tape = Tape(self.layers, self.bottom_vecs, self.top_vecs)
         tape, parts, i = self._tape, [], start
+        tops: list[Blob] = []
         tape.begin()
         while (i := tape.play(i, end)) <= end:
             with tape.recorded(i):
                 parts.append(self.forward_layer(i))
+            tops += self.top_vecs[i]
             i += 1
         tape.end()
+        self._show(tops)  # not before: layers behind were recorded with memories as these left them
         return parts
 
     def forward_layer(self, i: int) -> torch.Tensor | None:
@@ -387,7 +394,12 @@ class Net:
         layer.recording = None
         try:
             layer.reshape(bottom, top)
-            layer.forward(bottom, top)
+            faces = self._faces[i]
+            if faces is None or is_tracing():
+                layer.forward(bottom, top)
+            else:
+                with faces:
+                    layer.forward(bottom, top)
             if self.forgets:
                 layer.forget()
         except CaffeError as error:
@@ -400,6 +412,13 @@ class Net:
                 part = blob.data.to(torch.float32).sum() * weight
                 loss = part if loss is None else loss + part
         return loss
+
+    @staticmethod
+    def _show(tops: Sequence[Blob]) -> None:
+        """Brings into C order what somebody looks at through an array that he has got before."""
+        for blob in tops:
+            if blob._data.layout is not None and blob._data.is_seen:
+                blob._data.tensor()
 
     def backward(self) -> None:
         self.backward_from_to(len(self.layers) - 1, 0)
@@ -567,6 +586,12 @@ class Net:
             if owner >= 0:
                 blob.share_data(self.params[owner])
                 blob.share_diff(self.params[owner])
+
+
+def _faces(layer: Layer) -> Faces | None:
+    """What the layer's forward is run in, where it takes memories as they lie."""
+    math = layer.ctx.math if layer.runs_by_kernels else None
+    return Faces(math, layer.any_layout) if isinstance(math, FastMath) else None
 
 
 def _inner_net(param: NetParameter, context: Context) -> Net:

@@ -16,6 +16,8 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
+from allconv_caffe.caffe_torch.compute.fast_math import FastMath
+from allconv_caffe.caffe_torch.compute.layout import ChannelsLast
 from allconv_caffe.caffe_torch.compute.program import Program, results
 from allconv_caffe.caffe_torch.layer import Layer, Recording
 
@@ -27,6 +29,7 @@ _recording: Callable[[Layer], Recording | None] = attrgetter("recording")
 _parameters: Callable[[Layer], list[Blob]] = attrgetter("blobs")
 
 
+Lies = list[tuple[Memory, ChannelsLast | None]]
 NOT_RECORDED: AbstractContextManager[None] = nullcontext()
 
 
@@ -78,12 +81,23 @@ class Tape:
         layer = self._layers[i]
         math = layer.ctx.math
         assert isinstance(math, CaffeMath)
+        before = [(blob._data, blob._data.layout) for blob in self._bottoms[i]]
         with math.recording() as calls:
             yield
-        blobs = [*self._bottoms[i], *self._tops[i], *layer.blobs]
+        between = [*self._bottoms[i], *self._tops[i]]
+        blobs = [*between, *layer.blobs]
         filled = [array for call in calls for array in results(math.library, call)]
-        if _fills(filled, self._bottoms[i], self._tops[i]):
-            layer.recording = Recording(calls, blobs, [blob.state for blob in blobs], list(layer.blobs))
+        packs = math.packs if isinstance(math, FastMath) else ()
+        if _fills(filled, self._bottoms[i], self._tops[i]) and all(pack.find([*map(_data, blobs)]) for pack in packs):
+            layer.recording = Recording(
+                calls,
+                blobs,
+                [blob.state for blob in blobs],
+                list(layer.blobs),
+                packs,
+                before,
+                [(blob._data, blob._data.layout) for blob in between],
+            )
             self._new.append(i)
         else:
             self._may[i] = False
@@ -148,6 +162,13 @@ class Run:
         self._parameters = [recording.parameters for recording in self._recordings]
         self._flats = [*map(_flat, self._program.memories)]
         self._threads = torch.get_num_threads()
+        self._packs = [pack for recording in self._recordings for pack in recording.packs]
+        for pack in self._packs:
+            pack.stay()
+        self._packed = [pack.memory for pack in self._packs]
+        self._packed_flats = [*map(_flat, self._packed)]
+        self._fast = any(isinstance(layer.ctx.math, FastMath) for layer in self.layers)
+        self._layouts: dict[tuple[int, int], tuple[Lies, Lies]] = {}
 
     def holds(self) -> bool:
         """Whether the layers, run as ever, would make the same calls."""
@@ -158,6 +179,7 @@ class Run:
             and all(map(is_, map(_recording, self.layers), self._recordings))
             and [*map(_parameters, self.layers)] == self._parameters
             and torch.get_num_threads() == self._threads
+            and all(map(is_, map(_flat, self._packed), self._packed_flats))
         )
         if same and not all(map(is_, map(_flat, self._program.memories), self._flats)):
             self._follow()
@@ -171,17 +193,39 @@ class Run:
                 self._flats[i] = memory.flat
 
     def play(self, first: int, end: int) -> None:
-        self._program.run(first - self.first, end - self.first)
+        first, end = first - self.first, end - self.first
+        if not self._fast:
+            self._program.run(first, end)
+            return
+        before, after = self._layouts.get((first, end)) or self._find_layouts(first, end)
+        for memory, layout in before:
+            if memory.layout is not layout:
+                memory.lie(layout)
+        for pack in self._packs:
+            memory = pack.memory
+            if pack.looks != memory.looks or memory.owner is not None or pack.flat._version != pack.version:
+                pack.follow()
+        self._program.run(first, end)
+        for memory, layout in after:
+            memory.layout = layout
+            if layout is not None and memory.owner is not None and memory.is_seen:
+                memory.tensor()
+
+    def _find_layouts(self, first: int, end: int) -> tuple[Lies, Lies]:
+        """How memories have to lie before these rows are played, of those that no row of them fills; and how they lie after."""
+        before: dict[int, tuple[Memory, ChannelsLast | None]] = {}
+        after: dict[int, tuple[Memory, ChannelsLast | None]] = {}
+        for recording in self._recordings[first:end]:
+            for memory, layout in recording.before:
+                if id(memory) not in after:
+                    before.setdefault(id(memory), (memory, layout))
+            after.update((id(memory), (memory, layout)) for memory, layout in recording.after)
+        self._layouts[first, end] = [*before.values()], [*after.values()]
+        return self._layouts[first, end]
 
 
 def _may_be_recorded(layer: Layer) -> bool:
-    """Whether its forward is nothing but calls of kernels: its class says it of the very forward that it runs."""
-    if not layer.calls_kernels or any(layer.loss_weights) or "forward" in vars(layer) or "reshape" in vars(layer):
-        return False
-    for cls in type(layer).__mro__:
-        if "forward" in vars(cls):
-            return "calls_kernels" in vars(cls)
-    return False
+    return layer.runs_by_kernels and not any(layer.loss_weights) and "reshape" not in vars(layer)
 
 
 def _fills(filled: Sequence[torch.Tensor], bottom: Sequence[Blob], top: Sequence[Blob]) -> bool:
@@ -189,5 +233,9 @@ def _fills(filled: Sequence[torch.Tensor], bottom: Sequence[Blob], top: Sequence
     places = {array.data_ptr() for array in filled}
     given = set() if filled else {id(blob._data) for blob in bottom}
     return not bottom or all(
-        id(blob._data) in given or blob.count == 0 or blob.data.data_ptr() in places for blob in top
+        id(blob._data) in given or blob.count == 0 or _address(blob._data) in places for blob in top
     )
+
+
+def _address(memory: Memory) -> int | None:
+    return None if memory.flat is None else memory.flat.data_ptr()

@@ -42,16 +42,21 @@ class _PerThread(threading.local):
     cpu_stream = _Stream()  # what nets draw from: the stream of the thread that runs them
     gpu_stream: TorchGenerator | None = None
     seed = -1
+    seed_exact = False
 
 
 _State = _PerThread()
 
 
-def context(phase: int) -> Context:
-    """What a new net is built with: this mode's device and its random stream. Raises: CaffeError without a GPU."""
+def context(phase: int, *, fast: bool = False) -> Context:
+    """What a new net is built with: this mode's device and its random stream. Raises: CaffeError without a GPU.
+
+    Args:
+        fast: run it forward by the fastest kernels, unless `set_seed_exact` says otherwise.
+    """
     share = Share(_State.solver_count, _State.solver_rank)
     if not _State.gpu:
-        return Context(phase=phase, rng=_State.cpu_stream, share=share)
+        return Context(phase=phase, rng=_State.cpu_stream, share=share, fast=fast and not _State.seed_exact)
     if not torch.cuda.is_available():
         raise CaffeError(f"{NO_GPU} (PyTorch {torch.__version__} finds no CUDA device)")
     if _State.gpu_stream is None:
@@ -94,6 +99,14 @@ def set_random_seed(seed: int) -> None:
     _State.cpu_stream.__init__(seed)  # type: ignore[misc]  # in place: nets hold this very stream
     if _State.gpu_stream is not None:
         _State.gpu_stream.__init__(seed)  # type: ignore[misc]
+
+
+def set_seed_exact(exact: bool = True) -> None:
+    """Nets that are made from now on sum in the order of Caffe's BLAS, so that no bit of a forward pass differs from Caffe's.
+
+    Without, they run forward by the fastest kernels. Solvers' nets are seed-exact in any case. Ours alone.
+    """
+    _State.seed_exact = bool(exact)
 
 
 def solver_count() -> int:

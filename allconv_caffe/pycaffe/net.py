@@ -142,7 +142,9 @@ class Net:
         if isinstance(stages, str):
             raise TypeError(f"stages: found the text {stages!r}, expected a list of texts")
         with as_pycaffe():
-            net = engine.Net(param, common.context(phase), level=level, stages=list(stages or ()), where=where)
+            net = engine.Net(
+                param, common.context(phase, fast=True), level=level, stages=list(stages or ()), where=where
+            )
             if weights is not None:
                 net.copy_trained_layers_from(check_file(weights))
         self._adopt(net)

@@ -403,6 +403,12 @@ def _load() -> tuple[CaffeMath | None, str]:
         library = compiler.load("caffe_math", ["-ffp-contract=off"])
     except (compiler.BuildError, OSError) as error:
         return None, str(error)
+    declare(library)
+    return CaffeMath(library, order), ""
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """What the kernels are called with."""
     i, f, p, r = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, Result
     images = [i] * 8 + [p, i, i, p, p]  # to where the patches lie
     for name, types in {
@@ -431,7 +437,6 @@ def _load() -> tuple[CaffeMath | None, str]:
         function.argtypes, function.restype = types, None
     library.caffe_number.argtypes, library.caffe_number.restype = [ctypes.c_char_p], i
     library.caffe_play.argtypes, library.caffe_play.restype = [p, p], None
-    return CaffeMath(library, order), ""
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ from allconv_caffe.caffe_torch.compute import cpuinfo
 
 KERNELS = Path(__file__).with_name("kernels")
 NO_COMPILER = "no C++ compiler found; install g++ (or set CXX)"
+INCLUDED = re.compile(r'^#include "(\w+\.cpp)"$', re.MULTILINE)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared")
 
 
@@ -45,9 +47,10 @@ def load(name: str, flags: Sequence[str]) -> ctypes.CDLL:
 
 
 def text(name: str) -> str:
-    """What kernels/<name>.cpp says, and the headers beside it, which it may include."""
-    paths = [KERNELS / f"{name}.cpp", *sorted(KERNELS.glob("*.h"))]
-    return "\0".join(path.read_text(encoding="utf-8") for path in paths)
+    """What kernels/<name>.cpp says, and what it may include: the headers beside it, and another that it names."""
+    own = (KERNELS / f"{name}.cpp").read_text(encoding="utf-8")
+    paths = [*sorted(KERNELS.glob("*.h")), *(KERNELS / included for included in INCLUDED.findall(own))]
+    return "\0".join([own, *(path.read_text(encoding="utf-8") for path in paths)])
 
 
 def build(cxx: str, name: str, flags: Sequence[str]) -> Path:

@@ -76,7 +76,7 @@ def maxima_backward(dy: torch.Tensor, index: torch.Tensor, window: Window, size:
     n, c = dy.shape[:2]
     flat = torch.zeros(n, c, size[0] * size[1], dtype=dy.dtype, device=dy.device)
     given = torch.where(index >= 0, dy, torch.zeros_like(dy)).reshape(n, c, -1)
-    return flat.scatter_add(2, index.clamp(min=0).reshape(n, c, -1), given).reshape(n, c, *size)
+    return flat.scatter_add(2, index.clamp(min=0).reshape(n, c, -1).long(), given).reshape(n, c, *size)
 
 
 def means(x: torch.Tensor, window: Window, out: Sequence[int]) -> torch.Tensor:

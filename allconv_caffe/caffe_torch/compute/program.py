@@ -61,7 +61,7 @@ class Program:
                 if not isinstance(argument, torch.Tensor):
                     words.append(_word(argument, kind))
                     continue
-                if argument.dtype == torch.float32 and (place := _place(argument, memories)) is not None:
+                if argument.dtype == torch.float32 and (place := place_of(argument, memories)) is not None:
                     places.append((place[0], len(self._words) + len(words), place[1]))
                 elif argument.dtype != torch.float32 or kind is Result or _lies_in(argument, filled):
                     kept.append(argument)
@@ -107,7 +107,7 @@ def _lies_in(array: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
     return any(0 <= array.data_ptr() - other.data_ptr() < max(1, 4 * other.numel()) for other in others)
 
 
-def _place(array: torch.Tensor, memories: Sequence[Memory]) -> tuple[Memory, int] | None:
+def place_of(array: torch.Tensor, memories: Sequence[Memory]) -> tuple[Memory, int] | None:
     """In which memory an array lies, and how many bytes from its beginning."""
     address = array.data_ptr()
     for memory in memories:

@@ -31,7 +31,7 @@ class BatchNormLayer(NeuronLayer):
     Differs: in TRAIN, NVCaffe keeps means instead of sums.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("std", "x_norm")
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -49,7 +49,7 @@ class BiasLayer(Layer):
     min_bottom = 1
     max_bottom = 2
     num_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param: Any = self.param.bias_param

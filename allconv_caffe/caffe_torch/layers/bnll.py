@@ -21,7 +21,7 @@ class BNLLLayer(NeuronLayer):
     Source: bnll_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].data = self.ctx.math.each("bnll", bottom[0].data, room=top[0].room())

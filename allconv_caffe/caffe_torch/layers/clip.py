@@ -17,7 +17,7 @@ class ClipLayer(NeuronLayer):
     Source: clip_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.min: float = self.param.clip_param.min

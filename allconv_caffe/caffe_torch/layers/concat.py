@@ -19,7 +19,7 @@ class ConcatLayer(Layer):
 
     min_bottom = 1
     num_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.concat_param

@@ -27,7 +27,7 @@ class ConvolutionLayer(Layer):
     min_bottom = 1
     min_top = 1
     equal_num_bottom_top = True
-    calls_kernels = True
+    calls_kernels = any_layout = True
     _shape: tuple[int, ...] | None = None
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

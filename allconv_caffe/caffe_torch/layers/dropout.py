@@ -23,7 +23,7 @@ class DropoutLayer(NeuronLayer):
     Source: dropout_layer.cpp. Paper: section 3.1.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("mask",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

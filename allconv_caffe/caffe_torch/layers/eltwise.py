@@ -27,7 +27,7 @@ class EltwiseLayer(Layer):
 
     min_bottom = 2
     num_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("mask",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -17,7 +17,7 @@ class ELULayer(NeuronLayer):
     Source: elu_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.alpha: float = self.param.elu_param.alpha

@@ -31,7 +31,7 @@ class ExpLayer(NeuronLayer):
     Source: exp_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.exp_param

@@ -23,7 +23,7 @@ class LRNLayer(NeuronLayer):
     Differs: in place the top is right; Caffe's is s ^ -2beta.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("scale",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -28,7 +28,7 @@ class PoolingLayer(Layer):
 
     num_bottom = 1
     min_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("index",)
 
     @property

@@ -21,7 +21,7 @@ class PowerLayer(NeuronLayer):
     Source: power_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.power_param

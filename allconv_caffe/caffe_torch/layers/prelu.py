@@ -23,7 +23,7 @@ class PReLULayer(NeuronLayer):
     Source: prelu_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes >= 2, "Number of axes of bottom blob must be >=2.")

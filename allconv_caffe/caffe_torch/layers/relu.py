@@ -27,7 +27,7 @@ class ReLULayer(NeuronLayer):
     """
 
     rule: str = "backprop"
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.negative_slope: float = self.param.relu_param.negative_slope

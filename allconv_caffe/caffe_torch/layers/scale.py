@@ -28,7 +28,7 @@ class ScaleLayer(Layer):
     min_bottom = 1
     max_bottom = 2
     num_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
     for_backward = ("before",)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -24,7 +24,7 @@ class SliceLayer(Layer):
 
     num_bottom = 1
     min_top = 1
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.slice_param

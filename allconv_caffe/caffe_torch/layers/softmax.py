@@ -17,7 +17,7 @@ class SoftmaxLayer(NeuronLayer):
     Source: softmax_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.axis = bottom[0].canonical_axis(self.param.softmax_param.axis)

@@ -17,7 +17,7 @@ class SwishLayer(NeuronLayer):
     Source: swish_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.beta: float = self.param.swish_param.beta

@@ -17,7 +17,7 @@ class TanHLayer(NeuronLayer):
     Source: tanh_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].data = self.ctx.math.each("tanh", bottom[0].data, room=top[0].room())

@@ -18,7 +18,7 @@ class ThresholdLayer(NeuronLayer):
     Source: threshold_layer.cpp.
     """
 
-    calls_kernels = True
+    calls_kernels = any_layout = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.threshold: float = self.param.threshold_param.threshold

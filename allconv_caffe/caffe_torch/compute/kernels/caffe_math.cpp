@@ -818,11 +818,14 @@ struct Known {
     const char* name;
     void (*call)(const I*);
 };
+#ifndef MORE
+#define MORE(KNOWN)  // kernels of a file that includes this one
+#endif
 #define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }},
 #define KNOWN_FORMULA(name, value) KNOWN(each_##name)
 static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(copy_view)
                                   KNOWN(rows) KNOWN(dot) KNOWN(conv) KNOWN(conv_data) KNOWN(lrn_scale) KNOWN(greater)
-                                  KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax)};
+                                  KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax) MORE(KNOWN)};
 
 extern "C" {
 
