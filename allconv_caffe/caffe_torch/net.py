@@ -398,6 +398,7 @@ class Net:
             if faces is None or is_tracing():
                 layer.forward(bottom, top)
             else:
+                faces.math.forgets = self.forgets or not self.layer_need_backward[i]
                 with faces:
                     layer.forward(bottom, top)
             if self.forgets:

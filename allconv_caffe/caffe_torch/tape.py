@@ -16,7 +16,7 @@ import torch
 
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
-from allconv_caffe.caffe_torch.compute.fast_math import FastMath
+from allconv_caffe.caffe_torch.compute.fast_math import FastMath, relu_word
 from allconv_caffe.caffe_torch.compute.layout import ChannelsLast
 from allconv_caffe.caffe_torch.compute.program import Program, results
 from allconv_caffe.caffe_torch.layer import Layer, Recording
@@ -58,6 +58,10 @@ class Tape:
                 self._runs[run.first : run.end] = [None] * len(run.layers)
                 return first
             end = min(last + 1, run.end)
+            if end in run.done_before:  # it is to be seen as it is before that layer
+                end -= 1
+            if first in run.done_before or first == end:
+                return first
             run.play(first, end)
             first = end
         return first
@@ -128,11 +132,13 @@ class Run:
 
     Attributes:
         first: which layer is the first of `layers`.
+        done_before: layers, by number, whose work the calls of the one before do.
     """
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.layers: list[Layer] = []
+        self.done_before: set[int] = set()
         self._program = Program()
 
     @property
@@ -144,7 +150,15 @@ class Run:
         """Returns whether its calls can be made again."""
         recording, math = layer.recording, layer.ctx.math
         assert recording is not None and isinstance(math, CaffeMath)
-        if not self._program.append(math.library, recording.calls, [*map(_data, recording.blobs)]):
+        calls = recording.calls
+        if self.layers and isinstance(math, FastMath):
+            before = self.layers[-1].recording
+            word = None if before is None else relu_word(math.library, before.calls, calls)
+            if word is not None:
+                self._program.change(word, 1)
+                self.done_before.add(self.end)
+                calls = ()
+        if not self._program.append(math.library, calls, [*map(_data, recording.blobs)]):
             return False
         self.layers.append(layer)
         return True

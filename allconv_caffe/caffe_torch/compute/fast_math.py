@@ -24,8 +24,10 @@ from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import current
 
 DIRECT = 0  # tiles of so many outputs a side; Winograd's otherwise
-#: what Winograd's transforms of a channel of a tile cost, in multiply-adds: measured
-TRANSFORM = {2: 150, 4: 730}
+TILES: dict[tuple[int, ...], tuple[int, ...]] = {(3, 3): (2, 4), (5, 5): (2,)}  # by kernel
+#: what Winograd's transforms of a channel of a tile of so many places a side cost, in multiply-adds: measured
+TRANSFORM = {4: 150, 6: 730}
+CLEARING = ("last_conv", "last_winograd", "last_affine")  # kernels that may clear what is negative before they store
 FETCH = 10  # and a filter's number, that comes from memory
 
 
@@ -86,8 +88,9 @@ class Pack:
             by_product = w.reshape(self._group, outputs, w.shape[1], -1).permute(0, 3, 2, 1)
             by_product = by_product.reshape(self._group, -1, outputs)
         else:
-            g = winograd.filter_transform(tile, w)
-            by_product = torch.einsum("ir,js,ocrs->ijco", g, g, w).flatten(0, 1)
+            g = winograd.filter_transform(tile, w, w.shape[2])
+            by_product = torch.einsum("ir,js,gocrs->gijco", g, g, w.reshape(self._group, outputs, *w.shape[1:]))
+            by_product = by_product.flatten(0, 2)
         lanes = self._library.caffe_last_lanes()
         panels = []
         for part in by_product.split(2 * lanes, 2):
@@ -205,7 +208,7 @@ class FastMath(CaffeMath):
 
     def clone(self, x: torch.Tensor) -> torch.Tensor:
         if self.forgets:
-            return x
+            return torch.empty(0)
         return super().clone(x) if layout_of(x) is None else self.copy(x, torch.empty(x.shape))
 
     def copy(self, x: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -250,7 +253,7 @@ class FastMath(CaffeMath):
             sizes = n, c, *size, o, *out, *window.kernel, *window.stride, *window.pad, *window.dilation, window.group
             self._call("last_conv", *sizes, int(planar), x, pack.numbers, b, 0, y, threads)
         else:
-            sizes = tile, n, c, *size, o, *out, window.pad[0]
+            sizes = tile, n, c, *size, o, *out, window.kernel[0], window.pad[0], window.group
             self._call("last_winograd", *sizes, self._last(x), pack.numbers, b, 0, y, threads)
         return y
 
@@ -298,7 +301,34 @@ class FastMath(CaffeMath):
         _, mask = super().greatest([self._flat(self._last(part)) for part in parts], self._flat(y))
         return y, lies.view(mask)
 
+    # batch_norm_layer.cpp, scale_layer.cpp
+    def normalized(
+        self, x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if layout_of(x) is None:
+            return super().normalized(x, mean, std, room)
+        y, pixels = self._like(x.shape, room), x.numel() // x.shape[1]
+        self._call("last_normalized", pixels, x.shape[1], x, mean, std, y, torch.get_num_threads())
+        return y
+
+    def affine(
+        self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, axes: tuple[int, int], room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if layout_of(x) is None or axes != (1, 1) or not a.shape == b.shape == x.shape[1:2]:
+            return super().affine(x, a, b, axes, room)
+        y, pixels = self._like(x.shape, room), x.numel() // x.shape[1]
+        self._call("last_affine", pixels, x.shape[1], x, a, b, 0, y, torch.get_num_threads())
+        return y
+
     # lrn_layer.cpp
+    def lrn_scale_within(self, x: torch.Tensor, window: Window, alpha: float) -> torch.Tensor:
+        x = self._last(x)
+        if layout_of(x) is None:
+            return super().lrn_scale_within(x, window, alpha)
+        scale = self._like(x.shape, None)
+        self._call("last_within", *x.shape, window.kernel[0], alpha, x, scale, torch.get_num_threads())
+        return scale
+
     def lrn_scale(self, x: torch.Tensor, size: int, factor: float, k: float) -> torch.Tensor:
         x = self._last(x)
         scale = self._like(x.shape, None)
@@ -312,10 +342,12 @@ class FastMath(CaffeMath):
         if layout_of(x) is None:
             return super().max_pool(x, window, out, room)
         shape = (*x.shape[:2], *out)
-        y, index = self._like(shape, room), self._like(shape, torch.empty(math.prod(shape), dtype=torch.int32))
+        y, index = self._like(shape, room), None
+        if not self.forgets:
+            index = self._like(shape, torch.empty(math.prod(shape), dtype=torch.int32))
         sizes = *x.shape, *out, *window.kernel, *window.stride, *window.pad
         self._call("last_max", *sizes, x, y, index, torch.get_num_threads())
-        return y, index
+        return y, torch.empty(0) if index is None else index
 
     def average_pool(
         self, x: torch.Tensor, window: Window, out: Sequence[int], room: torch.Tensor | None = None
@@ -337,6 +369,20 @@ class FastMath(CaffeMath):
         return y
 
 
+def relu_word(library: ctypes.CDLL, calls: Sequence[Call], following: Sequence[Call]) -> int | None:
+    """Which argument of the last of `calls`, counted from its end, makes it do what `following` does, a ReLU in place; None: none."""
+    if not calls or len(following) != 1 or following[0][0] != "each_relu" or calls[-1][0] not in CLEARING:
+        return None
+    name, arguments = calls[-1]
+    kinds = getattr(library, f"caffe_{name}").argtypes
+    place = kinds.index(Result)
+    y, (_, _, count, x, slopes, slope, _, to, _) = arguments[place], following[0][1]
+    if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) and isinstance(to, torch.Tensor)):
+        return None
+    alike = slopes is None and slope == 0 and count == y.numel()
+    return place - 1 - len(kinds) if alike and x.data_ptr() == y.data_ptr() == to.data_ptr() else None
+
+
 def is_quarters(formula: str, a: Scalar, b: float) -> bool:
     """Whether this is LRN's usual x a^(-3/4), which square roots give faster."""
     return formula == "times_power" and b == -0.75 and isinstance(a, torch.Tensor)
@@ -344,13 +390,14 @@ def is_quarters(formula: str, a: Scalar, b: float) -> bool:
 
 def fastest(n: int, w: torch.Tensor, window: Window, out: Sequence[int], lanes: int) -> int:
     """By which tiles n images are convolved with the least work: `DIRECT`, 2 or 4."""
-    o, c = w.shape[:2]
-    if not winograd.fits(w, window) or o % lanes or c % lanes:
+    o, c = w.shape[0] // window.group, w.shape[1]
+    whole = o % lanes == c % lanes == 0 and window.pad[0] == window.pad[1]
+    if not whole or window.stride != (1, 1) or window.dilation != (1, 1):
         return DIRECT
-    work = {DIRECT: float(9 * o * c * (n * math.prod(out) + FETCH))}
-    for tile, transform in TRANSFORM.items():
-        tiles = n * math.prod(-(-size // tile) for size in out)
-        work[tile] = (tile + 2) ** 2 * o * c * (tiles + FETCH) + tiles * transform * (o + c)
+    work = {DIRECT: float(math.prod(window.kernel) * o * c * (n * math.prod(out) + FETCH))}
+    for tile in TILES.get(window.kernel, ()):
+        places, tiles = tile + window.kernel[0] - 1, n * math.prod(-(-size // tile) for size in out)
+        work[tile] = places**2 * o * c * (tiles + FETCH) + tiles * TRANSFORM[places] * (o + c)
     return min(work, key=lambda tile: work[tile])
 
 
@@ -363,7 +410,10 @@ def _library() -> ctypes.CDLL | str:
     i, f, p, r = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, Result
     for name, types in {
         "conv": [i] * 17 + [p, p, p, i, r, i],
-        "winograd": [i] * 9 + [p, p, p, i, r, i],
+        "winograd": [i] * 11 + [p, p, p, i, r, i],
+        "normalized": [i, i, p, p, p, r, i],
+        "affine": [i, i, p, p, p, i, r, i],
+        "within": [i] * 5 + [f, p, r, i],
         "max": [i] * 12 + [p, r, r, i],
         "average": [i] * 12 + [p, r, i],
         "lrn": [i, i, i, f, f, p, r, i],

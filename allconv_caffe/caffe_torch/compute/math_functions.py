@@ -212,7 +212,25 @@ class Math(ABC):
             y, mask = torch.where(greater, x, y), torch.where(greater, i, mask)
         return y, mask
 
+    # batch_norm_layer.cpp, scale_layer.cpp
+    def normalized(
+        self, x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(x - mean) / std of x (N, C, ...), mean and std (C), in `room` if that helps."""
+        return self.each("divide", self.each("subtract", x, mean, axis=1, room=room), std, axis=1, room=room)
+
+    def affine(
+        self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, axes: tuple[int, int], room: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """a x + b, where a and b lie along x's axes from `axes` on, in `room` if that helps."""
+        return self.each("add", self.each("scal", x, a, axis=axes[0], room=room), b, axis=axes[1], room=room)
+
     # lrn_layer.cpp
+    def lrn_scale_within(self, x: torch.Tensor, window: Window, alpha: float) -> torch.Tensor:
+        """1 + alpha times the mean of the squares under the window around each number of x (N, C, H, W)."""
+        mean = self.average_pool(self.powx(x, 2), window, x.shape[2:])
+        return self.each("add", self.each("scal", mean, alpha), 1.0)
+
     def lrn_scale(self, x: torch.Tensor, size: int, factor: float, k: float) -> torch.Tensor:
         """k + `factor` times the sum of the squares of `size` channels around each number of x (N, C, H, W)."""
         return k + self.channel_sum(x * x, size, factor)

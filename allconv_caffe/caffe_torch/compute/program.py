@@ -76,6 +76,10 @@ class Program:
         self._starts.append(len(self._words))
         return True
 
+    def change(self, word: int, value: int) -> None:
+        """Sets an argument of the last call; `word` counts from its end, -1 is the last argument."""
+        self._words[word] = value
+
     def close(self) -> None:
         """Makes it ready to run; nothing is appended any more."""
         self._array = np.array(self._words, np.int64)

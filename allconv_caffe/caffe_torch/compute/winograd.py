@@ -138,19 +138,21 @@ def transformed(w: torch.Tensor, m: int) -> torch.Tensor:
     return u.reshape(a * a, o // panel, panel, c).transpose(2, 3).contiguous()
 
 
-def filter_transform(m: int, like: torch.Tensor) -> torch.Tensor:
-    """G, (m + 2, 3): rows (1, t, t^2) / prod over the other points s of (t - s), for t in 0, +-p, +-q; then (0, 0, 1).
+def filter_transform(m: int, like: torch.Tensor, kernel: int = 3) -> torch.Tensor:
+    """G, (m + kernel - 1, kernel): rows (1, t, t^2, ...) / prod over the other points s of (t - s), for t in 0, +-p, +-q; then
+    (..., 0, 0, 1).
 
-    For m = 2 the first row's sign stands in the kernels' data transform.
+    For tiles of four places a side the first row's sign stands in the kernels' data transform.
     """
-    points = [0.0] + [s * t for t in POINTS[m] for s in (1.0, -1.0)]
+    places = m + kernel - 1
+    points = [0.0] + [s * t for t in POINTS[places - 2] for s in (1.0, -1.0)]
     rows = []
     for t in points:
         scale = 1.0
         for s in points:
             if s != t:
                 scale *= t - s
-        rows.append([1 / scale, t / scale, t * t / scale])
-    if m == 2:
+        rows.append([t**power / scale for power in range(kernel)])
+    if places == 4:
         rows[0] = [1.0, 0.0, 0.0]
-    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=like.dtype, device=like.device)
+    return torch.tensor([*rows, [0.0] * (kernel - 1) + [1.0]], dtype=like.dtype, device=like.device)

@@ -82,7 +82,6 @@ class BatchNormLayer(NeuronLayer):
         if self.use_global_stats:
             scale = each("inverse", factor).reshape(())
             mean, var = each("scal", mean_sum, scale), each("scal", var_sum, scale)
-            centred = each("subtract", x, mean, axis=1, room=room)
         else:
             scal = self.ctx.math.scal
             mean = channel_mean(x)
@@ -95,8 +94,11 @@ class BatchNormLayer(NeuronLayer):
             self.blobs[1].data = var * correction + scal(self.fraction, var_sum)
         std = each("sqrt", each("add", var, self.eps))
         self.std = along(std, 1, x.dim())  # temp_
-        last = self.use_global_stats and not self.scale_bias  # nobody will ask for x_norm
-        y = each("divide", centred, std, axis=1, room=room if last else None)
+        if self.use_global_stats:
+            last = not self.scale_bias  # nobody will ask for x_norm
+            y = self.ctx.math.normalized(x, mean, std, room if last else None)
+        else:
+            y = each("divide", centred, std, axis=1)
         self.x_norm = y  # x_norm_
         if self.scale_bias:
             a, b = (blob.data for blob in self.blobs[3:])

@@ -46,8 +46,7 @@ class LRNLayer(NeuronLayer):
         if self.across:
             self.scale = math.lrn_scale(x, self.size, self.alpha / self.size, self.k)
         else:
-            mean = math.average_pool(math.powx(x, 2), self.window, x.shape[2:])
-            self.scale = math.each("add", math.each("scal", mean, self.alpha), 1.0)
+            self.scale = math.lrn_scale_within(x, self.window, self.alpha)
         y = math.each("times_power", x, self.scale, -self.beta, room=top[0].room())
         top[0].data = y.to(bottom[0].data.dtype)
 

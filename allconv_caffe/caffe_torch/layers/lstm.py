@@ -13,7 +13,6 @@ from allconv_caffe.caffe_torch.layers.base import float32
 from allconv_caffe.caffe_torch.layers.lstm_unit import gates, unit, unit_backward
 from allconv_caffe.caffe_torch.layers.recurrent import Kept, RecurrentLayer
 from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
-from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LayerParameter
 
 
@@ -62,7 +61,7 @@ class LSTMLayer(RecurrentLayer):
         self, inputs: torch.Tensor, cont: torch.Tensor, states: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         h, c = states
-        if is_tracing() and self.sequences_fit:
+        if self.runs_sequences:
             w = self.blobs[self.first_step_param].data
             y, self.cells, self.all_gates, self.all_h_conted = torch.ops.allconv_caffe.lstm(inputs, cont, h, c, w)
             return y, [y[-1], self.cells[-1]]
@@ -78,7 +77,7 @@ class LSTMLayer(RecurrentLayer):
         return torch.stack(outputs), [h, c]
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
-        if is_tracing() and self.sequences_fit:
+        if self.runs_sequences:
             w = self.blobs[self.first_step_param].data
             dx = torch.ops.allconv_caffe.lstm_backward(dy, cont, self.all_gates, self.cells, w)
             self.accumulate_steps(

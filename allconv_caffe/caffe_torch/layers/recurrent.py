@@ -63,6 +63,11 @@ class RecurrentLayer(Layer):
         return here and recurrent.why_not() is None
 
     @property
+    def runs_sequences(self) -> bool:
+        """Whether these operators are taken: sums in another order than step by step."""
+        return (is_tracing() or self.ctx.fast) and self.sequences_fit
+
+    @property
     def carried(self) -> list[Blob]:
         return [] if self.exposed else self.states
 
@@ -262,7 +267,7 @@ class RecurrentLayer(Layer):
 
     def product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """a (M, K) b (K, N), multiplied in the context's compute_dtype; float32."""
-        if is_tracing() and self.sequences_fit:
+        if self.runs_sequences:
             return torch.ops.allconv_caffe.product(float32(a), float32(b))
         factor = self.ctx.factor
         return float32(factor(a) @ factor(b))

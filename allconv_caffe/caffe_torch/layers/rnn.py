@@ -12,7 +12,6 @@ from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import float32
 from allconv_caffe.caffe_torch.layers.recurrent import Kept, RecurrentLayer
 from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
-from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LayerParameter
 
 
@@ -56,7 +55,7 @@ class RNNLayer(RecurrentLayer):
         (h,) = states
         w_hh, w_ho = self.first_step_param, self.first_step_param + 1
         bias = self.blobs[w_ho + 1].data
-        if is_tracing() and self.sequences_fit:
+        if self.runs_sequences:
             each, self.all_h_conted = torch.ops.allconv_caffe.rnn(inputs, cont, h, self.blobs[w_hh].data)
             y = torch.tanh(self.times(each.reshape(-1, self.d), w_ho) + bias).reshape(inputs.shape)
             self.outputs, self.hidden = y, each
@@ -79,7 +78,7 @@ class RNNLayer(RecurrentLayer):
 
     def unroll_backward(self, dy: torch.Tensor, cont: torch.Tensor) -> torch.Tensor:
         w_hh, w_ho = self.first_step_param, self.first_step_param + 1
-        if is_tracing() and self.sequences_fit:
+        if self.runs_sequences:
             assert isinstance(self.hidden, torch.Tensor)
             assert isinstance(self.outputs, torch.Tensor)
             d_out = dy * (1 - self.outputs * self.outputs)

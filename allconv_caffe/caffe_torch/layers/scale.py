@@ -57,9 +57,11 @@ class ScaleLayer(Layer):
         x, math, room = bottom[0].data, self.ctx.math, top[0].room(*bottom[1:])
         if top[0] is bottom[0]:
             self.before = math.clone(x)  # temp_
-        y = math.each("scal", x, self.scale(bottom).data, axis=self.axis, room=room)
+        scale = self.scale(bottom).data
         if self.bias_term:
-            y = math.each("add", y, self.blobs[-1].data, axis=self.bias_axis, room=room)
+            y = math.affine(x, scale, self.blobs[-1].data, (self.axis, self.bias_axis), room)
+        else:
+            y = math.each("scal", x, scale, axis=self.axis, room=room)
         top[0].data = y.to(x.dtype)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -11,8 +11,11 @@ typedef int64_t I;
 extern "C" {
 void caffe_last_conv(I n, I c, I h, I w, I o, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, I dh, I dw, I groups,
                      I planar, const float* x, const int32_t* packed, const float* bias, I relu, float* y, I threads);
-void caffe_last_winograd(I m, I n, I c, I h, I w, I o, I oh, I ow, I pad, const float* x, const int32_t* packed,
-                         const float* bias, I relu, float* y, I threads);
+void caffe_last_winograd(I m, I n, I c, I h, I w, I o, I oh, I ow, I kernel, I pad, I groups, const float* x,
+                         const int32_t* packed, const float* bias, I relu, float* y, I threads);
+void caffe_last_normalized(I pixels, I c, const float* x, const float* mean, const float* std, float* y, I threads);
+void caffe_last_affine(I pixels, I c, const float* x, const float* scale, const float* bias, I relu, float* y, I threads);
+void caffe_last_within(I n, I c, I h, I w, I size, float alpha, const float* x, float* scale, I threads);
 void caffe_last_max(I n, I c, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, const float* x, float* y,
                     int32_t* index, I threads);
 void caffe_last_average(I n, I c, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, const float* x, float* y,
@@ -23,7 +26,7 @@ void caffe_last_reorder(I n, I c, I plane, I last, float* x, I threads);
 void caffe_last_product(I m, I n, I k, const float* x, const float* w, const float* bias, float* y, I threads);
 }
 #define MORE(KNOWN)                                                                                             \
-    KNOWN(last_conv) KNOWN(last_winograd) KNOWN(last_max) KNOWN(last_average) KNOWN(last_lrn) KNOWN(last_quarters) \
+    KNOWN(last_conv) KNOWN(last_winograd) KNOWN(last_normalized) KNOWN(last_affine) KNOWN(last_within) KNOWN(last_max) KNOWN(last_average) KNOWN(last_lrn) KNOWN(last_quarters) \
     KNOWN(last_reorder) KNOWN(last_product)
 #include "caffe_math.cpp"
 
@@ -39,43 +42,49 @@ typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 #define UNROLL(i, n) _Pragma("GCC unroll 12") for (int i = 0; i < n; ++i)
 
-template <class V, class T>
-static inline V load(const T* p, I count = LANES) {
-    V v{};
-    if (count >= LANES) memcpy(&v, p, sizeof(V));
-    else if (count > 0) memcpy(&v, p, 4 * count);
-    return v;
+// the first `count` numbers, or as many as a vector has; the others are 0, and are not stored
+#ifdef __AVX512F__
+static inline __mmask16 first(I count) { return count >= LANES ? 0xffff : count > 0 ? (1 << count) - 1 : 0; }
+static inline vf load(const float* p, I count = LANES) { return (vf)_mm512_maskz_loadu_ps(first(count), p); }
+static inline void store(float* p, vf v, I count = LANES) { _mm512_mask_storeu_ps(p, first(count), (__m512)v); }
+static inline void store(int32_t* p, vi v, I count = LANES) { _mm512_mask_storeu_epi32(p, first(count), (__m512i)v); }
+#else
+static inline vi first(I count) { return (vi){0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)std::min<I>(count, LANES); }
+static inline vf load(const float* p, I count = LANES) {
+    return (vf)(count >= LANES ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, (__m256i)first(count)));
 }
-template <class V, class T>
-static inline void store(T* p, V v, I count = LANES) {
-    if (count >= LANES) memcpy(p, &v, sizeof(V));
-    else memcpy(p, &v, 4 * count);
+static inline void store(float* p, vf v, I count = LANES) {
+    if (count >= LANES) _mm256_storeu_ps(p, (__m256)v);
+    else _mm256_maskstore_ps(p, (__m256i)first(count), (__m256)v);
 }
+static inline void store(int32_t* p, vi v, I count = LANES) { store((float*)p, (vf)v, count); }
+#endif
 
 // what is done with sums before they are stored: their bias added, if there is one, and what is negative cleared
 struct Last {
     const float* bias;
     bool relu;
 };
+static inline vf cleared(vf x) { return (x > 0 ? x : x < 0 ? vf{} : x) + 0.f * (x < 0 ? x : vf{}); }  // nan for -inf
 
 // c[i][0..columns) = the sum over the runs r and k < length of a[i * apart + run[r] + k] * b[(r * length + k) * V * LANES + ..]
 template <int R, int V>
 static inline void micro(I runs, const I* run, I length, const float* a, I apart, const float* b, float* c, I ldc,
                          I columns, Last last) {
     vf s[R][V];
-    UNROLL(i, R) UNROLL(v, V) s[i][v] = last.bias ? load<vf>(last.bias + v * LANES, columns - v * LANES) : vf{};
+    UNROLL(i, R) UNROLL(v, V) s[i][v] = last.bias ? load(last.bias + v * LANES, columns - v * LANES) : vf{};
     for (I r = 0; r < runs; ++r) {
         const float* at = a + run[r];
         for (I k = 0; k < length; ++k, b += V * LANES) {
             vf q[V];
-            UNROLL(v, V) q[v] = load<vf>(b + v * LANES);
+            UNROLL(v, V) q[v] = load(b + v * LANES);
             UNROLL(i, R) {
                 const float f = at[i * apart + k];
                 UNROLL(v, V) s[i][v] += f * q[v];
             }
         }
     }
-    if (last.relu) UNROLL(i, R) UNROLL(v, V) s[i][v] = s[i][v] < 0 ? vf{} : s[i][v];
+    if (last.relu) UNROLL(i, R) UNROLL(v, V) s[i][v] = cleared(s[i][v]);
     UNROLL(i, R) UNROLL(v, V) if (columns > v * LANES) store(c + i * ldc + v * LANES, s[i][v], columns - v * LANES);
 }
 
@@ -128,17 +137,19 @@ static void gather(const float* x, I planar, I h, I w, I c, I first, I taken, I 
     }
 }
 
-template <int m>
-struct Tile;  // the transforms along one side of a tile: B^T d of the image, A^T x of the products
+// the transforms along one side of a tile of a places: B^T d of the image, A^T x of the products to m outputs
+template <int a>
+struct Tile;
 
 template <>
-struct Tile<2> {
+struct Tile<4> {
     static inline void bt(const vf* d, vf* o) {
         o[0] = d[0] - d[2];
         o[1] = d[2] + d[1];
         o[2] = d[2] - d[1];
         o[3] = d[3] - d[1];
     }
+    template <int m>
     static inline void at(const vf* x, vf* o) {
         o[0] = x[0] + (x[1] + x[2]);
         o[1] = (x[1] - x[2]) + x[3];
@@ -146,7 +157,7 @@ struct Tile<2> {
 };
 
 template <>
-struct Tile<4> {
+struct Tile<6> {
     static constexpr float p = P4, q = Q4, pp = p * p, qq = q * q;
     static inline void bt(const vf* d, vf* o) {
         vf a = d[4] - qq * d[2], b = p * (d[3] - qq * d[1]), c = d[4] - pp * d[2], e = q * (d[3] - pp * d[1]);
@@ -157,19 +168,23 @@ struct Tile<4> {
         o[4] = c - e;
         o[5] = (pp * qq) * d[1] - (pp + qq) * d[3] + d[5];
     }
+    template <int m>
     static inline void at(const vf* x, vf* o) {
         vf s = x[1] + x[2], d = x[1] - x[2], t = x[3] + x[4], e = x[3] - x[4];
         o[0] = x[0] + (s + t);
         o[1] = p * d + q * e;
-        o[2] = pp * s + qq * t;
-        o[3] = (pp * p) * d + (qq * q) * e + x[5];
+        if constexpr (m == 2) o[1] += x[5];
+        else {
+            o[2] = pp * s + qq * t;
+            o[3] = (pp * p) * d + (qq * q) * e + x[5];
+        }
     }
 };
 
-template <int m>
-static void winograd(I n, I c, I h, I w, I co, I oh, I ow, I pad, const float* x, const float* u, Last last, float* y,
-                     I threads) {
-    constexpr int a = m + 2;
+// c to co channels of images whose pixels lie xc and yc numbers apart
+template <int m, int a>
+static void winograd(I n, I c, I xc, I h, I w, I co, I yc, I oh, I ow, I pad, const float* x, const float* u, Last last,
+                     float* y, I threads) {
     const I th = (oh + m - 1) / m, tw = (ow + m - 1) / m, tiles = n * th * tw;
     // of a size that the products' factors stay in the cache, and that each thread gets several
     I block = std::max<I>(ROWS, std::min<I>(4 * ROWS, (I(1) << 17) / (a * a * c) / ROWS * ROWS));
@@ -191,19 +206,19 @@ static void winograd(I n, I c, I h, I w, I co, I oh, I ow, I pad, const float* x
                 for (int i = 0; i < a; ++i)
                     for (int j = 0; j < a; ++j) {
                         const I r = ty * m - pad + i, s = tx * m - pad + j;
-                        from[i * a + j] = r >= 0 && r < h && s >= 0 && s < w ? x + ((image * h + r) * w + s) * c : zero;
+                        from[i * a + j] = r >= 0 && r < h && s >= 0 && s < w ? x + ((image * h + r) * w + s) * xc : zero;
                     }
                 for (I ch = 0; ch < c; ch += LANES) {
                     vf z[a][a];
                     UNROLL(j, a) {
                         vf d[a], o[a];
-                        UNROLL(i, a) d[i] = load<vf>(from[i * a + j] + ch);
-                        Tile<m>::bt(d, o);
+                        UNROLL(i, a) d[i] = load(from[i * a + j] + ch);
+                        Tile<a>::bt(d, o);
                         UNROLL(i, a) z[i][j] = o[i];
                     }
                     UNROLL(i, a) {
                         vf o[a];
-                        Tile<m>::bt(z[i], o);
+                        Tile<a>::bt(z[i], o);
                         UNROLL(j, a) store(v + (i * a + j) * vs + t * c + ch, o[j]);
                     }
                 }
@@ -214,25 +229,25 @@ static void winograd(I n, I c, I h, I w, I co, I oh, I ow, I pad, const float* x
                         std::min(WIDE, co - p), {nullptr, false});
             for (I t = 0; t < count; ++t) {
                 const I id = first + t, tx = id % tw, ty = id / tw % th, image = id / (tw * th);
-                float* to = y + ((image * oh + ty * m) * ow + tx * m) * co;
+                float* to = y + ((image * oh + ty * m) * ow + tx * m) * yc;
                 const I nr = std::min<I>(m, oh - ty * m), nc = std::min<I>(m, ow - tx * m);
                 for (I ch = 0; ch < co; ch += LANES) {
                     vf z[m][a];
                     UNROLL(j, a) {
                         vf d[a], o[m];
-                        UNROLL(i, a) d[i] = load<vf>(g + (i * a + j) * ms + t * co + ch);
-                        Tile<m>::at(d, o);
+                        UNROLL(i, a) d[i] = load(g + (i * a + j) * ms + t * co + ch);
+                        Tile<a>::template at<m>(d, o);
                         UNROLL(i, m) z[i][j] = o[i];
                     }
-                    const vf add = last.bias ? load<vf>(last.bias + ch) : vf{};
+                    const vf add = last.bias ? load(last.bias + ch) : vf{};
                     UNROLL(i, m) {
                         vf o[m];
-                        Tile<m>::at(z[i], o);
+                        Tile<a>::template at<m>(z[i], o);
                         if (i < nr)
                             UNROLL(j, m) if (j < nc) {
                                 vf r = o[j] + add;
-                                if (last.relu) r = r < 0 ? vf{} : r;
-                                store(to + (i * ow + j) * co + ch, r);
+                                if (last.relu) r = cleared(r);
+                                store(to + (i * ow + j) * yc + ch, r);
                             }
                     }
                 }
@@ -301,14 +316,37 @@ void caffe_last_conv(I n, I c, I h, I w, I o, I oh, I ow, I kh, I kw, I sh, I sw
     }
 }
 
-void caffe_last_winograd(I m, I n, I c, I h, I w, I o, I oh, I ow, I pad, const float* x, const int32_t* packed,
-                         const float* bias, I relu, float* y, I threads) {
-    const Last last{bias, relu != 0};
-    if (m == 2) winograd<2>(n, c, h, w, o, oh, ow, pad, x, (const float*)packed, last, y, threads);
-    else winograd<4>(n, c, h, w, o, oh, ow, pad, x, (const float*)packed, last, y, threads);
+// by tiles of m x m outputs
+void caffe_last_winograd(I m, I n, I c, I h, I w, I o, I oh, I ow, I kernel, I pad, I groups, const float* x,
+                         const int32_t* packed, const float* bias, I relu, float* y, I threads) {
+    const I taken = c / groups, out = o / groups, a = m + kernel - 1;
+    for (I g = 0; g < groups; ++g) {
+        const float* u = (const float*)packed + g * a * a * taken * out;
+        const Last last{bias ? bias + g * out : nullptr, relu != 0};
+        const auto run = m == 4 ? winograd<4, 6> : kernel == 5 ? winograd<2, 6> : winograd<2, 4>;
+        run(n, taken, c, h, w, out, o, oh, ow, pad, x + g * taken, u, last, y + g * out, threads);
+    }
 }
 
-// y, and for each the flat place h * w of its maximum; -FLT_MAX and -1 where nothing is greater than -FLT_MAX
+// (x - mean) / std, channel by channel
+void caffe_last_normalized(I pixels, I c, const float* x, const float* mean, const float* std, float* y, I threads) {
+#pragma omp parallel for num_threads(team(threads, pixels * c)) schedule(static)
+    for (I i = 0; i < pixels; ++i)
+        for (I at = 0; at < c; at += LANES)
+            store(y + i * c + at, (load(x + i * c + at, c - at) - load(mean + at, c - at)) / load(std + at, c - at), c - at);
+}
+
+// scale x + bias, channel by channel
+void caffe_last_affine(I pixels, I c, const float* x, const float* scale, const float* bias, I relu, float* y, I threads) {
+#pragma omp parallel for num_threads(team(threads, pixels * c)) schedule(static)
+    for (I i = 0; i < pixels; ++i)
+        for (I at = 0; at < c; at += LANES) {
+            const vf s = load(x + i * c + at, c - at) * load(scale + at, c - at) + load(bias + at, c - at);
+            store(y + i * c + at, relu ? cleared(s) : s, c - at);
+        }
+}
+
+// y, and, if wanted, for each the flat place h * w of its maximum; -FLT_MAX and -1 where nothing is greater than -FLT_MAX
 void caffe_last_max(I n, I c, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph, I pw, const float* x, float* y,
                     int32_t* index, I threads) {
     const Axis r{kh, sh, ph, h}, q{kw, sw, pw, w};
@@ -324,13 +362,13 @@ void caffe_last_max(I n, I c, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, I ph
                     for (I a = r.begin(u); a < h1; ++a)
                         for (I b = q.begin(v); b < w1; ++b) {
                             const I flat = a * w + b;
-                            const vf one = load<vf>(image + flat * c + at, c - at);
+                            const vf one = load(image + flat * c + at, c - at);
                             const vi better = one > best;
                             best = better ? one : best;
                             place = better ? vi{} + (int32_t)flat : place;
                         }
                     store(y + out + at, best, c - at);
-                    store(index + out + at, place, c - at);
+                    if (index) store(index + out + at, place, c - at);
                 }
             }
 }
@@ -348,10 +386,30 @@ void caffe_last_average(I n, I c, I h, I w, I oh, I ow, I kh, I kw, I sh, I sw, 
                 for (I at = 0; at < c; at += LANES) {
                     vf sum{};
                     for (I a = r.begin(u); a < h1; ++a)
-                        for (I b = q.begin(v); b < w1; ++b) sum += load<vf>(image + (a * w + b) * c + at, c - at);
+                        for (I b = q.begin(v); b < w1; ++b) sum += load(image + (a * w + b) * c + at, c - at);
                     store(y + out + at, sum / size, c - at);
                 }
             }
+}
+
+// scale = 1 + alpha times the mean square of size x size pixels around each; those outside count as 0
+void caffe_last_within(I n, I c, I h, I w, I size, float alpha, const float* x, float* scale, I threads) {
+    const Axis r{size, 1, size / 2, h}, q{size, 1, size / 2, w};
+    const float by = alpha / (size * size);
+#pragma omp parallel for collapse(2) num_threads(team(threads, n * c * h * w))
+    for (I i = 0; i < n; ++i)
+        for (I u = 0; u < h; ++u)
+            for (I v = 0; v < w; ++v)
+                for (I at = 0; at < c; at += LANES) {
+                    const I h1 = r.end(u), w1 = q.end(v);
+                    vf sum{};
+                    for (I a = r.begin(u); a < h1; ++a)
+                        for (I b = q.begin(v); b < w1; ++b) {
+                            const vf one = load(x + ((i * h + a) * w + b) * c + at, c - at);
+                            sum += one * one;
+                        }
+                    store(scale + ((i * h + u) * w + v) * c + at, 1.f + by * sum, c - at);
+                }
 }
 
 // scale = k + factor times the sum of the squares of `size` channels around each
@@ -365,8 +423,8 @@ void caffe_last_lrn(I pixels, I c, I size, float factor, float k, const float* x
         for (I i = 0; i < pixels; ++i) {
             for (I j = 0; j < c; ++j) squares[half + j] = x[i * c + j] * x[i * c + j];
             for (I at = 0; at < c; at += LANES) {
-                vf sum = load<vf>(squares + at);
-                for (I e = 1; e < size; ++e) sum += load<vf>(squares + at + e);
+                vf sum = load(squares + at);
+                for (I e = 1; e < size; ++e) sum += load(squares + at + e);
                 store(scale + i * c + at, k + factor * sum, c - at);
             }
         }
@@ -378,11 +436,11 @@ void caffe_last_quarters(I n, const float* x, const float* s, float* y, I thread
 #pragma omp parallel for num_threads(team(threads, n)) schedule(static)
     for (I i = 0; i < n; i += LANES) {
         vf root;
-        const vf of = load<vf>(s + i, n - i);
+        const vf of = load(s + i, n - i);
         UNROLL(j, LANES) root[j] = sqrtf(of[j]);
         vf roots;
         UNROLL(j, LANES) roots[j] = sqrtf(root[j]);
-        store(y + i, load<vf>(x + i, n - i) / (root * roots), n - i);
+        store(y + i, load(x + i, n - i) / (root * roots), n - i);
     }
 }
 
@@ -418,9 +476,9 @@ static inline void dots(I n, I k, const float* x, const float* w, const float* b
     UNROLL(i, R) UNROLL(j, S) s[i][j] = vf{};
     const auto add = [&](I at, I count) __attribute__((always_inline)) {
         vf a[R];
-        UNROLL(i, R) a[i] = load<vf>(x + i * k + at, count);
+        UNROLL(i, R) a[i] = load(x + i * k + at, count);
         UNROLL(j, S) {
-            const vf b = load<vf>(w + j * k + at, count);
+            const vf b = load(w + j * k + at, count);
             UNROLL(i, R) s[i][j] += a[i] * b;
         }
     };
