@@ -119,6 +119,7 @@ class Net:
         self._param_index: dict[str, int] = {}
         self.debug_info: bool = param.debug_info
         self.forgets = False  # there will be no backward: layers leave nothing to it
+        self.remembers = False  # layers run backward that need not: all leave to it what it takes
         # called with a layer's index around its forward or backward, by the plain executor (pycaffe)
         self.before_forward: list[Callable[[int], object]] = []
         self.after_forward: list[Callable[[int], object]] = []
@@ -398,7 +399,7 @@ class Net:
             if faces is None or is_tracing():
                 layer.forward(bottom, top)
             else:
-                faces.math.forgets = self.forgets or not self.layer_need_backward[i]
+                faces.math.forgets = self.forgets or not (self.remembers or self.layer_need_backward[i])
                 with faces:
                     layer.forward(bottom, top)
             if self.forgets:

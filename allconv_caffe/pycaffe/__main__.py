@@ -1,6 +1,7 @@
 """``python -m allconv_caffe.pycaffe script.py ...``: an untouched script, whose ``import caffe`` is this package.
 
-``-m module ...`` and ``-c code ...`` run what Python's own options of that name run.
+``-m module ...`` and ``-c code ...`` run what Python's own options of that name run; before these, ``--seed-exact`` is
+`set_seed_exact`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from allconv_caffe import pycaffe
 from allconv_caffe.files import open_file
 
 USAGE = (
-    "usage: python -m allconv_caffe.pycaffe SCRIPT.py [ARGUMENT]... | -m MODULE [ARGUMENT]... | -c CODE [ARGUMENT]..."
+    "usage: python -m allconv_caffe.pycaffe [--seed-exact] "
+    "SCRIPT.py [ARGUMENT]... | -m MODULE [ARGUMENT]... | -c CODE [ARGUMENT]..."
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the script as Python would; returns 2 where there is none."""
+    exact = list(arguments[:1]) == ["--seed-exact"]
+    arguments = arguments[exact:]
     kind = arguments[0] if arguments and arguments[0] in ("-m", "-c") else ""
     words = list(arguments[1:] if kind else arguments)
     if not words or (not kind and words[0].startswith("-")):
         print(USAGE, file=sys.stderr)
         return 2
     pycaffe.install()
+    pycaffe.set_seed_exact(exact)
     if kind == "-m":
         sys.argv = words
         sys.path[0] = os.getcwd()

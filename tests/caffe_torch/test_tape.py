@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from support.prototxt import layer
 
 from allconv_caffe import pycaffe
-from allconv_caffe.caffe_torch.compute import caffe_math
+from allconv_caffe.caffe_torch.compute import caffe_math, fast_math
 from allconv_caffe.caffe_torch.compute.math_functions import TorchMath
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.tape import Run
@@ -97,6 +97,16 @@ NET = INPUT + "".join(
         layer("shuffled", "ShuffleChannel", "x", "shuffle_channel_param { group: 2 }"),
     ]
 )
+
+
+@pytest.fixture(autouse=True, params=["exact", "fast"])
+def _order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sums in Caffe's order, and by the fastest kernels."""
+    if request.param == "fast" and fast_math.why_not() is not None:
+        pytest.skip("this machine has not the kernels")
+    pycaffe.set_seed_exact(request.param == "exact")
+    yield
+    pycaffe.set_seed_exact(False)
 
 
 def build(text: str = NET) -> pycaffe.Net:

@@ -57,4 +57,18 @@ def test_what_is_no_script_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(pycaffe, "install", lambda: None)  # it would stay
     assert runner.main(["gone.py"]) == 2
     assert capsys.readouterr() == ("", "gone.py: No such file or directory\n")
-    assert runner.main([]) == 2 and "usage: python -m allconv_caffe.pycaffe SCRIPT.py" in capsys.readouterr().err
+    assert (
+        runner.main([]) == 2
+        and "usage: python -m allconv_caffe.pycaffe [--seed-exact] SCRIPT.py" in capsys.readouterr().err
+    )
+
+
+def test_a_script_may_be_run_seed_exact(tmp_path: Path) -> None:
+    """Its nets sum in Caffe's order with --seed-exact, else as fast as can be; its own arguments stay."""
+    (tmp_path / "script.py").write_text(
+        "import sys, caffe\n"
+        'net = caffe.Net.from_text(\'layer { name: "x" type: "Input" top: "x" }\', caffe.TEST)\n'
+        "print(sys.argv, net._net.ctx.fast)\n"
+    )
+    assert run(tmp_path, "--seed-exact", "script.py", "--seed-exact").stdout == "['script.py', '--seed-exact'] False\n"
+    assert run(tmp_path, "script.py", "2").stdout == "['script.py', '2'] True\n"

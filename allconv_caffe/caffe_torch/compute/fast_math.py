@@ -1,6 +1,7 @@
 """The fastest sums for forward passes on the CPU: images channels_last, convolution by Winograd's identity where that is less work.
 
-Results differ from those in Caffe's order by rounding alone. What has no kernel here, and backward, is `CaffeMath`'s, in C order.
+Results differ from those in Caffe's order by rounding alone. What has no kernel here is `CaffeMath`'s, in C order, and the large
+products of backward are PyTorch's.
 The arithmetic is in kernels/channels_last.cpp.
 """
 
@@ -14,11 +15,11 @@ from contextlib import contextmanager
 
 import torch
 
-from allconv_caffe.caffe_torch.blob import Memory
+from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute import layout, openblas, winograd
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath, declare
 from allconv_caffe.caffe_torch.compute.layout import ChannelsLast, channels_last, layout_of
-from allconv_caffe.caffe_torch.compute.math_functions import Scalar
+from allconv_caffe.caffe_torch.compute.math_functions import Scalar, TorchMath, Wanted
 from allconv_caffe.caffe_torch.compute.program import Call, Result, place_of
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import current
@@ -29,6 +30,9 @@ TILES: dict[tuple[int, ...], tuple[int, ...]] = {(3, 3): (2, 4), (5, 5): (2,)}  
 TRANSFORM = {4: 150, 6: 730}
 CLEARING = ("last_conv", "last_winograd", "last_affine")  # kernels that may clear what is negative before they store
 FETCH = 10  # and a filter's number, that comes from memory
+
+
+PYTORCH = TorchMath()
 
 
 class Pack:
@@ -219,6 +223,9 @@ class FastMath(CaffeMath):
         return y
 
     # math_functions.cpp
+    def accumulate_gemm(self, blob: Blob, a: torch.Tensor, b: torch.Tensor) -> None:
+        PYTORCH.accumulate_gemm(blob, a, b)
+
     def inner_product(
         self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -256,6 +263,11 @@ class FastMath(CaffeMath):
             sizes = tile, n, c, *size, o, *out, window.kernel[0], window.pad[0], window.group
             self._call("last_winograd", *sizes, self._last(x), pack.numbers, b, 0, y, threads)
         return y
+
+    def convolution_backward(
+        self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
+    ) -> torch.Tensor | None:
+        return PYTORCH.convolution_backward(dy, x, w, window, wanted)
 
     def _pack(self, w: torch.Tensor, group: int, tile: int) -> Pack:
         for pack in self._packs:
@@ -342,9 +354,10 @@ class FastMath(CaffeMath):
         if layout_of(x) is None:
             return super().max_pool(x, window, out, room)
         shape = (*x.shape[:2], *out)
-        y, index = self._like(shape, room), None
+        y, lies, index = self._like(shape, room), channels_last(shape), None
         if not self.forgets:
-            index = self._like(shape, torch.empty(math.prod(shape), dtype=torch.int32))
+            flat = torch.empty(y.numel(), dtype=torch.int32)
+            index = flat.view(shape) if lies is None else lies.view(flat)
         sizes = *x.shape, *out, *window.kernel, *window.stride, *window.pad
         self._call("last_max", *sizes, x, y, index, torch.get_num_threads())
         return y, torch.empty(0) if index is None else index
@@ -404,8 +417,11 @@ def fastest(n: int, w: torch.Tensor, window: Window, out: Sequence[int], lanes: 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
     found = layout.library()
-    if isinstance(found, str):
-        return found
+    return found if isinstance(found, str) else declared(found)
+
+
+def declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, its kernels' arguments declared."""
     declare(found)
     i, f, p, r = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, Result
     for name, types in {

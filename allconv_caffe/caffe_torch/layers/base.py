@@ -77,6 +77,15 @@ def add_filled(layer: Layer, shape: Sequence[int], filler_param: Any) -> Blob:
     return blob
 
 
+def kept(x: torch.Tensor, blob: Blob) -> torch.Tensor:
+    """What forward has kept of `blob`, one number for each of its. Raises CaffeError where it has kept nothing."""
+    check(
+        x.numel() == blob.count,
+        "forward has kept nothing for backward, since no loss lies above (force_backward: true asks for it)",
+    )
+    return x
+
+
 def float32(x: torch.Tensor) -> torch.Tensor:
     """`x` in float32, where sums and exponentials need it."""
     return x.to(torch.float32)

@@ -13,6 +13,7 @@ from allconv_caffe.caffe_torch.compute import pooling
 from allconv_caffe.caffe_torch.compute.window import read_pooling
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
+from allconv_caffe.caffe_torch.layers.base import kept
 from allconv_caffe.proto import PoolingParameter
 
 
@@ -103,6 +104,6 @@ class PoolingLayer(Layer):
             return
         dy, size = top[0].diff, bottom[0].shape[2:]
         if self.method == PoolingParameter.MAX:
-            bottom[0].diff = pooling.maxima_backward(dy, self.index, self.window, size)
+            bottom[0].diff = pooling.maxima_backward(dy, kept(self.index, top[0]), self.window, size)
         else:
             bottom[0].diff = self.ctx.math.average_pool_backward(dy, self.window, size)

@@ -10,7 +10,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
-from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import NeuronLayer, add_filled, kept, skipping, sum_to
 from allconv_caffe.proto import FillerParameter
 
 
@@ -52,7 +52,7 @@ class PReLULayer(NeuronLayer):
         top[0].data = self.ctx.math.each("relu", x, slope, axis=1, room=top[0].room())
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        x = self.before if top[0] is bottom[0] else bottom[0].data
+        x = kept(self.before, top[0]) if top[0] is bottom[0] else bottom[0].data
         dy = top[0].diff
         if self.param_propagate_down[0]:
             product = dy * x * (x <= 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.math_functions import along
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled, creating_inner, skipping, sum_to
+from allconv_caffe.caffe_torch.layers.base import add_filled, creating_inner, kept, skipping, sum_to
 from allconv_caffe.caffe_torch.layers.bias import operand_axis, operand_shape
 from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import FillerParameter
@@ -71,7 +71,7 @@ class ScaleLayer(Layer):
             self.blobs[-1].accumulate_diff(sum_to(dy, self.bias_axis, self.blobs[-1].shape))
         learned = len(bottom) == 1
         if self.param_propagate_down[0] if learned else propagate_down[1]:
-            x = self.before if top[0] is bottom[0] else bottom[0].data
+            x = kept(self.before, top[0]) if top[0] is bottom[0] else bottom[0].data
             gradient = sum_to(dy * x, self.axis, scale.shape)
             if learned and not self.overwrites(bottom[0], scale):
                 scale.accumulate_diff(gradient)

@@ -190,8 +190,12 @@ def set_device(gpus: Sequence[int]) -> torch.device:
     return torch.device("cuda", gpus[0])
 
 
-def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1) -> Context:
-    """What the nets of one action share."""
+def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1, *, fast: bool = False) -> Context:
+    """What the nets of one action share.
+
+    Args:
+        fast: nothing is trained: forward by the fastest kernels, unless -executor or -seed_exact asks for another order of sums.
+    """
     import torch
 
     from allconv_caffe.caffe_torch.compute import caffe_math
@@ -213,6 +217,7 @@ def make_context(flags: Flags, device: torch.device, phase: int, seed: int = -1)
         compute_dtype=torch.bfloat16 if flags.precision == "bf16" else torch.float32,
         conv_mode="direct" if flags.executor == "plain" or flags.seed_exact else "auto",
         tf32=flags.precision == "tf32",
+        fast=fast and flags.executor != "plain" and not flags.seed_exact,
     )
     if context.rounds_factors:
         glog.info("caffe.py:1", NO_BF16)
@@ -393,7 +398,9 @@ def test(flags: Flags) -> int:
     else:
         glog.info("caffe.cpp:275", "Use CPU.")
         device = set_device([])
-    net = load_net(flags.model, make_context(flags, device, TEST), level=flags.level, stages=flags.stage.split(","))
+    net = load_net(
+        flags.model, make_context(flags, device, TEST, fast=True), level=flags.level, stages=flags.stage.split(",")
+    )
     net.copy_trained_layers_from(flags.weights)
     if not net.debug_info:
         shared_memory.share(net)
@@ -464,8 +471,9 @@ def time(flags: Flags) -> int:
     else:
         glog.info("caffe.cpp:343", "Use CPU.")
         device = set_device([])
-    context = make_context(flags, device, TEST if flags.phase == "TEST" else TRAIN)
+    context = make_context(flags, device, TEST if flags.phase == "TEST" else TRAIN, fast=True)
     net = load_net(flags.model, context, level=flags.level, stages=flags.stage.split(","))
+    net.remembers = True
     n = glog.number
 
     def mean(watch: Stopwatch) -> str:

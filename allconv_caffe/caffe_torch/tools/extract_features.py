@@ -62,7 +62,7 @@ def device_of(words: Sequence[str]) -> torch.device:
 def extract(arguments: list[str], device: torch.device) -> int:
     """Runs the net and writes the data sets; `arguments` as in USAGE. Raises CaffeError; then none of them is there."""
     weights, model, blobs, datasets, batches, backend = arguments
-    net = load_net(model, Context(phase=TEST, device=device), level=0)
+    net = load_net(model, Context(phase=TEST, device=device, fast=True), level=0)
     net.copy_trained_layers_from(weights)
     names, paths = blobs.split(","), datasets.split(",")
     check(
