@@ -89,8 +89,8 @@ MISTAKES = {
     ),
     "net without ReLU": (
         f"viz sanity {MODEL} --net softplus.prototxt --blob conv6 --images 2 --output out",
-        "softplus.prototxt: layer 'relu6': found type BNLL below 'conv6', expected ReLU: the deconvnet rule has no meaning for other non-linear "
-        "layers, backprop has",
+        "softplus.prototxt: layer 'relu6': found type BNLL below 'conv6', expected ReLU: the deconvnet rule has no meaning for other "
+        "non-linear layers, backprop has",
     ),
     "weights of other shape": (
         f"viz mine {MODEL} --net wider.prototxt --output out.npz",
