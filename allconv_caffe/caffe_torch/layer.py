@@ -99,18 +99,24 @@ class Context:
         return (caffe_math.find() if self.seed_exact else None) or TorchMath(self.conv_mode)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Recording:
     """What a layer's last forward was: the calls of kernels that it made, and where its blobs lay."""
 
+    # in order
     calls: Sequence[Call]
+    # bottoms, tops and parameters
     blobs: Sequence[Blob]
-    states: Sequence[tuple[Memory, Memory, tuple[int, ...]]]  # see Blob.state
+    # of each of them, see Blob.state
+    states: Sequence[tuple[Memory, Memory, tuple[int, ...]]]
+    # the layer's
     parameters: Sequence[Blob]
-    packs: Sequence[Pack] = ()
-    # how the memories of bottoms lay before, and those of all blobs after it
-    before: Sequence[tuple[Memory, ChannelsLast | None]] = ()
-    after: Sequence[tuple[Memory, ChannelsLast | None]] = ()
+    # packed filters that calls take
+    packs: Sequence[Pack]
+    # how the memories of bottoms lay before it
+    before: Sequence[tuple[Memory, ChannelsLast | None]]
+    # how those of bottoms and tops lay after it
+    after: Sequence[tuple[Memory, ChannelsLast | None]]
 
 
 class Layer:

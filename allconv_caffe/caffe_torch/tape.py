@@ -94,13 +94,13 @@ class Tape:
         packs = math.packs if isinstance(math, FastMath) else ()
         if _fills(filled, self._bottoms[i], self._tops[i]) and all(pack.find([*map(_data, blobs)]) for pack in packs):
             layer.recording = Recording(
-                calls,
-                blobs,
-                [blob.state for blob in blobs],
-                list(layer.blobs),
-                packs,
-                before,
-                [(blob._data, blob._data.layout) for blob in between],
+                calls=calls,
+                blobs=blobs,
+                states=[blob.state for blob in blobs],
+                parameters=list(layer.blobs),
+                packs=packs,
+                before=before,
+                after=[(blob._data, blob._data.layout) for blob in between],
             )
             self._new.append(i)
         else:
