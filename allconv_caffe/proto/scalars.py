@@ -190,7 +190,7 @@ class _Walk:
         token = self._now
         if token.kind != "integer":
             self._expected("integer")
-        value = _as_integer(token.text)
+        value = as_integer(token.text)
         if value > most + negative:
             self._object(f"Integer out of range ({token.text})")
         self._next()
@@ -244,7 +244,7 @@ class _Walk:
         negative = first.text == "-"
         if self._now.kind != "integer":
             self._expected("integer")
-        value = _as_integer(self._now.text)
+        value = as_integer(self._now.text)
         if value > 2**31 - 1 + negative:
             self._object(f"Integer out of range ({self._now.text})")
         self._next()
@@ -256,7 +256,8 @@ def _repeats(field: Any) -> bool:
     return bool(modern) if modern is not None else field.label == Field.LABEL_REPEATED
 
 
-def _as_integer(word: str) -> int:
-    if word[:2] in ("0x", "0X"):
-        return int(word, 16)
-    return int(word, 8 if word[0] == "0" else 10)
+def as_integer(word: str) -> int:
+    """The value of an integer's text: decimal, octal (0...) or hexadecimal (0x...); of endless ones just more than any field holds."""
+    hexadecimal = word[:2] in ("0x", "0X")
+    digits = (word[2:] if hexadecimal else word).lstrip("0") or "0"
+    return int(digits, 16 if hexadecimal else 8 if word[0] == "0" else 10) if len(digits) <= 80 else 1 << 80

@@ -113,7 +113,7 @@ def _as_cpp(text: str, cls: Any, where: str) -> str:
             and {"bool", "enum"} & kinds.get(field, set())
             and re.fullmatch(r"0[0-7]+|0[xX]0*[01]", word)
         ):
-            value = str(int(word, 16 if word[1] in "xX" else 8))
+            value = str(scalars.as_integer(word))
         if minus >= 0 and kind in ("number", "word") and start > minus + 1:
             pieces += [text[done:minus], " ", text[minus + 1 : start], "-", value]
             done = token.end()
@@ -127,7 +127,7 @@ def _as_cpp(text: str, cls: Any, where: str) -> str:
 _SCAN = re.compile(
     r"""(?P<blank>[ \t\r\n\v\f]+)|(?P<comment>\#[^\n]*)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"""
     r"""|(?P<number>0[xX][0-9a-fA-F]*|0[0-9]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]*)?[fF]?)"""
-    r"""|(?P<string>"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)|(?P<other>.)""",
+    r"""|(?P<string>"(?:[^"\\\n]+|\\.)*"?|'(?:[^'\\\n]+|\\.)*'?)|(?P<other>.)""",
     re.DOTALL,
 )
 _VALUE_WORDS = re.compile("inf|infinity|nan|true|false|t|f", re.IGNORECASE)
@@ -162,7 +162,7 @@ def _refusal(text: str, token: Match[str], kinds: Set[str]) -> Optional[Tuple[st
             return "Hex and octal numbers must be integers.", 0, word
         if re.fullmatch("0[0-9]*[89][0-9]*", word):
             return "Numbers starting with leading zero must be in octal.", 0, word
-        if kinds == {"enum"} and word.isdigit() and int(word) >= 2**31:
+        if kinds == {"enum"} and word.isdigit() and scalars.as_integer(word) >= 2**31:
             return f"Integer out of range ({word})", 0, word
     elif kind == "word":
         if _NO_DOUBLE.fullmatch(word) and kinds == {"float"}:
@@ -229,15 +229,12 @@ def _scalar(field: Any, value: Any) -> str:
         return field.enum_type.values_by_number[value].name
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         raw = value if isinstance(value, bytes) else value.encode("utf-8")
-        return '"' + "".join(map(_escape, raw)) + '"'
+        return '"' + raw.decode("latin-1").translate(_ESCAPES) + '"'
     return str(value)
 
 
-_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"}
-
-
-def _escape(byte: int) -> str:
-    return _ESCAPES.get(byte) or (chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}")
+_ESCAPES = {byte: f"\\{byte:03o}" for byte in range(256) if not 0x20 <= byte < 0x7F}
+_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t", ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"}
 
 
 def float_text(value: float) -> str:

@@ -189,3 +189,24 @@ def test_wrong_numbers_are_refused_in_the_real_parsers_words() -> None:
         if not error.value.reason.startswith(expected):
             wrong.append(f"{text!r}: {error.value.reason!r}, Caffe says {expected!r}")
     assert len(recorded) > 500 and not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("max_iter: " + "1" * 5000, "Integer out of range (1111"),
+        ("debug_info: " + "7" * 5000, "Integer out of range (7777"),
+        ("solver_mode: 0x" + "f" * 5000, "Integer out of range (0xff"),
+        ("solver_mode: 0" + "7" * 5000, "Integer out of range (0777"),
+        ("max_iter: " + "0" * 5000 + "11", "max_iter: 9\n"),
+        ("debug_info: " + "0" * 5000 + "1", "debug_info: true\n"),
+        ("base_lr: 0." + "1" * 5000, "base_lr: 0.111111112\n"),
+    ],
+)
+def test_numbers_of_thousands_of_digits_are_numbers(text: str, sentence: str) -> None:
+    """What C++'s parser, which counts with 64 bits, makes of them (seen with Debian's Caffe)."""
+    try:
+        found = to_text(parse_text(text, SolverParameter))
+    except ProtoError as error:
+        found = error.reason
+    assert found.startswith(sentence), found[:200]

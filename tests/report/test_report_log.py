@@ -203,6 +203,14 @@ def test_a_long_test_is_no_jump() -> None:
     assert parse_lines(text).train[-1].seconds == 1807.0
 
 
+def test_a_number_without_end_is_no_iteration() -> None:
+    """More digits than any counter has: the line is passed over."""
+    log = parse_lines(
+        lines("Solving x", f"Iteration {'1' * 5000}, loss = 1", f"GPU {'1' * 5000}: x", "Iteration 5, loss = 2")
+    )
+    assert [row.iteration for row in log.train] == [5] and not log.gpus
+
+
 def test_a_line_of_no_day_has_no_time() -> None:
     """Month 13 is passed over, and the row stays."""
     log = parse_lines([stamped("1129 12:00:00", "Solving x"), stamped("1329 12:00:01", "Iteration 0, loss = 1")])

@@ -43,7 +43,7 @@ class Flag:
             if text.lower() in FALSE:
                 return False
         elif isinstance(self.default, int):
-            if _INTEGER.fullmatch(text):
+            if _INTEGER.fullmatch(text) and len(text) < 1000:
                 number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
                 if -(2**31) <= number < 2**31:
                     return number
