@@ -29,8 +29,8 @@ _PREFIX = re.compile(  # what ran Caffe may have put a time or a name of its own
     r"(?:.{1,100}?\s)??(?P<level>[IWEF])(?P<date>(?:\d{4})?\d{4}) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?)"
     r" +\d+ (?P<place>\S+:\d+)\] ?(?P<text>.*)"
 )
-_TRAIN = re.compile(rf"Iteration (\d{1, 18})(?: \([^)]*\))?, loss = {_NUMBER}$")
-_RATE = re.compile(rf"Iteration (\d{1, 18}), lr = {_NUMBER}$")
+_TRAIN = re.compile(rf"Iteration (\d{{1,18}})(?: \([^)]*\))?, loss = {_NUMBER}$")
+_RATE = re.compile(rf"Iteration (\d{{1,18}}), lr = {_NUMBER}$")
 _TEST = re.compile(r"Iteration (\d{1,18}), Testing net \(#(\d{1,18})\)$")
 _OUTPUT = re.compile(rf" *(Train|Test) net output #(\d+): (\S+) = {_NUMBER}(?: \(\* .* loss\))?$")
 _TEST_LOSS = re.compile(rf"Test loss: {_NUMBER}$")
