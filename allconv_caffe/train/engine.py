@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +45,7 @@ def choose(settings: RunSettings) -> Engine:
     if settings.rng == "caffe":
         return _seed_exact(settings, gpus)
     if settings.engine == "torch":
-        return _torch(gpus, precision, threads, "asked for")
+        return _torch(settings, gpus, "asked for")
     caffe = _find_caffe()
     if settings.engine == "caffe":
         if caffe is None:
@@ -63,14 +62,14 @@ def choose(settings: RunSettings) -> Engine:
             gpus = (0,) if caffe.has_working_gpu() else ()
         return _caffe(caffe, gpus, threads, "asked for")
     if precision != "float32":
-        return _torch(gpus, precision, threads, f"BVLC Caffe has no precision {precision}")
+        return _torch(settings, gpus, f"BVLC Caffe has no precision {precision}")
     if caffe is None:
-        return _torch(gpus, precision, threads, "no real Caffe was found")
+        return _torch(settings, gpus, "no real Caffe was found")
     if gpus == ():
-        return _torch(gpus, precision, threads, "on a CPU it is faster than the real Caffe that was found")
+        return _torch(settings, gpus, "on a CPU it is faster than the real Caffe that was found")
     if caffe.has_working_gpu():
         return _caffe(caffe, gpus or (0,), threads, "a real Caffe with a working GPU was found")
-    return _torch(gpus, precision, threads, f"the real Caffe that was found ({caffe.origin}) has no working GPU")
+    return _torch(settings, gpus, f"the real Caffe that was found ({caffe.origin}) has no working GPU")
 
 
 def _seed_exact(settings: RunSettings, gpus: tuple[int, ...] | None) -> Engine:
@@ -88,13 +87,31 @@ def _seed_exact(settings: RunSettings, gpus: tuple[int, ...] | None) -> Engine:
         raise DriverError(
             "RNG=caffe", f"found PRECISION={settings.precision}, expected float32, the only one that Caffe has"
         )
-    if re.search(r"(^|\s)--?executor[=\s]compiled(\s|$)", " ".join(settings.caffe_flags)):
+    if flags_given(settings)["executor"] == "compiled":
         raise DriverError(
             "RNG=caffe", "found -executor compiled, expected auto or plain (compiled code draws its own numbers)"
         )
     reason = "asked for" if settings.engine == "torch" else "it draws BVLC Caffe's random numbers on a CPU"
-    found = _torch((), settings.precision, settings.threads, reason)
+    found = _torch(settings, (), reason)
     return replace(found, flags=(*found.flags, "-seed_exact"))
+
+
+def flags_given(settings: RunSettings) -> dict[str, Any]:
+    """What the user's own flags say to caffe-torch, by name; looked at before a run has a folder.
+
+    Raises: DriverError: a flag that it does not have, or a value that the flag does not take.
+    """
+    from allconv_caffe.caffe_torch.tools import gflags
+    from allconv_caffe.caffe_torch.tools.caffe import FLAGS
+
+    try:
+        values, rest, wrong = gflags.parse(FLAGS, settings.caffe_flags)
+    except gflags.Stop as error:
+        values, rest, wrong = {}, [], [str(error)]
+    wrong += [f"found {rest[0]}" for _ in rest[:1]]
+    if wrong:
+        raise DriverError(f"-- {' '.join(settings.caffe_flags)}", f"{wrong[0]}, expected flags of `caffe-torch train`")
+    return values
 
 
 def _find_caffe() -> Any:
@@ -122,7 +139,9 @@ def _caffe(caffe: Any, gpus: tuple[int, ...], threads: int | None, reason: str) 
     )
 
 
-def _torch(gpus: tuple[int, ...] | None, precision: str, threads: int | None, reason: str) -> Engine:
+def _torch(settings: RunSettings, gpus: tuple[int, ...] | None, reason: str) -> Engine:
+    precision, threads = settings.precision, settings.threads
+    flags_given(settings)
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -112,6 +112,10 @@ def states(jobs: Sequence[Job], say: Callable[[str], None], prepare: bool = True
     return found
 
 
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def _state(folder: Path) -> str:
     if not (folder / STATE_FILE).exists():
         return "new"
@@ -145,7 +149,7 @@ def sweep(
             show.end(job.words, ended.outcomes[job], "already ")
         else:
             waiting.append(job)
-    show.write(f"{len(jobs)} runs, {len(waiting)} to do; {pool.describe()}")
+    show.write(f"{_runs(len(jobs))}, {len(waiting)} to do; {pool.describe()}")
     try:
         with _interrupts(pool, ended, show.write):
             _work_off(waiting, pool, home, ended, show, then)
@@ -300,7 +304,7 @@ def run(asked: Grid, say: Callable[[str], None], dry: bool = False) -> Swept:
     if dry:
         known = {job: state for job, (state, _) in states(jobs, say, prepare=False).items()}
         later = "; then each network at its best point, on all training images" if asked.select_on == "val" else ""
-        lines = [*(f"{state:<8} {job.command}" for job, state in known.items()), f"{len(jobs)} runs{later}"]
+        lines = [*(f"{state:<8} {job.command}" for job, state in known.items()), f"{_runs(len(jobs))}{later}"]
         return Swept(states=known, lines=lines)
     home = jobs[0].settings.root / jobs[0].settings.runs_dir / FOLDER
     ended = _worked_off(asked, jobs, home, say)
@@ -353,7 +357,7 @@ def summary(ended: Swept, chosen_on: str = "test images") -> list[str]:
         f"{counts[status]} {status}" for status in ("done", "dead", "interrupted", "failed") if counts[status]
     )
     spent = [outcome.seconds for outcome in ended.outcomes.values() if outcome.seconds is not None]
-    lines = [f"{len(ended.outcomes)} runs: {shown or 'none'}; {duration(sum(spent))} of training", ""]
+    lines = [f"{_runs(len(ended.outcomes))}: {shown or 'none'}; {duration(sum(spent))} of training", ""]
     return [*lines, *table(cells(ended), chosen_on)]
 
 

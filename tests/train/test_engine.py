@@ -84,12 +84,22 @@ NO_GPU_7 = r"GPU=7: PyTorch \S+ finds \d CUDA devices, expected one of them \(ch
             {"rng": "caffe", "engine": "torch", "caffe_flags": ("--executor=compiled",)},
             "RNG=caffe: found -executor compiled, expected auto or plain (compiled code draws its own numbers)",
         ),
+        (
+            {"engine": "torch", "caffe_flags": ("-iterations", "5", "--bogus")},
+            "-- -iterations 5 --bogus: unknown command line flag 'bogus', expected flags of `caffe-torch train`",
+        ),
+        (
+            {"engine": "torch", "caffe_flags": ("-iterations", "x")},
+            "-- -iterations x: illegal value 'x' specified for int32 flag 'iterations', expected flags of `caffe-torch train`",
+        ),
+        ({"engine": "torch", "caffe_flags": ("word",)}, "-- word: found word, expected flags of `caffe-torch train`"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(bench: Bench, settings: dict[str, object], text: str) -> None:
-    """A setting that does not serve is named with what was expected."""
+    """A setting that does not serve is named with what was expected; no folder of a run is begun."""
     with pytest.raises(DriverError) as caught:
         bench.run(**settings)
+    assert not list((bench.home / "runs").rglob("settings.json"))
     assert re.fullmatch(text, str(caught.value)) if text == NO_GPU_7 else str(caught.value) == text
 
 
