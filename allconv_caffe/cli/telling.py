@@ -48,12 +48,14 @@ class Told:
 
 
 def _as_option(where: str) -> str:
-    """What a library calls `k` or `batch_size` is the option --k or --batch-size of who typed it; a file of that name stays."""
+    """What a library calls `k`, `batch_size` or `rule` is the option --k, --batch-size or --rules of who typed it; a file of that
+    name stays."""
     context = click.get_current_context()
-    name = where.removeprefix("option ").replace("-", "_")
+    name = where.removeprefix("option ").replace("_", "-")
     for param in context.command.params:
-        if param.name == name and isinstance(param, click.Option) and str(context.params.get(name)) != where:
-            return param.opts[0]
+        named = {f"--{name}", f"--{name}s"} & set(param.opts)
+        if named and isinstance(param, click.Option) and str(context.params.get(str(param.name))) != where:
+            return named.pop()
     return where
 
 

@@ -125,7 +125,9 @@ def _say(told: Told, found: TopK, output: Path) -> None:
 @_TOPK
 @click.option("--blobs", metavar="NAME,...", help="of those mined, one beneath the other; left out: all")
 @click.option("--channels", metavar="LIST", help="rows, as 0,5,8-11; left out: --sample of them, drawn by --seed")
-@click.option("--sample", type=int, default=10, show_default=True, help="channels of each blob that are drawn")
+@click.option(
+    "--sample", type=click.IntRange(min=1), default=10, show_default=True, help="channels of each blob that are drawn"
+)
 @click.option("--k", type=int, help="patches of a channel; left out: as many as were mined")
 @click.option("--rules", default="guided", show_default=True, metavar="NAME,...", help="a block of maps each")
 @options_of(Words, DRAWN)

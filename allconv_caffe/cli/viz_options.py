@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ class Inputs:
         ),
     ] = None
     batch_size: Annotated[int, Option("--batch-size", type=click.IntRange(min=1), help="images of one pass")] = 32
-    seed: Annotated[int, Option("--seed", help="of what is drawn at random")] = 0
+    seed: Annotated[int, Option("--seed", type=click.IntRange(min=0), help="of what is drawn at random")] = 0
     quiet: bool = False  # no progress bars
 
     @property
@@ -248,6 +249,8 @@ class Inputs:
         if self.mean is not None and self.whitening is not None:
             raise VizError("--mean", "also --whitening", "one of them: whitened nets get no mean")
         scale = 1.0 if self.scale is None else self.scale
+        if not math.isfinite(scale):
+            raise VizError("--scale", scale, "a number")
         if self.mean is not None:
             values = _numbers(self.mean)
             order = self.order or "BGR"
@@ -374,9 +377,10 @@ def _numbers(text: str) -> np.ndarray | None:
     import numpy as np
 
     try:
-        return np.array([float(word) for word in text.split(",")], np.float32)
+        values = np.array([float(word) for word in text.split(",")], np.float32)
     except ValueError:
         return None
+    return values if np.isfinite(values).all() else None
 
 
 def _prepared(data: Path | None) -> Path | None:

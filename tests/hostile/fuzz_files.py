@@ -640,7 +640,10 @@ def child(name: str, seed: int, first: int, count: int) -> None:
             continue
         print(json.dumps({"begins": i, "said": said}), flush=True)
         path.write_bytes(mutant)
-        print(json.dumps({"is": judge(path, read)}), flush=True)
+        found = judge(path, read)
+        if TooSlow.__name__ in found:  # the machine may have had other work; what hangs hangs again
+            found = judge(path, read, 3 * SECONDS)
+        print(json.dumps({"is": found}), flush=True)
 
 
 def fuzz(name: str, seed: int, first: int, count: int) -> tuple[dict[str, int], list[str]]:

@@ -63,7 +63,7 @@ def world(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 MISTAKES = {
     "unknown blob": (
         f"viz mine {MODEL} --blobs conv99 --output out.npz",
-        r"blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
+        r"--blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
         "conv8, conv9, global_pool, prob)",
     ),
     "blob not mined": (
@@ -181,6 +181,11 @@ MISTAKES = {
         f"viz mine {MODEL} --shard 5/4 --output out.npz",
         "--shard: found '5/4', expected I/N with 1 <= I <= N, as 1/4",
     ),
+    "scale": (f"viz mine {MODEL} --scale nan --output out.npz", "--scale: found nan, expected a number"),
+    "images of sanity": (
+        f"viz sanity {MODEL} --images 1 --output out",
+        "--images: found 1, expected 2 or more: maps are compared between images",
+    ),
     "k": (f"viz mine {MODEL} --k 0 --output out.npz", "--k: found 0, expected 1 or more"),
     "limit": (f"viz mine {MODEL} --limit 0 --output out.npz", "--limit: found 0, expected 1 or more"),
     "another scan": (
@@ -194,16 +199,16 @@ MISTAKES = {
     ),
     "rule": (
         PATCHES + " --rules lrp",
-        "rule: found 'lrp', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
+        "--rules: found 'lrp', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
     ),
-    "space": (f"viz sanity {MODEL} --space hyper --output out", "space: found 'hyper', expected input or pixel"),
-    "space of patches": (PATCHES + " --space hyper", "space: found 'hyper', expected input or pixel"),
+    "space": (f"viz sanity {MODEL} --space hyper --output out", "--space: found 'hyper', expected input or pixel"),
+    "space of patches": (PATCHES + " --space hyper", "--space: found 'hyper', expected input or pixel"),
     "normalisation": (PATCHES + " --normalisation loud", None),
     "picture's name": (PATCHES.replace("out.png", "out.gif"), "out.gif: found a name ending in '.gif', expected .png"),
     "patches of no place": (PATCHES + " --k 0", "--k: found 0, expected 1 or more"),
     "too few images": (
         f"viz sanity {MODEL} --images 1 --output out",
-        "images: found 1, expected 2 or more: maps are compared between images",
+        "--images: found 1, expected 2 or more: maps are compared between images",
     ),
     "draws": (f"viz sanity {MODEL} --draws 0 --output out", "--draws: found 0, expected 1 or more"),
     "output below a file": (
