@@ -63,7 +63,7 @@ def world(viz_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 MISTAKES = {
     "unknown blob": (
         f"viz mine {MODEL} --blobs conv99 --output out.npz",
-        r"--blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
+        r"--blobs: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
         "conv8, conv9, global_pool, prob)",
     ),
     "blob not mined": (
