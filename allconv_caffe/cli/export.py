@@ -59,6 +59,8 @@ def export(inputs: Inputs, told: Told, to: str, output: Path, input_: str) -> No
     net = inputs.open_net()
     assert isinstance(net, EngineNet)  # of the engine that `Inputs` has where no --engine is asked for
     preparation, pixels = _preparation(inputs, net), input_ == "pixels"
+    if to == "torch":
+        told.say("asking the module, plain and under torch.compile ...", err=True)
     if to == "safetensors":
         written = torch_file.export_weights(net.net, output, preparation)
     else:

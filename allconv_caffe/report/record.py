@@ -19,6 +19,11 @@ class ReportError(FoundError, ValueError):
     """A record cannot be read; the text says where, what was found and what was expected."""
 
 
+def epochs_words(epochs: float) -> str:
+    """So many, for people."""
+    return f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How the rate went, but for the rate itself: what must be equal for two networks to be compared."""
@@ -38,7 +43,7 @@ class Schedule:
         words.append(f"batch {self.batch_size}")
         if self.drop_epochs:
             words.append("drops after epochs " + ", ".join(f"{drop:.4g}" for drop in self.drop_epochs))
-        return "; ".join([*words, f"{self.epochs:g} epochs"])
+        return "; ".join([*words, epochs_words(self.epochs)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,7 @@ class Conditions:
     recipe: str  # options and preprocessing
 
     def __str__(self) -> str:
-        return f"{self.dataset}, {self.epochs:g} epochs"
+        return f"{self.dataset}, {epochs_words(self.epochs)}"
 
     @property
     def order(self) -> tuple[object, ...]:

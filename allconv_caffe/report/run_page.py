@@ -13,7 +13,7 @@ from allconv_caffe.html.chart import Panel, chart
 from allconv_caffe.html.page import REPORT, Pages, way
 from allconv_caffe.report.collect import Run
 from allconv_caffe.report.page import TEMPLATES
-from allconv_caffe.report.record import Record, ReportError
+from allconv_caffe.report.record import Record, ReportError, epochs_words
 from allconv_caffe.report.runs import PAGES, Link, Shown, error_words, link, links, typed
 from allconv_caffe.report.tables import clock, on_its_dataset
 
@@ -86,7 +86,7 @@ def _outcome(found: Record) -> str:
 
 def _line(found: Record) -> str:
     """The run in a sentence."""
-    said = [f"{found.model} on {found.dataset}", f"{found.epochs:g} epochs", f"seed {found.seed}"]
+    said = [f"{found.model} on {found.dataset}", epochs_words(found.epochs), f"seed {found.seed}"]
     said += [word for word in (found.engine, found.device, found.precision) if word]
     said += [f"{found.parameters:,} parameters"] if found.parameters else []
     said += [clock(found.seconds)] if found.seconds is not None else []

@@ -16,7 +16,7 @@ from allconv_caffe.html.page import way
 from allconv_caffe.markdown import escaped
 from allconv_caffe.report import plots
 from allconv_caffe.report.collect import Run
-from allconv_caffe.report.record import Record, ReportError
+from allconv_caffe.report.record import Record, ReportError, epochs_words
 from allconv_caffe.report.tables import on_its_dataset
 
 CURVES, PAGES = "curves", "pages"
@@ -35,7 +35,7 @@ _TELLING: tuple[Callable[[Record], str], ...] = (
     lambda found: found.model,
     lambda found: found.variant,
     lambda found: found.dataset,
-    lambda found: f"{found.epochs:g} epochs",
+    lambda found: epochs_words(found.epochs),
     lambda found: "" if found.lr is None else f"lr {found.lr:g}",
     lambda found: "" if found.batch_size is None else f"batch {found.batch_size}",
     lambda found: f"seed {found.seed}",

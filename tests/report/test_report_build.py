@@ -344,6 +344,13 @@ def test_names_of_runs_and_of_their_curves_never_agree() -> None:
     assert re.fullmatch(r"cifar10-allcnn-c-seed1-[0-9a-f]{8}\.png", names[0])
 
 
+def test_one_epoch_is_one() -> None:
+    """`1 epoch`, `1.5 epochs`: in the name of a run and in that of its kind."""
+    runs = [Run(Path(f"{n}/seed1"), from_json(record("cifar10-allcnn-c", 9.0, epochs=n))) for n in (1.0, 1.5)]
+    assert [label.split(", ")[1] for label in runs_.labels(runs)] == ["1 epoch", "1.5 epochs"]
+    assert [str(run.record.conditions).rpartition(", ")[2] for run in runs] == ["1 epoch", "1.5 epochs"]
+
+
 def test_what_each_run_took_is_told_by_run(tmp_path: Path) -> None:
     """What all runs share stands once; what one took otherwise stands with its name, and all of it on the page."""
     _write(tmp_path / "runs/a", record("cifar10-allcnn-c", 9.3, assumptions=["filler: xavier", "batch_size: 128"]))
