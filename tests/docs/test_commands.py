@@ -43,6 +43,8 @@ NOT_RUN = {
     "pip install": CHECKOUT,
     "git config": CHECKOUT,
     ".venv/bin/pre-commit": CHECKOUT,
+    "make quickstart": MINUTES,
+    "make test": MINUTES,
     "make cifar10-allcnn-c": HOURS,
     "make cifar100-model-c": HOURS,
     "make cifar10-large-allcnn": HOURS,
