@@ -112,8 +112,11 @@ def _pip(python: Path, *words: str) -> None:
 def main(words: list[str]) -> int:
     """1 where a test fails in one of them."""
     kinds, _, flags = " ".join(words).partition("--")
+    known = ("lowest", "newest", *(f"python{version}" for version in PYTHONS), "wheels")
+    if unknown := [kind for kind in kinds.split() if kind not in known]:
+        sys.exit(f"matrix: found {', '.join(unknown)}, expected some of {', '.join(known)}")
     failed = False
-    for kind in kinds.split() or ("lowest", "newest", *(f"python{version}" for version in PYTHONS), "wheels"):
+    for kind in kinds.split() or known:
         if kind == "wheels":
             for version in NAMED:
                 lacking = wheels(version)
