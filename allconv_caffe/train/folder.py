@@ -65,6 +65,10 @@ def read_state(folder: Path) -> dict[str, Any]:
             if not files.fits(value := entry.get(key), kind):
                 found = f"attempt {number} with {key} {json.dumps(value)[:60]}"
                 raise RecordError(path, found, f"{files.kind_of(kind)}{mend}")
+        for session in entry["sessions"]:
+            if not files.fits(solver := session.get("solver"), str | None):
+                found = f"attempt {number} with a session of the solver {json.dumps(solver)[:60]}"
+                raise RecordError(path, found, f"{files.kind_of(str)}{mend}")
     return state
 
 

@@ -145,6 +145,18 @@ def weights(ending: str) -> bytes:
         return Path(str(path) + ending).read_bytes()
 
 
+def solver_state(ending: str) -> Callable[[], bytes]:
+    """What a solver has written after two iterations; it stays here, with its weights, for `read_solver_state`."""
+
+    def make() -> bytes:
+        import crash_points
+
+        crash_points.solver(Path.cwd(), ending)
+        return Path(f"x_iter_2.solverstate{ending}").read_bytes()
+
+    return make
+
+
 def mean() -> bytes:
     from allconv_caffe.proto import BlobProto
 
@@ -255,6 +267,13 @@ def read_weights(path: Path) -> object:
         if str(error).startswith("Could not open file "):  # pycaffe's own
             return None
         raise
+
+
+def read_solver_state(path: Path) -> object:
+    """A solver that goes on; the weights lie beside its state."""
+    from allconv_caffe import pycaffe as caffe
+
+    return caffe.get_solver("solver.prototxt").restore(str(path))
 
 
 def read_mean(path: Path) -> object:
@@ -559,6 +578,8 @@ FORMATS: dict[
     ),
     "caffemodel": (lambda: weights("caffemodel"), "x.caffemodel", read_weights, some_fields(hostile.NETS)),
     "hdf5": (lambda: weights("h5"), "x.caffemodel.h5", read_weights, some_bytes),
+    "solverstate": (solver_state(""), "x_iter_2.solverstate", read_solver_state, some_fields(hostile.STATES)),
+    "solver-hdf5": (solver_state(".h5"), "x_iter_2.solverstate.h5", read_solver_state, some_bytes),
     "binaryproto": (mean, "x.binaryproto", read_mean, some_fields({7: {}})),
     "lmdb": (database, "data.mdb", read_database, some_bytes),
     "pickle": (lambda: batch(2), "data_batch_1", read_batch, some_bytes),
