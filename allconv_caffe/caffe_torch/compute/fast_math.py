@@ -372,6 +372,9 @@ class FastMath(CaffeMath):
         self._call("last_average", *sizes, x, y, torch.get_num_threads())
         return y
 
+    def average_pool_backward(self, dy: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+        return PYTORCH.average_pool_backward(dy, window, size)
+
     # softmax_layer.cpp
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         if layout_of(x) is None or axis != 1:

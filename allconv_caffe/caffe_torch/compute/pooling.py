@@ -187,7 +187,7 @@ def _pool_max_backward(
     dy: torch.Tensor, index: torch.Tensor, out: Pair, kernel: Pair, stride: Pair, pad: Pair, size: Pair
 ) -> torch.Tensor:
     dx = _empty(dy, size)
-    _call("max_backward", [*dx.shape, *out, *kernel, *stride, *pad], _last(dy), _last(index), dx)
+    _call("max_backward", [*dx.shape, *out, *kernel, *stride, *pad], _last(dy), _last(index.int()), dx)
     return dx
 
 
