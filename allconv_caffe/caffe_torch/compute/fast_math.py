@@ -236,6 +236,16 @@ class FastMath(CaffeMath):
         self._call("last_product", *y.shape, x.shape[1], x, w, b, y, torch.get_num_threads())
         return y
 
+    def product_with_packed(
+        self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, y: torch.Tensor
+    ) -> torch.Tensor:
+        """y = x (M, K) times the transpose of w (N, K), which is kept packed, + b (N), all in C order."""
+        (m, k), n = x.shape, w.shape[0]
+        pack = self._pack(w.view(n, k, 1, 1), 1, DIRECT)
+        sizes = 1, k, 1, m, n, 1, m, *(1,) * 4, 0, 0, *(1,) * 3  # a convolution of one row of M pixels
+        self._call("last_conv", *sizes, 0, x, pack.numbers, b, 0, y, torch.get_num_threads())
+        return y
+
     # base_conv_layer.cpp
     def convolution(
         self,

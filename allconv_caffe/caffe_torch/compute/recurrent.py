@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -60,7 +61,40 @@ Four = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 Two = tuple[torch.Tensor, torch.Tensor]
 
 
-def _lstm(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, c: torch.Tensor, w: torch.Tensor) -> Four:
+Room = Callable[..., torch.Tensor]
+"""Gives memory for results: of a shape, like `torch.empty`."""
+
+
+class Rooms:
+    """Memory for the results of one layer's forward, the same in the same order each time: a page that is new costs more than what
+    is computed on it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+        self._next = 0
+
+    def begin(self) -> None:
+        """Before a forward."""
+        self._next = 0
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        i, self._next = self._next, self._next + 1
+        if i == len(self._kept):
+            self._kept.append(torch.empty(shape))
+        elif self._kept[i].shape != shape:
+            self._kept[i] = torch.empty(shape)
+        return self._kept[i]
+
+
+def lstm(
+    inputs: torch.Tensor,
+    cont: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    w: torch.Tensor,
+    room: Room = torch.empty,
+) -> Four:
     """The steps of LSTMLayer.
 
     Args:
@@ -71,12 +105,16 @@ def _lstm(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, c: torch.Te
     Returns: h (T, N, D); c with the one before (T + 1, N, D); the gates (T, N, 4D); cont h_{t-1} (T, N, D).
     """
     steps, n, d = *inputs.shape[:2], w.shape[1]
-    inputs, cont, w, gates = inputs.contiguous(), cont.contiguous(), w.contiguous(), torch.empty(inputs.shape)
-    outputs, h_conted, cells = (torch.empty(length, n, d) for length in (steps, steps, steps + 1))
+    inputs, cont, w, gates = inputs.contiguous(), cont.contiguous(), w.contiguous(), room(*inputs.shape)
+    outputs, h_conted, cells = (room(length, n, d) for length in (steps, steps, steps + 1))
     torch.mul(cont[0], h, out=h_conted[0])
     cells[0] = c
     _call("lstm_forward", steps, n, d, inputs, cont, w, outputs, cells, gates, h_conted)
     return outputs, cells, gates, h_conted
+
+
+def _lstm(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, c: torch.Tensor, w: torch.Tensor) -> Four:
+    return lstm(inputs, cont, h, c, w)
 
 
 def _lstm_fake(inputs: torch.Tensor, cont: torch.Tensor, h: torch.Tensor, c: torch.Tensor, w: torch.Tensor) -> Four:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute import recurrent
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import float32
 from allconv_caffe.caffe_torch.layers.lstm_unit import gates, unit, unit_backward
 from allconv_caffe.caffe_torch.layers.recurrent import Kept, RecurrentLayer
 from allconv_caffe.caffe_torch.layers.recurrent_net import part, product, total
+from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import LayerParameter
 
 
@@ -30,6 +32,8 @@ class LSTMLayer(RecurrentLayer):
     input_params = ("W_xc", "b_c", "W_xc_static")
     output_name = "h"
     cells: Kept
+    all_gates: torch.Tensor
+    all_h_conted: torch.Tensor
 
     def step_params(self) -> list[tuple[str, tuple[int, ...], Any]]:
         return [("W_hc", (4 * self.d, self.d), self.param.recurrent_param.weight_filler)]
@@ -63,7 +67,13 @@ class LSTMLayer(RecurrentLayer):
         h, c = states
         if self.runs_sequences:
             w = self.blobs[self.first_step_param].data
-            y, self.cells, self.all_gates, self.all_h_conted = torch.ops.allconv_caffe.lstm(inputs, cont, h, c, w)
+            steps = (
+                torch.ops.allconv_caffe.lstm(inputs, cont, h, c, w)
+                if is_tracing()
+                else recurrent.lstm(inputs, cont, h, c, w, self.rooms)
+            )
+            y: torch.Tensor = steps[0]
+            self.cells, self.all_gates, self.all_h_conted = steps[1:]
             return y, [y[-1], self.cells[-1]]
         outputs, cells, self.gates, self.h_conted = [], [c], [], []
         for t in range(self.steps):

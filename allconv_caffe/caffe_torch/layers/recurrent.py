@@ -17,6 +17,7 @@ import torch
 from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import recurrent
+from allconv_caffe.caffe_torch.compute.fast_math import FastMath
 from allconv_caffe.caffe_torch.compute.rng import ShapesOnly
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError, check
@@ -149,6 +150,7 @@ class RecurrentLayer(Layer):
                 fill(shape, filler, self.ctx.rng)
         self.param_propagate_down = [True] * len(self.blobs)
         self.states = [self.new_blob() for _ in self.state_names]  # recur_output_blobs_
+        self.rooms = recurrent.Rooms()
         self.output = self.new_blob()  # output_blobs_[0]; only its diff is used
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -180,7 +182,13 @@ class RecurrentLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = (*top[0].shape[:2], -1)
-        inputs = self.times(bottom[0].data.reshape(-1, self.k), 0).reshape(shape) + self.blobs[1].data
+        math = self.ctx.math
+        if isinstance(math, FastMath) and self.sequences_fit:
+            self.rooms.begin()
+            x, w, b = bottom[0].data.reshape(-1, self.k), self.blobs[0].data, self.blobs[1].data
+            inputs = math.product_with_packed(x, w, b, self.rooms(len(x), len(w))).view(shape)
+        else:
+            inputs = self.times(bottom[0].data.reshape(-1, self.k), 0).reshape(shape) + self.blobs[1].data
         if self.static:
             inputs = inputs + self.times(bottom[2].data.reshape(-1, self.s), 2)
         before = bottom[2 + self.static :] if self.exposed else self.states
