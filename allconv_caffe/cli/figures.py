@@ -341,14 +341,14 @@ def _small_one(inputs: Inputs, words: Words) -> Drawing:
     from allconv_caffe.visualize import schematic
     from allconv_caffe.visualize.look import Look
     from allconv_caffe.visualize.nets.errors import VizError
-    from allconv_caffe.visualize.unit import Unit, argmax_units, check_unit
+    from allconv_caffe.visualize.unit import Unit, check_unit
 
     if words.images is not None or inputs.data is not None:
         raise VizError("figure 1", "images without a net", "--model, or --net and --weights")
     words.check()
     net = _toy_net(inputs, schematic.CORNERS_NET)
     image = schematic.corners(net)
-    unit = Unit.parse(words.unit) if words.unit else argmax_units(net, image, "conv2")[0][0]
+    unit = Unit.parse(words.unit or schematic.CORNER)
     check_unit(net, unit)
     look = Look(how=words.how, shown=words.shown, size=words.size, command=command_line())
     return schematic.figure_one(

@@ -30,6 +30,9 @@ layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim:
 layer { name: "relu" type: "ReLU" bottom: "data" top: "relu" }
 """
 
+CORNER = "conv2:0:3:3"
+"""Of the four units that the square's corners excite equally, to rounding, the one for its upper left."""
+
 CORNERS_NET = """
 name: "corners"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 24 dim: 24 } } }
