@@ -39,8 +39,8 @@ class PlacedError(Exception):
         return self.where
 
     def __str__(self) -> str:
-        place = self.place.translate(_BREAKS)
-        return _clipped(f"{place}: {self.reason}" if place else self.reason)
+        place = self.place
+        return _clipped(f"{place}: {self.reason}" if place else self.reason).translate(_BREAKS)
 
     def within(self: Error, place: str) -> Error:
         """Prepends `place` to where the error happened, and returns the same exception."""

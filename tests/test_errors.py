@@ -28,6 +28,7 @@ def test_the_sentence_has_the_place_the_finding_and_the_choices() -> None:
     assert str(error) == "net.prototxt: found 2, expected 3 (choices: 3, x)"
     assert (error.where, error.found, error.expected, error.choices) == ("net.prototxt", 2, "3", (3, "x"))
     assert str(PlacedError("", "no place")) == "no place"
+    assert str(PlacedError("a", "File not found: b\nc")) == r"a: File not found: b\nc"
     assert str(FoundError("a\nb", "c\nd", "e")) == r"a\nb: found c d, expected e"
 
 
