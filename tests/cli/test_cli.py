@@ -215,10 +215,10 @@ def test_render_lists_the_experiments() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("render --lr x cifar10-model-a", "Error: option lr: found 'x', expected a number\n"),
+        ("render --lr x cifar10-model-a", "Error: --lr: found 'x', expected a number\n"),
         (
             "render --filler he cifar10-model-a",
-            "Error: option filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra, graham)\n",
+            "Error: --filler: found 'he', expected one of the choices (choices: xavier, gaussian, msra, graham)\n",
         ),
         ("prep verify nowhere", "Error: nowhere: found no manifest.json; expected a prepared data set\n"),
         ("run cifar10-allcnn-c --engine theano", "Error: --engine theano: expected one of auto, caffe, torch\n"),
