@@ -52,10 +52,10 @@ def _as_option(where: str) -> str:
     name stays."""
     context = click.get_current_context()
     name = where.removeprefix("option ").replace("_", "-")
-    for param in context.command.params:
-        named = {f"--{name}", f"--{name}s"} & set(param.opts)
-        if named and isinstance(param, click.Option) and str(context.params.get(str(param.name))) != where:
-            return named.pop()
+    options = {word: param for param in context.command.params if isinstance(param, click.Option) for word in param.opts}
+    for word in (f"--{name}", f"--{name}s"):
+        if word in options and str(context.params.get(str(options[word].name))) != where:
+            return word
     return where
 
 

@@ -366,7 +366,7 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
     [
         (
             "figure 4 --blob conv99",
-            "blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
+            "--blob: found 'conv99', expected a blob of the net (choices: data, conv1, conv2, conv3, conv4, conv5, conv6, conv7, "
             "conv8, conv9, global_pool, prob)",
         ),
         (
@@ -374,7 +374,7 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
             "blob 'prob': found a unit after the softmax of layer 'prob', expected a score before it, as 'global_pool'",
         ),
         ("figure 5 --unit conv9:10:0:0", "unit conv9:10:0:0: found channel 10, expected 0 to 9"),
-        ("figure 5 --unit conv9", "unit: found 'conv9', expected BLOB:CHANNEL or BLOB:CHANNEL:Y:X"),
+        ("figure 5 --unit conv9", "--unit: found 'conv9', expected BLOB:CHANNEL or BLOB:CHANNEL:Y:X"),
         ("figure 5 --unit conv9:1:0:0 --blob conv6", "--unit: found conv9:1:0:0, expected a unit of --blob conv6"),
         (
             "figure 5 --unit conv9:1:0:0 --same-unit",
@@ -386,14 +386,14 @@ def test_surgery_stops_where_the_null_test_fails(world: Path, monkeypatch: pytes
         ),
         (
             "figure 5 --rules grad",
-            "rule: found 'grad', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
+            "--rules: found 'grad', expected a ReLU rule (choices: backprop, deconvnet, guided, plain, gradient, deconv)",
         ),
         (
             "figure 5 --normalisation minmax",
             "--normalisation: found 'minmax', expected a way to draw maps (choices: "
             "zero-centred, shared, percentile, positive, l2-grey)",
         ),
-        ("figure 5 --space whitened", "space: found 'whitened', expected input or pixel"),
+        ("figure 5 --space whitened", "--space: found 'whitened', expected input or pixel"),
         ("figure 5 --count 0", "--count: found 0, expected 1 or more"),
         (
             "figure 5 --images nokey",
