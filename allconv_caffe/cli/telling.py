@@ -52,7 +52,9 @@ def _as_option(where: str) -> str:
     name stays."""
     context = click.get_current_context()
     name = where.removeprefix("option ").replace("_", "-")
-    options = {word: param for param in context.command.params if isinstance(param, click.Option) for word in param.opts}
+    options = {
+        word: param for param in context.command.params if isinstance(param, click.Option) for word in param.opts
+    }
     for word in (f"--{name}", f"--{name}s"):
         if word in options and str(context.params.get(str(options[word].name))) != where:
             return word
