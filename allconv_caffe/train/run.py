@@ -70,7 +70,8 @@ def run(
         return RunResult("interrupted", settings.root.resolve(), None)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with folder_.locked(planned.folder, say) as lease:
-        files.sweep(planned.folder)
+        for place in (planned.folder, planned.prefix.parent):
+            files.sweep(place)
         return _Run(planned, lease, say, () if listen is None else (listen(planned),)).go()
 
 

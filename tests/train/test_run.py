@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_a_crash_is_told_in_the_engines_words_and_the_next_run_goes_on(bench: Be
     assert log.sessions == 2
     assert [row.iteration for row in log.train] == [0, 10, 20, 30, 40]
     assert [row.session for row in log.train] == [1, 1, 2, 2, 2]
+
+
+def test_what_a_killed_engine_left_half_written_goes_with_the_next_run(bench: Bench) -> None:
+    """A temporary of a snapshot, its writer dead, is gone after the next run of the folder, engine or no engine."""
+    directory = bench.run(epochs=4).directory
+    left = directory / "snapshots" / ".cifar10-allcnn-c_iter_5.solverstate.c400953a.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    bench.run(epochs=4)
+    assert not left.exists()
 
 
 def test_a_broken_newest_snapshot_is_passed_over(bench: Bench) -> None:
