@@ -68,7 +68,13 @@ def two_nets() -> tuple[EngineNet, EngineNet]:
     plain = open_net(parse_text(NET, NetParameter))
     assert isinstance(bound, EngineNet) and isinstance(plain, EngineNet) and bound._bound
     plain._bound = False
-    plain.set_params(bound.params())
+    rng = np.random.default_rng(1)  # fillers draw from the system: now and then all units of a layer are dead
+    weights = {
+        name: [rng.normal(0, 0.3, blob.shape).astype(np.float32) for blob in blobs]
+        for name, blobs in bound.params().items()
+    }
+    for net in (bound, plain):
+        net.set_params(weights)
     return bound, plain
 
 

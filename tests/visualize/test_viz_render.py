@@ -55,7 +55,7 @@ def test_the_command_writes_one_net_beside_the_solvers(tmp_path: Path, monkeypat
     [
         (
             "cifar10-model-a --relu leaky",
-            "Error: option relu: found 'leaky', expected one of the choices (choices: plain, deconv, guided)",
+            "Error: --relu: found 'leaky', expected one of the choices (choices: plain, deconv, guided)",
         ),
         (
             "cifar10-model-a --relu guided --negative-slope 0.1",
