@@ -206,7 +206,7 @@ def test_the_commands_give_the_same_in_both_engines(
             maps, drawn["caffe"][name], rtol=0, atol=TOLERANCE * np.abs(maps).max(), err_msg=name
         )
     status, said = call("mine --engine caffe --blobs conv99 --output no.npz")
-    assert status == 1 and said.startswith("Error: blob: found 'conv99'") and said.count("\n") == 1
+    assert status == 1 and said.startswith("Error: --blobs: found 'conv99'") and said.count("\n") == 1
     (tmp_path / "text.txt").write_text("no weights")
     status, said = call("mine --engine caffe --weights text.txt --output no.npz")
     assert status == 1 and said.startswith("Error: text.txt: found ") and said.count("\n") == 1
