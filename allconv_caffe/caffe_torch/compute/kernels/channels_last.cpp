@@ -29,6 +29,7 @@ void caffe_last_product(I m, I n, I k, const float* x, const float* w, const flo
     KNOWN(last_conv) KNOWN(last_winograd) KNOWN(last_normalized) KNOWN(last_affine) KNOWN(last_within) KNOWN(last_max) KNOWN(last_average) KNOWN(last_lrn) KNOWN(last_quarters) \
     KNOWN(last_reorder) KNOWN(last_product)
 #include "caffe_math.cpp"
+#include "transforms.h"
 
 namespace last {
 
@@ -137,50 +138,6 @@ static void gather(const float* x, I planar, I h, I w, I c, I first, I taken, I 
     }
 }
 
-// the transforms along one side of a tile of a places: B^T d of the image, A^T x of the products to m outputs
-template <int a>
-struct Tile;
-
-template <>
-struct Tile<4> {
-    static inline void bt(const vf* d, vf* o) {
-        o[0] = d[0] - d[2];
-        o[1] = d[2] + d[1];
-        o[2] = d[2] - d[1];
-        o[3] = d[3] - d[1];
-    }
-    template <int m>
-    static inline void at(const vf* x, vf* o) {
-        o[0] = x[0] + (x[1] + x[2]);
-        o[1] = (x[1] - x[2]) + x[3];
-    }
-};
-
-template <>
-struct Tile<6> {
-    static constexpr float p = P4, q = Q4, pp = p * p, qq = q * q;
-    static inline void bt(const vf* d, vf* o) {
-        vf a = d[4] - qq * d[2], b = p * (d[3] - qq * d[1]), c = d[4] - pp * d[2], e = q * (d[3] - pp * d[1]);
-        o[0] = (pp * qq) * d[0] - (pp + qq) * d[2] + d[4];
-        o[1] = a + b;
-        o[2] = a - b;
-        o[3] = c + e;
-        o[4] = c - e;
-        o[5] = (pp * qq) * d[1] - (pp + qq) * d[3] + d[5];
-    }
-    template <int m>
-    static inline void at(const vf* x, vf* o) {
-        vf s = x[1] + x[2], d = x[1] - x[2], t = x[3] + x[4], e = x[3] - x[4];
-        o[0] = x[0] + (s + t);
-        o[1] = p * d + q * e;
-        if constexpr (m == 2) o[1] += x[5];
-        else {
-            o[2] = pp * s + qq * t;
-            o[3] = (pp * p) * d + (qq * q) * e + x[5];
-        }
-    }
-};
-
 // c to co channels of images whose pixels lie xc and yc numbers apart
 template <int m, int a>
 static void winograd(I n, I c, I xc, I h, I w, I co, I yc, I oh, I ow, I pad, const float* x, const float* u, Last last,
@@ -213,12 +170,12 @@ static void winograd(I n, I c, I xc, I h, I w, I co, I yc, I oh, I ow, I pad, co
                     UNROLL(j, a) {
                         vf d[a], o[a];
                         UNROLL(i, a) d[i] = load(from[i * a + j] + ch);
-                        Tile<a>::bt(d, o);
+                        Transform<a>::bt(d, o);
                         UNROLL(i, a) z[i][j] = o[i];
                     }
                     UNROLL(i, a) {
                         vf o[a];
-                        Tile<a>::bt(z[i], o);
+                        Transform<a>::bt(z[i], o);
                         UNROLL(j, a) store(v + (i * a + j) * vs + t * c + ch, o[j]);
                     }
                 }
@@ -236,13 +193,13 @@ static void winograd(I n, I c, I xc, I h, I w, I co, I yc, I oh, I ow, I pad, co
                     UNROLL(j, a) {
                         vf d[a], o[m];
                         UNROLL(i, a) d[i] = load(g + (i * a + j) * ms + t * co + ch);
-                        Tile<a>::template at<m>(d, o);
+                        Transform<a>::template at<m>(d, o);
                         UNROLL(i, m) z[i][j] = o[i];
                     }
                     const vf add = last.bias ? load(last.bias + ch) : vf{};
                     UNROLL(i, m) {
                         vf o[m];
-                        Tile<a>::template at<m>(z[i], o);
+                        Transform<a>::template at<m>(z[i], o);
                         if (i < nr)
                             UNROLL(j, m) if (j < nc) {
                                 vf r = o[j] + add;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <omp.h>
 #include "buffer.h"
+#include "transforms.h"
 
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int64_t I;
@@ -71,60 +72,6 @@ static inline void rows(I M, I K, const float* A, I ai, I ak, const float* B, fl
     }
 }
 
-// the transforms along one side of a tile: B^T d of the image, A^T x of the products, A y of the gradient
-template <int m>
-struct F;
-
-template <>
-struct F<2> {
-    static inline void bt(const v8* d, v8* o) {
-        o[0] = d[0] - d[2];
-        o[1] = d[2] + d[1];
-        o[2] = d[2] - d[1];
-        o[3] = d[3] - d[1];
-    }
-    static inline void at(const v8* x, v8* o) {
-        o[0] = x[0] + (x[1] + x[2]);
-        o[1] = (x[1] - x[2]) + x[3];
-    }
-    static inline void a(const v8* y, v8* o) {
-        o[0] = y[0];
-        o[1] = y[0] + y[1];
-        o[2] = y[0] - y[1];
-        o[3] = y[1];
-    }
-};
-
-template <>
-struct F<4> {
-    static constexpr float p = P4, q = Q4, pp = p * p, qq = q * q;
-    static inline void bt(const v8* d, v8* o) {
-        v8 a = d[4] - qq * d[2], b = p * (d[3] - qq * d[1]), c = d[4] - pp * d[2], e = q * (d[3] - pp * d[1]);
-        o[0] = (pp * qq) * d[0] - (pp + qq) * d[2] + d[4];
-        o[1] = a + b;
-        o[2] = a - b;
-        o[3] = c + e;
-        o[4] = c - e;
-        o[5] = (pp * qq) * d[1] - (pp + qq) * d[3] + d[5];
-    }
-    static inline void at(const v8* x, v8* o) {
-        v8 s = x[1] + x[2], d = x[1] - x[2], t = x[3] + x[4], e = x[3] - x[4];
-        o[0] = x[0] + (s + t);
-        o[1] = p * d + q * e;
-        o[2] = pp * s + qq * t;
-        o[3] = (pp * p) * d + (qq * q) * e + x[5];
-    }
-    static inline void a(const v8* y, v8* o) {
-        v8 s = y[0] + pp * y[2], d = p * y[1] + (pp * p) * y[3], t = y[0] + qq * y[2], e = q * y[1] + (qq * q) * y[3];
-        o[0] = y[0];
-        o[1] = s + d;
-        o[2] = s - d;
-        o[3] = t + e;
-        o[4] = t - e;
-        o[5] = y[3];
-    }
-};
-
 struct Shape {
     I n, h, w, c, oh, ow, co, pad, th, tw;
 };
@@ -147,12 +94,12 @@ static inline void to_v(const float** at, I c, float* v, I stride) {  // v[k * s
         EACH(j, a) {
             v8 d[a], o[a];
             EACH(i, a) d[i] = ld(at[i * a + j] + ch);
-            F<m>::bt(d, o);
+            Transform<m + 2>::bt(d, o);
             EACH(i, a) t[i][j] = o[i];
         }
         EACH(i, a) {
             v8 o[a];
-            F<m>::bt(t[i], o);
+            Transform<m + 2>::bt(t[i], o);
             EACH(j, a) st(v + (i * a + j) * stride + ch, o[j]);
         }
     }
@@ -190,13 +137,13 @@ static void forward(const float* x, const float* u, const float* bias, float* y,
                     EACH(j, a) {
                         v8 d[a], o[m];
                         EACH(i, a) d[i] = ld(g + (i * a + j) * ms + t * s.co + ch);
-                        F<m>::at(d, o);
+                        Transform<m + 2>::template at<m>(d, o);
                         EACH(i, m) z[i][j] = o[i];
                     }
                     v8 add = bias ? ld(bias + ch) : v8{};
                     EACH(i, m) {
                         v8 o[m];
-                        F<m>::at(z[i], o);
+                        Transform<m + 2>::template at<m>(z[i], o);
                         if (i < nr)
                             for (int j = 0; j < m; ++j)
                                 if (j < nc) st(to + (i * s.ow + j) * s.co + ch, o[j] + add);
@@ -231,13 +178,13 @@ static void weight(const float* x, const float* dy, float* du, Shape s) {  // du
                     EACH(j, m) {
                         v8 d[m], o[a];
                         EACH(i, m) d[i] = ld(at[i * m + j] + ch);
-                        F<m>::a(d, o);
+                        Transform<m + 2>::a(d, o);
                         EACH(i, a) z[i][j] = o[i];
                     }
                     float* to = g + (ch / 16 * chunk + t) * 16 + ch % 16;
                     EACH(i, a) {
                         v8 o[a];
-                        F<m>::a(z[i], o);
+                        Transform<m + 2>::a(z[i], o);
                         EACH(j, a) st(to + (i * a + j) * ms, o[j]);
                     }
                 }
