@@ -147,6 +147,9 @@ class Vec(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return (self._face(item) for item in self._items)
 
+    def __contains__(self, item: object) -> bool:
+        return any(each == item for each in self)
+
     def append(self, value: Item) -> None:
         self._items.append(self._item(value, "Attempting to append an invalid type"))
 

@@ -19,7 +19,7 @@ from allconv_caffe.proto import image_file
 from allconv_caffe.pycaffe import scikit
 from allconv_caffe.pycaffe.proto import caffe_pb2
 from allconv_caffe.pycaffe.resampling import apply, skimage_resize, spline_matrix
-from allconv_caffe.pycaffe.scikit import resize
+from allconv_caffe.pycaffe.scikit import resize, zoom
 
 Shape = Sequence[int] | np.ndarray
 
@@ -102,7 +102,7 @@ class Transformer:
         self.mean: dict[str, np.ndarray] = {}
         self.input_scale: dict[str, float] = {}
 
-    def _check_input(self, in_: str) -> None:
+    def __check_input(self, in_: str) -> None:
         if in_ not in self.inputs:
             raise Exception(f"{in_} is not one of the net inputs: {self.inputs}")
 
@@ -115,7 +115,7 @@ class Transformer:
         Returns: (K, H, W), float32. As in pycaffe, a float32 array of the input's size is scaled and shifted where it lies, and
             what comes back is a view of it, unless channels are swapped: give a copy of what is needed again.
         """
-        self._check_input(in_)
+        self.__check_input(in_)
         caffe_in = data.astype(np.float32, copy=False)
         in_dims = tuple(self.inputs[in_][2:])
         if caffe_in.shape[:2] != in_dims:
@@ -134,7 +134,7 @@ class Transformer:
 
     def deprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
         """Undoes `preprocess`, but for the size: (K, H, W) or (1, K, H, W) -> (H, W, K)."""
-        self._check_input(in_)
+        self.__check_input(in_)
         decaf_in = data.copy().squeeze()
         if in_ in self.input_scale:
             decaf_in /= self.input_scale[in_]
@@ -150,26 +150,26 @@ class Transformer:
 
     def set_transpose(self, in_: str, order: Sequence[int]) -> None:
         """(2, 0, 1) turns (H, W, K) into (K, H, W)."""
-        self._check_input(in_)
+        self.__check_input(in_)
         if len(order) != len(self.inputs[in_]) - 1:
             raise Exception("Transpose order needs to have the same number of dimensions as the input.")
         self.transpose[in_] = order
 
     def set_channel_swap(self, in_: str, order: Sequence[int]) -> None:
         """(2, 1, 0) turns RGB into BGR; after the transposition."""
-        self._check_input(in_)
+        self.__check_input(in_)
         if len(order) != self.inputs[in_][1]:
             raise Exception("Channel swap needs to have the same number of dimensions as the input channels.")
         self.channel_swap[in_] = order
 
     def set_raw_scale(self, in_: str, scale: float) -> None:
         """A factor before the mean is subtracted: 255 for nets that were trained on [0, 255]."""
-        self._check_input(in_)
+        self.__check_input(in_)
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
         """(K,), (H', W') or (K, H', W'); another size than the input's is resized. Raises: ValueError."""
-        self._check_input(in_)
+        self.__check_input(in_)
         in_shape = tuple(self.inputs[in_][1:])
         ms = tuple(mean.shape)
         if mean.ndim == 1:
@@ -190,7 +190,7 @@ class Transformer:
 
     def set_input_scale(self, in_: str, scale: float) -> None:
         """A factor after everything else."""
-        self._check_input(in_)
+        self.__check_input(in_)
         self.input_scale[in_] = scale
 
 
@@ -199,6 +199,10 @@ def __getattr__(name: str) -> Any:
     if name == "skimage":  # imported when it is asked for: it takes a second
         return scikit.skimage()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "skimage"])
 
 
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:
@@ -291,4 +295,5 @@ __all__ = [
     "oversample",
     "resize",
     "resize_image",
+    "zoom",
 ]

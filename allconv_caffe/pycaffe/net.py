@@ -151,8 +151,8 @@ class Net:
 
     def _adopt(self, net: engine.Net) -> None:
         self._net = net
-        self._blobs = [PyBlob(blob) for blob in net.blob_list]
-        self.layers: list[PyLayer] = [_face(layer) for layer in net.layers]
+        self._blob_list = [PyBlob(blob) for blob in net.blob_list]
+        self._layers = [_face(layer) for layer in net.layers]
         named = net.blob_names
         self._top_names = {
             name: [named[j] for j in ids] for name, ids in zip(net.layer_names, net.top_ids, strict=True)
@@ -161,9 +161,18 @@ class Net:
             name: [named[j] for j in ids] for name, ids in zip(net.layer_names, net.bottom_ids, strict=True)
         }
         self._params_dict: OrderedDict[str, PyBlobVec] | None = None
-        self._blobs_dict: OrderedDict[str, PyBlob] = OrderedDict(zip(named, self._blobs, strict=True))
+        self._blobs_dict: OrderedDict[str, PyBlob] = OrderedDict(zip(named, self._blob_list, strict=True))
 
     # what the net consists of
+    @property
+    def layers(self) -> list[PyLayer]:
+        """The layers, from input to output; those of splits included."""
+        return self._layers
+
+    @property
+    def _blobs(self) -> list[PyBlob]:
+        return self._blob_list
+
     @property
     def blobs(self) -> OrderedDict[str, PyBlob]:
         """The blobs by name, from input to output; those of splits included."""

@@ -1,4 +1,4 @@
-"""The classes that real pycaffe keeps in a module of this name."""
+"""The classes that real pycaffe keeps in a module of this name, and what it hangs on `Net`: scripts hang it on anew."""
 
 from allconv_caffe.pycaffe.common import Timer
 from allconv_caffe.pycaffe.nccl import NCCL
@@ -11,6 +11,17 @@ from allconv_caffe.pycaffe.solver import (
     RMSPropSolver,
     SGDSolver,
 )
+
+_Net_blobs, _Net_blob_loss_weights, _Net_layer_dict, _Net_params = (
+    Net.blobs,
+    Net.blob_loss_weights,
+    Net.layer_dict,
+    Net.params,
+)
+_Net_inputs, _Net_outputs = Net.inputs, Net.outputs
+_Net_forward, _Net_backward, _Net_batch = Net.forward, Net.backward, Net._batch
+_Net_forward_all, _Net_forward_backward_all = Net.forward_all, Net.forward_backward_all
+_Net_set_input_arrays = Net.set_input_arrays
 
 __all__ = [
     "NCCL",

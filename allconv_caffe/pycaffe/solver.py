@@ -50,8 +50,16 @@ class Solver:
 
     def _adopt(self, solver: EngineSolver) -> None:
         self._solver = solver
-        self.net = Net.wrap(solver.net)
-        self.test_nets = [Net.wrap(net) for net in solver.test_nets]
+        self._net = Net.wrap(solver.net)
+        self._test_nets = [Net.wrap(net) for net in solver.test_nets]
+
+    @property
+    def net(self) -> Net:
+        return self._net
+
+    @property
+    def test_nets(self) -> list[Net]:
+        return self._test_nets
 
     @property
     def iter(self) -> int:

@@ -271,10 +271,38 @@ for dims in ((8, 8), (20, 17), (13, 5), (1, 1), (3, 30)):
     ask("resize grey %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_[:, :, 0], dims))
     ask("resize 3 %s" % (dims,), lambda dims=dims: caffe.io.resize(image, (*dims, 3), order=3))
     ask("resize range %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_, dims, preserve_range=True))
+    ask("resize sharp %s" % (dims,), lambda dims=dims: caffe.io.resize(image, dims, anti_aliasing=False))
+    ask("resize sharp bytes %s" % (dims,), lambda dims=dims: caffe.io.resize(bytes_, dims, anti_aliasing=False))
     ask("resize type %s" % (dims,), lambda dims=dims: str(caffe.io.resize(image, dims).dtype))
 for kind in (np.uint8, np.int16, np.float32, np.float64, np.bool_):
     values = (rs.rand(3, 4) * 100).astype(kind)
     ask("as float %s" % np.dtype(kind), lambda values=values: skimage.img_as_float(values))
     ask("as float type %s" % np.dtype(kind), lambda values=values: str(skimage.img_as_float(values).dtype))
+
+
+def zoomed(array, order, *factors):
+    for factor in factors:
+        ask("zoom %s %s %s" % (array.dtype, order, factor), lambda by=factor: caffe.io.zoom(array, by, order=order))
+
+
+for order in (0, 1, 3):
+    zoomed(image, order, 2, 0.5, (0.7, 1.9, 1), [1, 3, 0.1])
+    zoomed(bytes_, order, 2, 0.5, [1, 3, 0.1])
+    zoomed((image[:, :, 0] * 200 - 100).astype(np.int16), order, (3, 0.4))
+ask(
+    "zoom type",
+    lambda: [str(caffe.io.zoom(each, 2).dtype) for each in (image, bytes_, image > 0.5, image.astype(float))],
+)
+ask("zoom a row", lambda: caffe.io.zoom(image[0, :, 0], 1.7))
+ask("zoom mirror", lambda: caffe.io.zoom(image, (2, 0.5, 1), mode="mirror"))
+ask("zoom nearest", lambda: caffe.io.zoom(image, (2, 0.5, 1), order=1, mode="nearest"))
+ask("zoom factors", lambda: caffe.io.zoom(image, (2, 2)))
+ask("zoom order", lambda: caffe.io.zoom(image, 2, order=6))
+
+net = caffe.Net("filled.prototxt", caffe.TEST)
+texts = caffe._caffe.StringVec()
+texts.append("a")
+ask("in", lambda: ["a" in texts, "b" in texts, 3 in texts, "x" in net._blob_names])
+ask("in layers", lambda: [net.layers[0] in net.layers, None in net.layers, 3 in net.layers])
 ask("transform", lambda: skimage.transform.resize(image, (4, 5)))
 json.dump(answers, open(sys.argv[1], "w"), default=lambda value: np.asarray(value).tolist())
