@@ -362,6 +362,24 @@ class Net:
         """Somebody looks on between the layers."""
         return bool(self.debug_info or self.before_forward or self.after_forward or is_tracing())
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether forward runs by the fastest kernels of this CPU."""
+        return isinstance(self.ctx.math, FastMath)
+
+    def become_fast(self) -> bool:
+        """From now on forward runs by the fastest kernels of this CPU, see `Context.fast`, compiled on the first use; where there
+        are some. Returns `is_fast`."""
+        if self.ctx.seed_exact:
+            return False
+        self.ctx = dataclasses.replace(self.ctx, fast=True)
+        if self.is_fast:
+            for layer in self.layers:
+                layer.ctx.fast = True  # in place: layers inside the layer have the same one
+                vars(layer.ctx).pop("math", None)
+            self._tape, self._faces = None, [_faces(layer) for layer in self.layers]
+        return self.is_fast
+
     def _forward_seen(self, i: int) -> torch.Tensor | None:
         for call in self.before_forward:
             call(i)

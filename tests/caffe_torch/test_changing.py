@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +13,12 @@ import torch
 from support.prototxt import layer
 
 from allconv_caffe import files
-from allconv_caffe.caffe_torch.compute import compiler
+from allconv_caffe.caffe_torch.compute import compiler, fast_math, layout
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.executor import builder, changing, plan
 from allconv_caffe.caffe_torch.executor.changing import ChangingExecutor
-from allconv_caffe.caffe_torch.executor.compiled import Graph
+from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph
 from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
 from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
 from allconv_caffe.caffe_torch.layer import Context
@@ -57,7 +58,12 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: None) -> Path:
-    """An empty cache of its own."""
+    """A cache of its own, with nothing but the kernels of forward passes."""
+    layout.library()
+    kernels = list(compiler.cache().glob("channels_last-*.so"))
+    (tmp_path / "cache" / "allconv-caffe").mkdir(parents=True)
+    for path in kernels:
+        shutil.copy(path, tmp_path / "cache" / "allconv-caffe")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(builder, "_making", {})
     monkeypatch.setattr(builder, "_damaged", set())
@@ -180,12 +186,81 @@ def test_training_changes_when_the_plan_is_ready(
     assert "Executor: plain, until a compiled iteration is ready" in said
     assert "Executor: compiled, from iteration 4 on" in said
     assert changed.test(0)["loss"] == pytest.approx(plain.test(0)["loss"], rel=1e-4)
-    assert isinstance(changed.executor, ChangingExecutor) and changed.executor.compiled.tests[0].ready
+    assert changed.test_nets[0].is_fast and not plain.test_nets[0].is_fast
     capfd.readouterr()
     again = make(hyper=tested)
     again.step(1)
     assert again.executor.updates
     assert "Executor: compiled\n" in capfd.readouterr().err
+
+
+IMAGES = "".join(
+    [
+        SOURCE.format("x", "dim: 3 dim: 16 dim: 9 dim: 9", NORMAL),
+        layer("conv", "Convolution", "x", f"convolution_param {{ num_output: 16 kernel_size: 3 pad: 1 {XAVIER} }}"),
+        layer("pool", "Pooling", "conv", "pooling_param { pool: MAX kernel_size: 3 stride: 2 }"),
+        layer("loss", "Reduction", "pool", "loss_weight: 1 reduction_param { operation: MEAN }"),
+    ]
+)
+TESTED = HYPER + "test_iter: 3 test_interval: 2\n"
+
+
+class _Making:
+    """A process that makes nothing, and does not end."""
+
+    ended, program_unknown, complaint = False, False, "out of memory"
+
+    def __init__(self, recipes: list[Recipe], beside: bool, kernels: bool) -> None:
+        assert beside
+        self.kernels = kernels
+
+
+@pytest.mark.skipif(fast_math.why_not() is not None, reason="no kernels of forward passes here")
+def test_tests_take_their_kernels_as_soon_as_these_are_there(monkeypatch: pytest.MonkeyPatch, beside: None) -> None:
+    """A test is plain, bit for bit, while they are compiled beside it, and from then on differs by rounding; training by nothing."""
+    monkeypatch.setattr(builder, "Building", _Making)
+    monkeypatch.setattr(changing, "PAYS_TEST_SECONDS", 0.0)
+    monkeypatch.setattr(fast_math, "is_built", lambda: False)
+    changed, plain = make(IMAGES, hyper=TESTED), make(IMAGES, "plain", TESTED)
+    changed.step(3)
+    plain.step(3)
+    assert changed.test(0) == plain.test(0) and not changed.test_nets[0].is_fast
+    executor = changed.executor
+    assert (
+        isinstance(executor, ChangingExecutor) and isinstance(executor._kernels, _Making) and executor._kernels.kernels
+    )
+    monkeypatch.setattr(fast_math, "is_built", lambda: True)
+    changed.step(3)
+    plain.step(3)
+    for a, b in zip(plain.net.learnable_params, changed.net.learnable_params, strict=True):
+        assert torch.equal(a.data, b.data)
+    assert changed.test(0)["loss"] == pytest.approx(plain.test(0)["loss"], rel=1e-5)
+    assert changed.test_nets[0].is_fast and not changed.net.is_fast and not plain.test_nets[0].is_fast
+
+
+def test_tests_stay_plain_where_there_are_no_kernels(
+    monkeypatch: pytest.MonkeyPatch, beside: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where these could not be compiled, one line says why."""
+    monkeypatch.setattr(builder, "Building", _Making)
+    monkeypatch.setattr(changing, "PAYS_TEST_SECONDS", 0.0)
+    monkeypatch.setattr(fast_math, "is_built", lambda: False)
+    monkeypatch.setattr(_Making, "ended", True)
+    changed, plain = make(IMAGES, hyper=TESTED), make(IMAGES, "plain", TESTED)
+    for solver in (changed, plain):
+        solver.step(5)
+    assert changed.test(0) == plain.test(0) and not changed.test_nets[0].is_fast
+    assert capfd.readouterr().err.count("Tests: plain (out of memory)") == 1
+
+
+@needs_compiler
+def test_compiled_execution_compiles_no_test() -> None:
+    """Where compiling comes first, a test takes the kernels at once."""
+    solver = make(IMAGES, "plain", TESTED)
+    executor = CompiledExecutor(solver)
+    assert not executor.tests and not solver.test_nets[0].is_fast
+    executor.test(0)
+    assert solver.test_nets[0].is_fast
 
 
 def _spoil_kernel(folder: Path) -> None:
@@ -239,7 +314,7 @@ def test_a_spoilt_plan_is_said_once_and_made_again(
     class Nothing:
         ended, program_unknown, complaint = True, False, "a test makes none"
 
-        def __init__(self, recipes: list[Recipe], beside: bool) -> None:
+        def __init__(self, recipes: list[Recipe], beside: bool, kernels: bool) -> None:
             asked.append((recipes, beside))
 
     monkeypatch.setattr(builder, "Building", Nothing)
@@ -284,7 +359,7 @@ def test_what_cannot_be_kept_is_compiled_here(cache: Path, monkeypatch: pytest.M
     class Unknown:
         ended, program_unknown, complaint = True, True, "of another form"
 
-        def __init__(self, recipes: list[Recipe], beside: bool) -> None:
+        def __init__(self, recipes: list[Recipe], beside: bool, kernels: bool) -> None:
             assert beside
 
     monkeypatch.setattr(builder, "Building", Unknown)

@@ -46,6 +46,20 @@ def load(name: str, flags: Sequence[str]) -> ctypes.CDLL:
     return ctypes.CDLL(str(build(cxx, name, flags)))
 
 
+def is_built(name: str, flags: Sequence[str]) -> bool:
+    """Whether `load` would find the library in the cache."""
+    cxx = compiler()
+    return cxx is not None and (cache() / _file(cxx, name, [*FLAGS, *flags])).exists()
+
+
+def _file(cxx: str, name: str, flags: Sequence[str]) -> str:
+    """The library's name in the cache."""
+    program = Path(cxx).resolve()
+    parts = [text(name), str(program), str(program.stat().st_mtime_ns), processor(), *flags]
+    key = hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]
+    return f"{name}-{key}.so"
+
+
 def text(name: str) -> str:
     """What kernels/<name>.cpp says, and what it may include: the headers beside it, and another that it names."""
     own = (KERNELS / f"{name}.cpp").read_text(encoding="utf-8")
@@ -61,10 +75,7 @@ def build(cxx: str, name: str, flags: Sequence[str]) -> Path:
     Returns: the library's path in the cache. Raises BuildError, OSError.
     """
     flags = [*FLAGS, *flags]
-    program = Path(cxx).resolve()
-    parts = [text(name), str(program), str(program.stat().st_mtime_ns), processor(), *flags]
-    key = hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]
-    library = cached(f"{name}-{key}.so")
+    library = cached(_file(cxx, name, flags))
     if library.exists():
         if _is_whole(library):
             return library

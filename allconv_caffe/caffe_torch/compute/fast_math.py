@@ -463,6 +463,11 @@ def find() -> FastMath | None:
     return None if isinstance(found, str) else FastMath(found)
 
 
+def is_built() -> bool:
+    """Whether the kernels have been compiled, so that `find` takes no time."""
+    return layout.is_built()
+
+
 def why_not() -> str | None:
     """What keeps this machine from the kernels, in words; None where nothing does."""
     found = _library()

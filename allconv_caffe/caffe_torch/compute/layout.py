@@ -11,18 +11,27 @@ from collections.abc import Sequence
 
 import torch
 
-from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
+from allconv_caffe.caffe_torch.compute.compiler import BuildError, is_built as has_built, load
 from allconv_caffe.caffe_torch.compute.winograd import POINTS
 
 
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """The kernels, compiled on the first call; in words, why there are none."""
-    p, q = POINTS[4]
     try:
-        return load("channels_last", ["-ffp-contract=fast", "-fno-math-errno", f"-DP4={p}f", f"-DQ4={q}f"])
+        return load("channels_last", _flags())
     except (BuildError, OSError) as error:
         return str(error)
+
+
+def is_built() -> bool:
+    """Whether they have been compiled."""
+    return has_built("channels_last", _flags())
+
+
+def _flags() -> list[str]:
+    p, q = POINTS[4]
+    return ["-ffp-contract=fast", "-fno-math-errno", f"-DP4={p}f", f"-DQ4={q}f"]
 
 
 class ChannelsLast:

@@ -1,4 +1,4 @@
-"""Makes plans: ``python -m allconv_caffe.caffe_torch.executor.build beside|first RECIPE FOLDER [RECIPE FOLDER ...]``.
+"""Makes plans: ``python -m allconv_caffe.caffe_torch.executor.build beside|first [RECIPE FOLDER]... [kernels]``.
 
 A process of its own, so that training goes on meanwhile; it ends when its standard input is closed. What is wrong is one line
 on its standard output and status 1.
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from allconv_caffe.caffe_torch import glog
-from allconv_caffe.caffe_torch.compute import choice
+from allconv_caffe.caffe_torch.compute import choice, fast_math
 from allconv_caffe.caffe_torch.executor import plan, shelf
-from allconv_caffe.caffe_torch.executor.builder import BESIDE, UNKNOWN
+from allconv_caffe.caffe_torch.executor.builder import BESIDE, KERNELS, UNKNOWN
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
 from allconv_caffe.caffe_torch.executor.kernels import Kernel, UnknownProgramError, build as build_kernels
 from allconv_caffe.caffe_torch.executor.recipe import Recipe
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[0] == BESIDE:
         os.nice(NICE)
-    for recipe, folder in zip(arguments[1::2], arguments[2::2], strict=True):
+    for recipe, folder in zip(arguments[1::2], arguments[2::2], strict=False):
         try:
             make(Recipe.of_text(Path(recipe).read_text(encoding="utf-8")), Path(folder))
         except Exception as error:  # whatever it is, whoever waits does without the plan
@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
             failed = isinstance(error, (OSError, MemoryError)) or type(error).__name__ == "CppCompileError"
             return 1 if failed else UNKNOWN  # then PyTorch's own way, in the process that trains, may know better
+    if arguments[-1] == KERNELS and (reason := fast_math.why_not()) is not None:
+        print(reason)
+        return 1
     return 0
 
 

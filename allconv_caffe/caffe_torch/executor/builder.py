@@ -20,6 +20,7 @@ from allconv_caffe.caffe_torch.executor.recipe import PACKAGE, Recipe
 
 BUILD = "allconv_caffe.caffe_torch.executor.build"
 BESIDE = "beside"
+KERNELS = "kernels"  # after the recipes, or in their place
 LOOK_SECONDS = 0.02
 UNKNOWN = 2  # its exit status where the compiler's program is of another form than `build` knows
 
@@ -29,15 +30,18 @@ class Building:
 
     Args:
         beside: training goes on meanwhile, and comes first.
+        kernels: those of forward passes, too, after the plans.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], beside: bool) -> None:
+    def __init__(self, recipes: Sequence[Recipe], beside: bool, kernels: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="allconv-caffe-")
         arguments = []
         for i, recipe in enumerate(recipes):
             path = Path(self._folder.name) / f"recipe{i}"
             path.write_text(recipe.text(), encoding="utf-8")
             arguments += [str(path), str(place(recipe, anew=True))]
+        if kernels:
+            arguments.append(KERNELS)
         found = os.environ.get("PYTHONPATH")
         paths = [str(PACKAGE.parent), *([found] if found else [])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -110,9 +114,9 @@ def find(recipe: Recipe) -> plan.Function | None:
     return function
 
 
-def start(recipes: Sequence[Recipe], beside: bool) -> Building:
-    """A process that makes the plans that are missing, the first one first."""
-    building = Building([recipe for recipe in recipes if not is_there(recipe)], beside)
+def start(recipes: Sequence[Recipe], beside: bool, kernels: bool = False) -> Building:
+    """A process that makes the plans that are missing, the first one first; then, if asked for, the kernels of forward passes."""
+    building = Building([recipe for recipe in recipes if not is_there(recipe)], beside, kernels)
     _making.update((recipe.key, building) for recipe in recipes)
     return building
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch.compute import fast_math
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.executor import builder
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Plain training that takes less is over before a compiler would have paid, which at worst takes this much of a core.
 PAYS_SECONDS = 60.0
+#: Likewise a plain test, before the kernels of forward passes would have been compiled.
+PAYS_TEST_SECONDS = 20.0
 WAYS = ("beside", "wait")
 
 
@@ -49,8 +52,11 @@ class ChangingExecutor:
         self._plain = PlainExecutor(solver)
         self.compiled = CompiledExecutor(solver)
         self._now: Executor = self._plain
+        self._tests: Executor = self._plain
         self._recipes = [graph.recipe() for graph in (self.compiled.train, *self.compiled.tests)]
         self._building: Building | None = None
+        self._kernels: Building | None = None  # of tests
+        self._kernels_wanted = not self.compiled.tests and bool(solver.test_nets)
         self._gave_up = False
         self._began: float | None = None
         self._seconds = float("inf")  # of the fastest iteration so far
@@ -73,10 +79,27 @@ class ChangingExecutor:
         return self._now.forward()
 
     def test(self, k: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if not self.compiled.tests:
+            return self._test_by_kernels(k)
         graph = self.compiled.tests[k]
         if self._gave_up or not (graph.ready or graph.take_plan()):
             return self._plain.test(k)
         return self.compiled.test(k)
+
+    def _test_by_kernels(self, k: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """As soon as these have been compiled, which begins where it pays; until then as the net stands."""
+        ended = self._kernels is not None and self._kernels.ended
+        if self._kernels_wanted and (fast_math.is_built() or ended):
+            self._kernels_wanted = False
+            self._tests = self.compiled if fast_math.is_built() else self._plain
+            if self._kernels is not None and self._tests is self._plain:
+                glog.warning("changing.py:1", f"Tests: plain ({self._kernels.complaint})")
+        start = time.perf_counter()
+        loss, outputs = self._tests.test(k)
+        seconds = (time.perf_counter() - start) * self.solver.param.test_iter[k]
+        if self._kernels_wanted and self._kernels is None and seconds > PAYS_TEST_SECONDS:
+            self._kernels = builder.start([], beside=True, kernels=True)
+        return loss, outputs
 
     def _look(self) -> None:
         """At an iteration's border: begins to compile, or changes, or gives up."""
@@ -86,7 +109,9 @@ class ChangingExecutor:
                 self._seconds = min(self._seconds, now - self._began)
             self._began = now
             if self._seconds != float("inf") and self._seconds * self._left > PAYS_SECONDS:
-                self._building = builder.start(self._recipes, beside=True)
+                kernels = self._kernels_wanted and self._kernels is None and not fast_math.is_built()
+                self._building = builder.start(self._recipes, beside=True, kernels=kernels)
+                self._kernels = self._building if kernels else self._kernels
         elif builder.is_there(self._recipes[0]):
             if self._change():
                 glog.info("changing.py:1", f"Executor: compiled, from iteration {self.solver.iter} on")

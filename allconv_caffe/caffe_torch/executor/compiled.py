@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from allconv_caffe.caffe_torch import glog
+from allconv_caffe.caffe_torch import glog, shared_memory
 from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import MaskStream, TorchGenerator
 from allconv_caffe.caffe_torch.errors import check
-from allconv_caffe.caffe_torch.executor import builder, plan
+from allconv_caffe.caffe_torch.executor import builder, plain, plan
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
 from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
+from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.tracing import Tracing
 
@@ -38,7 +39,7 @@ FORKED = (
 
 def why_not(solver: Solver) -> str | None:
     """What keeps this solver from compiled execution, in words; None where nothing does."""
-    nets = [solver.net, *solver.test_nets]
+    nets = [solver.net, *(solver.test_nets if compiles_tests(solver.ctx) else [])]
     for net in nets:
         for i, layer in enumerate(net.layers):
             if not layer.traceable and not is_source(net, i):
@@ -54,6 +55,11 @@ def why_not(solver: Solver) -> str | None:
     if solver.ctx.device.type == "cpu" and not compiler():
         return NO_COMPILER
     return None
+
+
+def compiles_tests(context: Context) -> bool:
+    """Whether tests are graphs, too: in float32 on a CPU the kernels of forward passes are faster, and need no compiling."""
+    return context.device.type != "cpu" or context.compute_dtype != torch.float32
 
 
 def is_source(net: Net, i: int) -> bool:
@@ -272,8 +278,9 @@ class CompiledExecutor:
         else:
             self.train = Graph(net, net.params, self._accumulate_body, 0, net.learnable_params, solver=solver)
         self._forward: Graph | None = None
-        self.tests = [forward_graph(test_net) for test_net in solver.test_nets]
+        self.tests = [forward_graph(net) for net in solver.test_nets] if compiles_tests(solver.ctx) else []
         self.train.others = self.tests
+        self._asked: set[int] = set()  # test nets that have become fast, if they can
 
     def iterate(self, rate: float) -> tuple[torch.Tensor, Tensors]:
         solver = self.solver
@@ -298,8 +305,15 @@ class CompiledExecutor:
         return self._forward()[0]
 
     def test(self, k: int) -> tuple[torch.Tensor, Tensors]:
-        loss, *outputs = self.tests[k]()
-        return loss, outputs
+        if self.tests:
+            loss, *outputs = self.tests[k]()
+            return loss, outputs
+        net = self.solver.test_nets[k]
+        if k not in self._asked:
+            self._asked.add(k)
+            if net.become_fast():
+                shared_memory.share(net)
+        return plain.test(net)
 
     def _train_body(self, scalars: Tensors) -> Tensors:
         results = self._forward_backward()

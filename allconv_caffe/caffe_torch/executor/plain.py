@@ -38,8 +38,12 @@ class PlainExecutor:
         return self.solver.net.forward()
 
     def test(self, k: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        net = self.solver.test_nets[k]
-        return net.forward(), _outputs(net)
+        return test(self.solver.test_nets[k])
+
+
+def test(net: Net) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Forward, layer by layer; returns the loss and the outputs."""
+    return net.forward(), _outputs(net)
 
 
 def _outputs(net: Net) -> list[torch.Tensor]:
