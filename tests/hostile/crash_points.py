@@ -565,6 +565,17 @@ def download(folder: Path) -> None:
     )
 
 
+def leveldb(folder: Path) -> None:
+    """`convert_imageset -backend leveldb`, its records."""
+    from allconv_caffe.caffe_torch.tools.new_database import new_database
+
+    if not (folder / "db").exists():
+        with new_database(str(folder / "db"), "leveldb") as database:
+            for i in range(3):
+                database.put(b"%d" % i, bytes(20_000))
+                database.commit()
+
+
 def minable(folder: Path) -> None:
     pictures(folder)
     net_and_weights(folder / "net", "net.caffemodel")
@@ -616,6 +627,7 @@ SCENARIOS: dict[str, Scenario] = {
     "zoo-add": Scenario(prepare=finished_run, act=add, modules=ZOO, results=("models/tiny",), same=verified),
     "zoo-get": Scenario(prepare=published, act=get, modules=ZOO, results=("models/tiny",), same=verified),
     "download": Scenario(prepare=archived, act=download, results=("got/cifar.tar.gz",)),
+    "leveldb": Scenario(act=leveldb, results=("db",)),
     "mine": Scenario(prepare=minable, act=mine, modules=VIZ, results=("topk.npz",), same=whole_scan, end=mined),
     "scan": Scenario(prepare=older_scan, act=scan, results=("topk.npz",), same=read_scan),
     "whitening": Scenario(act=whitening, results=("whitening.npz",)),

@@ -8,7 +8,7 @@ import crash_points
 import pytest
 
 
-@pytest.mark.parametrize("name", ["scan", "whitening", "render", "download"])
+@pytest.mark.parametrize("name", ["scan", "whitening", "render", "download", "leveldb"])
 def test_nothing_is_lost_and_all_can_be_done_again(name: str, tmp_path: Path) -> None:
     """After every one of them the file is as before or as it should be, and the work, done again, ends as if undisturbed."""
     tried, wrong = crash_points.strike(name, crash_points.SCENARIOS[name], tmp_path)

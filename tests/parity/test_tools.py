@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import real_tools
 
+from allconv_caffe.caffe_torch.tools.new_database import new_database
 from allconv_caffe.proto import BlobProto, Datum, NetParameter, write_binary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,10 +184,90 @@ def test_a_mean_image_feeds_a_net(folders: dict[str, Path]) -> None:
     assert (mean.num, mean.channels, mean.height, mean.width) == (1, 3, 8, 8)
 
 
+LEVELDB = ("CURRENT", "MANIFEST-000002", "000003.log")
+
+
+def test_a_leveldb_is_that_of_the_real_tool(folders: dict[str, Path]) -> None:
+    """Its files byte for byte, into a folder that is missing or empty; the same lines; and not over another."""
+    for who in ("real", "ours"):
+        (folders[who] / "empty_folder").mkdir()
+    for case in (
+        "-backend leveldb images/ list.txt level",
+        "-backend leveldb -gray -resize_height 30 -resize_width 200 images/ list.txt empty_folder",
+        "-backend leveldb images/ list.txt level",
+    ):
+        real, own = (
+            call("convert_imageset", case.split(), folders[who])
+            for call, who in ((real_tools.run, "real"), (ours, "ours"))
+        )
+        if real.returncode:
+            assert (real.returncode, own.returncode) == (-6, 1)
+            assert "level: exists (error_if_exists is true)" in real.stderr and "level: exists (error_if" in own.stderr
+            continue
+        assert lines(own.stderr) == lines(real.stderr)
+        for name in LEVELDB:
+            path = Path(case.split()[-1], name)
+            assert (folders["ours"] / path).read_bytes() == (folders["real"] / path).read_bytes(), path
+
+
+def test_a_leveldb_of_features_is_that_of_the_real_tool(folders: dict[str, Path]) -> None:
+    """Of labels, which no rounding touches."""
+    arguments = ["w.caffemodel", "net.prototxt", "label", "level_label", "4", "leveldb", "CPU"]
+    real, own = (
+        call("extract_features", arguments, folders[who]) for call, who in ((real_tools.run, "real"), (ours, "ours"))
+    )
+    assert (own.returncode, lines(own.stderr)) == (real.returncode, lines(real.stderr)) and real.returncode == 0
+    for name in LEVELDB:
+        path = Path("level_label", name)
+        assert (folders["ours"] / path).read_bytes() == (folders["real"] / path).read_bytes(), path
+
+
+READ = """
+import json, sys, caffe
+labels = []
+net = caffe.Net("read.prototxt", caffe.TEST)
+for _ in range(int(sys.argv[1])):
+    net.forward()
+    labels += [[int(label), int(data.sum())] for label, data in zip(net.blobs["label"].data, net.blobs["data"].data)]
+print(json.dumps(labels))
+"""
+
+
+def test_the_real_caffe_reads_every_record_of_a_long_one(tmp_path: Path) -> None:
+    """2,300 records, the later of two with one key, keys in no order: real pycaffe and the real tool read each of them."""
+    rs, expected = np.random.RandomState(3), {}
+    with new_database(str(tmp_path / "db"), "leveldb") as database:
+        for i in [*rs.permutation(2300).tolist(), 7, 8]:
+            pixels = rs.randint(0, 256, (3, 20, 30)).astype(np.uint8)
+            expected[i] = pixels
+            record = Datum(channels=3, height=20, width=30, data=pixels.tobytes(), label=i)
+            database.put(b"%08d" % i, record.SerializeToString())
+    (tmp_path / "read.prototxt").write_text(
+        'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "db" batch_size: 100 } }'
+    )
+    done = subprocess.run(
+        [str(ROOT / ".caffe" / "bin" / "python"), "-W", "ignore", "-c", READ, "24"],
+        cwd=tmp_path,
+        env={**real_tools.environment(), "GLOG_minloglevel": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    found = json.loads(done.stdout)
+    assert found == [[i % 2300, int(expected[i % 2300].sum(dtype=int))] for i in range(2400)]
+    assert real_tools.run("compute_image_mean", ["-backend", "leveldb", "db", "mean"], tmp_path).returncode == 0
+    mean = BlobProto.FromString((tmp_path / "mean").read_bytes())
+    np.testing.assert_allclose(mean.data, np.mean(list(expected.values()), 0).ravel(), rtol=1e-5)
+
+
 MISTAKES = {
     "convert_imageset -encode_type nope images/ list.txt y": "encode_type 'nope': OpenCV has no encoder of that name",
     "convert_imageset -check_size images/ list.txt y": "Incorrect data field size",
     "convert_imageset images/ list.txt db": "mkdir db failed",
+    "convert_imageset -backend leveldb images/ list.txt list.txt": "Failed to open leveldb list.txt: Invalid argument",
+    "convert_imageset -backend leveldb -check_size images/ list.txt y": "Incorrect data field size",
+    "convert_imageset -backend leveldb images/ list.txt list.txt/y": "Failed to open leveldb list.txt/y: IO error: ",
     "convert_imageset images/ gone.txt y": "gone.txt: File is empty (cannot be read: No such file or directory)",
     "convert_imageset -backend nope images/ list.txt y": "Unknown database backend",
     "compute_image_mean gone": "mdb_status == 0",

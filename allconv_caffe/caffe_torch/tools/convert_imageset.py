@@ -1,9 +1,9 @@
-"""``convert_imageset``: the images of a list as Datums in an LMDB.
+"""``convert_imageset``: the images of a list as Datums in an LMDB or a LevelDB.
 
     caffe-torch convert_imageset -resize_height 32 -resize_width 32 images/ list.txt train_lmdb
 
 Each line of the list is ``path label``. Source: tools/convert_imageset.cpp, io.cpp.
-Differs: a list that is missing or empty is refused; LMDB only.
+Differs: a list that is missing or empty is refused.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def convert(flags: Flags, root: str, list_path: str, out: str) -> int:
-    """Writes the LMDB `out`. Raises CaffeError."""
+    """Writes the data set `out`. Raises CaffeError."""
     lines = read_list(list_path)
     if flags.shuffle:
         glog.info("convert_imageset.cpp:86", "Shuffling data")
