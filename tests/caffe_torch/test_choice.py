@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from allconv_caffe.caffe_torch.compute import choice
-from allconv_caffe.caffe_torch.compute.choice import Convolution, Product
+from allconv_caffe.caffe_torch.compute.choice import Bfloat16Convolution, Convolution, Product
 
 QUESTION = Convolution(what="forward", n=4, c=16, h=8, w=8, o=16, pad=1, threads=1)
 
@@ -137,6 +138,11 @@ def test_a_large_batch_is_tried_in_part() -> None:
     assert QUESTION.part() == 4
     large = Convolution(what="dw", n=1000, c=96, h=32, w=32, o=96, pad=1, threads=1)
     assert 1 < large.part() < 100
+    halves = Bfloat16Convolution(
+        what="dx", n=1000, c=96, h=32, w=32, o=96, oh=32, ow=32, kernel=(3, 3), stride=(1, 1), pad=(1, 1), threads=1
+    )
+    assert halves.part() == 128  # 2e10 / (2 * 9 * 96 * 96 * 32 * 32) = 117.7, in groups of 32
+    assert replace(halves, n=100).part() == 100
     assert Product(what="a b.t", m=64, k=800, n=500, threads=1).part() == 64
     assert 1 < Product(what="a b.t", m=10_000, k=1000, n=8801, threads=1).part() < 1000
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from allconv_caffe.caffe_torch.compute import choice, conv_algo, winograd
+from allconv_caffe.caffe_torch.compute import amx, choice, conv_algo, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 SHAPES = [(2, 16, 32, 8, 1), (1, 32, 16, 7, 0), (3, 16, 16, 5, 2), (1, 48, 32, 9, 1)]  # N, C, O, H, pad
@@ -30,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("algo", conv_algo.ALGORITHMS)
+@pytest.mark.parametrize("algo", TOLERANCE)
 def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, int]) -> None:
     """Forward and the three gradients equal float64 convolution, on sizes that are no multiple of a tile too."""
     if algo != "direct" and winograd.why_not() is not None:
@@ -54,6 +55,93 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
     for one, two in zip(found, expected, strict=True):
         assert one is not None
         assert float((one.double() - two).abs().max()) <= TOLERANCE[algo] * float(two.abs().max())
+
+
+#: N, C, O, size, kernel, stride, pad: whole tiles and parts of them, groups of images and parts, windows that reach past the
+#: padding, that leave pixels out, of one pixel, larger than their stride and smaller
+WINDOWS = [
+    (32, 32, 32, (8, 8), (3, 3), (1, 1), (1, 1)),
+    (33, 16, 48, (9, 7), (3, 3), (2, 2), (1, 1)),
+    (70, 5, 10, (6, 20), (1, 1), (1, 1), (0, 0)),
+    (7, 40, 33, (12, 40), (5, 4), (2, 3), (2, 0)),
+    (16, 3, 17, (11, 11), (2, 3), (3, 1), (1, 4)),
+    (1, 96, 20, (5, 6), (5, 6), (1, 1), (0, 0)),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", WINDOWS)
+@pytest.mark.parametrize("algo", ["direct", "turned", "amx"])
+def test_in_bfloat16_sums_are_those_of_the_rounded_factors(algo: str, shape: tuple[Any, ...], threads: int) -> None:
+    """Forward and the three gradients equal float64 convolution of the same factors but for the rounding of results: half a unit in
+    the last of bfloat16's eight places, and float32's, of a sum in another order.
+    """
+    if algo == "amx" and amx.why_not() is not None:
+        pytest.skip(str(amx.why_not()))
+    n, c, o, size, kernel, stride, pad = shape
+    window = Window(kernel=kernel, stride=stride, pad=pad, dilation=(1, 1))
+    g = torch.Generator().manual_seed(0)
+    shapes = (n, c, *size), (o, c, *kernel), (o,), (n, o, *window.output_size(size))
+    x, w, b, dy = (torch.randn(*each, generator=g).bfloat16() for each in shapes)
+    algos = [algo if algo in conv_algo._fitting(what, x, w, window) else "direct" for what in ("forward", "dx", "dw")]
+    if algo not in algos:
+        pytest.skip(f"{algo} does not fit")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = [
+            conv_algo.forward(algos[0], x, w, b, window),
+            *conv_algo.backward((algos[1], algos[2]), dy, x, w, window, (True, True, True)),
+        ]
+    finally:
+        torch.set_num_threads(before)
+    exact = [x.double(), w.double(), b.double()]
+    arguments = [list(stride), list(pad), [1, 1], False, [0, 0], 1]
+    expected = [
+        torch.ops.aten.convolution(*exact, *arguments),
+        *torch.ops.aten.convolution_backward(dy.double(), *exact[:2], [o], *arguments, [True, True, True]),
+    ]
+    for one, two in zip(found, expected, strict=True):
+        assert one is not None and one.shape == two.shape
+        rounding = 2.0**-8 * two.abs() if one.dtype == torch.bfloat16 else 0
+        assert bool(((one.double() - two).abs() <= rounding + 2e-6 * two.abs().max()).all())
+
+
+def test_the_gradients_of_filters_by_amx_keep_float32() -> None:
+    """They are added to float32 anyway; nobody has to round them before."""
+    if amx.why_not() is not None:
+        pytest.skip(str(amx.why_not()))
+    x = torch.ones(2, 16, 4, 4, dtype=torch.bfloat16)
+    _, dw, db = conv_algo.backward(
+        ("amx", "amx"), x, x, x[:, :, :3, :3].repeat(8, 1, 1, 1), square(pad=1), (False, True, True)
+    )
+    assert dw is not None and db is not None
+    assert dw.dtype == db.dtype == torch.float32
+
+
+def test_bfloat16_is_for_processors_that_multiply_its_tiles(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AMX, or where windows have holes or groups, PyTorch convolves, and nothing is measured."""
+    x, w = (torch.empty(*shape, dtype=torch.bfloat16) for shape in ((4, 16, 8, 8), (16, 16, 3, 3)))
+    if amx.why_not() is None:
+        for other in (square(pad=1, dilation=2), square(pad=1, group=2)):
+            assert conv_algo.choose("dw", x, w, other, compiled=True) == "direct"
+        assert not (cache / "bfloat16convolutions").exists()
+        assert conv_algo.choose("dx", x, w, square(pad=1), compiled=True) in ("direct", "turned", "amx")
+        assert len(list(cache.glob("bfloat16convolutions/*.json"))) == 1
+    monkeypatch.setattr(amx, "why_not", lambda: "the processor has no amx_bf16")
+    for what in ("forward", "dx", "dw"):
+        assert conv_algo.choose(what, x, w, square(pad=1), compiled=True) == "direct"
+
+
+def test_a_processor_without_the_instructions_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is said by its name in /proc/cpuinfo."""
+    monkeypatch.setattr(amx.cpuinfo, "text", lambda: "flags\t\t: fpu avx512bw avx512vl avx512_bf16 amx_tile\n")
+    monkeypatch.setattr(amx, "load", lambda *_: pytest.fail("compiled"))
+    amx._load.cache_clear()
+    try:
+        assert amx.why_not() == "the processor has no amx_bf16"
+    finally:
+        amx._load.cache_clear()
 
 
 def test_what_nobody_needs_is_not_computed() -> None:
@@ -96,4 +184,7 @@ def test_an_unknown_algorithm_is_named() -> None:
     """The message lists the choices."""
     with pytest.raises(ValueError) as caught:
         conv_algo.choose("dw", torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
-    assert str(caught.value) == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4)"
+    assert (
+        str(caught.value)
+        == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4, turned, amx)"
+    )

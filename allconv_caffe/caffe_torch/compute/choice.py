@@ -29,6 +29,8 @@ from allconv_caffe.errors import FoundError
 
 TURNS = 4
 ENOUGH_FLOP = 8e9  # of a trial; a batch that has more is tried in part
+BFLOAT16_FLOP = 2e10  # likewise, where a processor has instructions for bfloat16
+GROUP = 32  # images
 CLEARLY = 0.95  # what another than the first algorithm may take of its time to be chosen
 
 What = Literal["forward", "dx", "dw"]
@@ -39,7 +41,7 @@ Trial = Callable[[int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Question(ABC):
-    """What is computed, in float32 on the CPU, with `threads` threads."""
+    """What is computed on the CPU, with `threads` threads; in float32 where nothing else is said."""
 
     kernels: ClassVar[tuple[str, ...]] = ()  # of ours that are tried
 
@@ -85,6 +87,36 @@ class Convolution(Question):
 
     def __str__(self) -> str:
         return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, pad {self.pad}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bfloat16Convolution(Question):
+    """A convolution of images (n, c, h, w) in bfloat16, which become o channels (oh, ow), through windows of two axes."""
+
+    kernels = ("amx",)
+
+    what: What
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    oh: int
+    ow: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[int, ...]
+
+    def part(self) -> int:
+        """The images of a trial, likewise, in whole groups of those that a kernel takes together."""
+        flop = 2 * self.c * self.o * self.oh * self.ow * math.prod(self.kernel)
+        groups = math.ceil(BFLOAT16_FLOP / max(flop, 1) / GROUP)
+        return max(1, min(self.n, groups * GROUP))
+
+    def __str__(self) -> str:
+        kernel, stride, pad = ("x".join(map(str, numbers)) for numbers in (self.kernel, self.stride, self.pad))
+        images = f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels"
+        return f"{images}, bfloat16, kernel {kernel}, stride {stride}, pad {pad}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +209,7 @@ def _cpu_seconds(run: Trial, images: int) -> float:
 
 
 @functools.cache
-def numbers(*shape: int) -> torch.Tensor:
+def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Numbers between -1 and 1 to try with, channels_last where there are four axes; no generator moves for them."""
-    flat = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+    flat = torch.linspace(-1, 1, math.prod(shape)).to(dtype).reshape(shape)
     return flat.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else flat

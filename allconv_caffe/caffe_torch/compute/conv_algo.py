@@ -2,20 +2,24 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications; see `winograd.py`. Which of them is taken is measured, see `choice.py`.
+2.25 and 4 times fewer multiplications, in float32; see `winograd.py`. "amx" is for bfloat16 where the processor multiplies its
+tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters. Which of them is taken is
+measured, see `choice.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from allconv_caffe.caffe_torch.compute import choice, winograd
+from allconv_caffe.caffe_torch.compute import amx, choice, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 Need = tuple[bool, bool, bool]  # of dx, dw, db
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
-ALGORITHMS = ("direct", *WINOGRAD)
+ALGORITHMS = ("direct", *WINOGRAD, "turned", "amx")
 DIRECT = ("direct", "direct")
 MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
@@ -28,37 +32,70 @@ def choose(
     Args:
         what: which of a convolution's results.
         x, w: bottom and filters; only their shapes, types and device count.
-        mode: an algorithm, or "auto": where a compiled net runs float32 on the CPU and the kernels are there, the fastest.
+        mode: an algorithm, or "auto": where a compiled net runs on the CPU, the fastest of those whose kernels are there.
 
     Raises:
         ValueError: unknown mode.
     """
-    fits = winograd.fits(w, window)
-    if mode == "auto":
-        possible = compiled and fits and x.device.type == "cpu" and x.dtype == torch.float32
-        return _fastest(what, x.shape, w, window) if possible and winograd.why_not() is None else "direct"
-    if mode not in ALGORITHMS:
+    if mode not in ("auto", *ALGORITHMS):
         raise ValueError(f"unknown convolution algorithm '{mode}' (known: auto, {', '.join(ALGORITHMS)})")
-    return mode if fits else "direct"
+    if mode == "auto":
+        possible = _possible(what, x, w, window) if compiled else ("direct",)
+        return _fastest(what, x, w, window, possible) if len(possible) > 1 else "direct"
+    return mode if mode in _fitting(what, x, w, window) else "direct"
 
 
-def _fastest(what: choice.What, x: torch.Size, w: torch.Tensor, window: Window) -> str:
-    n, c, height, width = (int(length) for length in x)
-    question = choice.Convolution(
-        what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=torch.get_num_threads()
-    )
+def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
+    """The algorithms that can compute it, whether their kernels are there or not; the usual one first."""
+    if x.dtype == torch.bfloat16:
+        if not amx.fits(x, window):
+            return ("direct",)
+        turns = what == "dx" and window.stride == (1, 1) and _turned(window) is not None
+        return ("direct", "turned", "amx") if turns else ("direct", "amx")
+    return (*reversed(WINOGRAD), "direct") if winograd.fits(w, window) else ("direct",)
+
+
+def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
+    """Those among which a measurement decides."""
+    fitting = _fitting(what, x, w, window)
+    if len(fitting) == 1 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return ("direct",)
+    kernels = amx if x.dtype == torch.bfloat16 else winograd
+    return fitting if kernels.why_not() is None else ("direct",)
+
+
+def _turned(window: Window) -> Window | None:
+    """The window through which dy gives dx, of stride 1; None where it would have less than no padding."""
+    pad = tuple(k - 1 - p for k, p in zip(window.kernel, window.pad, strict=True))
+    return None if min(pad) < 0 else replace(window, pad=pad)
+
+
+def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, algos: tuple[str, ...]) -> str:
+    n, c, height, width = (int(length) for length in x.shape)
+    out, threads = window.output_size((height, width)), torch.get_num_threads()
+    question: choice.Question
+    if x.dtype == torch.float32:
+        question = choice.Convolution(
+            what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=threads
+        )
+    else:
+        question = choice.Bfloat16Convolution(
+            what=what, n=n, c=c, h=height, w=width, o=w.shape[0], oh=out[0], ow=out[1],
+            kernel=window.kernel, stride=window.stride, pad=window.pad, threads=threads,
+        )  # fmt: skip
 
     def trial(algo: str) -> choice.Trial:
         def run(images: int) -> object:
-            bottom, filters = choice.numbers(images, c, height, width), choice.numbers(*w.shape)
+            bottom = choice.numbers(images, c, height, width, dtype=x.dtype)
+            filters = choice.numbers(*w.shape, dtype=x.dtype)
             if what == "forward":
                 return forward(algo, bottom, filters, None, window)
-            top = choice.numbers(images, w.shape[0], *window.output_size((height, width)))
+            top = choice.numbers(images, w.shape[0], *out, dtype=x.dtype)
             return backward((algo, algo), top, bottom, filters, window, (what == "dx", what == "dw", False))
 
         return run
 
-    return choice.fastest(question, {algo: trial(algo) for algo in reversed(ALGORITHMS)})
+    return choice.fastest(question, {algo: trial(algo) for algo in algos})
 
 
 def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
@@ -66,6 +103,8 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
         return torch.ops.allconv_caffe.winograd(x, winograd.transformed(w, m), b, m, window.pad[0])
+    if algo == "amx":
+        return amx.convolution(x, w, b, window)
     if window.num_axes > MAX_AXES:
         inner = window.without_first_axis()
         y = sum(forward(algo, part, w[:, :, k], None, inner) for k, part in enumerate(_slices(x, window)))
@@ -85,24 +124,33 @@ def backward(
     """
     if window.num_axes > MAX_AXES:
         return _backward_deep(dy, x, w, window, need)
-    direct = [wanted and algo not in WINOGRAD for wanted, algo in zip(need, algos, strict=False)]
+    direct = [wanted and algo == "direct" for wanted, algo in zip(need, algos, strict=False)]
     dx, dw, db = None, None, None
     if any(direct):  # where the bias is wanted without the filters, oneDNN would make both
         mask = [*direct, need[2] and direct[1]]
         arguments = _arguments(window, transposed=False)
         dx, dw, db = torch.ops.aten.convolution_backward(dy, x, w, [w.shape[0]], *arguments, mask)
     if need[0] and not direct[0]:
-        # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
-        m, turned = WINOGRAD[algos[0]], w.flip(2, 3).transpose(0, 1)
-        dx = torch.ops.allconv_caffe.winograd(dy, winograd.transformed(turned, m), None, m, 2 - window.pad[0])
-    if need[1] and not direct[1]:
+        dx = _data_gradient(algos[0], dy, x, w, window)
+    if need[1] and algos[1] in WINOGRAD:
         m = WINOGRAD[algos[1]]
         du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
         g, a = winograd.filter_transform(m, w), m + 2
         dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
-    if need[2] and not direct[1]:
+    if need[1] and algos[1] == "amx":
+        dw, db = amx.weight_gradient(dy, x, window)
+    if need[2] and db is None:
         db = dy.sum([0, *range(2, dy.dim())])
-    return dx, dw, db
+    return dx, dw, db if need[2] else None
+
+
+def _data_gradient(algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window) -> torch.Tensor:
+    if algo == "amx":
+        return amx.data_gradient(dy, x, w, window)
+    # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
+    turned, within = w.flip(2, 3).transpose(0, 1), _turned(window)
+    assert within is not None  # what fits it has that
+    return forward(algo if algo in WINOGRAD else "direct", dy, turned, None, within)
 
 
 def transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
