@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support.prototxt import layer
 
+from allconv_caffe.caffe_torch.compute import rng
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.solver import Solver
@@ -49,6 +51,27 @@ def _losses(solver: Solver, iterations: int) -> list[float]:
         losses.append(float(loss))
         solver._finish_update(rate)
     return losses
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 7, 3), (2, 16, 8, 8), (1, 9, 33, 33), (4, 8, 1, 1), (5,), (3, 1001), (0, 4, 2, 2)]
+)
+def test_masks_are_drawn_by_numpys_generator(
+    shape: tuple[int, ...], kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The 64-bit words of SFC64, the low half first, in C order whatever lies how in memory; with a compiler and without."""
+    if not kernels:
+        monkeypatch.setattr(rng, "_library", lambda: None)
+    count = int(np.prod(shape))
+    words = np.random.SFC64(11).random_raw((count + 1) // 2)
+    halves = [int(word) >> shift & 0xFFFFFFFF for word in words for shift in (0, 32)][:count]
+    for p in (0.0, 2.0**-32, 0.3, 0.5, 1.0):
+        expected = torch.tensor([half < p * 2**32 for half in halves], dtype=torch.bool).reshape(shape)
+        for last in (False, True) if len(shape) == 4 else (False,):
+            found = rng._mask(11, shape, p, last)
+            assert found.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+            assert torch.equal(found, expected)
 
 
 def test_both_executors_drop_the_same_elements(uncompiled: None) -> None:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import math
 import secrets
@@ -15,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from allconv_caffe.caffe_torch.compute import operators, ziggurat
+from allconv_caffe.caffe_torch.compute import compiler, operators, ziggurat
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.tracing import current, is_tracing
 
@@ -134,18 +136,37 @@ def stream_of(generator: Generator) -> Masks:
     return generator.stream() if isinstance(generator, TorchGenerator) else generator
 
 
-def _mask(seed: int, shape: Sequence[int], p: float) -> torch.Tensor:
-    """Bools, row-major: true where a 32-bit word lies below p * 2^32."""
-    count = math.prod(shape)
+def _mask(seed: int, shape: Sequence[int], p: float, channels_last: bool = False) -> torch.Tensor:
+    """Bools, drawn row-major: true where a 32-bit word lies below p * 2^32."""
     below = round(p * 2**32)
-    if not below:
-        return torch.zeros(tuple(shape), dtype=torch.bool)
-    words = np.random.SFC64(seed).random_raw((count + 1) // 2).view(np.uint32)[:count]
-    return torch.from_numpy(words <= np.uint32(below - 1)).view(tuple(shape))
+    mask = torch.empty(tuple(shape), dtype=torch.bool, memory_format=_format(channels_last))
+    if not below or not mask.numel():
+        return mask.zero_()
+    generator, library = np.random.SFC64(seed), _library()
+    if library is None:
+        words = generator.random_raw((mask.numel() + 1) // 2).view(np.uint32)[: mask.numel()]
+        return mask.copy_(torch.from_numpy(words <= np.uint32(below - 1)).view(tuple(shape)))
+    state: Any = generator.state["state"]["state"]
+    n, c, pixels = (shape[0], shape[1], math.prod(shape[2:])) if channels_last else (1, 1, mask.numel())
+    library.masks_draw(state.ctypes.data, below, mask.data_ptr(), n, c, pixels, channels_last)
+    return mask
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The C++ that draws as numpy does, compiled on the first call; None where this machine has no compiler."""
+    try:
+        library = compiler.load("masks", [])
+    except (compiler.BuildError, OSError):
+        return None
+    i, p = ctypes.c_int64, ctypes.c_void_p
+    library.masks_draw.argtypes = [p, i, p, i, i, i, i]
+    library.masks_draw.restype = None
+    return library
 
 
 def mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool) -> torch.Tensor:
-    return _mask(int(seed), shape, p).contiguous(memory_format=_format(channels_last))
+    return _mask(int(seed), shape, p, channels_last)
 
 
 def _empty_mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool) -> torch.Tensor:
