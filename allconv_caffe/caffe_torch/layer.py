@@ -117,6 +117,8 @@ class Recording:
     before: Sequence[tuple[Memory, ChannelsLast | None]]
     # how those of bottoms and tops lay after it
     after: Sequence[tuple[Memory, ChannelsLast | None]]
+    # its weighted loss, which the last of the calls fills: 0 axes
+    loss: torch.Tensor | None
 
 
 class Layer:

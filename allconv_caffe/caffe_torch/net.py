@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from allconv_caffe.caffe_torch import (
@@ -21,6 +22,7 @@ from allconv_caffe.caffe_torch import (
 from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.compute.fast_math import FastMath
+from allconv_caffe.caffe_torch.compute.math_functions import Math
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.faces import Faces
 from allconv_caffe.caffe_torch.insert_splits import insert_splits
@@ -351,11 +353,12 @@ class Net:
             parts = [self._forward_seen(i) for i in range(start, end + 1)]
         else:
             parts = self._forward_unseen(start, end)
-        loss: torch.Tensor | None = None
-        for part in parts:
-            if part is not None:
-                loss = part if loss is None else loss + part
-        return torch.zeros((), device=self.ctx.device) if loss is None else loss
+        losses = [part for part in parts if part is not None]
+        if not losses:
+            return torch.zeros((), device=self.ctx.device)
+        if isinstance(self.ctx.math, CaffeMath):  # one after the other, into an array that no tape fills again
+            return torch.from_numpy(np.add.accumulate(torch.stack(losses).numpy()))[-1]
+        return sum(losses[1:], losses[0])
 
     @property
     def _is_watched(self) -> bool:
@@ -395,12 +398,12 @@ class Net:
         """The layers' weighted losses; what is on the tape is played."""
         if self._tape is None:
             self._tape = Tape(self.layers, self.bottom_vecs, self.top_vecs)
-        tape, parts, i = self._tape, [], start
+        tape, i = self._tape, start
+        parts: list[torch.Tensor | None] = []
         tops: list[Blob] = []
         tape.begin()
-        while (i := tape.play(i, end)) <= end:
-            with tape.recorded(i):
-                parts.append(self.forward_layer(i))
+        while (i := tape.play(i, end, parts)) <= end:
+            parts.append(tape.run(i, self.forward_layer))
             tops += self.top_vecs[i]
             i += 1
         tape.end()
@@ -429,7 +432,7 @@ class Net:
         loss: torch.Tensor | None = None
         for blob, weight in zip(top, layer.loss_weights, strict=True):
             if weight:
-                part = blob.data.to(torch.float32).sum() * weight
+                part = _weighed(layer.ctx.math, blob.data, weight)
                 loss = part if loss is None else loss + part
         return loss
 
@@ -612,6 +615,12 @@ def _faces(layer: Layer) -> Faces | None:
     """What the layer's forward is run in, where it takes memories as they lie."""
     math = layer.ctx.math if layer.runs_by_kernels else None
     return Faces(math, layer.any_layout) if isinstance(math, FastMath) else None
+
+
+def _weighed(math: Math, x: torch.Tensor, weight: float) -> torch.Tensor:
+    if isinstance(math, CaffeMath) and x.dim() == 0:  # which a tape can repeat
+        return math.each("multiply", x, weight)
+    return x.to(torch.float32).sum() * weight
 
 
 def _inner_net(param: NetParameter, context: Context) -> Net:

@@ -8,8 +8,7 @@ anew. Layers in between that cannot be recorded run as ever, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from operator import attrgetter, is_
 
 import torch
@@ -30,7 +29,7 @@ _parameters: Callable[[Layer], list[Blob]] = attrgetter("blobs")
 
 
 Lies = list[tuple[Memory, ChannelsLast | None]]
-NOT_RECORDED: AbstractContextManager[None] = nullcontext()
+Forward = Callable[[int], "torch.Tensor | None"]
 
 
 class Tape:
@@ -51,8 +50,11 @@ class Tape:
         self._runs: list[Run | None] = [None] * len(layers)
         self._new: list[int] = []  # layers that this forward has recorded
 
-    def play(self, first: int, last: int) -> int:
-        """Plays what there is, from layer `first` on, `last` included. Returns the first layer that was not played."""
+    def play(self, first: int, last: int, losses: list[torch.Tensor | None]) -> int:
+        """Plays what there is, from layer `first` on, `last` included, and appends their losses, valid until the next forward.
+
+        Returns: the first layer that was not played.
+        """
         while first <= last and (run := self._runs[first]) is not None:
             if not run.holds():
                 self._runs[run.first : run.end] = [None] * len(run.layers)
@@ -62,7 +64,10 @@ class Tape:
                 end -= 1
             if first in run.done_before or first == end:
                 return first
-            run.play(first, end)
+            played = run.play(first, end)
+            losses += [loss for place, loss in run.losses if first <= place < played]
+            if played < end:
+                return played
             first = end
         return first
 
@@ -70,29 +75,35 @@ class Tape:
         """Before a forward. What one that failed has recorded is of no use."""
         self._new.clear()
 
-    def recorded(self, i: int) -> AbstractContextManager[None]:
-        """What to run layer i in: it is recorded, where it can be, and if its bottoms have the shapes of the last time."""
+    def run(self, i: int, forward: Forward) -> torch.Tensor | None:
+        """Runs layer i, and records it where it can be, if its bottoms have the shapes of the last time.
+
+        Args:
+            forward: runs a layer, by number, and gives its loss, if it has one: 0 axes.
+        Returns: what `forward` does.
+        """
         if not self._may[i]:
-            return NOT_RECORDED
+            return forward(i)
         shapes = [blob.shape for blob in self._bottoms[i]]
         if shapes != self._seen[i]:
             self._seen[i] = shapes
-            return NOT_RECORDED
-        return self._record(i)
+            return forward(i)
+        return self._record(i, forward)
 
-    @contextmanager
-    def _record(self, i: int) -> Iterator[None]:
+    def _record(self, i: int, forward: Forward) -> torch.Tensor | None:
         layer = self._layers[i]
         math = layer.ctx.math
         assert isinstance(math, CaffeMath)
         before = [(blob._data, blob._data.layout) for blob in self._bottoms[i]]
         with math.recording() as calls:
-            yield
+            loss = forward(i)
         between = [*self._bottoms[i], *self._tops[i]]
         blobs = [*between, *layer.blobs]
         filled = [array for call in calls for array in results(math.library, call)]
         packs = math.packs if isinstance(math, FastMath) else ()
-        if _fills(filled, self._bottoms[i], self._tops[i]) and all(pack.find([*map(_data, blobs)]) for pack in packs):
+        known = loss is None or any(array is loss for array in filled)
+        found = known and all(pack.find([*map(_data, blobs)]) for pack in packs)
+        if found and _fills(filled, self._bottoms[i], self._tops[i]):
             layer.recording = Recording(
                 calls=calls,
                 blobs=blobs,
@@ -101,10 +112,12 @@ class Tape:
                 packs=packs,
                 before=before,
                 after=[(blob._data, blob._data.layout) for blob in between],
+                loss=loss,
             )
             self._new.append(i)
         else:
             self._may[i] = False
+        return loss
 
     def end(self) -> None:
         """After a forward: what was recorded is made ready to be played."""
@@ -182,6 +195,7 @@ class Run:
         self._packed = [pack.memory for pack in self._packs]
         self._packed_flats = [*map(_flat, self._packed)]
         self._fast = any(isinstance(layer.ctx.math, FastMath) for layer in self.layers)
+        self.losses = [(self.first + i, rec.loss) for i, rec in enumerate(self._recordings) if rec.loss is not None]
         self._layouts: dict[tuple[int, int], tuple[Lies, Lies]] = {}
 
     def holds(self) -> bool:
@@ -206,11 +220,11 @@ class Run:
                 self._program.move(memory)
                 self._flats[i] = memory.flat
 
-    def play(self, first: int, end: int) -> None:
+    def play(self, first: int, end: int) -> int:
+        """Returns the first layer that was not played: `end`, or one that is to say what it has against its bottoms."""
         first, end = first - self.first, end - self.first
         if not self._fast:
-            self._program.run(first, end)
-            return
+            return self.first + self._program.run(first, end)
         before, after = self._layouts.get((first, end)) or self._find_layouts(first, end)
         for memory, layout in before:
             if memory.layout is not layout:
@@ -219,11 +233,14 @@ class Run:
             memory = pack.memory
             if pack.looks != memory.looks or memory.owner is not None or pack.flat._version != pack.version:
                 pack.follow()
-        self._program.run(first, end)
+        played = self._program.run(first, end)
+        if played < end:
+            after = self._find_layouts(first, played)[1]
         for memory, layout in after:
             memory.layout = layout
             if layout is not None and memory.owner is not None and memory.is_seen:
                 memory.tensor()
+        return self.first + played
 
     def _find_layouts(self, first: int, end: int) -> tuple[Lies, Lies]:
         """How memories have to lie before these rows are played, of those that no row of them fills; and how they lie after."""
@@ -239,7 +256,7 @@ class Run:
 
 
 def _may_be_recorded(layer: Layer) -> bool:
-    return layer.runs_by_kernels and not any(layer.loss_weights) and "reshape" not in vars(layer)
+    return layer.runs_by_kernels and "reshape" not in vars(layer)
 
 
 def _fills(filled: Sequence[torch.Tensor], bottom: Sequence[Blob], top: Sequence[Blob]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.prototxt import layer
+from support.prototxt import input_layer, layer
 
 from allconv_caffe import pycaffe
 from allconv_caffe.caffe_torch.compute import caffe_math, fast_math
@@ -63,7 +63,7 @@ NET = INPUT + "".join(
         layer("leaky", "ReLU", "prelu2", "relu_param { negative_slope: 0.1 }"),
         layer("elu", "ELU", "leaky", ""),
         layer("cut", "Slice", "elu", "slice_param { slice_point: 1 }", tops="cut1 cut2"),
-        layer("cut2b", "Slice", "cut2", "slice_param { axis: 3 }", tops="left right"),
+        layer("cut2b", "Slice", "cut2", "slice_param { axis: 3 }", tops="left right_half"),
         layer("sigmoid", "Sigmoid", "left", ""),
         layer("tanh", "TanH", "sigmoid", ""),
         layer("power", "Power", "tanh", "power_param { power: 2 scale: 0.5 shift: 1 }"),
@@ -74,7 +74,7 @@ NET = INPUT + "".join(
         layer("bnll", "BNLL", "log", ""),
         layer("clip", "Clip", "bnll", "clip_param { min: -0.5 max: 0.7 }"),
         layer("swish", "Swish", "clip", "swish_param { beta: 2 }"),
-        layer("silent", "Silence", "right", tops=""),
+        layer("silent", "Silence", "right_half", tops=""),
         layer(
             "up", "Deconvolution", "conv2", f"convolution_param {{ num_output: 4 kernel_size: 4 stride: 2 {XAVIER} }}"
         ),
@@ -95,6 +95,28 @@ NET = INPUT + "".join(
         layer("tiled", "Tile", "mvn", "tile_param { axis: 1 tiles: 3 }"),
         layer("permuted", "Permute", "tiled", "permute_param { order: 0 order: 2 order: 3 order: 1 }"),
         layer("shuffled", "ShuffleChannel", "x", "shuffle_channel_param { group: 2 }"),
+        layer("patches", "Im2col", "x", "convolution_param { kernel_size: 3 pad: 1 stride: 2 dilation: 2 }"),
+    ]
+)
+
+#: Labels are found in the net itself: ArgMax's places, of which the second class is not counted somewhere.
+LOSSES = INPUT + "".join(
+    [
+        layer("ip", "InnerProduct", "x", f"inner_product_param {{ num_output: 6 axis: 2 {XAVIER} }}"),
+        layer("label", "ArgMax", "x", "argmax_param { axis: 1 }"),
+        layer("first", "Slice", "label", "slice_param { axis: 2 slice_point: 1 }", tops="first others"),
+        layer("row", "Slice", "first", "slice_param { axis: 3 slice_point: 4 }", tops="row column"),
+        layer("unused", "Silence", "others column", tops=""),
+        layer("loss", "SoftmaxWithLoss", "x label", "loss_weight: 0.3"),
+        layer("loss2", "SoftmaxWithLoss", "ip row", "softmax_param { axis: 2 } loss_param { ignore_label: 1 }"),
+        layer("loss3", "SoftmaxWithLoss", "x label", "loss_param { ignore_label: 1 normalization: FULL }"),
+        layer("right", "Accuracy", "x label", "accuracy_param { top_k: 2 ignore_label: 0 }", tops="right right_each"),
+        layer("ip2", "InnerProduct", "x", f"inner_product_param {{ num_output: 6 axis: 2 {XAVIER} }}"),
+        layer("distance", "EuclideanLoss", "ip ip2", "loss_weight: 2"),
+        layer("weighed", "Reduction", "ip2", "loss_weight: 0.1"),
+        layer("weighed_each", "Power", "ip2", "loss_weight: 0.1"),
+        layer("embedded", "Embed", "label", f"embed_param {{ num_output: 3 input_dim: 4 {XAVIER} }}"),
+        layer("embedded2", "Embed", "label", "embed_param { num_output: 3 input_dim: 4 bias_term: false }"),
     ]
 )
 
@@ -128,9 +150,9 @@ class Played:
         self.count = 0
         play = Run.play
 
-        def counted(run: Run, first: int, end: int) -> None:
+        def counted(run: Run, first: int, end: int) -> int:
             self.count += 1
-            play(run, first, end)
+            return play(run, first, end)
 
         monkeypatch.setattr(Run, "play", counted)
 
@@ -295,6 +317,43 @@ def test_any_row_of_changes_gives_what_the_layers_give(seed: int, played: Played
     assert played.count >= 3
 
 
+def _lost(net: pycaffe.Net, rng: np.random.Generator) -> float:
+    return net._forward(0, len(net.layers) - 1)
+
+
+def _learned(net: pycaffe.Net, rng: np.random.Generator) -> None:
+    net.forward()
+    net.backward()
+
+
+def _wrong(net: pycaffe.Net, rng: np.random.Generator) -> str:
+    """A label that no class has, or an ignored one, in one place."""
+    net.forward(end="label")
+    label = net.blobs["label"].data
+    label[tuple(rng.integers(0, label.shape))] = rng.choice([-1, 4, 9, 1, np.nan])
+    try:
+        net.forward(start="first")
+    except CaffeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_losses_and_labels_give_what_the_layers_give(seed: int, played: Played) -> None:
+    """Also the sum of the losses; and a label that is refused, by the same words and with the same blobs before it."""
+    threads, choose = torch.get_num_threads(), random.Random(seed)
+    nets = build(LOSSES), watched(LOSSES)
+    try:
+        for step in range(40):
+            act: Any = choose.choice([_part, _reshape, _reshape_all, _threads, _wrong, _learned, *[_lost, _write] * 5])
+            said = [act(net, np.random.default_rng(1000 * seed + step)) for net in nets]
+            assert said[0] == said[1]
+            same(*nets)
+    finally:
+        torch.set_num_threads(threads)
+    assert played.count >= 3
+
+
 def calls_of(run: Callable[[], Any]) -> int:
     """How many functions, of Python and of C, are called meanwhile."""
     count = 0
@@ -365,6 +424,28 @@ def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
     net.after_forward(lambda _: None)
     assert calls_of(net.forward) > counts[1] + 10 * 50
     assert net.blobs["l49"].data.tobytes() == played
+
+
+@pytest.mark.parametrize(
+    ("type_", "fields", "shape"),
+    [
+        ("Embed", f"embed_param {{ input_dim: 8 num_output: 8 {XAVIER} }}", (1, 16)),
+        ("Im2col", "convolution_param { kernel_size: 3 pad: 1 }", (2, 3, 5, 4)),
+        ("SoftmaxWithLoss", "", (3, 1)),
+        ("Accuracy", "", (3, 1)),
+        ("EuclideanLoss", "", (2, 16)),
+    ],
+)
+def test_a_loss_or_a_lookup_more_costs_no_call_more(type_: str, fields: str, shape: tuple[int, ...]) -> None:
+    """Three of them and fifty, all upon the input, call the same number of functions."""
+    bottoms = "x" if type_ in ("Embed", "Im2col") else "x x"
+    counts = []
+    for length in (3, 50):
+        net = build(input_layer("x", *shape) + "".join(layer(f"l{i}", type_, bottoms, fields) for i in range(length)))
+        for _ in range(3):
+            net._forward(0, length)
+        counts.append(calls_of(lambda net=net, length=length: net._forward(0, length)))  # type: ignore[misc]
+    assert counts[0] == counts[1] < 100
 
 
 def test_an_input_may_lie_elsewhere_each_time(played: Played) -> None:

@@ -23,6 +23,9 @@ from allconv_caffe.caffe_torch.compute.openblas import Kernels, order_here
 from allconv_caffe.caffe_torch.compute.program import Call, Result
 from allconv_caffe.caffe_torch.compute.window import Window
 
+REFUSING = "label_loss", "accuracy", "embed"
+"""Kernels that return 1, and fill nothing of use, where a label or an index is out of range; else 0."""
+
 
 class CaffeMath(Math):
     """The verbs for float32 tensors on the CPU; each result equals Caffe's bit for bit.
@@ -36,7 +39,7 @@ class CaffeMath(Math):
         self.library = library
         self.order = order
 
-        self._functions: dict[str, Callable[..., None]] = {}
+        self._functions: dict[str, Callable[..., int | None]] = {}
         self._recorder = threading.local()
 
     @contextmanager
@@ -49,14 +52,15 @@ class CaffeMath(Math):
         finally:
             self._recorder.calls = None
 
-    def _call(self, name: str, *arguments: torch.Tensor | float | None) -> None:
+    def _call(self, name: str, *arguments: torch.Tensor | float | None) -> int | None:
+        """Returns what a kernel of `REFUSING` does."""
         calls = getattr(self._recorder, "calls", None)
         if calls is not None:
             calls.append((name, arguments))
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = getattr(self.library, f"caffe_{name}")
-        function(*[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
+        return function(*[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
 
     @property
     def _order(self) -> tuple[int, int, int]:
@@ -332,11 +336,60 @@ class CaffeMath(Math):
         self._call("softmax", *sizes, x, y, torch.get_num_threads())
         return y
 
-    def log_loss(self, p: torch.Tensor) -> torch.Tensor:
-        """One after the other."""
-        p, loss = p.contiguous(), torch.empty(())
-        self._call("log_loss", p.numel(), p, loss)
-        return loss
+    def label_loss(
+        self,
+        p: torch.Tensor,
+        label: torch.Tensor,
+        axis: int,
+        ignored: int | None,
+        divisor: float,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """One after the other. Source: softmax_loss_layer.cpp."""
+        loss = torch.empty(()) if room is None else room
+        labels = label.contiguous(), int(ignored is not None), ignored or 0
+        refused = self._call("label_loss", *_around(p, axis), p.contiguous(), *labels, divisor, loss)
+        return None if refused else loss
+
+    # accuracy_layer.cpp
+    def accuracy(
+        self,
+        x: torch.Tensor,
+        label: torch.Tensor,
+        axis: int,
+        ignored: int | None,
+        top_k: int,
+        rooms: Sequence[torch.Tensor | None],
+    ) -> list[torch.Tensor] | None:
+        shapes = ((), (x.shape[axis],))
+        y = [torch.empty(shape) if room is None else room for shape, room in zip(shapes, rooms, strict=False)]
+        labels = label.contiguous(), int(ignored is not None), ignored or 0
+        each = y[1] if len(y) > 1 else None
+        refused = self._call("accuracy", *_around(x, axis), top_k, x.contiguous(), *labels, y[0], each)
+        return None if refused else y
+
+    # embed_layer.cpp
+    def embed(
+        self, places: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        places, y = places.contiguous(), torch.empty(places.numel(), w.shape[1]) if room is None else room
+        refused = self._call("embed", places.numel(), *w.shape, places, w.contiguous(), b, y)
+        return None if refused else y
+
+    # im2col_layer.cpp
+    def im2col(self, x: torch.Tensor, window: Window, room: torch.Tensor | None = None) -> torch.Tensor:
+        x, patches = x.contiguous(), _patches(window, x.shape[2:])
+        rows = patches.rows(x.shape[1])
+        y = torch.empty(x.shape[0], rows.numel(), *patches.out) if room is None else room
+        sizes = *x.shape[:2], patches.columns.numel(), rows.numel()
+        places = x, x.shape[1:].numel(), rows, patches.columns, *patches.padding
+        self._call("im2col", *sizes, *places, y, torch.get_num_threads())
+        return y
+
+
+def _around(x: torch.Tensor, axis: int) -> tuple[int, int, int]:
+    """How many values lie outside of an axis, along it, inside."""
+    return x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
 
 
 class Patches:
@@ -431,12 +484,15 @@ def declare(library: ctypes.CDLL) -> None:
         "max": [i] * 11 + [p, r, r, i],
         "greatest": [i, i, i, i, p, r, r, i],
         "softmax": [i, i, i, p, r, i],
-        "log_loss": [i, p, r],
+        "label_loss": [i, i, i, p, p, i, i, f, r],
+        "accuracy": [i, i, i, i, p, p, i, i, r, r],
+        "embed": [i, i, i, p, p, p, r],
+        "im2col": [i, i, i, i, p, i, p, p, i, i, i, p, r, i],
     }.items():
         function = getattr(library, f"caffe_{name}")
-        function.argtypes, function.restype = types, None
+        function.argtypes, function.restype = types, i if name in REFUSING else None
     library.caffe_number.argtypes, library.caffe_number.restype = [ctypes.c_char_p], i
-    library.caffe_play.argtypes, library.caffe_play.restype = [p, p], None
+    library.caffe_play.argtypes, library.caffe_play.restype = [p, p], p
 
 
 @functools.cache

@@ -286,9 +286,59 @@ class Math(ABC):
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         """exp(x - max) / sum of these over `axis`, of a float32 tensor, in `room`, which is not x, if that helps."""
 
-    @abstractmethod
     def log_loss(self, p: torch.Tensor) -> torch.Tensor:
         """The sum of -log(max(p, FLT_MIN)) of float32 probabilities of any shape: 0 axes."""
+        return (-torch.log(p.clamp(min=FLT_MIN))).sum()
+
+    def label_loss(
+        self,
+        p: torch.Tensor,
+        label: torch.Tensor,
+        axis: int,
+        ignored: int | None,
+        divisor: float,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """SoftmaxWithLoss in one: `log_loss` of the labels' probabilities over `divisor`, in `room`.
+
+        Args:
+            p: (N..., C, ...) float32, the classes along `axis`.
+            label: N * ... floats; those that are `ignored` count for nothing.
+            divisor: 0 for how many labels count.
+        Returns: 0 axes; None where there is no kernel for it, or a label is out of range.
+        """
+        return None
+
+    # accuracy_layer.cpp
+    def accuracy(
+        self,
+        x: torch.Tensor,
+        label: torch.Tensor,
+        axis: int,
+        ignored: int | None,
+        top_k: int,
+        rooms: Sequence[torch.Tensor | None],
+    ) -> list[torch.Tensor] | None:
+        """Accuracy in one: the share of examples that are right, and with two `rooms` that of each class.
+
+        x, label, ignored: as for `label_loss`, x scores. Returns: 0 axes, and (C); or None, as there.
+        """
+        return None
+
+    # embed_layer.cpp
+    def embed(
+        self, places: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, room: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """w[places] + b, (places, n), in `room`; w (k, n), b (n) or None.
+
+        Returns: None where there is no kernel for it, or a place is out of range.
+        """
+        return None
+
+    # im2col_layer.cpp
+    def im2col(self, x: torch.Tensor, window: Window, room: torch.Tensor | None = None) -> torch.Tensor | None:
+        """The patches of x (N, C, spatial...): (N, C * K, out...), in `room`. None where there is no kernel for it."""
+        return None
 
 
 class TorchMath(Math):
@@ -375,9 +425,6 @@ class TorchMath(Math):
 
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         return torch.softmax(x, axis)
-
-    def log_loss(self, p: torch.Tensor) -> torch.Tensor:
-        return (-torch.log(p.clamp(min=FLT_MIN))).sum()
 
     def _algorithm(self, what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> str:
         return conv_algo.choose(what, x, w, window, compiled=is_tracing(), mode=self.conv_mode)

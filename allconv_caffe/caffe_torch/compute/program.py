@@ -6,6 +6,7 @@ themselves leave there or what never changes, are kept as long as the program. k
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import struct
 from collections.abc import Sequence
@@ -87,9 +88,13 @@ class Program:
         self._ends = [self._first + 8 * start for start in self._starts]
         self.memories = list({id(memory): memory for memory, _, _ in self._places}.values())
 
-    def run(self, first: int, end: int) -> None:
-        """Makes the calls of the rows from `first` to `end`, which is not included."""
-        self._play(self._ends[first], self._ends[end])
+    def run(self, first: int, end: int) -> int:
+        """Makes the calls of the rows from `first` to `end`, which is not included.
+
+        Returns: `end`, or the row of the first call that refused what it was given; no call behind it was made.
+        """
+        stopped: int = self._play(self._ends[first], self._ends[end])
+        return end if stopped == self._ends[end] else bisect.bisect(self._ends, stopped) - 1
 
     def move(self, memory: Memory) -> None:
         """`memory` lies elsewhere now."""

@@ -26,6 +26,7 @@ class AccuracyLayer(Layer):
     num_bottom = 2
     min_top = 1
     max_top = 2
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.accuracy_param
@@ -47,6 +48,12 @@ class AccuracyLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = float32(bottom[0].data)
         classes = x.shape[self.axis]
+        rooms = [blob.room(*bottom) for blob in top]
+        shares = self.ctx.math.accuracy(x, bottom[1].data, self.axis, self.ignore_label, self.top_k, rooms)
+        if shares is not None:
+            for blob, share in zip(top, shares, strict=True):
+                blob.data = share
+            return
         shape = (*x.shape[: self.axis], 1, *x.shape[self.axis + 1 :])
         label = bottom[1].data.reshape(shape).to(torch.int64)
         ignored = torch.zeros_like(label, dtype=torch.bool) if self.ignore_label is None else label == self.ignore_label

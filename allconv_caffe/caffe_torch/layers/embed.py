@@ -25,6 +25,7 @@ class EmbedLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.embed_param
@@ -49,14 +50,19 @@ class EmbedLayer(Layer):
         top[0].reshape(*bottom[0].shape, self.n)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        w, b = self.blobs[0].data.reshape(self.k, self.n), self.blobs[1].data if self.bias_term else None
+        y = self.ctx.math.embed(bottom[0].data, w, b, top[0].room(bottom[0]))
+        if y is not None:
+            top[0].data = y.reshape(top[0].shape)
+            return
         index = self.indices(bottom)
         if not is_tracing() and index.numel():
             least, most = int(index.min()), int(index.max())
             check(least >= 0, f"Check failed: index >= 0 ({least} vs. 0): indices are 0 to {self.k - 1}")
             check(most < self.k, f"Check failed: index < K_ ({most} vs. {self.k}): indices are 0 to {self.k - 1}")
-        y = self.blobs[0].data.reshape(self.k, self.n).index_select(0, index)
-        if self.bias_term:
-            y = y + self.blobs[1].data.reshape(self.n)
+        y = w.index_select(0, index)
+        if b is not None:
+            y = y + b.reshape(self.n)
         top[0].data = y.reshape(top[0].shape)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -19,15 +19,19 @@ class EuclideanLossLayer(LossLayer):
     """
 
     auto_top_blobs = True
+    calls_kernels = True
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
         check(bottom[0].count_range(1) == bottom[1].count_range(1), "Inputs must have the same dimension.")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        target = bottom[1].data.reshape(bottom[0].shape)
-        self.difference = float32(bottom[0].data) - float32(target)  # diff_
-        top[0].data = self.ctx.math.dot(self.difference, self.difference) / bottom[0].legacy_shape(0) / 2
+        x, target, math = float32(bottom[0].data), float32(bottom[1].data), self.ctx.math
+        self.difference = math.each("subtract", x, target.reshape(x.shape))  # diff_
+        y, room = math.dot(self.difference, self.difference), top[0].room(*bottom)
+        for divisor in (bottom[0].legacy_shape(0), 2):
+            y = math.each("divide", y, divisor, room=room)
+        top[0].data = y
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         for i, sign in ((0, 1), (1, -1)):

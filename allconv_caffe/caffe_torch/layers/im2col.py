@@ -23,6 +23,7 @@ class Im2colLayer(Layer):
     """
 
     num_bottom = num_top = 1
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         param = self.param.convolution_param
@@ -44,8 +45,14 @@ class Im2colLayer(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(top[0].has_data, "Check failed: data_")  # the window is larger than the image
+        x, room = bottom[0].data, top[0].room(bottom[0])
+        if not any(self.window.behind(x.shape[self.axis + 1 :])):
+            y = self.ctx.math.im2col(x.reshape(-1, *x.shape[self.axis :]), self.window, room)
+            if y is not None:
+                top[0].data = y.reshape(top[0].shape)
+                return
         margins = [p for both in reversed(self.margins(bottom[0])) for p in both]
-        padded = torch.constant_pad_nd(bottom[0].data, margins)
+        padded = torch.constant_pad_nd(x, margins)
         patches = [padded[place] for place in self.places()]
         top[0].data = torch.stack(patches, self.axis + 1).reshape(top[0].shape)
 

@@ -18,6 +18,7 @@ from allconv_caffe.caffe_torch.layers.base import (
     float32,
 )
 from allconv_caffe.caffe_torch.layers.normalization import loss_normalization, normalizer
+from allconv_caffe.proto import LossParameter
 
 
 @register("SoftmaxWithLoss")
@@ -36,6 +37,7 @@ class SoftmaxWithLossLayer(LossLayer):
     min_top = 1
     max_top = 2
     auto_top_blobs = True
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
@@ -55,15 +57,20 @@ class SoftmaxWithLossLayer(LossLayer):
             top[1].reshape_like(bottom[0])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = float32(bottom[0].data)
-        classes = x.shape[self.axis]
+        x, math = float32(bottom[0].data), self.ctx.math
+        self.prob = math.softmax(x, self.axis)
+        divisor = 0.0 if self.counts_labels else float(self.divisor(None))
+        room = top[0].room(bottom[0])
+        loss = math.label_loss(self.prob, bottom[1].data, self.axis, self.ignore_label, divisor, room)
+        if loss is not None:
+            top[0].data = loss
+            return
         label, ignored = self.labels(bottom)
-        check_labels(label, classes, ignored)
-        self.prob = self.ctx.math.softmax(x, self.axis)
+        check_labels(label, x.shape[self.axis], ignored)
         p = self.prob.gather(self.axis, label if ignored is None else label.masked_fill(ignored, 0))
         if ignored is not None:
             p = p.masked_fill(ignored, 1)  # -log(1) adds nothing
-        top[0].data = self.ctx.math.log_loss(p) / self.divisor(ignored)
+        top[0].data = math.log_loss(p) / self.divisor(ignored)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         self.refuse_label_gradient(propagate_down)
@@ -83,6 +90,11 @@ class SoftmaxWithLossLayer(LossLayer):
         shape = (*bottom[0].shape[: self.axis], 1, *bottom[0].shape[self.axis + 1 :])
         label = bottom[1].data.reshape(shape).to(torch.int64)
         return label, None if self.ignore_label is None else label == self.ignore_label
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether the loss is divided by the number of labels that are not ignored."""
+        return self.ignore_label is not None and self.normalization == LossParameter.VALID
 
     def divisor(self, ignored: torch.Tensor | None) -> torch.Tensor | float:
         return normalizer(self.normalization, self.outer_num, self.inner_num, ignored)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -783,11 +784,95 @@ void caffe_softmax(I outer, I channels, I inner, const float* x, float* y, I thr
     }
 }
 
-// the sum of -log(max(p, FLT_MIN)), from 0 on, one after the other
-void caffe_log_loss(I n, const float* p, float* loss) {
+// Labels are floats, truncated toward 0; those that equal `ignored`, where `ignores`, do not count. A kernel that finds one
+// out of range returns 1, and what it fills is of no use.
+struct Labels {
+    const float* values;
+    I channels, ignores, ignored;
+
+    // whether this one counts; -1: it is out of range
+    int counts(I i, I* label) const {
+        *label = (I)values[i];
+        if (ignores && *label == ignored) return 0;
+        return *label < 0 || *label >= channels ? -1 : 1;
+    }
+};
+
+// the sum of -log(max(p of the label, FLT_MIN)), from 0 on, one after the other, over `divisor`, or where that is 0 over how many
+// count; p (outer x channels x inner), labels (outer x inner)
+I caffe_label_loss(I outer, I channels, I inner, const float* p, const float* labels, I ignores, I ignored, float divisor,
+                   float* loss) {
+    const Labels all{labels, channels, ignores, ignored};
     float total = 0;
-    for (I i = 0; i < n; ++i) total -= logf(std::max(p[i], FLT_MIN));
-    *loss = total;
+    I count = 0, label;
+    for (I i = 0; i < outer * inner; ++i) {
+        const int counts = all.counts(i, &label);
+        if (counts < 0) return 1;
+        if (!counts) continue;
+        total -= logf(std::max(p[(i / inner * channels + label) * inner + i % inner], FLT_MIN));
+        ++count;
+    }
+    *loss = total / (divisor ? divisor : (float)std::max<I>(1, count));
+    return 0;
+}
+
+// accuracy_layer.cpp
+
+// which share of the examples that count has fewer than `top` other classes that score as high as the true one, over all (one
+// number) and, where `each` is given, over those of each class; x (outer x channels x inner), labels (outer x inner)
+I caffe_accuracy(I outer, I channels, I inner, I top, const float* x, const float* labels, I ignores, I ignored, float* share,
+                 float* each) {
+    const Labels all{labels, channels, ignores, ignored};
+    std::vector<I> right(channels), found(channels);
+    I label;
+    for (I i = 0; i < outer * inner; ++i) {
+        const int counts = all.counts(i, &label);
+        if (counts < 0) return 1;
+        if (!counts) continue;
+        const float* scores = x + i / inner * channels * inner + i % inner;
+        const float score = scores[label * inner];
+        I better = -1;  // the true class counts itself
+        for (I c = 0; c < channels; ++c) better += scores[c * inner] >= score;
+        right[label] += better < top;
+        ++found[label];
+    }
+    const auto part = [](I a, I b) { return b ? (float)a / (float)b : 0.f; };
+    *share = part(std::accumulate(right.begin(), right.end(), I(0)), std::accumulate(found.begin(), found.end(), I(0)));
+    if (each)
+        for (I c = 0; c < channels; ++c) each[c] = part(right[c], found[c]);
+    return 0;
+}
+
+// embed_layer.cpp
+
+// y (count x n): row places[i] of w (k x n), and bias (n) if there is one; returns 1 where a place is out of range
+I caffe_embed(I count, I k, I n, const float* places, const float* w, const float* bias, float* y) {
+    for (I i = 0; i < count; ++i) {
+        const I place = (I)places[i];
+        if (place < 0 || place >= k) return 1;
+        const float* from = w + place * n;
+        for (I j = 0; j < n; ++j) y[i * n + j] = bias ? from[j] + bias[j] : from[j];
+    }
+    return 0;
+}
+
+// im2col_layer.cpp
+
+// y (images x k x s): element (r, j) of an image, padded if need be, lies at row[r] + column[j]; x_image values apart
+void caffe_im2col(I images, I planes, I s, I k, const float* x, I x_image, const I* row, const I* column, I lines, I length,
+                  I plane, const I* places, float* y, I threads) {
+    const Padding padding{lines, length, plane, places};
+#pragma omp parallel for num_threads(team(threads, images * k * s)) schedule(static)
+    for (I n = 0; n < images; ++n) {
+        const float* image = x + n * x_image;
+        if (lines) {
+            float* own = local_c.get(planes * plane);
+            for (I c = 0; c < planes; ++c) padding.put(image + c * lines * length, own + c * plane);
+            image = own;
+        }
+        for (I r = 0; r < k; ++r)
+            for (I j = 0; j < s; ++j) y[(n * k + r) * s + j] = image[row[r] + column[j]];
+    }
 }
 
 }  // extern "C"
@@ -804,28 +889,31 @@ static T as(I word) {
     } else return word;
 }
 
-template <class... T, size_t... N>
-static void call(void (*function)(T...), const I* words, std::index_sequence<N...>) {
-    function(as<T>(words[N])...);
+// a kernel that gives a number gives 0, or what it was called with will not do
+template <class R, class... T, size_t... N>
+static I call(R (*function)(T...), const I* words, std::index_sequence<N...>) {
+    if constexpr (std::is_void_v<R>) return function(as<T>(words[N])...), 0;
+    else return function(as<T>(words[N])...);
 }
 
-template <class... T>
-static void call(void (*function)(T...), const I* words) {
-    call(function, words, std::index_sequence_for<T...>());
+template <class R, class... T>
+static I call(R (*function)(T...), const I* words) {
+    return call(function, words, std::index_sequence_for<T...>());
 }
 
 struct Known {
     const char* name;
-    void (*call)(const I*);
+    I (*call)(const I*);
 };
 #ifndef MORE
 #define MORE(KNOWN)  // kernels of a file that includes this one
 #endif
-#define KNOWN(name) {#name, [](const I* words) { call(caffe_##name, words); }},
+#define KNOWN(name) {#name, [](const I* words) { return call(caffe_##name, words); }},
 #define KNOWN_FORMULA(name, value) KNOWN(each_##name)
 static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(copy_view)
                                   KNOWN(rows) KNOWN(dot) KNOWN(conv) KNOWN(conv_data) KNOWN(lrn_scale) KNOWN(greater)
-                                  KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax) MORE(KNOWN)};
+                                  KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax) KNOWN(label_loss)
+                                  KNOWN(accuracy) KNOWN(embed) KNOWN(im2col) MORE(KNOWN)};
 
 extern "C" {
 
@@ -836,9 +924,12 @@ I caffe_number(const char* name) {
     return -1;
 }
 
-// from..to: for each call its kernel's number, how many arguments follow, and these
-void caffe_play(const I* from, const I* to) {
-    for (; from < to; from += 2 + from[1]) known[*from].call(from + 2);
+// from..to: for each call its kernel's number, how many arguments follow, and these. Returns `to`, or where the call stands that
+// refused what it was called with, behind which none was made.
+const I* caffe_play(const I* from, const I* to) {
+    for (; from < to; from += 2 + from[1])
+        if (known[*from].call(from + 2)) return from;
+    return to;
 }
 
 }  // extern "C"
