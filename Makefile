@@ -5,9 +5,12 @@ PYTHON    ?= python3
 # What is installed beside the package itself; `make setup EXTRAS=dev,cluster,slurm,export,hub,docs` adds Ray
 # and submitit for `allconv sweep --on`, onnx, onnxruntime and safetensors for `allconv export`, Sphinx and Jupyter for docs/.
 EXTRAS    ?= dev
+# `make setup HASHES=1` takes only files whose SHA-256 stands in requirements.lock; torch alone is taken by its version
+HASHES    ?=
 VENV      := .venv
 BIN       := $(VENV)/bin
-STAMP     := $(VENV)/.set-up
+STAMP     := $(VENV)/.set-up$(if $(value HASHES),-by-hash)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 # The folders in solvers/ are the experiments; allconv_caffe/paper/experiments.py renders them.
 RUNS := $(notdir $(patsubst %/,%,$(wildcard solvers/*/)))
 
@@ -43,12 +46,12 @@ FLAG_OF = --$(shell printf %s $(1) | tr A-Z_ a-z-)
 RUN_FLAGS = $(foreach name,$(SETTINGS),$(if $(value $(name)),$(call FLAG_OF,$(name)) $(call QUOTED,$(name))))
 
 # Not into the environment: make would run a $(shell ...) that stands in one.
-unexport $(SETTINGS) CIFAR10 CIFAR100 IMAGENET PYTHON EXTRAS TEST_WORKERS GRID SWEEP NETS BENCH SEED_EXACT MATRIX FUZZ POINTS SOAK \
+unexport $(SETTINGS) CIFAR10 CIFAR100 IMAGENET PYTHON EXTRAS HASHES TEST_WORKERS GRID SWEEP NETS BENCH SEED_EXACT MATRIX FUZZ POINTS SOAK \
 	FIGURES FIGURE_NET CONTROL_NET FIGURE_DATA FIGURE_SEED FIGURE_FLAGS FIGURE_LABELS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test fuzz crash-points soak lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
+.PHONY: help setup lock quickstart test fuzz crash-points soak lint types format render data cifar10 cifar100 grid report open doctor caffe caffe-source parity \
 	seed-exact bench bench-nets bench-layers bench-growth bench-prep bench-data bench-augment bench-viz zoo docs site wheel matrix clean \
 	figures figure-1 figure-2 figure-3 figure-4 figure-5 figure-6 $(RUNS)
 
@@ -63,17 +66,29 @@ help: ## list every target
 	@for name in $(RUNS); do printf '  %-24s %s\n' "$$name" \
 		"$$(sed -n '1s/^# [^:]*: \(.*\)\. Rendered by.*/\1/p' solvers/$$name/solver.prototxt)"; done
 
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt requirements.lock
 	@$(call WORDS,PYTHON) -c 'import sys; sys.exit("make setup: Python %d.%d found, 3.10 or later expected; name one with PYTHON=" \
 		% sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@test -x $(BIN)/python || $(call WORDS,PYTHON) -m venv $(VENV) 2>/dev/null || { \
 		$(call WORDS,PYTHON) -m venv --clear --without-pip $(VENV) && $(call WORDS,PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.['$(call QUOTED,EXTRAS)']'
-	@touch $@
+ifeq ($(value HASHES),)
+	$(PIP_INSTALL) -c constraints.txt setuptools
+	$(PIP_INSTALL) -c constraints.txt --no-build-isolation -e '.['$(call QUOTED,EXTRAS)']'
+else
+	@test -e $@ || test ! -e $(VENV)/.set-up || { echo "make setup: $(VENV) was made without hashes: rm -r $(VENV)" >&2; exit 1; }
+	$(BIN)/python .ci/lock.py choose $(call QUOTED,EXTRAS) > $(VENV)/requirements.txt
+	$(PIP_INSTALL) --require-hashes --no-deps -r $(VENV)/requirements.txt
+	$(PIP_INSTALL) -c constraints.txt torch
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+endif
+	@touch $(VENV)/.set-up $@
 
 setup: $(STAMP) ## make .venv with the pinned versions; where there is no other caffe, let `caffe` be caffe-torch
 	@$(BIN)/python -m allconv_caffe.doctor place-caffe $(BIN)
+
+lock: setup ## requirements.lock: constraints.txt with the hashes of every file (minutes, the index is asked)
+	$(BIN)/python .ci/lock.py
 
 quickstart: setup ## the main job in minutes: a generated data set, one of the paper's nets trained, tested and plotted
 	$(BIN)/allconv quickstart

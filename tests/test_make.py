@@ -96,18 +96,24 @@ def test_every_variable_is_tried() -> None:
     """Whatever has a default in the Makefile, or stands in a recipe by its value; but what `make setup` alone takes."""
     given = set(re.findall(r"^([A-Z0-9_]+) +\?=", TEXT, re.MULTILINE))
     given |= set(re.findall(r"\$\((?:call (?:QUOTED|WORDS),|value )([A-Z0-9_]+)\)", TEXT))
-    assert given - {"PYTHON", "EXTRAS"} <= {*ONE, *SEVERAL}
+    assert given - {"PYTHON", "EXTRAS", "HASHES"} <= {*ONE, *SEVERAL}
     kept = re.search(r"^unexport ((?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
-    assert kept and {*ONE, *SEVERAL, "PYTHON", "EXTRAS"} - set(SETTINGS) == set(kept[1].split()) - {"\\", "$(SETTINGS)"}
+    assert kept and {*ONE, *SEVERAL, "PYTHON", "EXTRAS", "HASHES"} - set(SETTINGS) == set(kept[1].split()) - {
+        "\\",
+        "$(SETTINGS)",
+    }
 
 
-@pytest.mark.parametrize(("name", "words"), [("PYTHON", "python -I"), ("EXTRAS", "dev")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("PYTHON", "python -I"), ("EXTRAS", "dev"), ("HASHES", "1"), ("HASHES=1 EXTRAS", "dev")]
+)
 def test_what_setup_takes_is_quoted_too(name: str, words: str, tmp_path: Path) -> None:
     """Shown, not run: an environment would be made."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", "-n", "-B", "-f", str(ROOT / "Makefile"), f"VENV={tmp_path}/venv", "setup"]
+    *others, name = name.split()
+    command = ["make", "-n", "-B", "-f", str(ROOT / "Makefile"), f"VENV={tmp_path}/venv", "setup", *others]
     given = f"{name}={words}`touch hit`$(touch hit)$(shell touch hit)'"
-    for place in ("pyproject.toml", "setup.py", "constraints.txt", "solvers"):
+    for place in ("pyproject.toml", "setup.py", "constraints.txt", "requirements.lock", "solvers"):
         (tmp_path / place).symlink_to(ROOT / place)
     done = subprocess.run([*command, given], cwd=tmp_path, env=clean, capture_output=True, text=True)
     assert done.returncode == 0 and not (tmp_path / "hit").exists()

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib import resources
+from contextlib import suppress
+from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from allconv_caffe.paper.experiments import EXPERIMENTS
 
@@ -59,6 +61,49 @@ def test_every_dependency_is_pinned_exactly() -> None:
             assert len(found) == 1, f"{requirement.name} on Python {python}: {found}"
             ((operator, version),) = [(spec.operator, spec.version) for spec in found[0].specifier]
             assert operator == "==" and requirement.specifier.contains(version), found[0]
+
+
+def lock() -> list[list[str]]:
+    """Its blocks: which extras need the package, the pin, its hashes."""
+    blocks = (ROOT / "requirements.lock").read_text(encoding="utf-8").split("\n\n")[1:]
+    return [block.rstrip("\n").split("\n") for block in blocks]
+
+
+def test_the_lock_has_what_the_constraints_pin() -> None:
+    """The same lines in the same order but torch's, each with a SHA-256 or more, and no address."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line for line in text if line and not line.startswith(("#", "torch="))]
+    assert [block[1].removesuffix(" \\") for block in lock()] == pinned
+    for _, _, *hashes in lock():
+        assert hashes and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
+        assert [line.endswith(" \\") for line in hashes] == [True] * (len(hashes) - 1) + [False]
+    assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("extras", ["dev", "dev,docs", "", *PROJECT["optional-dependencies"]])
+def test_what_is_chosen_from_the_lock_is_what_the_extras_need(extras: str) -> None:
+    """Each requirement of the project, and of what is installed here of it, on its way down; and no other extra's."""
+    command = [sys.executable, ROOT / ".ci" / "lock.py", "choose", extras]
+    chosen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", chosen, re.MULTILINE)}
+    wanted, here = {"setuptools"}, [Requirement(line) for line in PROJECT["dependencies"]]
+    here += [
+        Requirement(line) for extra in extras.split(",") if extra for line in PROJECT["optional-dependencies"][extra]
+    ]
+    while here:
+        requirement = here.pop()
+        name = canonicalize_name(requirement.name)
+        extra_of = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
+        if name in wanted or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        wanted.add(name)
+        with suppress(metadata.PackageNotFoundError):
+            below = [Requirement(line) for line in metadata.requires(name) or []]
+            here += [each for each in below if not each.marker or any(each.marker.evaluate(at) for at in extra_of)]
+    cuda = {name for name in wanted if name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert wanted - found - cuda == {"torch"}
+    if not extras:
+        assert not {"ruff", "sphinx", "ray", "onnx"} & found
 
 
 def test_every_python_that_is_named_is_in_the_matrix() -> None:
