@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from allconv_caffe.caffe_torch.compute.window import c_int
 from allconv_caffe.caffe_torch.errors import CaffeError
+from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.caffe_torch.net import Net
-from allconv_caffe.proto import NetParameter, parse_text
+from allconv_caffe.proto import TRAIN, NetParameter, parse_text
 
 BIG = 4294967295  # -1 for an int
 CASES = [
@@ -56,3 +58,26 @@ def test_what_is_negative_as_an_int_is_refused(kind: str, param: str, sentence: 
     with pytest.raises(CaffeError) as caught:
         Net(parse_text(text, NetParameter))
     assert str(caught.value).endswith(sentence)
+
+
+@pytest.mark.parametrize("stride", [65536, 2**30, 2**31 - 1])
+@pytest.mark.parametrize("more", ["kernel_size: 3", "kernel_size: 9 pad: 1", "kernel_size: 2 dilation: 3 pad: 2"])
+def test_a_stride_beyond_the_image_is_any_stride_beyond_it(stride: int, more: str) -> None:
+    """There is one window, forward and backward as by a stride of 40; PyTorch's kernels hang and crash at such strides."""
+    found = []
+    for each in (stride, 40):
+        text = f"""force_backward: true
+            layer {{ name: "b" type: "Input" top: "b" input_param {{ shape {{ dim: 2 dim: 3 dim: 6 dim: 8 }} }} }}
+            layer {{ name: "l" type: "Convolution" bottom: "b" top: "t"
+                     convolution_param {{ num_output: 4 {more} stride: {each} }} }}"""
+        net = Net(parse_text(text, NetParameter), Context(phase=TRAIN, device=torch.device("cpu")))
+        blobs = [net.blobs["b"], *net.params]
+        for i, blob in enumerate(blobs):
+            blob.data = torch.linspace(-1, 2, blob.count).reshape(blob.shape).sin() * (i + 1)
+        net.forward()
+        net.blobs["t"].diff = torch.linspace(-1, 1, 8).reshape(2, 4, 1, 1)
+        net.backward()
+        found.append([net.blobs["t"].data, *(blob.diff for blob in blobs)])
+    assert found[0][0].shape == (2, 4, 1, 1)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)

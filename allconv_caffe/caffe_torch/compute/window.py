@@ -6,7 +6,7 @@ Source: base_conv_layer.cpp, conv_layer.cpp, deconv_layer.cpp, pooling_layer.cpp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from allconv_caffe.caffe_torch.errors import check
@@ -76,6 +76,12 @@ class Window:
             for h, k, s, p, n in reversed(list(zip(size, self.kernel, self.stride, self.pad, out, strict=True)))
             for margin in (p, (n - 1) * s + k - p - h)
         )
+
+    def within(self, size: Sequence[int]) -> Window:
+        """The same places in an image of `size`, by no stride beyond image and window: PyTorch's kernels hang or crash there."""
+        far = tuple(max(h, e) for h, e in zip(self.padded_size(size), self.extent, strict=True))
+        stride = tuple(min(s, most) for s, most in zip(self.stride, far, strict=True))
+        return self if stride == self.stride else replace(self, stride=stride)
 
     def without_first_axis(self) -> Window:
         """The same window over the axes that follow the first."""

@@ -36,7 +36,7 @@ class ConvolutionLayer(Layer):
         axes = bottom[0].num_axes - self.axis - 1
         check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
         self.channels = bottom[0].shape[self.axis]
-        self.window = self.read_window(axes)
+        self.window = self._window = self.read_window(axes)
         for d in self.window.dilation:
             check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
         self.num_output = self.outputs()
@@ -73,6 +73,10 @@ class ConvolutionLayer(Layer):
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         return self.window.output_size(size)
 
+    def fitted(self, size: Sequence[int]) -> Window:
+        """The window as kernels take it for bottoms of `size`."""
+        return self._window.within(size)
+
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         check(len(shape) == self.axis + 1 + self.window.num_axes, "bottom num_axes may not change.")
@@ -84,7 +88,9 @@ class ConvolutionLayer(Layer):
             )
         if shape is not self._shape:  # the same again, as before most forwards
             size, self._shape = shape[self.axis + 1 :], shape
+            self.window = self._window
             self._top_shape = (*shape[: self.axis], self.num_output, *self.output_size(size))
+            self.window = self.fitted(size)
             self._behind = self.window.behind(size)
         for blob in top:
             blob.reshape(*self._top_shape)

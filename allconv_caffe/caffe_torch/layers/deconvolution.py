@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 
@@ -23,6 +24,9 @@ class DeconvolutionLayer(ConvolutionLayer):
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         return self.window.input_size(size)
+
+    def fitted(self, size: Sequence[int]) -> Window:
+        return self._window
 
     calls_kernels = True
 
