@@ -36,6 +36,8 @@ CASES = [
     ),
     ("Pooling", f"pooling_param {{ kernel_size: 2 pad_h: {BIG} pad_w: 0 }}", "pad must be at least 0, found -1"),
     ("Pooling", f"pooling_param {{ kernel_size: 2 stride: {BIG} }}", "shape[i] >= 0 (-1 vs. 0)"),
+    ("Im2col", f"convolution_param {{ kernel_size: 2 dilation: {BIG} }}", "dilation must be at least 1, found -1"),
+    ("LRN", "lrn_param { local_size: 2147483647 }", "shape[i] >= 0 (-2147483647 vs. 0)"),
     ("LRN", f"lrn_param {{ local_size: {BIG} }}", "LRN only supports odd values for local_size"),
     ("Embed", f"embed_param {{ input_dim: {BIG} num_output: 2 }}", "EmbedLayer input_dim must be positive."),
 ]
@@ -58,6 +60,17 @@ def test_what_is_negative_as_an_int_is_refused(kind: str, param: str, sentence: 
     with pytest.raises(CaffeError) as caught:
         Net(parse_text(text, NetParameter))
     assert str(caught.value).endswith(sentence)
+
+
+@pytest.mark.parametrize("number", [2**31 - 1, 2**30, 500_000_000])
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_recurrent_layers_of_too_many_outputs_are_refused(kind: str, number: int) -> None:
+    """Of five streams; recorded from real Caffe."""
+    text = f"""layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: 5 dim: 4 }} }} }}
+        layer {{ name: "c" type: "Input" top: "c" input_param {{ shape {{ dim: 2 dim: 5 }} }} }}
+        layer {{ name: "l" type: "{kind}" bottom: "x" bottom: "c" top: "t" recurrent_param {{ num_output: {number} }} }}"""
+    with pytest.raises(CaffeError, match="layer 'l': blob size exceeds INT_MAX$"):
+        Net(parse_text(text, NetParameter))
 
 
 @pytest.mark.parametrize("stride", [65536, 2**30, 2**31 - 1])

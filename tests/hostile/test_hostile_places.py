@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 folder = hostile.folder  # the fixture: data set, nets, solvers, their snapshots
 
 PIPE, MDB = "Found a pipe, expected a file", "Check failed: mdb_status == 0"
+ELSEWHERE = "Found values that lie in another file"
 IMAGES = """layer { name: "d" type: "ImageData" top: "data" top: "label" image_data_param { source: "LIST" batch_size: 1 } }
 layer { name: "s" type: "Silence" bottom: "data" bottom: "label" }
 """
@@ -77,14 +78,25 @@ def states(folder: Path) -> dict[str, tuple[Any, str]]:
         del file["history/0"]
         file["history"].create_virtual_dataset("0", layout)
 
+    def chunked(file: Any) -> None:
+        del file["history/0"]
+        file["history"].create_dataset(
+            "0", (4, 4), "f4", maxshape=(None, None), chunks=(20_000, 20_000), compression="gzip"
+        )
+
     return {
         "iter inf": (put("iter", np.array([np.inf])), ""),
         "step nan": (put("current_step", np.array([np.nan])), ""),
         "iter beyond": (put("iter", np.array([2**64 - 1], np.uint64)), ""),
         "model in an array": (put("learned_net", np.array([b"h_iter_2.caffemodel.h5"])), ""),
-        "link to a pipe": (put("history/0", h5py.ExternalLink(str(folder / "pipe"), "/x")), PIPE),
-        "values of another file": (external, "Found values that lie in another file, net.prototxt, expected them in"),
-        "values of a pipe": (virtual, "Found values that lie in another file, pipe, expected them in"),
+        "link to a pipe": (put("history/0", h5py.ExternalLink(str(folder / "pipe"), "/x")), ELSEWHERE),
+        "link to another HDF5 file": (
+            put("history/0", h5py.ExternalLink("h_iter_2.caffemodel.h5", "/data")),
+            ELSEWHERE,
+        ),
+        "values in a chunk of a gigabyte": (chunked, "found chunks of 1600000000 bytes for 64 bytes of values"),
+        "values of another file": (external, f"{ELSEWHERE}, net.prototxt, expected them in"),
+        "values of a pipe": (virtual, f"{ELSEWHERE}, pipe, expected them in"),
         "group in itself": (
             lambda file: file["history"].__setitem__("self", file["history"]),
             "Incorrect length of history blobs",

@@ -138,6 +138,8 @@ def read_window(param: Any, axes: int) -> Window:
         check(s > 0, "Stride dimensions must be nonzero.")
     pad = _padding(spatial(param, "pad", axes, 0))
     dilation = tuple(c_int(d) for d in per_axis(list(param.dilation), axes, 1, "dilation"))
+    for d in dilation:
+        check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
     return Window(kernel=kernel, stride=stride, pad=pad, dilation=dilation, group=c_int(param.group))
 
 

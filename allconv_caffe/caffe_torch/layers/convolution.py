@@ -37,8 +37,6 @@ class ConvolutionLayer(Layer):
         check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
         self.channels = bottom[0].shape[self.axis]
         self.window = self._window = self.read_window(axes)
-        for d in self.window.dilation:
-            check(d > 0, f"dilation must be at least 1, found {d}")  # Caffe reads one pixel for the whole kernel
         self.num_output = self.outputs()
         check(self.num_output > 0, f"Check failed: num_output_ > 0 ({self.num_output} vs. 0)")
         group = self.window.group

@@ -39,6 +39,9 @@ class LRNLayer(NeuronLayer):
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes == 4, "Input must have 4 axes, corresponding to (num, channels, height, width)")
+        if self.across:
+            padded = c_int(bottom[0].shape[1] + self.size - 1)
+            check(padded >= 0, f"Check failed: shape[i] >= 0 ({padded} vs. 0)")
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

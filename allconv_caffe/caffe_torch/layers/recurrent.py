@@ -128,6 +128,7 @@ class RecurrentLayer(Layer):
             check(bottom[2].shape[0] == n, f"Check failed: N_ == bottom[2]->shape(0) ({n} vs. {bottom[2].shape[0]})")
         self.d = c_int(param.num_output)
         check(self.d > 0, "num_output must be positive")
+        check(max(n, self.gate_count) * self.d < 2**31, "blob size exceeds INT_MAX")
         self.k = bottom[0].count_range(bottom[0].canonical_axis(2))
         out = self.gate_count * self.d
         weight, bias, static = self.input_params

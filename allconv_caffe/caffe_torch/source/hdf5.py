@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,11 +36,15 @@ DAMAGE = (
     AttributeError,
     MemoryError,
 )  # h5py's, at whatever it reads
+MOST_CHUNK_BYTES = 1 << 26
 LINES = {"H5T_FLOAT": 33, "H5T_INTEGER": 36}  # of the log line in hdf5.cpp
 
 
 def check_class(dataset: h5py.Dataset, where: str = "") -> None:
-    """Says, the first time in a process, that a data set of this class is read. Raises CaffeError where it holds no numbers."""
+    """Says, the first time in a process, that a data set of this class is read.
+
+    Raises: CaffeError: it holds no numbers, or so few in chunks so large that kilobytes would unpack to gigabytes.
+    """
     import h5py
 
     class_: Any = dataset.id.get_type().get_class()
@@ -47,6 +52,9 @@ def check_class(dataset: h5py.Dataset, where: str = "") -> None:
     name = names.get(class_, f"unknown ({class_})")
     if name not in LINES:
         raise CaffeError(f"Unsupported datatype class: {name}", where)
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > max(MOST_CHUNK_BYTES, 2 * dataset.nbytes):
+        raise CaffeError(f"found chunks of {chunk} bytes for {dataset.nbytes} bytes of values", where)
     glog.info_first(f"hdf5.cpp:{LINES[name]}", f"Datatype class: {name}")
 
 
@@ -58,7 +66,8 @@ def open_hdf5(path: str | os.PathLike[str], alone: bool = False) -> h5py.File:
     """The file, opened for reading.
 
     Args:
-        alone: refuse data sets whose bytes lie in another file, which may be any (external storage, virtual data sets).
+        alone: refuse links to other files, and data sets whose bytes lie in one, which may be any (external storage, virtual
+            data sets), or be stored so in a file that a link leads to.
     Raises: OSError: where HDF5 cannot, or would wait for ever; Elsewhere.
     """
     import h5py
@@ -66,8 +75,8 @@ def open_hdf5(path: str | os.PathLike[str], alone: bool = False) -> h5py.File:
     check_file(path)
     file = h5py.File(path, "r")
     try:
-        for name, stored in _external_files(file):
-            if alone and stored:
+        for name in _external_files(file):
+            if alone:
                 raise Elsewhere(
                     errno.EINVAL, f"Found values that lie in another file, {name}, expected them in this one"
                 )
@@ -133,8 +142,8 @@ class Sink:
         """Nothing is kept back."""
 
 
-def _external_files(file: h5py.File) -> Iterator[tuple[str, bool]]:
-    """The files that links of any group lead to, and those that data sets are stored in (True). A group may lie in itself."""
+def _external_files(file: h5py.File) -> Iterator[str]:
+    """The files that links of any group lead to, and those that data sets are stored in. A group may lie in itself."""
     import h5py
 
     seen: set[int] = set()
@@ -148,13 +157,13 @@ def _external_files(file: h5py.File) -> Iterator[tuple[str, bool]]:
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                yield link.filename, False
+                yield link.filename
             elif isinstance(link, h5py.HardLink):
                 kind = group.get(name, getclass=True)
                 if kind is h5py.Group:
                     waiting.append(group[name])
                 elif kind is h5py.Dataset:
-                    yield from ((stored, True) for stored in _stored_in(group[name]))
+                    yield from _stored_in(group[name])
 
 
 def _stored_in(dataset: h5py.Dataset) -> list[str]:
