@@ -12,14 +12,21 @@
 #include "buffer.h"
 #include "transforms.h"
 
-typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int64_t I;
 
-// every loop over registers is unrolled, or the compiler keeps them in memory
-#define EACH(i, n) _Pragma("GCC unroll 6") for (int i = 0; i < n; ++i)
+// what the products hold in registers: ROWS tiles by so many panels of 16 channels
+#ifdef __AVX512F__
+constexpr int LANES = 16, ROWS = 12, PANELS = 2;
+#else
+constexpr int LANES = 8, ROWS = 6, PANELS = 1;
+#endif
+typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline v8 ld(const float* p) { return *(const v8*)p; }
-static inline void st(float* p, v8 v) { *(v8*)p = v; }
+// every loop over registers is unrolled, or the compiler keeps them in memory
+#define EACH(i, n) _Pragma("GCC unroll 12") for (int i = 0; i < n; ++i)
+
+static inline vf ld(const float* p) { return *(const vf*)p; }
+static inline void st(float* p, vf v) { *(vf*)p = v; }
 
 static thread_local Buffer local_v, local_m, local_zero;
 static Buffer shared_v, shared_m;
@@ -31,45 +38,45 @@ static const float* zeros(I n) {
     return z;
 }
 
-// C[i][0..16) (+)= sum_k A[i * ai + k * ak] * B[k * 16 + 0..16)
-template <int MR>
-static inline void micro(I K, const float* A, I ai, I ak, const float* B, float* C, I ldc, bool add) {
-    v8 c0[MR], c1[MR];
-    EACH(i, MR) {
-        if (add) {
-            c0[i] = ld(C + i * ldc);
-            c1[i] = ld(C + i * ldc + 8);
-        } else {
-            c0[i] = v8{};
-            c1[i] = v8{};
-        }
-    }
+// C[i][p * 16 + 0..16) (+)= sum_k A[i * ai + k * ak] * B[p * bp + k * 16 + 0..16)
+template <int R, int P>
+static void micro(I K, const float* A, I ai, I ak, const float* B, I bp, float* C, I ldc, bool add) {
+    constexpr int each = 16 / LANES, V = P * each;
+    vf c[R][V];
+    EACH(i, R) EACH(v, V) c[i][v] = add ? ld(C + i * ldc + v * LANES) : vf{};
     for (I k = 0; k < K; ++k, A += ak, B += 16) {
-        v8 b0 = ld(B), b1 = ld(B + 8);
-        EACH(i, MR) {
-            float a = A[i * ai];
-            c0[i] += a * b0;
-            c1[i] += a * b1;
+        vf b[V];
+        EACH(v, V) b[v] = ld(B + v / each * bp + v % each * LANES);
+        EACH(i, R) {
+            const float a = A[i * ai];
+            EACH(v, V) c[i][v] += a * b[v];
         }
     }
-    EACH(i, MR) {
-        st(C + i * ldc, c0[i]);
-        st(C + i * ldc + 8, c1[i]);
+    EACH(i, R) EACH(v, V) st(C + i * ldc + v * LANES, c[i][v]);
+}
+
+template <int P>
+static inline void rows(I M, I K, const float* A, I ai, I ak, const float* B, I bp, float* C, I ldc, bool add) {
+    for (I i = 0; i < M; i += ROWS) {
+        const float* a = A + i * ai;
+        float* c = C + i * ldc;
+        switch (std::min<I>(M - i, ROWS)) {
+#define CASE(R) case R: micro<R, P>(K, a, ai, ak, B, bp, c, ldc, add); break;
+#ifdef __AVX512F__
+            CASE(12) CASE(11) CASE(10) CASE(9) CASE(8) CASE(7)
+#endif
+            CASE(6) CASE(5) CASE(4) CASE(3) CASE(2) CASE(1)
+#undef CASE
+        }
     }
 }
 
-static inline void rows(I M, I K, const float* A, I ai, I ak, const float* B, float* C, I ldc, bool add) {
-    I i = 0;
-    for (; i + 6 <= M; i += 6) micro<6>(K, A + i * ai, ai, ak, B, C + i * ldc, ldc, add);
-    A += i * ai;
-    C += i * ldc;
-    switch (M - i) {
-        case 5: micro<5>(K, A, ai, ak, B, C, ldc, add); break;
-        case 4: micro<4>(K, A, ai, ak, B, C, ldc, add); break;
-        case 3: micro<3>(K, A, ai, ak, B, C, ldc, add); break;
-        case 2: micro<2>(K, A, ai, ak, B, C, ldc, add); break;
-        case 1: micro<1>(K, A, ai, ak, B, C, ldc, add); break;
-    }
+// C (M, panels * 16) (+)= A (M, K) B, whose panels lie bp apart
+static inline void product(I M, I K, I panels, const float* A, I ai, I ak, const float* B, I bp, float* C, I ldc,
+                           bool add) {
+    I p = 0;
+    for (; p + PANELS <= panels; p += PANELS) rows<PANELS>(M, K, A, ai, ak, B + p * bp, bp, C + p * 16, ldc, add);
+    for (; p < panels; ++p) rows<1>(M, K, A, ai, ak, B + p * bp, bp, C + p * 16, ldc, add);
 }
 
 struct Shape {
@@ -89,16 +96,16 @@ static inline void tile(const float* image, I h, I w, I c, I y, I x, const float
 template <int m>
 static inline void to_v(const float** at, I c, float* v, I stride) {  // v[k * stride + channel] = B^T d B
     constexpr int a = m + 2;
-    for (I ch = 0; ch < c; ch += 8) {
-        v8 t[a][a];
+    for (I ch = 0; ch < c; ch += LANES) {
+        vf t[a][a];
         EACH(j, a) {
-            v8 d[a], o[a];
+            vf d[a], o[a];
             EACH(i, a) d[i] = ld(at[i * a + j] + ch);
             Transform<m + 2>::bt(d, o);
             EACH(i, a) t[i][j] = o[i];
         }
         EACH(i, a) {
-            v8 o[a];
+            vf o[a];
             Transform<m + 2>::bt(t[i], o);
             EACH(j, a) st(v + (i * a + j) * stride + ch, o[j]);
         }
@@ -125,24 +132,22 @@ static void forward(const float* x, const float* u, const float* bias, float* y,
                 to_v<m>(at, s.c, v + t * s.c, vs);
             }
             for (int k = 0; k < a * a; ++k)
-                for (I p = 0; p < panels; ++p)
-                    rows(count, s.c, v + k * vs, s.c, 1, u + (k * panels + p) * s.c * 16, g + k * ms + p * 16, s.co,
-                         false);
+                product(count, s.c, panels, v + k * vs, s.c, 1, u + k * panels * s.c * 16, s.c * 16, g + k * ms, s.co, false);
             for (I t = 0; t < count; ++t) {
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
                 float* to = y + ((n * s.oh + ty * m) * s.ow + tx * m) * s.co;
                 const I nr = std::min<I>(m, s.oh - ty * m), nc = std::min<I>(m, s.ow - tx * m);
-                for (I ch = 0; ch < s.co; ch += 8) {
-                    v8 z[m][a];
+                for (I ch = 0; ch < s.co; ch += LANES) {
+                    vf z[m][a];
                     EACH(j, a) {
-                        v8 d[a], o[m];
+                        vf d[a], o[m];
                         EACH(i, a) d[i] = ld(g + (i * a + j) * ms + t * s.co + ch);
                         Transform<m + 2>::template at<m>(d, o);
                         EACH(i, m) z[i][j] = o[i];
                     }
-                    v8 add = bias ? ld(bias + ch) : v8{};
+                    vf add = bias ? ld(bias + ch) : vf{};
                     EACH(i, m) {
-                        v8 o[m];
+                        vf o[m];
                         Transform<m + 2>::template at<m>(z[i], o);
                         if (i < nr)
                             for (int j = 0; j < m; ++j)
@@ -173,17 +178,17 @@ static void weight(const float* x, const float* dy, float* du, Shape s) {  // du
                 tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
                 to_v<m>(at, s.c, v + t * s.c, vs);
                 tile<m>(dy + n * s.oh * s.ow * s.co, s.oh, s.ow, s.co, ty * m, tx * m, zero, at);
-                for (I ch = 0; ch < s.co; ch += 8) {
-                    v8 z[a][m];
+                for (I ch = 0; ch < s.co; ch += LANES) {
+                    vf z[a][m];
                     EACH(j, m) {
-                        v8 d[m], o[a];
+                        vf d[m], o[a];
                         EACH(i, m) d[i] = ld(at[i * m + j] + ch);
                         Transform<m + 2>::a(d, o);
                         EACH(i, a) z[i][j] = o[i];
                     }
                     float* to = g + (ch / 16 * chunk + t) * 16 + ch % 16;
                     EACH(i, a) {
-                        v8 o[a];
+                        vf o[a];
                         Transform<m + 2>::a(z[i], o);
                         EACH(j, a) st(to + (i * a + j) * ms, o[j]);
                     }
@@ -192,9 +197,8 @@ static void weight(const float* x, const float* dy, float* du, Shape s) {  // du
 #pragma omp for schedule(dynamic, 1)
             for (I item = 0; item < a * a * parts; ++item) {
                 const I k = item / parts, from = item % parts * part;
-                for (I p = 0; p < panels; ++p)
-                    rows(std::min(part, s.c - from), count, v + k * vs + from, 1, s.c, g + k * ms + p * chunk * 16,
-                         du + (k * s.c + from) * s.co + p * 16, s.co, first > 0);
+                product(std::min(part, s.c - from), count, panels, v + k * vs + from, 1, s.c, g + k * ms, chunk * 16,
+                        du + (k * s.c + from) * s.co, s.co, first > 0);
             }
         }
     }
