@@ -4,7 +4,8 @@
 
 For each net and batch the contenders live in processes of their own and take turns, as in bench_engine.py; all read their data from
 memory. Ours is what `auto` chooses in a long run; for forward passes, the drop-in's `net.forward()`. The hand-written nets
-are plain modules over channels_last, see nets/handwritten.py. Printed are medians: milliseconds of our iteration, the others' time
+are plain modules over channels_last, see nets/handwritten.py. With `--precision bf16` ours and theirs train in bfloat16 (theirs by
+autocast), and ours in float32 is one contender more. Printed are medians: milliseconds of our iteration, the others' time
 over ours (under 1: ours is slower, marked "<"), seconds to the end of the first iteration, the process's peak memory, and the share of
 this machine's own sgemm that the net's multiply-adds reach (in training three times those of the forward pass).
 """
@@ -32,8 +33,8 @@ from allconv_caffe.caffe_torch import glog, summary
 from allconv_caffe.proto import to_text
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = {"engine": "ours", "caffe": "Caffe", "eager": "eager", "compile": "torch.compile"}
-COMPILES = ("engine", "compile")  # whose first iteration differs when the compiler's cache is warm
+NAMES = {"engine": "ours", "float32": "float32", "caffe": "Caffe", "eager": "eager", "compile": "torch.compile"}
+COMPILES = ("engine", "float32", "compile")  # whose first iteration differs when the compiler's cache is warm
 SOLVER = """net: "{net}" base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001 max_iter: 1000000
 display: 0 snapshot: 0 snapshot_prefix: "{folder}/bench" test_initialization: false solver_mode: CPU
 """
@@ -122,7 +123,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least one iteration")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of each")
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="in which ours trains")
+    parser.add_argument(
+        "--precision", choices=["float32", "bf16"], default="float32", help="in which ours and PyTorch train"
+    )
     parser.add_argument(
         "--short", action="store_true", help="the net's own batch, three turns of a second, cold starts"
     )
@@ -172,6 +175,8 @@ class Bench:
             for kind in self.options.contenders:
                 if kind == "caffe" and self.caffe is None:
                     continue
+                if kind == "float32" and (work == "forward" or self.options.precision == "float32"):
+                    continue
                 contender = self._start(kind, folder)
                 row.cold_seconds[kind] = contender.first_seconds
                 if kind in COMPILES and not self.options.short:
@@ -213,7 +218,9 @@ class Bench:
             "device": "cpu",
             "precision": self.options.precision,
         }
-        (folder / "config.json").write_text(json.dumps(config))
+        for kind in NAMES:
+            own = {**config, "precision": "float32"} if kind == "float32" else config
+            (folder / f"{kind}.json").write_text(json.dumps(own))
 
     def _start(self, kind: str, folder: Path) -> NetContender:
         print(f"  starting {NAMES[kind]} ...", file=sys.stderr, flush=True)
@@ -223,7 +230,7 @@ class Bench:
             assert self.caffe is not None
             python = str(self.caffe.python)
             environment = {**self.caffe.environment(), **{k: v for k, v in environment.items() if "THREADS" in k}}
-        contender = NetContender(kind, python, folder / "config.json", environment)
+        contender = NetContender(kind, python, folder / f"{kind}.json", environment)
         contender.wait()
         return contender
 
@@ -232,9 +239,9 @@ def print_row(row: Row, machine: dict[str, float], header: bool) -> None:
     """A line of the table; before the first, what its columns are."""
     if header:
         print(f"\n{row.work:<16}{'batch':>6}{'ours, ms':>10}   ", end="")
-        print("their time over ours".ljust(36), "first iteration, s".ljust(48), "peak MiB".ljust(24), "share", sep="")
+        print("their time over ours".ljust(56), "first iteration, s".ljust(48), "peak MiB".ljust(24), "share", sep="")
     cells = []
-    for kind in ("caffe", "eager", "compile"):
+    for kind in ("float32", "caffe", "eager", "compile"):
         ratio = row.over_ours(kind)
         cells.append("" if ratio is None else f"{NAMES[kind]} {ratio:.2f}{'<' if ratio < 1 else ' '}")
     firsts = []
@@ -245,7 +252,7 @@ def print_row(row: Row, machine: dict[str, float], header: bool) -> None:
     share = "" if ours is None else f"{row.gflop / ours / machine['sgemm_gflops']:.0%}"
     print(
         f"{NETS[row.net].title:<16}{row.batch:>6}{'' if ours is None else f'{ours * 1e3:.2f}':>10}   "
-        f"{cells[0]:<12}{cells[1]:<12}{cells[2]:<20}".ljust(68)
+        f"{' '.join(cell.ljust(12) for cell in cells if cell)}".ljust(56)
         + ", ".join(firsts).ljust(48)
         + "/".join(f"{mib:.0f}" for mib in row.peak_mib.values()).ljust(24)
         + share,

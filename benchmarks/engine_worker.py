@@ -1,6 +1,6 @@
 """One contender of bench_engine.py or bench_nets.py, in a process of its own: works on request and says how long it took.
 
-    python engine_worker.py KIND CONFIG.json        KIND: engine, caffe, eager, compile or graphs
+    python engine_worker.py KIND CONFIG.json        KIND: engine, float32 (engine), caffe, eager, compile or graphs
 
 Each line on stdin is a number of iterations; the answer is a line with their seconds. The first answer, after the
 warm-up, is "ready"; of a net of bench_nets.py, with the seconds to the end of the first iteration, building included.
@@ -210,7 +210,9 @@ def net_handwritten(config, mode):
             inputs[name] = value.long()
         elif value.dim() == 4:
             inputs[name] = value.contiguous(memory_format=torch.channels_last)
-    return (handwritten.scoring if config["forward"] else handwritten.training)(net, inputs, mode)
+    if config["forward"]:
+        return handwritten.scoring(net, inputs, mode)
+    return handwritten.training(net, inputs, mode, bf16=config["precision"] == "bf16")
 
 
 def peak_mib():
@@ -243,7 +245,7 @@ def main():
     mode = {"eager": None, "compile": "default", "graphs": "reduce-overhead"}.get(kind)
     nets = "inputs" in config
     start = time.perf_counter()
-    if kind == "engine":
+    if kind in ("engine", "float32"):
         step = (net_engine if nets else engine)(config)
     elif kind == "caffe":
         step = (net_caffe if nets else caffe)(config)

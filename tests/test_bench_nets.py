@@ -11,7 +11,7 @@ from typing import Any
 import bench_nets
 import pytest
 import torch
-from nets.handwritten import HandWritten
+from nets.handwritten import HandWritten, training
 from nets.table import NETS
 
 from allconv_caffe.caffe_torch.compute import caffe_math
@@ -87,6 +87,18 @@ def test_both_give_the_same_scores(name: str) -> None:
     torch.testing.assert_close(
         scores.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
     )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_hand_written_nets_train_in_the_precision_asked_for(bf16: bool) -> None:
+    """Convolutions and inner products, by autocast; parameters stay float32."""
+    _, by_hand = written("lenet", 2, False)
+    found = []
+    for part in by_hand.parts.values():
+        part.register_forward_hook(lambda _part, _inputs, output: found.append(output.dtype))
+    training(by_hand, {"data": torch.ones(2, 1, 28, 28), "label": torch.zeros(2, dtype=torch.long)}, None, bf16)(1)
+    assert set(found) == {torch.bfloat16 if bf16 else torch.float32}
+    assert {p.dtype for p in by_hand.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(

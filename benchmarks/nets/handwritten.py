@@ -120,8 +120,8 @@ class Recurrent(nn.Module):
         return self.lstm(x)[0]
 
 
-def training(net: HandWritten, inputs: Values, mode: str | None) -> Callable[[int], None]:
-    """`step(iterations)`; `mode` is torch.compile's, or None for eager."""
+def training(net: HandWritten, inputs: Values, mode: str | None, bf16: bool = False) -> Callable[[int], None]:
+    """`step(iterations)`; `mode` is torch.compile's, or None for eager; `bf16`: what autocast takes for it, in bfloat16."""
     net = net.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-5, momentum=0.9, weight_decay=0.001)
     model = torch.compile(net, mode=mode) if mode else net
@@ -129,7 +129,9 @@ def training(net: HandWritten, inputs: Values, mode: str | None) -> Callable[[in
     def step(iterations: int) -> None:
         for _ in range(iterations):
             optimizer.zero_grad(set_to_none=True)
-            model(**inputs).backward()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                loss = model(**inputs)
+            loss.backward()
             optimizer.step()
 
     return step

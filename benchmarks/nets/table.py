@@ -89,6 +89,17 @@ def cifar10_full(batch: int) -> str:
 
 
 STEPS = 20
+#: The twelve networks of Tables 1 and 2, by the experiments that render them.
+FAMILY = {
+    f"{kind}-{base}": f"{experiment}-{base.lower()}"
+    for kind, experiment in {
+        "All-CNN": "allcnn",
+        "ConvPool-CNN": "convpool-cnn",
+        "Strided-CNN": "strided-cnn",
+        "Model": "model",
+    }.items()
+    for base in "CAB"
+}
 NETS: dict[str, BenchNet] = {
     "lenet": BenchNet("LeNet", 64, images(1, 28, 10), written(reference.lenet)),
     "cifar10_quick": BenchNet("cifar10_quick", 100, images(3, 32, 10), written(reference.cifar10)),
@@ -108,9 +119,9 @@ NETS: dict[str, BenchNet] = {
         },
         written(reference.lstm),
     ),
-    "allcnn_c": BenchNet("All-CNN-C", 128, images(3, 32, 10), rendered("cifar10-allcnn-c")),
-    "allcnn_a": BenchNet("All-CNN-A", 128, images(3, 32, 10), rendered("cifar10-allcnn-a")),
-    "allcnn_b": BenchNet("All-CNN-B", 128, images(3, 32, 10), rendered("cifar10-allcnn-b")),
-    "convpool_cnn_c": BenchNet("ConvPool-CNN-C", 128, images(3, 32, 10), rendered("cifar10-convpool-cnn-c")),
+    **{
+        experiment.replace("-", "_"): BenchNet(name, 128, images(3, 32, 10), rendered(f"cifar10-{experiment}"))
+        for name, experiment in FAMILY.items()
+    },
     "imagenet_allcnn": BenchNet("the net of Table 6", 16, images(3, 224, 1000), rendered("imagenet-allcnn")),
 }
