@@ -21,6 +21,10 @@ typedef uint16_t bf16;
 static const int IMAGES = 32;      // to a group
 static const int TILE = 16 * 32;   // numbers in a tile of bfloat16, 1 KiB
 static const int SUMS = 16 * 16;   // numbers in a tile of float32, 1 KiB
+// As measured where a core's second cache holds 2 MiB, what is laid out at once beside the sums:
+static const I STRIP = 16;        // pixels of tops side by side
+static const I BAND = 32;         // and with those above them, for the filters' gradient
+static const I MOST_SUMS = 1000;  // tiles of sums
 
 // Linux hands the tiles' registers out on request. 0, or the error's number.
 extern "C" I amx_permit() {
@@ -167,16 +171,6 @@ static inline void add_runs(const bf16* a, I ai, const bf16* b, I bj, I step, co
     if (M > 1 && N > 1) _tile_stored(3, sums + next + SUMS, 64);
 }
 
-#ifndef BAND
-#define BAND 32
-#endif
-#ifndef STRIP
-#define STRIP 16
-#endif
-#ifndef SUMSKB
-#define SUMSKB 700
-#endif
-
 static thread_local Buffer local_x, local_dy, local_runs;
 static Buffer shared_sums;
 
@@ -192,10 +186,10 @@ struct Places {
 static void weight(const bf16* x, const bf16* dy, float* dw, float* db, Shape s) {
     const I groups = up(s.n, IMAGES), cb = up(s.c, 16), taps = s.kh * s.kw;
     // the tops' channels fall into parts, so that a part's sums stay in the cache
-    const I obs = up(s.o, 16), most = std::max<I>(2, SUMSKB / (taps * cb) / 2 * 2), oparts = up(obs, most);
+    const I obs = up(s.o, 16), most = std::max<I>(2, MOST_SUMS / (taps * cb) / 2 * 2), oparts = up(obs, most);
     const I ob = std::min(obs, whole(up(obs, oparts), 2));
     const I size = taps * ob * cb * SUMS, each = size + ob * 16;  // of one part's sums
-    const I width = std::min<I>(STRIP, s.ow), strips = up(s.ow, width), rows = std::max<I>(1, BAND / width);
+    const I width = std::min(STRIP, s.ow), strips = up(s.ow, width), rows = std::max<I>(1, BAND / width);
     const I workers = up(omp_get_max_threads(), oparts);
     const I units = groups * strips, parts = std::min(workers, units);
     float* all = shared_sums.get(oparts * parts * each);
@@ -224,18 +218,19 @@ static void weight(const bf16* x, const bf16* dy, float* dw, float* db, Shape s)
                                  xs + y % ring * columns * TILE, xblock);
                     have = std::max(have, high);
                     for (I y = from; y < to; ++y)
-                        turned_of(dy + ((first * s.oh + y) * s.ow + c0) * s.o + o0, s.oh * s.ow * s.o, images, c1 - c0, os, s.o,
-                                  ys + (y - from) * width * TILE, yblock, sums + size);
+                        turned_of(dy + ((first * s.oh + y) * s.ow + c0) * s.o + o0, s.oh * s.ow * s.o, images, c1 - c0,
+                                  os, s.o, ys + (y - from) * width * TILE, yblock, sums + size);
                     for (I i = 0; i < mine; i += 2)
                         for (I ky = 0; ky < s.kh; ++ky)
                             for (I kx = 0; kx < s.kw; ++kx) {
                                 const Places down(from, to, ky, s.sh, s.ph, s.h), right(c0, c1, kx, s.sw, s.pw, s.w);
                                 if (right.first >= right.end) continue;
                                 I count = 0;
-                                for (I y = down.first; y < down.end; ++y)
-                                    runs[count++] = {(y - from) * width + right.first - c0,
-                                                     (y * s.sh + ky - s.ph) % ring * columns + right.first * s.sw + kx - s.pw - x0,
+                                for (I y = down.first; y < down.end; ++y) {
+                                    const I row = (y * s.sh + ky - s.ph) % ring, column = right.first * s.sw + kx - s.pw - x0;
+                                    runs[count++] = {(y - from) * width + right.first - c0, row * columns + column,
                                                      right.end - right.first};
+                                }
                                 if (!count) continue;
                                 for (I j = 0; j < cb; j += 2) {
                                     const bf16 *a = ys + i * yblock, *b = xs + j * xblock;
@@ -324,7 +319,8 @@ static void blocks_of(const bf16* x, I image, I images, I w, I c, bf16* v) {
             }
 }
 
-// Filters (o, kh, kw, c) as u[pair of 16 outputs][tap][block of 32 inputs][2][pair of inputs][output][2]; `back`: o's are the inputs.
+// Filters (o, kh, kw, c) as u[pair of 16 outputs][tap][block of 32 inputs][2][pair of inputs][output][2]; `back`: o's are the
+// inputs.
 static void filters_of(const bf16* w, bf16* u, I o, I taps, I c, bool back) {
     const I in = back ? o : c, out = back ? c : o, kb = up(in, 32), blocks = whole(up(out, 16), 2);
 #pragma omp for schedule(static)
@@ -385,10 +381,6 @@ static inline void add_steps(const Step* steps, I count, I blocks, float* sums) 
     if (M > 1 && N > 1) _tile_stored(3, sums + 16 * 32 + 16, 128);
 }
 
-#ifndef WIDE
-#define WIDE 16
-#endif
-
 static Buffer shared_filters;
 
 // Images (n, h, w, c) through windows to y (n, oh, ow, o), or `back` from there to the images: then x is dy and y is dx.
@@ -397,7 +389,7 @@ static void convolve(const bf16* x, const bf16* filters, const float* bias, bf16
     const I yh = back ? s.h : s.oh, yw = back ? s.w : s.ow, yc = back ? s.c : s.o;
     const I taps = s.kh * s.kw, kb = up(xc, 32), pairs = up(yc, 32);
     const Taps down(yh, xh, s.kh, s.sh, s.ph, back), right(yw, xw, s.kw, s.sw, s.pw, back);
-    const I width = std::min<I>(back ? WIDE * s.sw : WIDE, yw), strips = up(yw, width), groups = up(s.n, IMAGES);
+    const I width = std::min<I>(back ? STRIP * s.sw : STRIP, yw), strips = up(yw, width), groups = up(s.n, IMAGES);
     const I chunks = std::min(yh, up(omp_get_max_threads(), groups * strips)), units = groups * strips * chunks;
     const I ring = down.widest(1), columns = right.widest(width), pixel = kb * 2 * TILE;
     bf16* u = (bf16*)shared_filters.get(pairs * taps * kb * TILE);
@@ -449,8 +441,8 @@ static void convolve(const bf16* x, const bf16* filters, const float* bias, bf16
     }
 }
 
-extern "C" void amx_convolve(const void* x, const void* filters, const float* bias, void* y, I n, I h, I w, I c, I o, I kh, I kw,
-                             I sh, I sw, I ph, I pw, I oh, I ow, I back, I threads) {
+extern "C" void amx_convolve(const void* x, const void* filters, const float* bias, void* y, I n, I h, I w, I c, I o,
+                             I kh, I kw, I sh, I sw, I ph, I pw, I oh, I ow, I back, I threads) {
     omp_set_num_threads((int)threads);
     convolve((const bf16*)x, (const bf16*)filters, bias, (bf16*)y, {n, h, w, c, o, kh, kw, sh, sw, ph, pw, oh, ow}, back);
 }
