@@ -239,7 +239,7 @@ def print_row(row: Row, machine: dict[str, float], header: bool) -> None:
     """A line of the table; before the first, what its columns are."""
     if header:
         print(f"\n{row.work:<16}{'batch':>6}{'ours, ms':>10}   ", end="")
-        print("their time over ours".ljust(56), "first iteration, s".ljust(48), "peak MiB".ljust(24), "share", sep="")
+        print("their time over ours".ljust(56), "first iteration, s".ljust(64), "peak MiB".ljust(24), "share", sep="")
     cells = []
     for kind in ("float32", "caffe", "eager", "compile"):
         ratio = row.over_ours(kind)
@@ -253,7 +253,7 @@ def print_row(row: Row, machine: dict[str, float], header: bool) -> None:
     print(
         f"{NETS[row.net].title:<16}{row.batch:>6}{'' if ours is None else f'{ours * 1e3:.2f}':>10}   "
         f"{' '.join(cell.ljust(12) for cell in cells if cell)}".ljust(56)
-        + ", ".join(firsts).ljust(48)
+        + ", ".join(firsts).ljust(64)
         + "/".join(f"{mib:.0f}" for mib in row.peak_mib.values()).ljust(24)
         + share,
         flush=True,
