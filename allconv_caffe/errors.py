@@ -11,7 +11,10 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
 MOST_LETTERS = 4000  # of an error's text
-_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r"})  # a file's name may hold them
+_CONTROLS = [chr(i) for i in (*range(32), *range(127, 160), 0x2028, 0x2029) if chr(i) != "\t"]
+_BREAKS = str.maketrans(
+    {each: repr(each)[1:-1] for each in _CONTROLS}
+)  # a file's name may hold them, for a terminal to obey
 Error = TypeVar("Error", bound="PlacedError")
 
 

@@ -23,7 +23,7 @@ from allconv_caffe.proto.files import varint
 from data_prep import archive, database, source, whitening as whitening_
 from data_prep.copies import Copies
 from data_prep.errors import PrepError, writing
-from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array
+from data_prep.imageset import FloatArray, ImageSet, Split, UInt8Array, check_name
 from data_prep.manifest import NAME, SPLITS, Manifest
 from data_prep.whitening import GCN_SCALE, ZCA_BIAS, Whitening
 
@@ -143,6 +143,7 @@ def prepare(
     with clock("read"):
         images = images or source.read(source_path, dataset=dataset, labels=labels, progress=progress)
     images = replace(images, display_name=name or images.display_name)
+    check_name(source_path or out, "a data set", images.display_name)  # a folder's name may hold anything
     made = {"train": Copies(copies, len(images.train), seed), "test": Copies((), len(images.test), seed)}
     with building(out, force) as partial:
         _check_room(partial, images, sum(map(len, made.values())), pad, preprocessing)
@@ -229,7 +230,12 @@ def _manifest(
 
 
 def checked_name(display_name: str) -> str:
-    """A name that somebody gives a set. Raises: PrepError: that of a published set."""
+    """A name that somebody gives a set, "" for none.
+
+    Raises: PrepError: that of a published set, or one that no table can hold.
+    """
+    if display_name.strip():
+        check_name("--name", "a data set", display_name.strip())
     if display_name.strip().lower() in PUBLISHED:
         raise PrepError("name", repr(display_name), "another name: a published set is known by the MD5 of its archive")
     return display_name.strip()

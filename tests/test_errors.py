@@ -29,6 +29,9 @@ def test_the_sentence_has_the_place_the_finding_and_the_choices() -> None:
     assert (error.where, error.found, error.expected, error.choices) == ("net.prototxt", 2, "3", (3, "x"))
     assert str(PlacedError("", "no place")) == "no place"
     assert str(PlacedError("a", "File not found: b\nc")) == r"a: File not found: b\nc"
+    assert (
+        str(PlacedError("a\x1b[31m", "b\x07\x9bc\u2028d\te")) == r"a\x1b[31m: b\x07\x9bc\u2028d" + "\te"
+    )  # no terminal obeys
     assert str(FoundError("a\nb", "c\nd", "e")) == r"a\nb: found c d, expected e"
 
 

@@ -298,6 +298,16 @@ def test_wrong_options_are_named(keywords: dict[str, Any], expected: str, tree: 
     assert sorted(p.name for p in tree.parent.iterdir()) == ["tree"]
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "x" * 1001])
+def test_a_name_that_no_table_can_hold_is_refused(name: str) -> None:
+    """Given by --name, which goes into manifests, reports and pages."""
+    with pytest.raises(
+        PrepError, match="^--name: found a data set named .*; expected 1 to 1000 characters of UTF-8, in one line$"
+    ):
+        pipeline.checked_name(name)
+    assert pipeline.checked_name(" ") == "" and pipeline.checked_name(" a b ") == "a b"
+
+
 def test_an_unwritable_place_is_named(tree: Path) -> None:
     """A name below a file cannot be written, and the line says so."""
     (tree.parent / "file").write_text("x")
