@@ -28,6 +28,7 @@ from allconv_caffe.caffe_torch.compute.compiler import cached, processor, text
 from allconv_caffe.errors import FoundError
 
 TURNS = 4
+HOPELESS = 1.5  # times the fastest one's time: what takes more in a turn takes no further one
 ENOUGH_FLOP = 8e9  # of a trial; a batch that has more is tried in part
 BFLOAT16_FLOP = 2e10  # likewise, where a processor has instructions for bfloat16
 GROUP = 32  # images
@@ -189,9 +190,16 @@ def _kept(question: Question, algorithms: Sequence[str]) -> str | None:
 def _measured(question: Question, trials: Mapping[str, Trial]) -> str:
     part = question.part()
     with _disable_current_modes(), torch.no_grad():  # a graph may be in the making
-        turns = [{name: _cpu_seconds(run, part) for name, run in trials.items()} for _ in range(TURNS + 1)]
+        for run in trials.values():  # warms up
+            _cpu_seconds(run, part)
+        best = {name: _cpu_seconds(run, part) for name, run in trials.items()}
+        for _ in range(TURNS - 1):
+            limit = HOPELESS * min(best.values())
+            left = [name for name in trials if best[name] <= limit]
+            if len(left) == 1:
+                break
+            best |= {name: min(best[name], _cpu_seconds(trials[name], part)) for name in left}
     numbers.cache_clear()
-    best = {name: min(turn[name] for turn in turns[1:]) for name in trials}  # the first one warms up
     usual, winner = next(iter(best)), min(best, key=lambda name: best[name])
     algorithm = winner if best[winner] < CLEARLY * best[usual] else usual
     try:

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,13 @@ def make(recipe: Recipe, folder: Path) -> None:
     constants = _lift(captured)
     arguments += constants
     program, kernels = split(_program(captured, arguments))
-    with tempfile.TemporaryDirectory(prefix="allconv-caffe-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="allconv-caffe-") as scratch, ThreadPoolExecutor(1) as beside:
+        expected = beside.submit(_run, captured, [a.clone() for a in arguments])  # while the C++ compiler is at work
         library = build_kernels(kernels, Path(scratch)) if kernels else None
         trial = Path(scratch) / "plan"
         plan.write(trial, program, library, constants)
-        _compare(captured, plan.load(trial)[0], arguments, len(constants))
+        function = plan.load(trial)[0]
+        _compare(expected.result(), _run(lambda *a: function(a[: len(a) - len(constants)]), arguments))
         plan.write(folder, program, library, constants, choice.lines(choices))
     shelf.sweep(folder.parent)
 
@@ -182,14 +185,15 @@ def split(source: str) -> tuple[str, list[Kernel]]:
     return body, kernels
 
 
-def _compare(
-    captured: torch.fx.GraphModule, function: plan.Function, arguments: list[torch.Tensor], constants: int
-) -> None:
-    """Graph and plan from the same numbers: results, and what they leave in the arguments, are the same but for rounding."""
-    first, second = [a.clone() for a in arguments], arguments
+def _run(function: Callable[..., Sequence[torch.Tensor]], arguments: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Results, and behind them what is left in the arguments."""
     with torch.no_grad():
-        results = list(captured(*first)), function(second[: len(second) - constants])
-    for a, b in zip([*results[0], *first], [*results[1], *second], strict=True):
+        return [*function(*arguments), *arguments]
+
+
+def _compare(graph: Sequence[torch.Tensor], plan: Sequence[torch.Tensor]) -> None:
+    """Graph and plan have run from the same numbers: what `_run` gives of each is the same but for rounding."""
+    for a, b in zip(graph, plan, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
             raise UnknownProgramError(f"its results are {b.dtype} of {tuple(b.shape)}")
         if not _is_near(a, b):
