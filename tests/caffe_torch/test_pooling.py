@@ -93,6 +93,22 @@ def test_the_lowest_number_fits_bfloat16() -> None:
         assert values.item() == torch.finfo(dtype).min and index.item() == -1
 
 
+def test_in_bfloat16_a_traced_net_pools_as_a_plain_one() -> None:
+    """Whatever it pools with: the same maxima and places, nan and windows without a number among them; gradients but for rounding."""
+    window = Window(kernel=(3, 3), stride=(2, 2), pad=(0, 0), dilation=(1, 1))
+    x = torch.randn(2, 16, 9, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x[0, 0, :3, :3], x[1, 3, 4, 4] = float("nan"), float("nan")
+    dy = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(1)).bfloat16()
+    y, index = pooling.maxima(x, window, (4, 4))
+    dx = pooling.maxima_backward(dy.float(), index, window, (9, 9))
+    with Tracing():
+        traced = pooling.maxima(x, window, (4, 4))
+        traced_dx = pooling.maxima_backward(dy, traced[1], window, (9, 9))
+    assert traced[0].dtype == traced_dx.dtype == torch.bfloat16
+    assert torch.equal(traced[0], y) and torch.equal(traced[1].long(), index.long())
+    torch.testing.assert_close(traced_dx.float(), dx, rtol=2.0**-6, atol=2.0**-6)
+
+
 @pytest.mark.parametrize("operator", [pooling.maxima, pooling.means])
 def test_only_a_compiled_net_in_float32_takes_the_kernels(
     operator: Callable[..., object], monkeypatch: pytest.MonkeyPatch

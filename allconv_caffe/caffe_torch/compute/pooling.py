@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from allconv_caffe.caffe_torch.compute import amx
 from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
 from allconv_caffe.caffe_torch.compute.operators import define
 from allconv_caffe.caffe_torch.compute.window import Window
@@ -41,6 +42,9 @@ def maxima(x: torch.Tensor, window: Window, out: Sequence[int]) -> tuple[torch.T
     """
     if _kernels_for(x):
         return torch.ops.allconv_caffe.pool_max(x, *_geometry(window, out))
+    if _as_float32(x):
+        values, index = maxima(x.to(torch.float32), window, out)
+        return values.clamp(min=lowest(x.dtype)).to(x.dtype), index
     if not is_tracing() and x.device.type == "cpu" and (found := _plain_maxima(x, window, out)):
         return found
     h, w = x.shape[2:]
@@ -73,6 +77,8 @@ def maxima_backward(dy: torch.Tensor, index: torch.Tensor, window: Window, size:
     """dx (N, C, *size) of `maxima`, whose second result is `index`."""
     if _kernels_for(dy):
         return torch.ops.allconv_caffe.pool_max_backward(dy, index, *_geometry(window, dy.shape[2:]), list(size))
+    if _as_float32(dy):
+        return maxima_backward(dy.to(torch.float32), index, window, size).to(dy.dtype)
     n, c = dy.shape[:2]
     flat = torch.zeros(n, c, size[0] * size[1], dtype=dy.dtype, device=dy.device)
     given = torch.where(index >= 0, dy, torch.zeros_like(dy)).reshape(n, c, -1)
@@ -143,9 +149,14 @@ def why_not() -> str | None:
     return _load()[1]
 
 
-def _kernels_for(x: torch.Tensor) -> bool:
-    traced = is_tracing() and x.device.type == "cpu" and x.dtype == torch.float32
+def _kernels_for(x: torch.Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    traced = is_tracing() and x.device.type == "cpu" and x.dtype == dtype
     return traced and x.shape[2:].numel() < 2**31 and why_not() is None
+
+
+def _as_float32(x: torch.Tensor) -> bool:
+    """bfloat16 on a processor with AMX, whose convolutions are so fast that PyTorch's pooling would weigh more than they."""
+    return _kernels_for(x, torch.bfloat16) and amx.why_not() is None
 
 
 def _geometry(window: Window, out: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
