@@ -111,7 +111,18 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
         assert isinstance(y, torch.Tensor)
         y = y.reshape(x.shape[0], -1, *y.shape[1:]).transpose(1, 2)
         return y if b is None else y + _along_channels(b, window)
-    return torch.ops.aten.convolution(x, w, b, *_arguments(window, transposed=False))
+    return torch.ops.aten.convolution(_last(x), w, b, *_arguments(window, transposed=False))
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    """Images of one channel lie channels_last and in C order at once: PyTorch takes the former if their strides say so.
+
+    What it gives is channels_last then, as whatever follows a convolution on a CPU wants it.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or x.shape[1] != 1 or not x.is_contiguous():
+        return x
+    height, width = x.shape[2:]
+    return x.as_strided(x.shape, (height * width, 1, width, 1))
 
 
 def backward(
@@ -129,7 +140,7 @@ def backward(
     if any(direct):  # where the bias is wanted without the filters, oneDNN would make both
         mask = [*direct, need[2] and direct[1]]
         arguments = _arguments(window, transposed=False)
-        dx, dw, db = torch.ops.aten.convolution_backward(dy, x, w, [w.shape[0]], *arguments, mask)
+        dx, dw, db = torch.ops.aten.convolution_backward(dy, _last(x), w, [w.shape[0]], *arguments, mask)
     if need[0] and not direct[0]:
         dx = _data_gradient(algos[0], dy, x, w, window)
     if need[1] and algos[1] in WINOGRAD:
