@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe.errors import did_you_mean
+from allconv_caffe.files import open_file
 from allconv_caffe.paper import architectures
 from allconv_caffe.paper.architectures import (
     TRANSFORMS,
@@ -240,15 +241,16 @@ def load(source: str | Path) -> tuple[str, Architecture, str, RenderOptions]:
         base, step = paper_base(where, "base")
         return where, base, step, RenderOptions()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_file(path) as file:
+            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise DeriveError(where, "no such file", "a table (.toml or .py)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeriveError(where, str(error), "a readable text file") from None
+    except (OSError, ValueError) as error:
+        raise DeriveError(where, getattr(error, "strerror", None) or str(error), "a readable text file") from None
     if path.suffix == ".toml":
         try:
             return read_table(tomllib.loads(text), where)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise DeriveError(where, str(error), "TOML") from None
     try:
         names = runpy.run_path(where)

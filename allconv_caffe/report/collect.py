@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from allconv_caffe import files
 from allconv_caffe.paper.experiments import EXPERIMENTS
 from allconv_caffe.report import record
-from allconv_caffe.report.log import parse_log
+from allconv_caffe.report.log import LogParser, parse_log
 from allconv_caffe.report.record import Record, ReportError
 
 
@@ -43,24 +44,31 @@ class Run:
         path = self.folder / ("test.csv" if kind == "test" else "train.csv")
         if path.exists():
             try:
-                with open(path, newline="", encoding="utf-8") as file:
+                with files.open_file(path) as file:
                     return [
                         (float(row["epoch"]), float(row[column]))
-                        for row in csv.DictReader(file)
+                        for row in csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""))
                         if row.get(column) and row.get("epoch")
                     ]
             except (OSError, ValueError, csv.Error) as error:
-                raise ReportError(path, error, "the points of a run") from None
+                raise ReportError(path, getattr(error, "strerror", None) or error, "the points of a run") from None
         log_path = self.folder / "log"
         if not log_path.exists():
             return []
-        log = parse_log(log_path)
+        log = _log(log_path)
         epoch_iters = (self.record.max_iter or 0) / self.record.epochs or 1.0
         if kind == "rate":
             return [(row.iteration / epoch_iters, row.lr) for row in log.train if row.lr is not None]
         if kind == "train":
             return [(row.iteration / epoch_iters, row.loss) for row in log.train]
         return [(row.iteration / epoch_iters, row.error_percent) for row in log.test if row.error_percent is not None]
+
+
+def _log(path: Path) -> LogParser:
+    try:
+        return parse_log(path)
+    except OSError as error:
+        raise ReportError(path, error.strerror or str(error), "the log of a run") from None
 
 
 BEGUN = "begun"
@@ -108,7 +116,7 @@ def _begun(folder: Path) -> Record:
         raise ReportError(path, f"no {', '.join(missing)}", "the settings of a run")
     files.check_kinds(path, content, {**kinds, "title": str | None, "assumptions": list[dict] | None}, ReportError)
     settings, data, name = content["settings"], content["data"], content["experiment"]
-    entry, log = EXPERIMENTS.get(name), parse_log(folder / "log")
+    entry, log = EXPERIMENTS.get(name), _log(folder / "log")
     assumed = [f"{each.get('key')}: {each.get('value')}" for each in content.get("assumptions") or ()]
     known = {
         **{key: settings[key] for key in _BEGUN if key in settings},

@@ -58,7 +58,7 @@ def curves(logs: Sequence[Path], output: Path) -> list[Drawn]:
     Returns: what each log holds.
     Raises: CurvesError; OSError.
     """
-    found = {name: parse_log(path) for name, path in _named(logs).items()}
+    found = {name: _read(path) for name, path in _named(logs).items()}
     for path, log in zip(logs, found.values(), strict=True):
         if not log.train and not log.test:
             raise CurvesError(path, "no displayed iteration and no test", "a log of `caffe train`")
@@ -68,6 +68,13 @@ def curves(logs: Sequence[Path], output: Path) -> list[Drawn]:
         files.write(output / f"{name}.test.csv", to_csv(log.test, [*_FIRST, ("net", lambda row: row.net)]))
     files.write(output / FIGURE, [draw_outputs(_losses(found), _others(found))])
     return [_drawn(name, log, output) for name, log in found.items()]
+
+
+def _read(path: Path) -> LogParser:
+    try:
+        return parse_log(path)
+    except OSError as error:
+        raise CurvesError(path, error.strerror or str(error), "a log of `caffe train`") from None
 
 
 def _named(logs: Sequence[Path]) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from allconv_caffe import csv_text
+from allconv_caffe.files import open_file
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf))"
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -296,6 +297,7 @@ def parse_log(path: Path) -> LogParser:
     """Read a log file of Caffe or of ``caffe-torch``, appended across resumes or not.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a device or a pipe that nobody writes to.
     """
-    return parse_lines(complete_lines(Path(path).read_bytes().decode("utf-8", errors="replace")))
+    with open_file(path, pipes=True) as file:
+        return parse_lines(complete_lines(file.read().decode("utf-8", errors="replace")))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from allconv_caffe.files import check_regular
+from allconv_caffe.files import open_file
 from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
 
@@ -36,10 +36,9 @@ class Labels:
         """
         where = os.fspath(path)
         try:
-            check_regular(where)
-            with open(where, encoding="utf-8") as file:
-                lines = file.read().rstrip("\n").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
+            with open_file(where, pipes=True) as file:
+                lines = file.read().decode().replace("\r\n", "\n").rstrip("\n").split("\n")
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise VizError(where, reason, "a text file with the name of a class on each line") from None
         for number, line in enumerate(lines, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,16 @@ def test_wrong_sources(tmp_path: Path) -> None:
         with pytest.raises(TableError) as caught:
             d.derive(write_table(tmp_path, text, name), tmp_path / "out", root=tmp_path)
         assert message in str(caught.value) and str(caught.value).startswith(str(tmp_path / name))
-    for source, message in (("none.toml", "none.toml: found 'no such file'"), ("nope", "base: found 'nope'")):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.py").mkdir()
+    deep = write_table(tmp_path, "a = " + "[" * 10_000, "deep.toml")
+    for source, message in (
+        ("none.toml", "none.toml: found 'no such file'"),
+        ("nope", "base: found 'nope'"),
+        (tmp_path / "pipe.toml", f"{tmp_path}/pipe.toml: found 'Found a pipe, expected a file'"),
+        (tmp_path / "folder.py", f"{tmp_path}/folder.py: found 'Is a directory'"),
+        (deep, f"{deep}: found 'maximum recursion depth exceeded'"),
+    ):
         with pytest.raises(TableError) as caught:
             d.derive(source, tmp_path / "out", root=tmp_path)
         assert str(caught.value).startswith(message)

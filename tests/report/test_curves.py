@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import cv2
@@ -74,8 +75,12 @@ def test_an_output_for_each_of_many_classes_is_a_picture_and_a_line(
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     """One line, and nothing written; two logs of one name would overwrite each other."""
     (tmp_path / "x.log").write_text("words\n")
+    os.mkfifo(tmp_path / "pipe")
     done = CliRunner().invoke(main, ["curves", str(tmp_path / "x.log"), "--output", str(tmp_path / "out")])
     assert done.exit_code == 1 and not (tmp_path / "out").exists()
     assert "x.log: found no displayed iteration and no test, expected a log of `caffe train`" in done.output
+    for name, said in (("/dev/zero", "a device"), (str(tmp_path / "pipe"), "a pipe that nobody writes to")):
+        with pytest.raises(CurvesError, match=f"^{name}: found Found {said}, expected a file, expected a log of"):
+            curves([Path(name)], tmp_path / "out")
     with pytest.raises(CurvesError, match="found a second log called caffe_nan, expected another name than that of"):
         curves([LOGS / "caffe_nan.log", LOGS / "caffe_nan.log"], tmp_path / "out")

@@ -524,6 +524,11 @@ def test_points_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(b"epoch,loss\n1,\xff\n")
     with pytest.raises(ReportError, match=r"train\.csv: found .*, expected the points of a run"):
         Run(tmp_path, record("cifar10-allcnn-c", 9.0)).curve("train")
+    for name in ("train.csv", "log"):
+        (tmp_path / "train.csv").unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ReportError, match=f"{name}: found Found a pipe"):
+            Run(tmp_path, record("cifar10-allcnn-c", 9.0)).curve("train")
 
 
 def test_a_run_without_csv_takes_its_curves_from_the_log(tmp_path: Path) -> None:

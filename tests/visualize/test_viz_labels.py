@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def test_what_is_no_list_of_names_is_said(tmp_path: Path) -> None:
     """A missing file, one that is no text, an empty line: one line each, with its place."""
     (tmp_path / "c.txt").write_text("cat\n\ndog\n")
     (tmp_path / "d.txt").write_bytes(b"\xff\xfe\x00")
+    os.mkfifo(tmp_path / "pipe")
     for name, words in (
+        (".", ": found Is a directory, expected a text file"),
+        ("pipe", "pipe: found Found a pipe that nobody writes to, expected a file"),
         ("none.txt", "none.txt: found No such file or directory, expected a text file"),
         ("c.txt", "c.txt: line 2: found nothing, expected the name of a class"),
         ("d.txt", "expected a text file with the name of a class on each line"),
