@@ -188,15 +188,13 @@ def _source(
     title = net.name or "net"
     name = identifier("".join(word[:1].upper() + word[1:] for word in re.split(r"\W", title)) or "Net", WORDS)
     variable = identifier(ends.input, WORDS)
-    title = title.encode("unicode_escape").decode().replace('"', "'")
-    given = words["input"].encode("unicode_escape").decode()
     lines = [
-        f'"""{title} as a PyTorch module, made of a Caffe net by `allconv export`; it needs torch alone.',
+        f'"""{_said(title)} as a PyTorch module, made of a Caffe net by `allconv export`; it needs torch alone.',
         "",
         f"    net = load()             # weights: the {WEIGHTS} file beside this one",
         f"    answers = net({variable})",
         "",
-        f"{variable}: {given}.",
+        f"{variable}: {_said(words['input'])}.",
         '"""',
         "",
         "import hashlib",
@@ -217,6 +215,11 @@ def _source(
     ]
     methods = [*_init(graph), *_forward(net, graph, ends)]
     return "\n".join([*lines, *(f"    {line}" if line else "" for line in methods), "", LOADER.format(name=name)])
+
+
+def _said(text: str) -> str:
+    """For a docstring, which no name may end: what stands behind it would be run."""
+    return text.encode("unicode_escape").decode().replace('"', "'")
 
 
 def _names(class_names: Sequence[str]) -> list[str]:
@@ -254,10 +257,11 @@ def _forward(net: Net, graph: TorchGraph, ends: Ends) -> list[str]:
         head.append(f'    """Probabilities, {shapes}."""')
         head.append(f"    {inner[-1].variable} = self.prepare(pixels)")
     else:
-        head.append(f'    """{", ".join(map(ascii, ends.outputs))}: {shapes}."""')
+        names = ", ".join(f"'{_said(each)}'" for each in ends.outputs)
+        head.append(f'    """{names}: {shapes}."""')
     lines += [*head, *(f"    {each.variable} = {each.text}" for each in found)]
     return [*lines, f"    return {', '.join(given)}"]
 
 
 def _shape(name: str, shape: Sequence[int]) -> str:
-    return f"{name!a}, ({', '.join(map(str, ('N', *shape)))})"
+    return f"'{_said(name)}', ({', '.join(map(str, ('N', *shape)))})"

@@ -37,7 +37,7 @@ MARK = re.compile(r"_v(\d+)_")
 
 def identifier(text: str, taken: Iterable[str] = ()) -> str:
     """`text` as a Python name that is none of `taken`."""
-    name = re.sub(r"\W", "_", text, flags=re.ASCII)
+    name = re.sub(r"^__+", "_", re.sub(r"\W", "_", text, flags=re.ASCII))  # of two, Python makes another in a class
     name = f"_{name}" if name[:1].isdigit() or not name else name
     taken = set(taken)
     while keyword.iskeyword(name) or name in taken:

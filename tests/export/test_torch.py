@@ -188,6 +188,21 @@ layer { name: "sum" type: "Eltwise" bottom: "a/b" bottom: "a.b" top: "sum" }
     _same(net, torch_file.export(net, tmp_path / "net.py", exported.plain(), pixels=False, backend=TRACED).path)
 
 
+@pytest.mark.parametrize("name", ["__conv", "\x1b[31m", "__init__", "_parameters", "forward", 'a"""\n+b', "$x^{", "ü"])
+def test_a_layer_of_any_name_is_written(name: str, tmp_path: Path) -> None:
+    """Also of one that Python would keep for the class, or that a module of PyTorch has."""
+    text = ascii(name)[1:-1].replace('"', '\\"')
+    text = text if name != "ü" else name
+    net = exported.net(
+        f'layer {{ name: "{text}" type: "InnerProduct" bottom: "data" top: "{text}" inner_product_param {{ num_output: 2 '
+        'weight_filler { type: "xavier" } } }',
+        2,
+        3,
+        3,
+    )
+    _same(net, torch_file.export(net, tmp_path / "net.py", exported.plain(), pixels=False, backend=TRACED).path)
+
+
 def test_the_weights_are_what_safetensors_reads(tmp_path: Path) -> None:
     """The file's own reader and the safetensors package give the same tensors; `--to safetensors` writes them alone."""
     from safetensors import safe_open
