@@ -277,10 +277,10 @@ def test_a_mistake_is_said_once(launch: Callable[..., Launched]) -> None:
 
 def test_a_signal_to_the_launcher_stops_all_after_one_iteration(launch: Callable[..., Launched]) -> None:
     """SIGINT in iteration 5: the root stops, all others with it, and the state is saved."""
-    done = launch(2, "-solver", write("i", 3, "stop 1 9", max_iter=5000, test_interval=5000))
+    done = launch(2, "-solver", write("i", 3, "stop 1 9", max_iter=5000, test_interval=5000, snapshot=5000))
     assert done.status == 0, done.err[-2000:]
     assert "Optimization stopped early." in done.err
-    (last,) = (path for path in Path().glob("i_iter_*.solverstate") if int(path.stem.split("_")[2]) % 6)
+    (last,) = Path().glob("i_iter_*.solverstate")  # wherever it stopped
     assert int(last.stem.split("_")[2]) < 4000
 
 
