@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from allconv_caffe.visualize.nets.base import PathLike
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.whitening import InputSpace
 
+SAMPLES = 64  # images whose bytes tell two data sets of one size apart
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 
 
@@ -29,13 +31,19 @@ class ImageSource(ABC):
 
     Attributes:
         where: the path. shape: (C, H, W) of what it gives, the net's input. space: how pixels become the input blob.
-        fingerprint: SHA-256 of path-free facts (number of images, first and last key): the same for the same data.
     """
 
     where: str
     shape: tuple[int, int, int]
     space: InputSpace
-    fingerprint: str
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of how many images there are and of up to `SAMPLES` of them with their keys: the same for the same data, wherever.
+
+        Raises: VizError: an image that cannot be read.
+        """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -135,6 +143,11 @@ def open_images(
     raise VizError(where, "nothing", "an LMDB environment, a folder of images, or an image")
 
 
+def _samples(count: int) -> list[int]:
+    """Positions of the images that stand for all in a fingerprint: the first, the last, some between."""
+    return sorted({i * (count - 1) // (SAMPLES - 1) for i in range(SAMPLES)})
+
+
 class LmdbImages(ImageSource):
     """Records in the byte order of their keys, as Caffe's cursor gives them."""
 
@@ -143,10 +156,18 @@ class LmdbImages(ImageSource):
         self._whitened = False  # of the records read last; those of a set are alike
         with self._readable():
             self._file = LmdbFile(path)
-            ends = [key for key in (next(self._file.keys(), None), self._file.last_key()) if key is not None]
         if not len(self._file):
             raise VizError(path, "no records", "at least one image")
-        self.fingerprint = hashlib.sha256(repr((len(self._file), ends)).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(len(self)).encode())
+        with self._readable():
+            for position in _samples(len(self)):
+                key, value = next(self._file.items(position))
+                digest.update(b"%d %d " % (len(key), len(value)) + key)
+                digest.update(value)
+        return digest.hexdigest()
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -225,7 +246,17 @@ class FolderImages(ImageSource):
         self._keys = sorted(p.relative_to(self._root).as_posix() for p in files)
         if not self._keys:
             raise VizError(path, "no image files", f"files ending in {', '.join(SUFFIXES)}, or an LMDB environment")
-        self.fingerprint = hashlib.sha256("\n".join(self._keys).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256("\n".join(self._keys).encode("utf-8", "surrogateescape"))
+        for position in _samples(len(self)):
+            path = self._root / self._keys[position]
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise VizError(path, f"a file that cannot be read ({error.strerror})", "an image") from None
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -167,6 +167,8 @@ def test_a_malformed_pickle_is_one_clear_error(data: bytes) -> None:
         raise AssertionError(batch)
 
 
+#: Whole numbers whose hashes are all 0: each is compared with all before it.
+COLLIDING_KEYS = b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(1, 20_000))
 KEY_OF_KEYS = b"\x80\x02}" + b")" * 1_000_000 + b"\x85" * 1_000_000 + b"NsN."
 
 
@@ -182,10 +184,21 @@ KEY_OF_KEYS = b"\x80\x02}" + b")" * 1_000_000 + b"\x85" * 1_000_000 + b"NsN."
             b"\x80\x02]c_codecs\nencode\nq\x01X\x64\0\0\0" + b"x" * 100 + b"\x85q\x02R" + b"h\x01h\x02R" * 500 + b".",
             "that makes more of them",
         ),
+        (b"\x80\x02}(" + COLLIDING_KEYS + b"u.", "a number of 6[45] bits"),
         (b"\x80\x02" + b"]" * 200_000 + b".", "a pickle of more than 102000 steps"),
         (b"\x80\x02" + b"(" * 40_000 + b"t" * 40_000 + b"0.", "a pickle with the opcode POP"),
     ],
-    ids=["deep key", "nested key", "doubled key", "long number", "long key", "encode", "lists", "tuples"],
+    ids=[
+        "deep key",
+        "nested key",
+        "doubled key",
+        "long number",
+        "long key",
+        "encode",
+        "colliding keys",
+        "lists",
+        "tuples",
+    ],
 )
 def test_a_hostile_pickle_costs_nothing(data: bytes, said: str) -> None:
     """A few kilobytes can neither crash the reader, nor keep it busy, nor make it take gigabytes: one line."""

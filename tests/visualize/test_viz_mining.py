@@ -18,6 +18,7 @@ from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.patches import top_patches
 from allconv_caffe.visualize.sources import ImageSource, open_images
+from allconv_caffe.visualize.whitening import InputSpace
 
 N, K = 23, 4
 NET = """
@@ -125,6 +126,17 @@ def test_parts_merge_to_one_scan(net: VizNet, source: ImageSource, shards: int) 
     assert same(merge(merge(*parts[1:]), parts[0]), whole)
 
 
+def test_parts_of_two_data_sets_do_not_merge(
+    tmp_path: Path, net: VizNet, source: ImageSource, pixels: np.ndarray
+) -> None:
+    """Of one size and one shape, but other images: said by the data's checksums."""
+    other = open_images(write_images(tmp_path / "other", pixels[::-1]), (3, 8, 8))
+    parts = [mine(net, data, ["conv1"], k=K, shard=(i, 2), progress=False) for i, data in enumerate((source, other))]
+    assert parts[0].n_images == parts[1].n_images
+    with pytest.raises(VizError, match="found data .* results of other data; mine again"):
+        merge(*parts)
+
+
 def test_a_stopped_scan_goes_on(
     net: VizNet, source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +200,7 @@ def test_patches_recompute_the_activation(net: VizNet, source: ImageSource, pixe
 def test_what_was_mined_with_something_else_is_refused(
     net: VizNet, source: ImageSource, pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    """Other weights, other data, other pictures under the same keys, overlapping parts: one line each."""
+    """Other weights, other data, other pictures under the same keys, other preprocessing, overlapping parts: one line each."""
     found = mine(net, source, ["conv2"], k=K, progress=False)
     with pytest.raises(VizError, match="results of other weights; mine again"):
         top_patches(small_net(9), source, found, "conv2", [0])
@@ -196,8 +208,11 @@ def test_what_was_mined_with_something_else_is_refused(
     with pytest.raises(VizError, match="results of other data; mine again"):
         top_patches(net, fewer, found, "conv2", [0])
     shuffled = open_images(write_images(tmp_path / "shuffled", pixels[::-1]), (3, 8, 8))
-    with pytest.raises(VizError, match="as mined: the image, the weights or the preprocessing are not the same"):
+    with pytest.raises(VizError, match="results of other data; mine again"):
         top_patches(net, shuffled, found, "conv2", [0])
+    brighter = open_images(source.where, (3, 8, 8), InputSpace(scale=2))
+    with pytest.raises(VizError, match="as mined: the image, the weights or the preprocessing are not the same"):
+        top_patches(net, brighter, found, "conv2", [0])
     with pytest.raises(VizError, match="images 0 to 22 twice"):
         merge(found, found)
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no archive")
