@@ -233,10 +233,10 @@ def test_a_probe_can_be_stopped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     bench.behave(time_ms=[1.0, 2.0])
     wait = subprocess.Popen.wait
 
-    def interrupted(self: subprocess.Popen[bytes], *words: float) -> int:
+    def interrupted(self: subprocess.Popen[bytes], timeout: float | None = None) -> int:
         monkeypatch.setattr(subprocess.Popen, "wait", wait)
         os.kill(os.getpid(), signal.SIGINT)
-        return wait(self, *words)
+        return wait(self, timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
     assert bench.run().status == "interrupted"

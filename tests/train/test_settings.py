@@ -26,6 +26,9 @@ OLD = sorted(
     if json.loads(path.read_text())["experiment"] in experiments.EXPERIMENTS
 )
 
+SHAPES = {"cifar10-pad5": (3, 42, 42), "imagenette-224": (3, 256, 256)}
+"""Of data sets that runs in results/ had and that are not of CIFAR's shape."""
+
 
 def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
     """What the settings that an old run recorded make today, on the data and the engine that it had."""
@@ -40,10 +43,11 @@ def planned(record: Path, root: Path, monkeypatch: pytest.MonkeyPatch, **changes
         classes=of_data["classes"],
         n_train=of_data["n_train"],
         n_test=of_data["n_test"],
-        shape=(3, 42, 42) if folder.name.endswith("-pad5") else (3, 32, 32),
+        shape=SHAPES.get(folder.name, (3, 32, 32)),
         checksums=of_data["sha256"],
         official=of_data["official"],
         preprocessing=of_data.get("preprocessing", "gcn-zca"),
+        mean_file=folder / "mean.binaryproto" if of_data.get("preprocessing") == "raw" else None,
     )
     engine = Engine(
         name=asked["engine"], command=("caffe-torch",), gpus=tuple(asked["gpus"]), version="", origin="", reason=""
