@@ -325,15 +325,13 @@ class CaffeMath(Math):
     def greatest_along(self, x: torch.Tensor, axis: int, top: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, shape = x.contiguous(), (*x.shape[:axis], top, *x.shape[axis + 1 :])
         places, values = torch.empty(shape), torch.empty(shape)
-        sizes = x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
-        self._call("greatest", *sizes, top, x, places, values, torch.get_num_threads())
+        self._call("greatest", *_around(x, axis), top, x, places, values, torch.get_num_threads())
         return places, values
 
     # softmax_layer.cpp, softmax_loss_layer.cpp
     def softmax(self, x: torch.Tensor, axis: int, room: torch.Tensor | None = None) -> torch.Tensor:
         x, y = x.contiguous(), torch.empty(x.shape) if room is None else room
-        sizes = x.shape[:axis].numel(), x.shape[axis], x.shape[axis + 1 :].numel()
-        self._call("softmax", *sizes, x, y, torch.get_num_threads())
+        self._call("softmax", *_around(x, axis), x, y, torch.get_num_threads())
         return y
 
     def label_loss(
