@@ -43,7 +43,7 @@ class PlacedError(Exception):
 
     def __str__(self) -> str:
         place = self.place
-        return _clipped(f"{place}: {self.reason}" if place else self.reason).translate(_BREAKS)
+        return visible(_clipped(f"{place}: {self.reason}" if place else self.reason))
 
     def within(self: Error, place: str) -> Error:
         """Prepends `place` to where the error happened, and returns the same exception."""
@@ -67,10 +67,16 @@ class FoundError(PlacedError):
 
     def __init__(self, where: object, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
         choices = tuple(choices)
-        reason = " ".join(self.sentence.format(found=found, expected=expected).splitlines())
+        said = str(found).removeprefix("Found ")  # another error's sentence
+        reason = " ".join(self.sentence.format(found=said, expected=expected).splitlines())
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"
         super().__init__(where, reason, found=found, expected=expected, choices=choices)
+
+
+def visible(text: str) -> str:
+    """Text with what would end a line, or a terminal obey, written out."""
+    return text.translate(_BREAKS)
 
 
 def _clipped(text: str) -> str:

@@ -106,6 +106,11 @@ def check_file(path: Path) -> None:
         raise NotAFile("a pipe")
 
 
+def absent(path: Path) -> str:
+    """What is found where a file should be and is none, in words."""
+    return "a folder" if os.path.isdir(path) else "no such file"
+
+
 def check_regular(path: Path) -> None:
     """For readers that seek. Raises: ValueError for what is there and is no file."""
     if os.path.exists(path) and not os.path.isfile(path):

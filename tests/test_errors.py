@@ -68,6 +68,7 @@ def test_what_was_found_stays_in_its_line() -> None:
     """A value out of a file may have several lines; the sentence has one, the field keeps what it was."""
     error = FoundError("a file", "a\nb", "a word")
     assert (str(error), error.found) == ("a file: found a b, expected a word", "a\nb")
+    assert str(FoundError("a file", "Found 3 bytes", "a word")) == "a file: found 3 bytes, expected a word"
 
 
 def test_a_long_text_is_cut_in_its_middle() -> None:

@@ -25,6 +25,7 @@ import click
 
 from allconv_caffe.cli.telling import Told
 from allconv_caffe.cli.words import Words, completing, models
+from allconv_caffe.files import absent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,7 +203,7 @@ class Inputs:
             if path is None:
                 raise VizError(flag, "nothing", f"{what}, or --model NAME for one of models/")
             if not path.is_file():
-                raise VizError(str(path), "no such file", what)
+                raise VizError(str(path), absent(path), what)
         assert net is not None and weights is not None
         return net, weights, whitening
 

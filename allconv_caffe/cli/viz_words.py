@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from allconv_caffe.cli.telling import Told
+from allconv_caffe.errors import visible
 from allconv_caffe.cli.viz_options import (
     PATH,
     Inputs,
@@ -193,7 +194,7 @@ def check_png(output: Path) -> None:
 def save(told: Told, drawing: Drawing, output: Path, no_arrays: bool) -> None:
     """Writes a picture and what stands beside it; says the paths, and on stderr what has to be known of the maps."""
     for note in drawing.facts.get("notes", []):
-        click.echo(note, err=True)  # a warning: also for programs, and in short
+        click.echo(visible(note), err=True)  # a warning: also for programs, and in short
     paths = drawing.save(output, arrays=not no_arrays)
     beside = json.loads(output.with_suffix(".json").read_text(encoding="utf-8")) if told.json else {}
     told.end({"files": paths, **beside}, *paths)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from allconv_caffe import interrupts as _interrupts  # noqa: F401  (before what takes long to import)
 from allconv_caffe.caffe_torch import import_caffe
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.pycaffe import (

@@ -11,7 +11,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from allconv_caffe import pycaffe
+from allconv_caffe import interrupts, pycaffe
 from allconv_caffe.files import open_file
 
 USAGE = (
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     pycaffe.install()
     pycaffe.set_seed_exact(exact)
+    interrupts.raise_again()  # from here on it is the script's
     if kind == "-m":
         sys.argv = words
         sys.path[0] = os.getcwd()

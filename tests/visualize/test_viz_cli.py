@@ -118,6 +118,10 @@ MISTAKES = {
         f"viz mine {MODEL} --weights none.caffemodel --output out.npz",
         "none.caffemodel: found no such file, expected a .caffemodel",
     ),
+    "weights that are a folder": (
+        f"viz mine {MODEL} --weights empty --output out.npz",
+        "empty: found a folder, expected a .caffemodel",
+    ),
     "model missing": (
         "viz mine --model nope --data data/cifar10-jpeg --output out.npz",
         "model nope: found no card.json in models/nope, expected one of: cifar10-allcnn-c-jpeg",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from typing import Any, Optional, Sequence, Union
 
+from allconv_caffe.files import absent
 from allconv_caffe.proto import TEST, NetParameter, ProtoError, read_net
 from allconv_caffe.proto.upgrade import upgrade_net
 from allconv_caffe.visualize.nets import rules
@@ -50,7 +51,7 @@ def open_net(
     where = os.fspath(net) if isinstance(net, (str, os.PathLike)) else "net"
     param = rules.plain(read_deploy(net, level, stages), where)
     if weights is not None and not os.path.isfile(weights):
-        raise VizError(os.fspath(weights), "no such file", "a .caffemodel")
+        raise VizError(os.fspath(weights), absent(weights), "a .caffemodel")
     if engine == "torch":
         from allconv_caffe.visualize.nets.native import EngineNet  # torch: only where it is asked for
 
