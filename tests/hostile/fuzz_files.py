@@ -12,6 +12,7 @@ read, which is kept.
 from __future__ import annotations
 
 import argparse
+import copy
 import faulthandler
 import io
 import json
@@ -508,7 +509,7 @@ def json_mutants(raw: bytes, rng: random.Random, count: int) -> Iterator[hostile
                     if rng.random() < 0.1:
                         del place[key]
                     else:
-                        place[key] = odd
+                        place[key] = copy.deepcopy(odd)  # of which the next mutation may take a part
                     break
                 place = place[key]
         yield ", ".join(said), json.dumps(content).encode()
