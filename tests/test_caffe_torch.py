@@ -462,7 +462,9 @@ def test_an_interrupt_while_modules_load_is_an_end_with_one_line(
     assert "KeyboardInterrupt" not in done.stderr
 
 
-@pytest.mark.parametrize(("module", "name"), [("cli", "click"), ("caffe_torch", "numpy"), ("pycaffe", "numpy"), ("train.job", "numpy")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("cli", "click"), ("caffe_torch", "numpy"), ("pycaffe", "numpy"), ("train.job", "numpy")]
+)
 def test_python_m_of_ours_is_interrupted_as_the_commands(module: str, name: str, tmp_path: Path) -> None:
     """Also while Python still looks for the module; scripts that import the package keep their KeyboardInterrupt."""
     blocked = tmp_path / name

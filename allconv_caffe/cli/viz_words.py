@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from allconv_caffe.cli.telling import Told
-from allconv_caffe.errors import visible
 from allconv_caffe.cli.viz_options import (
     PATH,
     Inputs,
@@ -22,6 +21,7 @@ from allconv_caffe.cli.viz_options import (
     names_from_text,
 )
 from allconv_caffe.cli.words import command_line
+from allconv_caffe.errors import visible
 
 if TYPE_CHECKING:
     import numpy as np

@@ -106,7 +106,8 @@ def filled(root: Path, page: Path = README) -> str:
     for name, block in blocks.items():
         marks = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise ValueError(f"{page}: found no table of {name}, expected one between {marks[0]} and {marks[1]}")
+        if len(pattern.findall(text)) != 1 or text.count(marks[1]) != 1:
+            found = "no" if not pattern.search(text) else "more than one end of a"
+            raise ValueError(f"{page}: found {found} table of {name}, expected one between {marks[0]} and {marks[1]}")
         text = pattern.sub(lambda _, block=block, marks=marks: f"{marks[0]}\n\n{block}\n{marks[1]}", text)  # type: ignore[misc]
     return text

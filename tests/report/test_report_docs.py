@@ -68,6 +68,9 @@ def test_without_records_the_readme_says_so(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("a\n")
     with pytest.raises(ValueError, match="^README.md: found no table of results"):
         readme.filled(tmp_path)
+    (tmp_path / "README.md").write_text(text + "the old end\n<!-- end of results -->\n")
+    with pytest.raises(ValueError, match="^README.md: found more than one end of a table of results"):
+        readme.filled(tmp_path)
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
