@@ -137,8 +137,18 @@ def _bvlc(advice: list[str]) -> dict[str, Any]:
             "CAFFE=<binary> or CAFFE_ROOT=<build tree> names your own"
         )
         return {"found": False, "passed_over": passed_over}
+    from allconv_caffe.caffe_torch.compute import cpuinfo, openblas
+
+    core = caffe.blas_core()
+    better = None if core is None else openblas.better_core(core, cpuinfo.text())
+    if better:
+        advice.append(
+            f"{caffe.binary} computes slowly: its OpenBLAS does not know this processor and takes the kernels of {core}; "
+            f"export OPENBLAS_CORETYPE={better}"
+        )
     return {
         "found": True,
+        "blas_core": core,
         "path": str(caffe.binary),
         "version": caffe.version,
         "origin": caffe.origin,
@@ -330,6 +340,8 @@ def text(found: dict[str, Any]) -> str:
     if caffe["found"]:
         gpu = "GPU 0 works" if caffe["gpu_works"] else "CPU only"
         lines.append(f"engine caffe  BVLC Caffe {caffe['version']}, {caffe['path']} (from {caffe['origin']}), {gpu}")
+        if caffe["blas_core"]:
+            lines.append(f"              its OpenBLAS computes as on {caffe['blas_core']}")
     else:
         lines.append("engine caffe  not found")
     command = found["caffe_command"]

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench_engine import caffes_environment
+
 from allconv_caffe.bvlc.find import BvlcError, find_caffe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +54,7 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "Im2col": ("convolution_param { kernel_size: 1 }", (1, 8, 8, 8), ABOVE),
     "SoftmaxWithLoss": ("", (1, 1), BESIDE + BESIDE),
     "Accuracy": ("", (1, 1), BESIDE + BESIDE),
+    "SigmoidCrossEntropyLoss": ("", (1, 16), BESIDE + BESIDE),
     "EuclideanLoss": ("", (1, 16), BESIDE + BESIDE),
 }
 ACCESS = ("params", "blobs", "reshape")
@@ -159,7 +162,7 @@ def contenders() -> list[tuple[str, dict[str, str], str]]:
     except BvlcError as error:
         raise SystemExit(f"bench_layers: {error}") from None
     if caffe is not None and caffe.python is not None:
-        found.append((str(caffe.python), caffe.environment(), THEIRS))
+        found.append((str(caffe.python), caffes_environment(caffe, {}), THEIRS))
     return found
 
 

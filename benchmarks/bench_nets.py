@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engine import Contender
+from bench_engine import Contender, caffes_environment
 from nets.table import NETS, BenchNet
 
 from allconv_caffe.bvlc.find import BvlcCaffe, BvlcError, find_caffe
@@ -229,7 +229,7 @@ class Bench:
         if kind == "caffe":
             assert self.caffe is not None
             python = str(self.caffe.python)
-            environment = {**self.caffe.environment(), **{k: v for k, v in environment.items() if "THREADS" in k}}
+            environment = caffes_environment(self.caffe, environment)
         contender = NetContender(kind, python, folder / f"{kind}.json", environment)
         contender.wait()
         return contender

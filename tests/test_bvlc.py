@@ -150,6 +150,16 @@ def test_a_gpu_works_where_device_query_says_so(tmp_path: Path) -> None:
     assert str(tmp_path) not in asked[1]
 
 
+def test_the_kernels_of_its_openblas_are_what_it_says_they_are(tmp_path: Path) -> None:
+    """OpenBLAS names them on standard error where OPENBLAS_VERBOSE is 2; another BLAS says nothing, nor does what fails."""
+    says = bvlc.BvlcCaffe(
+        binary=script(tmp_path / "a", 'echo "Core: $OPENBLAS_VERBOSE"Prescott >&2'), version="1", origin="CAFFE"
+    )
+    silent = bvlc.BvlcCaffe(binary=script(tmp_path / "b", "echo Core: Haswell"), version="1", origin="CAFFE")
+    gone = bvlc.BvlcCaffe(binary=tmp_path / "c", version="1", origin="CAFFE")
+    assert (says.blas_core(), silent.blas_core(), gone.blas_core()) == ("2Prescott", None, None)
+
+
 def test_mirrors_are_read_from_both_forms_of_apts_sources() -> None:
     """One-line entries and stanzas; security archives, other distributions, disabled entries and sources do not count."""
     lists = [

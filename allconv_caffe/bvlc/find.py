@@ -75,6 +75,21 @@ class BvlcCaffe:
                 return False
         return answer.returncode == 0
 
+    def blas_core(self) -> str | None:
+        """Whose kernels its OpenBLAS takes on this processor, by OPENBLAS_CORETYPE's names; None of another BLAS."""
+        try:
+            answer = subprocess.run(
+                [str(self.binary), "--version"],
+                env={**self.environment(), "OPENBLAS_VERBOSE": "2"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PROBE_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        found = re.search(rb"^Core: (\w+)", answer.stderr, re.MULTILINE)
+        return found[1].decode() if found else None
+
 
 def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | None = None) -> BvlcCaffe | None:
     """The real Caffe to use, or None.

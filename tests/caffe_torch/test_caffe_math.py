@@ -15,7 +15,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import caffe_math, compiler, cpuinfo, pooling
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.compute.math_functions import FORMULAS, TorchMath, Wanted, along
-from allconv_caffe.caffe_torch.compute.openblas import HASWELL, SKYLAKEX, Kernels, kernels
+from allconv_caffe.caffe_torch.compute.openblas import HASWELL, SKYLAKEX, Kernels, better_core, kernels
 from allconv_caffe.caffe_torch.compute.rng import CaffeGenerator, TorchGenerator
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -116,6 +116,13 @@ def test_products_are_summed_in_blocks(sums: CaffeMath) -> None:
     # 864 = 432 + 432, for 864 < 896
     assert (lost(sums, SKYLAKEX, 1, 1, 864, 0, 431) == 430).all()
     assert (lost(sums, SKYLAKEX, 1, 1, 864, 432, 863) == 430).all()
+
+
+def test_a_processor_younger_than_openblas_gets_better_kernels() -> None:
+    """Those of the nearest processor that it knows, where it has taken one's without AVX; none where it has chosen well."""
+    assert better_core("Prescott", ZEN4) == "SkylakeX" and better_core("Nehalem", BROADWELL) == "Haswell"
+    assert better_core("Haswell", ZEN4) is None and better_core("Cooperlake", SKYLAKE_SERVER) is None
+    assert better_core("Prescott", "flags : sse2 avx\n") is None
 
 
 def test_where_haswells_kernels_have_two_accumulators(sums: CaffeMath) -> None:

@@ -113,6 +113,8 @@ LOSSES = INPUT + "".join(
         layer("right", "Accuracy", "x label", "accuracy_param { top_k: 2 ignore_label: 0 }", tops="right right_each"),
         layer("ip2", "InnerProduct", "x", f"inner_product_param {{ num_output: 6 axis: 2 {XAVIER} }}"),
         layer("distance", "EuclideanLoss", "ip ip2", "loss_weight: 2"),
+        layer("each", "SigmoidCrossEntropyLoss", "x x"),
+        layer("each2", "SigmoidCrossEntropyLoss", "x x", "loss_param { ignore_label: 0 normalization: VALID }"),
         layer("weighed", "Reduction", "ip2", "loss_weight: 0.1"),
         layer("weighed_each", "Power", "ip2", "loss_weight: 0.1"),
         layer("embedded", "Embed", "label", f"embed_param {{ num_output: 3 input_dim: 4 {XAVIER} }}"),
@@ -434,6 +436,7 @@ def test_a_layer_more_costs_no_call_more(type_: str, param: str) -> None:
         ("SoftmaxWithLoss", "", (3, 1)),
         ("Accuracy", "", (3, 1)),
         ("EuclideanLoss", "", (2, 16)),
+        ("SigmoidCrossEntropyLoss", "", (2, 16)),
     ],
 )
 def test_a_loss_or_a_lookup_more_costs_no_call_more(type_: str, fields: str, shape: tuple[int, ...]) -> None:

@@ -349,6 +349,20 @@ class CaffeMath(Math):
         refused = self._call("label_loss", *_around(p, axis), p.contiguous(), *labels, divisor, loss)
         return None if refused else loss
 
+    # sigmoid_cross_entropy_loss_layer.cpp
+    def sigmoid_loss(
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        ignored: int | None,
+        divisor: float,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        loss = torch.empty(()) if room is None else room
+        targets = target.contiguous(), int(ignored is not None), ignored or 0
+        self._call("sigmoid_loss", x.numel(), x.contiguous(), *targets, divisor, loss)
+        return loss
+
     # accuracy_layer.cpp
     def accuracy(
         self,
@@ -483,6 +497,7 @@ def declare(library: ctypes.CDLL) -> None:
         "greatest": [i, i, i, i, p, r, r, i],
         "softmax": [i, i, i, p, r, i],
         "label_loss": [i, i, i, p, p, i, i, f, r],
+        "sigmoid_loss": [i, p, p, i, i, f, r],
         "accuracy": [i, i, i, i, p, p, i, i, r, r],
         "embed": [i, i, i, p, p, p, r],
         "im2col": [i, i, i, i, p, i, p, p, i, i, i, p, r, i],

@@ -309,6 +309,21 @@ class Math(ABC):
         """
         return None
 
+    # sigmoid_cross_entropy_loss_layer.cpp
+    def sigmoid_loss(
+        self,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        ignored: int | None,
+        divisor: float,
+        room: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """SigmoidCrossEntropyLoss in one: of scores and as many targets, float32 of any shape; the rest as for `label_loss`.
+
+        Returns: 0 axes; None where there is no kernel for it.
+        """
+        return None
+
     # accuracy_layer.cpp
     def accuracy(
         self,

@@ -72,6 +72,20 @@ def kernels(core_type: str, machine: str, cpuinfo: str) -> Kernels | str:
     )
 
 
+def better_core(core: str, cpuinfo: str) -> str | None:
+    """What OPENBLAS_CORETYPE makes faster on a processor that is younger than OpenBLAS, which takes the kernels of one without
+    AVX for it; None where it has chosen well.
+
+    Args:
+        core: whose kernels it has chosen, by itself.
+        cpuinfo: what /proc/cpuinfo says.
+    """
+    flags = set((field(cpuinfo, "flags") or "").split())
+    if core.lower() in {*CORE_TYPES, "cooperlake"} or not {"avx2", "fma"} <= flags:
+        return None
+    return (SKYLAKEX if "avx512vl" in flags else HASWELL).name
+
+
 def order_here() -> Kernels | str:
     """The kernels that OpenBLAS 0.3.13 takes in this process; in words, why they are not known."""
     return kernels(os.environ.get("OPENBLAS_CORETYPE", ""), platform.machine(), text())

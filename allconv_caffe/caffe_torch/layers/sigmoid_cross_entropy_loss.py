@@ -24,6 +24,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
     """
 
     auto_top_blobs = True
+    calls_kernels = True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
@@ -40,26 +41,39 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         )
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x, target, ignored = self.values(bottom)
-        self.prob = torch.sigmoid(x)  # sigmoid_output_
+        x, target = self.values(bottom)
+        self.prob = self.ctx.math.each("sigmoid", x)  # sigmoid_output_
+        counts = self.ignore_label is not None and self.normalization == LossParameter.VALID
+        divisor = 0.0 if counts else float(self.divisor(None))
+        whole = self.ctx.math.sigmoid_loss(x, target, self.ignore_label, divisor, top[0].room(*bottom))
+        if whole is not None:
+            top[0].data = whole
+            return
+        ignored = self.ignored(target)
         positive = (x >= 0).to(x.dtype)
         loss = torch.log1p(torch.exp(x - 2 * x * positive)) - x * (target - positive)
         if ignored is not None:
             loss = torch.where(ignored, torch.zeros_like(loss), loss)
-        self.divisor = normalizer(self.normalization, self.outer_num, self.inner_num, ignored)  # normalizer_
-        top[0].data = loss.sum() / self.divisor
+        top[0].data = loss.sum() / self.divisor(ignored)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         self.refuse_label_gradient(propagate_down)
         if not propagate_down[0]:
             return
-        _, target, ignored = self.values(bottom)
+        _, target = self.values(bottom)
+        ignored = self.ignored(target)
         dx = self.prob - target
         if ignored is not None:
             dx = torch.where(ignored, torch.zeros_like(dx), dx)
-        bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor, dx)
+        bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor(ignored), dx)
 
-    def values(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Scores, targets, and which targets are ignored (None: none can be)."""
-        x, target = float32(bottom[0].data), float32(bottom[1].data.reshape(bottom[0].shape))
-        return x, target, None if self.ignore_label is None else target.to(torch.int64) == self.ignore_label
+    def values(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and targets."""
+        return float32(bottom[0].data), float32(bottom[1].data.reshape(bottom[0].shape))
+
+    def ignored(self, target: torch.Tensor) -> torch.Tensor | None:
+        """Which targets do not count; None: all do."""
+        return None if self.ignore_label is None else target.to(torch.int64) == self.ignore_label
+
+    def divisor(self, ignored: torch.Tensor | None) -> torch.Tensor | float:  # normalizer_
+        return normalizer(self.normalization, self.outer_num, self.inner_num, ignored)

@@ -816,6 +816,22 @@ I caffe_label_loss(I outer, I channels, I inner, const float* p, const float* la
     return 0;
 }
 
+// sigmoid_cross_entropy_loss_layer.cpp
+
+// the sum of -(t log(p) + (1 - t) log(1 - p)), p = sigmoid(x), one after the other, over `divisor`, or where that is 0 over how many
+// targets t count: those do not that are `ignored` when truncated toward 0
+void caffe_sigmoid_loss(I count, const float* x, const float* t, I ignores, I ignored, float divisor, float* loss) {
+    float total = 0;
+    I counted = 0;
+    for (I i = 0; i < count; ++i) {
+        if (ignores && (int)t[i] == ignored) continue;
+        const float positive = x[i] >= 0;
+        total -= x[i] * (t[i] - positive) - logf(1 + expf(x[i] - 2 * x[i] * positive));
+        ++counted;
+    }
+    *loss = total / (divisor ? divisor : (float)std::max<I>(1, counted));
+}
+
 // accuracy_layer.cpp
 
 // which share of the examples that count has fewer than `top` other classes that score as high as the true one, over all (one
@@ -913,7 +929,7 @@ struct Known {
 static const Known known[] = {FORMULAS(KNOWN_FORMULA) KNOWN(gemm) KNOWN(copy) KNOWN(copy_rows) KNOWN(copy_view)
                                   KNOWN(rows) KNOWN(dot) KNOWN(conv) KNOWN(conv_data) KNOWN(lrn_scale) KNOWN(greater)
                                   KNOWN(average) KNOWN(max) KNOWN(greatest) KNOWN(softmax) KNOWN(label_loss)
-                                  KNOWN(accuracy) KNOWN(embed) KNOWN(im2col) MORE(KNOWN)};
+                                  KNOWN(accuracy) KNOWN(sigmoid_loss) KNOWN(embed) KNOWN(im2col) MORE(KNOWN)};
 
 extern "C" {
 
