@@ -120,7 +120,7 @@ class MaskStream:
     def bernoulli(
         self, shape: Sequence[int], p: float | np.float32, device: torch.device, channels_last: bool = False
     ) -> torch.Tensor:
-        """As a generator's `bernoulli`; in a compiled graph a mask of bools, in the memory format that is asked for."""
+        """As a generator's `bernoulli`; in a compiled graph on a CPU a mask of bytes, in the memory format that is asked for."""
         check_probability(p)
         if device.type != "cpu":
             return self._generator.bernoulli(shape, p, device)
@@ -137,9 +137,9 @@ def stream_of(generator: Generator) -> Masks:
 
 
 def _mask(seed: int, shape: Sequence[int], p: float, channels_last: bool = False) -> torch.Tensor:
-    """Bools, drawn row-major: true where a 32-bit word lies below p * 2^32."""
+    """Bytes, drawn row-major: 1 where a 32-bit word lies below p * 2^32, else 0."""
     below = round(p * 2**32)
-    mask = torch.empty(tuple(shape), dtype=torch.bool, memory_format=_format(channels_last))
+    mask = torch.empty(tuple(shape), dtype=torch.uint8, memory_format=_format(channels_last))
     if not below or not mask.numel():
         return mask.zero_()
     generator, library = np.random.SFC64(seed), _library()
@@ -170,7 +170,7 @@ def mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool
 
 
 def _empty_mask(seed: torch.Tensor, shape: Sequence[int], p: float, channels_last: bool) -> torch.Tensor:
-    return torch.empty(tuple(shape), dtype=torch.bool, device=seed.device, memory_format=_format(channels_last))
+    return torch.empty(tuple(shape), dtype=torch.uint8, device=seed.device, memory_format=_format(channels_last))
 
 
 def _format(channels_last: bool) -> torch.memory_format:
