@@ -48,7 +48,9 @@ class DropoutLayer(NeuronLayer):
         assert isinstance(self.masks, MaskStream)
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
         mask = self.masks.bernoulli(x.shape, 1.0 - self.threshold, x.device, last)
-        return mask if mask.dtype == torch.uint8 else mask != 0  # bytes to keep; the compiler's loops over bools branch at each
+        return (
+            mask if mask.dtype == torch.uint8 else mask != 0
+        )  # bytes to keep; the compiler's loops over bools branch at each
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allconv_caffe.caffe_torch.blob import Blob
+from allconv_caffe.caffe_torch.compute.math_functions import raised
 from allconv_caffe.caffe_torch.compute.window import Window, c_int
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
@@ -57,7 +58,7 @@ class LRNLayer(NeuronLayer):
         if not propagate_down[0]:
             return
         x, y, dy = float32(bottom[0].data), float32(top[0].data), float32(top[0].diff)
-        math, inverse, factor = self.ctx.math, self.scale**-self.beta, 2 * self.alpha * self.beta
+        math, inverse, factor = self.ctx.math, raised(self.scale, -self.beta), 2 * self.alpha * self.beta
         if self.across:
             sums = math.channel_sum(dy * y / self.scale, self.size, 1.0)
             dx = dy * inverse - math.axpby(factor / self.size, x * sums)  # in this order, for huge x

@@ -8,6 +8,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef int64_t I;
 
@@ -19,32 +23,43 @@ constexpr I LANES = 8;
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 
-template <class V, class T>
-static inline V load(const T* p, I count) {
-    V v{};
-    if (count == LANES)
-        memcpy(&v, p, sizeof(V));
-    else
-        memcpy(&v, p, 4 * count);
+// of the last channels, which fill no vector, those that are there
+static inline vf load(const float* p, I count) {
+    vf v{};
+    if (count == LANES) memcpy(&v, p, sizeof v);
+#ifdef __AVX512F__
+    else v = (vf)_mm512_maskz_loadu_ps((__mmask16)((1 << count) - 1), p);
+#else
+    else memcpy(&v, p, 4 * count);
+#endif
     return v;
 }
 
-template <class V, class T>
-static inline void store(T* p, V v, I count) {
-    if (count == LANES)
-        memcpy(p, &v, sizeof(V));
-    else
-        memcpy(p, &v, 4 * count);
+static inline void store(float* p, vf v, I count) {
+    if (count == LANES) memcpy(p, &v, sizeof v);
+#ifdef __AVX512F__
+    else _mm512_mask_storeu_ps(p, (__mmask16)((1 << count) - 1), (__m512)v);
+#else
+    else memcpy(p, &v, 4 * count);
+#endif
 }
+
+static inline vi load(const int32_t* p, I count) { return (vi)load((const float*)p, count); }
+static inline void store(int32_t* p, vi v, I count) { store((float*)p, (vf)v, count); }
 
 struct Window {  // along one axis
     I kernel, stride, pad, size, places;
+    std::vector<I> firsts, lasts;  // of each i: the places whose windows lie over it
+
+    Window(const I* s, int axis) : kernel(s[6 + axis]), stride(s[8 + axis]), pad(s[10 + axis]), size(s[2 + axis]), places(s[4 + axis]) {
+        for (I i = 0; i < size; ++i) {
+            firsts.push_back(i + pad < kernel ? 0 : (i + pad - kernel) / stride + 1);
+            lasts.push_back(std::min((i + pad) / stride, places - 1));
+        }
+    }
     I begin(I o) const { return std::max<I>(o * stride - pad, 0); }
     I end(I o) const { return std::min(o * stride - pad + kernel, size); }
     I length(I o) const { return std::min(o * stride - pad + kernel, size + pad) - (o * stride - pad); }
-    // the places whose windows lie over i
-    I first(I i) const { return i + pad < kernel ? 0 : (i + pad - kernel) / stride + 1; }
-    I last(I i) const { return std::min((i + pad) / stride, places - 1); }
 };
 
 // `one(count, channel)` for all channels, a vector of them at a time; the last may be shorter
@@ -60,7 +75,7 @@ extern "C" {
 // y, and for each the flat place h * w of its maximum; -FLT_MAX and -1 where nothing is greater than -FLT_MAX
 void pool_max(const I* s, const float* x, float* y, int32_t* index, int threads) {
     const I n = s[0], c = s[1];
-    const Window r{s[6], s[8], s[10], s[2], s[4]}, q{s[7], s[9], s[11], s[3], s[5]};
+    const Window r(s, 0), q(s, 1);
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (I i = 0; i < n; ++i)
         for (I oh = 0; oh < r.places; ++oh)
@@ -74,7 +89,7 @@ void pool_max(const I* s, const float* x, float* y, int32_t* index, int threads)
                     for (I h = h0; h < h1; ++h)
                         for (I w = w0; w < w1; ++w) {
                             const I flat = h * q.size + w;
-                            vf v = load<vf>(image + flat * c + at, count);
+                            vf v = load(image + flat * c + at, count);
                             vi better = v > best;
                             best = better ? v : best;
                             place = better ? vi{} + (int32_t)flat : place;
@@ -87,21 +102,21 @@ void pool_max(const I* s, const float* x, float* y, int32_t* index, int threads)
 
 void pool_max_backward(const I* s, const float* dy, const int32_t* index, float* dx, int threads) {
     const I n = s[0], c = s[1];
-    const Window r{s[6], s[8], s[10], s[2], s[4]}, q{s[7], s[9], s[11], s[3], s[5]};
+    const Window r(s, 0), q(s, 1);
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (I i = 0; i < n; ++i)
         for (I h = 0; h < r.size; ++h)
             for (I w = 0; w < q.size; ++w) {
                 const I out = i * r.places * q.places * c, flat = h * q.size + w;
                 float* to = dx + (i * r.size * q.size + flat) * c;
-                const I oh0 = r.first(h), oh1 = r.last(h), ow0 = q.first(w), ow1 = q.last(w);
+                const I oh0 = r.firsts[h], oh1 = r.lasts[h], ow0 = q.firsts[w], ow1 = q.lasts[w];
                 channels(c, [&](I count, I at) __attribute__((always_inline)) {
                     vf sum{};
                     for (I oh = oh0; oh <= oh1; ++oh)
                         for (I ow = ow0; ow <= ow1; ++ow) {
                             const I from = out + (oh * q.places + ow) * c + at;
-                            vi here = load<vi>(index + from, count) == (int32_t)flat;
-                            sum += here ? load<vf>(dy + from, count) : vf{};
+                            vi here = load(index + from, count) == (int32_t)flat;
+                            sum += here ? load(dy + from, count) : vf{};
                         }
                     store(to + at, sum, count);
                 });
@@ -110,7 +125,7 @@ void pool_max_backward(const I* s, const float* dy, const int32_t* index, float*
 
 void pool_average(const I* s, const float* x, float* y, int threads) {
     const I n = s[0], c = s[1];
-    const Window r{s[6], s[8], s[10], s[2], s[4]}, q{s[7], s[9], s[11], s[3], s[5]};
+    const Window r(s, 0), q(s, 1);
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (I i = 0; i < n; ++i)
         for (I oh = 0; oh < r.places; ++oh)
@@ -122,7 +137,7 @@ void pool_average(const I* s, const float* x, float* y, int threads) {
                 channels(c, [&](I count, I at) __attribute__((always_inline)) {
                     vf sum{};
                     for (I h = h0; h < h1; ++h)
-                        for (I w = w0; w < w1; ++w) sum += load<vf>(image + (h * q.size + w) * c + at, count);
+                        for (I w = w0; w < w1; ++w) sum += load(image + (h * q.size + w) * c + at, count);
                     store(y + out + at, sum / size, count);
                 });
             }
@@ -130,20 +145,20 @@ void pool_average(const I* s, const float* x, float* y, int threads) {
 
 void pool_average_backward(const I* s, const float* dy, float* dx, int threads) {
     const I n = s[0], c = s[1];
-    const Window r{s[6], s[8], s[10], s[2], s[4]}, q{s[7], s[9], s[11], s[3], s[5]};
+    const Window r(s, 0), q(s, 1);
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (I i = 0; i < n; ++i)
         for (I h = 0; h < r.size; ++h)
             for (I w = 0; w < q.size; ++w) {
                 const I out = i * r.places * q.places * c;
                 float* to = dx + (i * r.size * q.size + h * q.size + w) * c;
-                const I oh0 = r.first(h), oh1 = r.last(h), ow0 = q.first(w), ow1 = q.last(w);
+                const I oh0 = r.firsts[h], oh1 = r.lasts[h], ow0 = q.firsts[w], ow1 = q.lasts[w];
                 channels(c, [&](I count, I at) __attribute__((always_inline)) {
                     vf sum{};
                     for (I oh = oh0; oh <= oh1; ++oh)
                         for (I ow = ow0; ow <= ow1; ++ow) {
                             const float size = r.length(oh) * q.length(ow);
-                            sum += load<vf>(dy + out + (oh * q.places + ow) * c + at, count) / size;
+                            sum += load(dy + out + (oh * q.places + ow) * c + at, count) / size;
                         }
                     store(to + at, sum, count);
                 });
