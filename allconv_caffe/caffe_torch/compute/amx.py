@@ -100,7 +100,8 @@ def _amx_convolution_weight(
 
 
 def _size(size: list[int], kernel: list[int], stride: list[int], pad: list[int]) -> tuple[int, ...]:
-    return tuple((h + 2 * p - k) // s + 1 for h, k, s, p in zip(size, kernel, stride, pad, strict=True))
+    window = Window(kernel=tuple(kernel), stride=tuple(stride), pad=tuple(pad), dilation=(1,) * len(kernel))
+    return window.output_size(size)
 
 
 def _last(x: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
