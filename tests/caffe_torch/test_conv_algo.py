@@ -63,6 +63,22 @@ def test_every_algorithm_convolves(algo: str, shape: tuple[int, int, int, int, i
         assert float((one.double() - two).abs().max()) <= TOLERANCE[algo] * float(two.abs().max())
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride"), [((28, 28), (5, 5), (1, 1)), ((9, 12), (2, 5), (3, 2))])
+def test_filters_of_one_channel_by_patches(
+    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    """Their gradient equals that of a float64 convolution, and the bias's."""
+    g, window = torch.Generator().manual_seed(0), Window(kernel=kernel, stride=stride, pad=(0, 0), dilation=(1, 1))
+    x, w = torch.randn(7, 1, *size, generator=g), torch.zeros(20, 1, *kernel)
+    dy = torch.randn(7, 20, *window.output_size(size), generator=g)
+    assert conv_algo.choose("dw", x, w, window, compiled=False, mode="patches") == "patches"
+    _, dw, db = conv_algo.backward(("direct", "patches"), dy, x, w, window, (False, True, True))
+    arguments = list(stride), [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+    expected = torch.ops.aten.convolution_backward(dy.double(), x.double(), w.double(), [20], *arguments)[1:]
+    for one, two in zip((dw, db), expected, strict=True):
+        assert one is not None and float((one.double() - two).abs().max()) <= 1e-5 * float(two.abs().max())
+
+
 def test_images_of_one_channel_give_images_channels_last() -> None:
     """So that what follows copies nothing, whichever way their own strides count the only channel."""
     x, w = torch.randn(2, 1, 8, 8), torch.randn(20, 1, 3, 3)
@@ -200,5 +216,5 @@ def test_an_unknown_algorithm_is_named() -> None:
         conv_algo.choose("dw", torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
     assert (
         str(caught.value)
-        == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4, turned, amx)"
+        == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4, turned, amx, patches)"
     )

@@ -91,10 +91,8 @@ class Convolution(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bfloat16Convolution(Question):
-    """A convolution of images (n, c, h, w) in bfloat16, which become o channels (oh, ow), through windows of two axes."""
-
-    kernels = ("amx",)
+class WindowConvolution(Question):
+    """A convolution of images (n, c, h, w), which become o channels (oh, ow), through windows of two axes."""
 
     what: What
     n: int
@@ -116,8 +114,14 @@ class Bfloat16Convolution(Question):
 
     def __str__(self) -> str:
         kernel, stride, pad = ("x".join(map(str, numbers)) for numbers in (self.kernel, self.stride, self.pad))
-        images = f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels"
-        return f"{images}, bfloat16, kernel {kernel}, stride {stride}, pad {pad}"
+        return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, kernel {kernel}, stride {stride}, pad {pad}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bfloat16Convolution(WindowConvolution):
+    """One of images in bfloat16."""
+
+    kernels = ("amx",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
 2.25 and 4 times fewer multiplications, in float32; see `winograd.py`. "amx" is for bfloat16 where the processor multiplies its
-tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters. Which of them is taken is
-measured, see `choice.py`.
+tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters. "patches" makes dw of images
+of one channel as a product of dy and what lies under each window. Which of them is taken is measured, see `choice.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from allconv_caffe.caffe_torch.compute.window import Window
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 Need = tuple[bool, bool, bool]  # of dx, dw, db
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
-ALGORITHMS = ("direct", *WINOGRAD, "turned", "amx")
+ALGORITHMS = ("direct", *WINOGRAD, "turned", "amx", "patches")
 DIRECT = ("direct", "direct")
 MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
@@ -52,7 +52,10 @@ def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
             return ("direct",)
         turns = what == "dx" and window.stride == (1, 1) and _turned(window) is not None
         return ("direct", "turned", "amx") if turns else ("direct", "amx")
-    return (*reversed(WINOGRAD), "direct") if winograd.fits(w, window) else ("direct",)
+    if winograd.fits(w, window):
+        return (*reversed(WINOGRAD), "direct")
+    simple = x.dim() == 4 and x.shape[1] == 1 and window.dilation == (1, 1) and not any(window.pad)
+    return ("direct", "patches") if what == "dw" and simple else ("direct",)
 
 
 def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
@@ -60,6 +63,8 @@ def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Windo
     fitting = _fitting(what, x, w, window)
     if len(fitting) == 1 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return ("direct",)
+    if "patches" in fitting:
+        return fitting
     kernels = amx if x.dtype == torch.bfloat16 else winograd
     return fitting if kernels.why_not() is None else ("direct",)
 
@@ -74,12 +79,13 @@ def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     n, c, height, width = (int(length) for length in x.shape)
     out, threads = window.output_size((height, width)), torch.get_num_threads()
     question: choice.Question
-    if x.dtype == torch.float32:
+    if x.dtype == torch.float32 and "patches" not in algos:
         question = choice.Convolution(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=threads
         )
     else:
-        question = choice.Bfloat16Convolution(
+        kind = choice.WindowConvolution if x.dtype == torch.float32 else choice.Bfloat16Convolution
+        question = kind(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], oh=out[0], ow=out[1],
             kernel=window.kernel, stride=window.stride, pad=window.pad, threads=threads,
         )  # fmt: skip
@@ -148,11 +154,19 @@ def backward(
         du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
         g, a = winograd.filter_transform(m, w), m + 2
         dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
+    if need[1] and algos[1] == "patches":
+        dw = (dy.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, window)).view(w.shape)
     if need[1] and algos[1] == "amx":
         dw, db = amx.weight_gradient(dy, x, window)
     if need[2] and db is None:
         db = dy.sum([0, *range(2, dy.dim())])
     return dx, dw, db if need[2] else None
+
+
+def _patches(x: torch.Tensor, window: Window) -> torch.Tensor:
+    """What lies under each window in images of one channel: (N * out, kernel)."""
+    (height, width), (down, right) = window.kernel, window.stride
+    return x[:, 0].unfold(1, height, down).unfold(2, width, right).reshape(-1, height * width)
 
 
 def _data_gradient(algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window) -> torch.Tensor:
