@@ -67,7 +67,7 @@ class FoundError(PlacedError):
 
     def __init__(self, where: object, found: Any, expected: str, choices: Iterable[Any] = ()) -> None:
         choices = tuple(choices)
-        said = str(found).removeprefix("Found ")  # another error's sentence
+        said = found.removeprefix("Found ") if isinstance(found, str) else found  # another error's sentence
         reason = " ".join(self.sentence.format(found=said, expected=expected).splitlines())
         if choices:
             reason += f" (choices: {', '.join(map(str, choices))})"

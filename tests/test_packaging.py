@@ -181,7 +181,7 @@ def test_make_figures_makes_the_papers_six() -> None:
         (["chromium"], 0, "chromium"),
         ([], 1, "no chromium, and no apt-get to install it with"),
         (["apt-get", "nobody"], 1, "no chromium, and not root: run 'apt-get install chromium' as root"),
-        (["apt-get"], 0, "apt-get install -y -qq --no-install-recommends chromium"),
+        (["apt-get"], 0, "apt-get install -y -qq -o DPkg::Lock::Timeout=120 --no-install-recommends chromium"),
     ],
 )
 def test_ci_brings_the_browser(there: list[str], status: int, said: str, tmp_path: Path) -> None:

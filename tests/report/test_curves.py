@@ -80,7 +80,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     assert done.exit_code == 1 and not (tmp_path / "out").exists()
     assert "x.log: found no displayed iteration and no test, expected a log of `caffe train`" in done.output
     for name, said in (("/dev/zero", "a device"), (str(tmp_path / "pipe"), "a pipe that nobody writes to")):
-        with pytest.raises(CurvesError, match=f"^{name}: found Found {said}, expected a file, expected a log of"):
+        with pytest.raises(CurvesError, match=f"^{name}: found {said}, expected a file, expected a log of"):
             curves([Path(name)], tmp_path / "out")
     with pytest.raises(CurvesError, match="found a second log called caffe_nan, expected another name than that of"):
         curves([LOGS / "caffe_nan.log", LOGS / "caffe_nan.log"], tmp_path / "out")

@@ -527,7 +527,7 @@ def test_points_that_are_none_are_named(tmp_path: Path) -> None:
     for name in ("train.csv", "log"):
         (tmp_path / "train.csv").unlink()
         os.mkfifo(tmp_path / name)
-        with pytest.raises(ReportError, match=f"{name}: found Found a pipe"):
+        with pytest.raises(ReportError, match=f"{name}: found a pipe"):
             Run(tmp_path, record("cifar10-allcnn-c", 9.0)).curve("train")
 
 

@@ -57,7 +57,7 @@ def test_what_is_no_list_of_names_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, words in (
         (".", ": found Is a directory, expected a text file"),
-        ("pipe", "pipe: found Found a pipe that nobody writes to, expected a file"),
+        ("pipe", "pipe: found a pipe that nobody writes to, expected a file"),
         ("none.txt", "none.txt: found No such file or directory, expected a text file"),
         ("c.txt", "c.txt: line 2: found nothing, expected the name of a class"),
         ("d.txt", "expected a text file with the name of a class on each line"),
