@@ -238,7 +238,7 @@ def test_wrong_sources(tmp_path: Path) -> None:
     for source, message in (
         ("none.toml", "none.toml: found 'no such file'"),
         ("nope", "base: found 'nope'"),
-        (tmp_path / "pipe.toml", f"{tmp_path}/pipe.toml: found 'Found a pipe, expected a file'"),
+        (tmp_path / "pipe.toml", f"{tmp_path}/pipe.toml: found 'a pipe, expected a file'"),
         (tmp_path / "folder.py", f"{tmp_path}/folder.py: found 'Is a directory'"),
         (deep, f"{deep}: found 'maximum recursion depth exceeded'"),
     ):
