@@ -140,7 +140,7 @@ def _bvlc(advice: list[str]) -> dict[str, Any]:
     from allconv_caffe.caffe_torch.compute import cpuinfo, openblas
 
     core = caffe.blas_core()
-    better = None if core is None else openblas.better_core(core, cpuinfo.text())
+    better = openblas.better_core(core, cpuinfo.text())
     if better:
         advice.append(
             f"{caffe.binary} computes slowly: its OpenBLAS does not know this processor and takes the kernels of {core}; "

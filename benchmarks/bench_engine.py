@@ -46,7 +46,7 @@ def caffes_environment(caffe: BvlcCaffe, environment: dict[str, str]) -> dict[st
     """Caffe's own, with `environment`'s numbers of threads; its OpenBLAS takes the kernels that suit this processor."""
     threads = {name: value for name, value in environment.items() if "THREADS" in name}
     core = None if "OPENBLAS_CORETYPE" in os.environ else caffe.blas_core()
-    better = None if core is None else better_core(core, cpuinfo.text())
+    better = better_core(core, cpuinfo.text())
     return {**caffe.environment(), **threads, **({"OPENBLAS_CORETYPE": better} if better else {})}
 
 

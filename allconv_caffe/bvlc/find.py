@@ -61,34 +61,29 @@ class BvlcCaffe:
 
     def has_working_gpu(self, device_id: int = 0) -> bool:
         """Whether ``caffe device_query -gpu <device_id>`` succeeds: never true of a CPU build."""
+        answer = self._answer("device_query", "-gpu", str(device_id))
+        return answer is not None and answer.returncode == 0
+
+    def blas_core(self) -> str | None:
+        """Whose kernels its OpenBLAS takes on this processor, by OPENBLAS_CORETYPE's names; None of another BLAS."""
+        answer = self._answer("--version", OPENBLAS_VERBOSE="2")
+        found = None if answer is None else re.search(rb"^Core: (\w+)", answer.stderr, re.MULTILINE)
+        return found[1].decode() if found else None
+
+    def _answer(self, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes] | None:
+        """What the command says to `words`; None where it cannot be started or takes too long."""
         with tempfile.TemporaryDirectory() as scratch:  # takes glog's files, and a core file
             try:
-                answer = subprocess.run(
-                    [str(self.binary), "device_query", "-gpu", str(device_id)],
+                return subprocess.run(
+                    [str(self.binary), *words],
                     cwd=scratch,
-                    env={**self.environment(), "GLOG_log_dir": scratch},
+                    env={**self.environment(), "GLOG_log_dir": scratch, **variables},
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=_PROBE_SECONDS,
                 )
             except (OSError, subprocess.TimeoutExpired):
-                return False
-        return answer.returncode == 0
-
-    def blas_core(self) -> str | None:
-        """Whose kernels its OpenBLAS takes on this processor, by OPENBLAS_CORETYPE's names; None of another BLAS."""
-        try:
-            answer = subprocess.run(
-                [str(self.binary), "--version"],
-                env={**self.environment(), "OPENBLAS_VERBOSE": "2"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_PROBE_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        found = re.search(rb"^Core: (\w+)", answer.stderr, re.MULTILINE)
-        return found[1].decode() if found else None
+                return None
 
 
 def find_caffe(root: str | Path | None = None, on_skip: Callable[[str], None] | None = None) -> BvlcCaffe | None:

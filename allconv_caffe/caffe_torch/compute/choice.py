@@ -94,6 +94,8 @@ class Convolution(Question):
 class WindowConvolution(Question):
     """A convolution of images (n, c, h, w), which become o channels (oh, ow), through windows of two axes."""
 
+    enough_flop: ClassVar[float] = ENOUGH_FLOP
+
     what: What
     n: int
     c: int
@@ -109,7 +111,7 @@ class WindowConvolution(Question):
     def part(self) -> int:
         """The images of a trial, likewise, in whole groups of those that a kernel takes together."""
         flop = 2 * self.c * self.o * self.oh * self.ow * math.prod(self.kernel)
-        groups = math.ceil(BFLOAT16_FLOP / max(flop, 1) / GROUP)
+        groups = math.ceil(self.enough_flop / max(flop, 1) / GROUP)
         return max(1, min(self.n, groups * GROUP))
 
     def __str__(self) -> str:
@@ -122,6 +124,7 @@ class Bfloat16Convolution(WindowConvolution):
     """One of images in bfloat16."""
 
     kernels = ("amx",)
+    enough_flop = BFLOAT16_FLOP
 
 
 @dataclass(frozen=True, kw_only=True)

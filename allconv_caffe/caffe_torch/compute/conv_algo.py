@@ -63,10 +63,11 @@ def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Windo
     fitting = _fitting(what, x, w, window)
     if len(fitting) == 1 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return ("direct",)
-    if "patches" in fitting:
-        return fitting
-    kernels = amx if x.dtype == torch.bfloat16 else winograd
-    return fitting if kernels.why_not() is None else ("direct",)
+    if "amx" in fitting:
+        missing = amx.why_not()
+    else:
+        missing = winograd.why_not() if "winograd2" in fitting else None
+    return ("direct",) if missing else fitting
 
 
 def _turned(window: Window) -> Window | None:
@@ -79,12 +80,12 @@ def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     n, c, height, width = (int(length) for length in x.shape)
     out, threads = window.output_size((height, width)), torch.get_num_threads()
     question: choice.Question
-    if x.dtype == torch.float32 and "patches" not in algos:
+    if "winograd2" in algos:
         question = choice.Convolution(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=threads
         )
     else:
-        kind = choice.WindowConvolution if x.dtype == torch.float32 else choice.Bfloat16Convolution
+        kind = choice.Bfloat16Convolution if "amx" in algos else choice.WindowConvolution
         question = kind(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], oh=out[0], ow=out[1],
             kernel=window.kernel, stride=window.stride, pad=window.pad, threads=threads,

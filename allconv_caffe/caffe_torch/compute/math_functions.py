@@ -479,7 +479,7 @@ def _powx(x: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 def raised(x: torch.Tensor, exponent: float) -> torch.Tensor:
-    """x to the power of `exponent`; LRN's usual -3/4 by square roots where a graph is made, in a seventh of the time."""
+    """x to the power of `exponent`; LRN's usual -3/4 by square roots, which are faster, where a graph is made."""
     if exponent == -0.75 and is_tracing():
         root = x.sqrt()
         return 1 / (root * root.sqrt())

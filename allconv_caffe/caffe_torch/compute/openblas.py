@@ -72,16 +72,16 @@ def kernels(core_type: str, machine: str, cpuinfo: str) -> Kernels | str:
     )
 
 
-def better_core(core: str, cpuinfo: str) -> str | None:
+def better_core(core: str | None, cpuinfo: str) -> str | None:
     """What OPENBLAS_CORETYPE makes faster on a processor that is younger than OpenBLAS, which takes the kernels of one without
     AVX for it; None where it has chosen well.
 
     Args:
-        core: whose kernels it has chosen, by itself.
+        core: whose kernels it has chosen, by itself; None: it is not OpenBLAS.
         cpuinfo: what /proc/cpuinfo says.
     """
     flags = set((field(cpuinfo, "flags") or "").split())
-    if core.lower() in {*CORE_TYPES, "cooperlake"} or not {"avx2", "fma"} <= flags:
+    if core is None or core.lower() in {*CORE_TYPES, "cooperlake"} or not {"avx2", "fma"} <= flags:
         return None
     return (SKYLAKEX if "avx512vl" in flags else HASWELL).name
 

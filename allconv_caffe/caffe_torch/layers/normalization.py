@@ -22,9 +22,15 @@ def loss_normalization(param: Any, default: int | None = None) -> int:
     return int(param.normalization) if default is None else default
 
 
-def normalizer(mode: int, outer_num: int, inner_num: int, ignored: torch.Tensor | None) -> torch.Tensor | float:
-    """max(1, n), n as `mode` counts. `ignored` marks the labels that do not count (None: all count)."""
-    if mode == LossParameter.VALID and ignored is not None:
-        return (~ignored).sum().to(torch.float32).clamp(min=1)
+def fixed_normalizer(mode: int, outer_num: int, inner_num: int, ignores: bool) -> float:
+    """`normalizer` where no label has to be looked at for it; else 0. `ignores`: some labels may not count."""
+    if mode == LossParameter.VALID and ignores:
+        return 0.0
     counts = {LossParameter.BATCH_SIZE: outer_num, LossParameter.NONE: 1}
     return float(max(1, counts.get(mode, outer_num * inner_num)))
+
+
+def normalizer(mode: int, outer_num: int, inner_num: int, ignored: torch.Tensor | None) -> torch.Tensor | float:
+    """max(1, n), n as `mode` counts. `ignored` marks the labels that do not count (None: all count)."""
+    fixed = fixed_normalizer(mode, outer_num, inner_num, ignored is not None)
+    return fixed if fixed or ignored is None else (~ignored).sum().to(torch.float32).clamp(min=1)

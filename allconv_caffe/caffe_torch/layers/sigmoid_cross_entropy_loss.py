@@ -10,7 +10,7 @@ from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import register
 from allconv_caffe.caffe_torch.layers.base import LossLayer, float32, leading
-from allconv_caffe.caffe_torch.layers.normalization import loss_normalization, normalizer
+from allconv_caffe.caffe_torch.layers.normalization import fixed_normalizer, loss_normalization, normalizer
 from allconv_caffe.proto import LossParameter
 
 
@@ -43,8 +43,8 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, target = self.values(bottom)
         self.prob = self.ctx.math.each("sigmoid", x)  # sigmoid_output_
-        counts = self.ignore_label is not None and self.normalization == LossParameter.VALID
-        divisor = 0.0 if counts else float(self.divisor(None))
+        ignores = self.ignore_label is not None
+        divisor = fixed_normalizer(self.normalization, self.outer_num, self.inner_num, ignores)
         whole = self.ctx.math.sigmoid_loss(x, target, self.ignore_label, divisor, top[0].room(*bottom))
         if whole is not None:
             top[0].data = whole

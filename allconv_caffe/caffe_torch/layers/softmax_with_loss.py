@@ -17,8 +17,7 @@ from allconv_caffe.caffe_torch.layers.base import (
     creating_inner,
     float32,
 )
-from allconv_caffe.caffe_torch.layers.normalization import loss_normalization, normalizer
-from allconv_caffe.proto import LossParameter
+from allconv_caffe.caffe_torch.layers.normalization import fixed_normalizer, loss_normalization, normalizer
 
 
 @register("SoftmaxWithLoss")
@@ -59,7 +58,8 @@ class SoftmaxWithLossLayer(LossLayer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, math = float32(bottom[0].data), self.ctx.math
         self.prob = math.softmax(x, self.axis)
-        divisor = 0.0 if self.counts_labels else float(self.divisor(None))
+        ignores = self.ignore_label is not None
+        divisor = fixed_normalizer(self.normalization, self.outer_num, self.inner_num, ignores)
         room = top[0].room(bottom[0])
         loss = math.label_loss(self.prob, bottom[1].data, self.axis, self.ignore_label, divisor, room)
         if loss is not None:
@@ -90,11 +90,6 @@ class SoftmaxWithLossLayer(LossLayer):
         shape = (*bottom[0].shape[: self.axis], 1, *bottom[0].shape[self.axis + 1 :])
         label = bottom[1].data.reshape(shape).to(torch.int64)
         return label, None if self.ignore_label is None else label == self.ignore_label
-
-    @property
-    def counts_labels(self) -> bool:
-        """Whether the loss is divided by the number of labels that are not ignored."""
-        return self.ignore_label is not None and self.normalization == LossParameter.VALID
 
     def divisor(self, ignored: torch.Tensor | None) -> torch.Tensor | float:
         return normalizer(self.normalization, self.outer_num, self.inner_num, ignored)

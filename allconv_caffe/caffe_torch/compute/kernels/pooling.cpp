@@ -51,7 +51,8 @@ struct Window {  // along one axis
     I kernel, stride, pad, size, places;
     std::vector<I> firsts, lasts;  // of each i: the places whose windows lie over it
 
-    Window(const I* s, int axis) : kernel(s[6 + axis]), stride(s[8 + axis]), pad(s[10 + axis]), size(s[2 + axis]), places(s[4 + axis]) {
+    Window(const I* s, int axis)
+        : kernel(s[6 + axis]), stride(s[8 + axis]), pad(s[10 + axis]), size(s[2 + axis]), places(s[4 + axis]) {
         for (I i = 0; i < size; ++i) {
             firsts.push_back(i + pad < kernel ? 0 : (i + pad - kernel) / stride + 1);
             lasts.push_back(std::min((i + pad) / stride, places - 1));
