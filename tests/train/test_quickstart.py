@@ -92,12 +92,12 @@ def test_a_linear_classifier_cannot_do_exclusive_or() -> None:
 
 
 def test_the_network_is_the_papers() -> None:
-    """The quickstart trains Strided-CNN-A with the paper's dropout, momentum, weight decay and one of its four rates."""
+    """The quickstart trains All-CNN-C with the paper's dropout, momentum, weight decay and one of its four rates."""
     from allconv_caffe.paper import render
     from allconv_caffe.paper.schedules import LEARNING_RATES
 
     texts = render.render(quickstart.EXPERIMENT, render.RenderOptions(**quickstart.OPTIONS))
-    published = render.render("cifar10-strided-cnn-a")["train_val.prototxt"]
+    published = render.render("cifar10-allcnn-c", render.RenderOptions(relu_last=False))["train_val.prototxt"]
     net, solver = texts["train_val.prototxt"], texts["solver.prototxt"]
     layers = [text[text.index('layer {\n  name: "drop0"') :] for text in (net, published)]
     assert layers[0].replace("msra", "xavier") == layers[1]
@@ -121,13 +121,13 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         handed.append(settings)
         record = Record(
             experiment="quickstart",
-            model="Strided-CNN-A",
+            model="All-CNN-C",
             status="done",
             test_error_percent=12.5,
-            parameters=839_242,
+            parameters=1_369_738,
             dataset="Quickstart cloth",
             seed=2,
-            epochs=12.0,
+            epochs=6.0,
             engine="torch",
         )
         return driver.RunResult("done", tmp_path / "runs", record)
@@ -141,7 +141,7 @@ def test_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (made / "train_lmdb" / "data.mdb").is_file() and (tmp_path / "data" / "quickstart.png").is_file()
     assert handed[0].data == made and handed[0].seed == 2 and not handed[0].download
     text = "\n".join(said := [*said, *quickstart.lines(result)])
-    assert "| Strided-CNN-A | 839,242 | 12.5 |" in text
+    assert "| All-CNN-C | 1,369,738 | 12.5 |" in text
     assert f"| linear classifier, same pixels | 30,730 | {result.linear_error_percent:.1f} |" in text
     assert "to look at all of it on one page: allconv open" in said
     written = (made / "manifest.json").stat().st_mtime_ns
