@@ -15,9 +15,11 @@ from nets.table import NETS
 from support.prototxt import layer
 
 from allconv_caffe import pycaffe
+from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import caffe_math, compiler, fast_math, layout
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath
 from allconv_caffe.caffe_torch.compute.fast_math import FastMath
+from allconv_caffe.caffe_torch.compute.math_functions import Wanted
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.errors import CaffeError
@@ -86,6 +88,45 @@ def test_a_convolution_is_that_in_double(math: FastMath, case: tuple[Any, ...], 
     y = math.convolution(own, filters, b, win)
     assert ((y.double() - expected).abs() <= 2e-6 * most).all()
     assert torch.equal(math.convolution(own, filters, None, win) + 0, math.convolution(own, filters, 0 * b, win) + 0)
+
+
+@pytest.mark.parametrize(
+    "case", [*CONVOLUTIONS, (2, 3, 23, 20, 16, window(5, 2, (1, 1)))], ids=lambda c: "-".join(map(str, c[:5]))
+)
+@pytest.mark.parametrize("planar", [True, False])
+def test_a_gradient_is_that_in_double(math: FastMath, case: tuple[Any, ...], planar: bool) -> None:
+    """As a convolution itself; and by the filters of now, not by those that were packed before."""
+    n, c, h, w, o, win = case
+    g = torch.Generator().manual_seed(2)
+    filters = torch.randn(o, c // win.group, *win.kernel, generator=g)
+    x, dy = torch.randn(n, c, h, w, generator=g), torch.randn(n, o, *win.output_size((h, w)), generator=g)
+    options = {"stride": win.stride, "padding": win.pad, "dilation": win.dilation, "groups": win.group}
+
+    def gradient(filters: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
+        below = torch.zeros(x.shape, dtype=torch.float64, requires_grad=True)
+        (found,) = torch.autograd.grad(F.conv2d(below, filters.double(), None, **options), below, dy.double())
+        return found
+
+    own = dy if planar else dy.contiguous(memory_format=torch.channels_last)
+    for _ in range(2):
+        dx = math.convolution_backward(own, x, filters, win, Wanted(dx=True, dw=None, db=None))
+        assert dx is not None
+        most = gradient(filters.abs(), dy.abs())
+        assert ((dx.double() - gradient(filters, dy)).abs() <= 2e-6 * most).all()
+        filters.mul_(-2).add_(0.5)
+
+
+def test_a_gradient_comes_with_those_of_the_filters(math: FastMath) -> None:
+    """dw and db are added to their blobs' diffs, whoever makes dx."""
+    g, win = torch.Generator().manual_seed(3), window(3, 1, (1, 1))
+    x, dy, filters = (torch.randn(*shape, generator=g) for shape in ((2, 32, 9, 9), (2, 32, 9, 9), (32, 32, 3, 3)))
+    dw, db = Blob((32, 32, 3, 3)), Blob((32,))
+    for blob in (dw, db):
+        blob.diff = torch.ones(blob.shape)
+    assert math.convolution_backward(dy, x, filters, win, Wanted(dx=True, dw=dw, db=db)) is not None
+    expected = torch.nn.grad.conv2d_weight(x, filters.shape, dy, padding=1)
+    torch.testing.assert_close(dw.diff, expected + 1, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(db.diff, dy.sum((0, 2, 3)) + 1, rtol=1e-4, atol=1e-4)
 
 
 def test_tiles_are_taken_where_they_are_less_work() -> None:

@@ -1,14 +1,12 @@
-"""What the torch engine's net does for speed changes no number: phases of a strided gradient, blobs bound instead of copied."""
+"""What the torch engine's net does for speed changes no number: blobs are bound instead of copied."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from allconv_caffe.caffe_torch.tracing import is_tracing
 from allconv_caffe.proto import NetParameter, parse_text
-from allconv_caffe.visualize.nets import phases
 from allconv_caffe.visualize.nets.native import EngineNet
 from allconv_caffe.visualize.nets.open import open_net
 from allconv_caffe.visualize.nets.rules import RULES
@@ -35,31 +33,6 @@ layer { name: "scores" type: "InnerProduct" bottom: "fc" top: "scores" inner_pro
         weight_filler { type: "gaussian" std: 0.5 } } }
 layer { name: "prob" type: "Softmax" bottom: "scores" top: "prob" }
 """
-
-
-@pytest.mark.parametrize(
-    ("channels", "kernel", "stride", "pad", "size"),
-    [
-        (3, (11, 11), 4, (0, 0), (224, 224)),
-        (3, (11, 11), 4, (0, 0), (227, 227)),
-        (3, (7, 7), 2, (3, 3), (32, 33)),
-        (1, (5, 3), 2, (1, 2), (19, 24)),
-        (4, (2, 2), 3, (0, 0), (17, 16)),
-        (2, (1, 1), 2, (0, 1), (9, 8)),
-    ],
-)
-def test_phases_are_the_gradient(
-    channels: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int], size: tuple[int, int]
-) -> None:
-    """One convolution and a shuffle give what autograd gives, in float64 to rounding: every stride, padding and rest."""
-    torch.manual_seed(0)
-    x = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
-    w = torch.randn(5, channels, *kernel, dtype=torch.float64)
-    y = torch.nn.functional.conv2d(x, w, None, stride, pad)
-    dy = torch.randn_like(y)
-    (expected,) = torch.autograd.grad(y, x, dy)
-    found = phases.image_gradient(dy, w, stride, pad, size)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def two_nets() -> tuple[EngineNet, EngineNet]:

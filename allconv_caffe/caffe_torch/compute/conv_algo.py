@@ -9,8 +9,6 @@ of one channel as a product of dy and what lies under each window. Which of them
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from allconv_caffe.caffe_torch.compute import amx, choice, winograd
@@ -50,7 +48,7 @@ def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     if x.dtype == torch.bfloat16:
         if not amx.fits(x, window):
             return ("direct",)
-        turns = what == "dx" and window.stride == (1, 1) and _turned(window) is not None
+        turns = what == "dx" and window.turned() is not None
         return ("direct", "turned", "amx") if turns else ("direct", "amx")
     if winograd.fits(w, window):
         return (*reversed(WINOGRAD), "direct")
@@ -68,12 +66,6 @@ def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Windo
     else:
         missing = winograd.why_not() if "winograd2" in fitting else None
     return ("direct",) if missing else fitting
-
-
-def _turned(window: Window) -> Window | None:
-    """The window through which dy gives dx, of stride 1; None where it would have less than no padding."""
-    pad = tuple(k - 1 - p for k, p in zip(window.kernel, window.pad, strict=True))
-    return None if min(pad) < 0 else replace(window, pad=pad)
 
 
 def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, algos: tuple[str, ...]) -> str:
@@ -173,10 +165,14 @@ def _patches(x: torch.Tensor, window: Window) -> torch.Tensor:
 def _data_gradient(algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window) -> torch.Tensor:
     if algo == "amx":
         return amx.data_gradient(dy, x, w, window)
-    # a convolution of dy with the filters turned by 180 degrees, inputs and outputs exchanged
-    turned, within = w.flip(2, 3).transpose(0, 1), _turned(window)
+    within = window.turned()
     assert within is not None  # what fits it has that
-    return forward(algo if algo in WINOGRAD else "direct", dy, turned, None, within)
+    return forward(algo if algo in WINOGRAD else "direct", dy, turned(w), None, within)
+
+
+def turned(w: torch.Tensor, group: int = 1) -> torch.Tensor:
+    """The filters (K, C / group, height, width) by which dy is convolved into dx: turned by 180 degrees, (C, K / group, ...)."""
+    return w.unflatten(0, (group, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
 
 
 def transposed(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The fastest sums for forward passes on the CPU: images channels_last, convolution by Winograd's identity where that is less work.
 
-Results differ from those in Caffe's order by rounding alone. What has no kernel here is `CaffeMath`'s, in C order, and the large
-products of backward are PyTorch's.
+Results differ from those in Caffe's order by rounding alone. What has no kernel here is `CaffeMath`'s, in C order, and what backward
+does not give by Winograd's tiles, too, is PyTorch's.
 The arithmetic is in kernels/channels_last.cpp.
 """
 
@@ -12,11 +12,12 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from allconv_caffe.caffe_torch.blob import Blob, Memory
-from allconv_caffe.caffe_torch.compute import layout, openblas, winograd
+from allconv_caffe.caffe_torch.compute import conv_algo, layout, openblas, phases, winograd
 from allconv_caffe.caffe_torch.compute.caffe_math import CaffeMath, declare
 from allconv_caffe.caffe_torch.compute.layout import ChannelsLast, channels_last, layout_of
 from allconv_caffe.caffe_torch.compute.math_functions import Scalar, TorchMath, Wanted
@@ -116,6 +117,8 @@ class FastMath(CaffeMath):
         super().__init__(library, openblas.HASWELL if isinstance(order, str) else order)
         self.forgets = False
         self._packs: list[Pack] = []
+        self._back: FastMath | None = None
+        self._filters = torch.empty(0)
 
     @contextmanager
     def recording(self) -> Iterator[list[Call]]:
@@ -277,7 +280,29 @@ class FastMath(CaffeMath):
     def convolution_backward(
         self, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, window: Window, wanted: Wanted
     ) -> torch.Tensor | None:
-        return PYTORCH.convolution_backward(dy, x, w, window, wanted)
+        """dx as a convolution of dy without stride, where that is less work; the rest is PyTorch's."""
+        if not wanted.dx or window.num_axes != 2 or not dy.numel():
+            return PYTORCH.convolution_backward(dy, x, w, window, wanted)
+        if phases.fit(w, window):
+            filters = phases.filters(w, window)
+            dx = phases.placed(self._convolved(dy, filters, phases.around(filters)), window, x.shape[2:])
+        else:
+            within, filters = window.turned(), conv_algo.turned(w, window.group)
+            lanes = self.library.caffe_last_lanes()
+            if within is None or fastest(len(dy), filters, within, x.shape[2:], lanes) == DIRECT:
+                return PYTORCH.convolution_backward(dy, x, w, window, wanted)
+            dx = self._convolved(dy, filters, within)
+        PYTORCH.convolution_backward(dy, x, w, window, replace(wanted, dx=False))
+        return dx
+
+    def _convolved(self, dy: torch.Tensor, filters: torch.Tensor, window: Window) -> torch.Tensor:
+        """For dx, by filters that are kept packed apart from those of forward."""
+        if self._filters.shape != filters.shape:
+            self._filters = torch.empty(filters.shape)
+        self._filters.copy_(filters)  # always here: so their pack is found again
+        if self._back is None:
+            self._back = FastMath(self.library)
+        return self._back.convolution(dy, self._filters, None, window)
 
     def _pack(self, w: torch.Tensor, group: int, tile: int) -> Pack:
         for pack in self._packs:

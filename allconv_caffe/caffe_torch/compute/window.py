@@ -65,6 +65,11 @@ class Window:
             s * (h - 1) + e - 2 * p for h, e, s, p in zip(size, self.extent, self.stride, self.pad, strict=True)
         )
 
+    def turned(self) -> Window | None:
+        """The window through which dy gives dx, with filters turned by 180 degrees; None with strides, or for padding below 0."""
+        pad = tuple(e - 1 - p for e, p in zip(self.extent, self.pad, strict=True))
+        return None if set(self.stride) != {1} or min(pad) < 0 else replace(self, pad=pad)
+
     def covers(self, size: Sequence[int]) -> bool:
         """Whether one window lies over the whole of an image of `size`, and over nothing else."""
         return self.kernel == tuple(size) and not any(self.pad)

@@ -20,11 +20,10 @@ from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.fast_math import FastMath
 from allconv_caffe.caffe_torch.errors import CaffeError
 from allconv_caffe.caffe_torch.layer import Context
-from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
 from allconv_caffe.caffe_torch.layers.relu import ReLULayer
 from allconv_caffe.caffe_torch.net import Net
 from allconv_caffe.caffe_torch.tracing import Tracing
-from allconv_caffe.visualize.nets import base, phases
+from allconv_caffe.visualize.nets import base
 from allconv_caffe.visualize.nets.errors import VizError
 from allconv_caffe.visualize.nets.graph import Graph, Node
 
@@ -165,22 +164,8 @@ class EngineNet(base.VizNet):
                 blobs[blob].diff = torch.from_numpy(seeds).to(self.device)
                 for i in order:
                     bottom, top = self.net.bottom_vecs[i], self.net.top_vecs[i]
-                    layer, need = self.net.layers[i], self.net.bottom_need_backward[i]
-                    if (
-                        self._bound
-                        and need == [True]
-                        and isinstance(layer, ConvolutionLayer)
-                        and phases.fits(layer, self.device)
-                    ):
-                        bottom[0].diff = phases.image_gradient(
-                            top[0].diff,
-                            layer.weights()[0],
-                            layer.window.stride[0],
-                            layer.window.pad,
-                            bottom[0].shape[2:],
-                        )
-                    elif bottom:
-                        layer.backward(top, need, bottom)
+                    if bottom:
+                        self.net.layers[i].backward(top, self.net.bottom_need_backward[i], bottom)
         finally:  # whoever runs the net next finds Caffe's own ReLU
             for relu in self._relus:
                 relu.rule = "backprop"

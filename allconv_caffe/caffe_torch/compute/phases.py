@@ -16,40 +16,34 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from allconv_caffe.caffe_torch.layer import Layer
-from allconv_caffe.caffe_torch.layers.convolution import ConvolutionLayer
+from allconv_caffe.caffe_torch.compute.window import Window
 
 CHANNELS = 4  # with more, or without stride, oneDNN is as fast
 
 
-def fits(layer: Layer, device: torch.device) -> bool:
-    """Whether `image_gradient` computes the layer's bottom diff, and faster."""
-    if type(layer) is not ConvolutionLayer or device.type != "cpu" or layer.channels > CHANNELS:
-        return False
-    window = layer.window
-    return (
-        window.num_axes == 2
-        and window.stride[0] == window.stride[1] > 1
-        and window.dilation == (1, 1)
-        and window.group == 1
-    )
+def fit(w: torch.Tensor, window: Window) -> bool:
+    """Whether dx of a convolution by w is sooner had so."""
+    down, right = window.stride
+    return w.shape[1] <= CHANNELS and down == right > 1 and window.dilation == (1, 1) and window.group == 1
 
 
-def image_gradient(
-    dy: torch.Tensor, w: torch.Tensor, stride: int, pad: Sequence[int], size: Sequence[int]
-) -> torch.Tensor:
-    """dx of y = x * w.
-
-    Args:
-        dy: (N, K, h, w). w: (K, C, kernel height, kernel width). pad, size: of x, vertical and horizontal.
-
-    Returns: (N, C, *size).
-    """
-    k, c, *kernel = w.shape
+def filters(w: torch.Tensor, window: Window) -> torch.Tensor:
+    """(C s s, K, q, r), by which dy is convolved through `around`, of w (K, C, kernel height, kernel width)."""
+    (k, c, *kernel), stride = w.shape, window.stride[0]
     q, r = (-(-extent // stride) for extent in kernel)  # rounded up
     filled = F.pad(w, (0, r * stride - kernel[1], 0, q * stride - kernel[0]))
     phases = filled.reshape(k, c, q, stride, r, stride).permute(1, 3, 5, 0, 2, 4).flip(4, 5)
-    y = torch.conv2d(dy, phases.reshape(c * stride * stride, k, q, r), None, 1, (q - 1, r - 1))
-    x = F.pixel_shuffle(y, stride)
+    return phases.reshape(c * stride * stride, k, q, r)
+
+
+def around(w: torch.Tensor) -> Window:
+    """The window of filters w through which every place is seen that sees anything of an image."""
+    q, r = w.shape[2:]
+    return Window(kernel=(q, r), stride=(1, 1), pad=(q - 1, r - 1), dilation=(1, 1))
+
+
+def placed(y: torch.Tensor, window: Window, size: Sequence[int]) -> torch.Tensor:
+    """dx (N, C, *size) of what dy convolved with `filters` gives."""
+    x, pad = F.pixel_shuffle(y, window.stride[0]), window.pad
     below, right = size[0] + pad[0] - x.shape[2], size[1] + pad[1] - x.shape[3]
     return F.pad(x, (-pad[1], right, -pad[0], below))

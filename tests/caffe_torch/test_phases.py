@@ -1,0 +1,37 @@
+"""The gradient of a strided convolution by phases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from allconv_caffe.caffe_torch.compute import phases
+from allconv_caffe.caffe_torch.compute.window import Window
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "pad", "size"),
+    [
+        (3, (11, 11), 4, (0, 0), (224, 224)),
+        (3, (11, 11), 4, (0, 0), (227, 227)),
+        (3, (7, 7), 2, (3, 3), (32, 33)),
+        (1, (5, 3), 2, (1, 2), (19, 24)),
+        (4, (2, 2), 3, (0, 0), (17, 16)),
+        (2, (1, 1), 2, (0, 1), (9, 8)),
+    ],
+)
+def test_phases_are_the_gradient(
+    channels: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """One convolution and a shuffle give what autograd gives, in float64 to rounding: every stride, padding and rest."""
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(5, channels, *kernel, dtype=torch.float64)
+    y = torch.nn.functional.conv2d(x, w, None, stride, pad)
+    dy = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, dy)
+    window = Window(kernel=kernel, stride=(stride, stride), pad=pad, dilation=(1, 1))
+    assert phases.fit(w, window)
+    filters = phases.filters(w, window)
+    found = phases.placed(torch.nn.functional.conv2d(dy, filters, padding=phases.around(filters).pad), window, size)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
