@@ -123,7 +123,7 @@ class WindowConvolution(Question):
 class Bfloat16Convolution(WindowConvolution):
     """One of images in bfloat16."""
 
-    kernels = ("amx",)
+    kernels = ("amx", "winograd")
     enough_flop = BFLOAT16_FLOP
 
 

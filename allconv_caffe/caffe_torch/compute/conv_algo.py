@@ -2,9 +2,10 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications, in float32; see `winograd.py`. "amx" is for bfloat16 where the processor multiplies its
-tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters. "patches" makes dw of images
-of one channel as a product of dy and what lies under each window. Which of them is taken is measured, see `choice.py`.
+2.25 and 4 times fewer multiplications, in float32, of bfloat16, too; see `winograd.py`. "amx" is for bfloat16 where the
+processor multiplies its tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters.
+"patches" makes dw of images of one channel as a product of dy and what lies under each window. Which of them is taken is
+measured, see `choice.py`.
 """
 
 from __future__ import annotations
@@ -45,39 +46,39 @@ def choose(
 
 def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
     """The algorithms that can compute it, whether their kernels are there or not; the usual one first."""
+    tiles = tuple(reversed(WINOGRAD)) if winograd.fits(w, window) else ()
     if x.dtype == torch.bfloat16:
-        if not amx.fits(x, window):
-            return ("direct",)
         turns = what == "dx" and window.turned() is not None
-        return ("direct", "turned", "amx") if turns else ("direct", "amx")
-    if winograd.fits(w, window):
-        return (*reversed(WINOGRAD), "direct")
+        return ("direct", *(("turned",) * turns + ("amx",) if amx.fits(x, window) else ()), *tiles)
+    if tiles:
+        return (*tiles, "direct")
     simple = x.dim() == 4 and x.shape[1] == 1 and window.dilation == (1, 1) and not any(window.pad)
     return ("direct", "patches") if what == "dw" and simple else ("direct",)
 
 
 def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
     """Those among which a measurement decides."""
-    fitting = _fitting(what, x, w, window)
-    if len(fitting) == 1 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return ("direct",)
-    if "amx" in fitting:
-        missing = amx.why_not()
-    else:
-        missing = winograd.why_not() if "winograd2" in fitting else None
-    return ("direct",) if missing else fitting
+    possible = _fitting(what, x, w, window)
+    if "amx" in possible:  # which no tiles of Winograd's outrun
+        left_out = {"turned", "amx"} if amx.why_not() else set(WINOGRAD)
+        possible = tuple(algo for algo in possible if algo not in left_out)
+    if WINOGRAD.keys() & set(possible) and winograd.why_not():
+        possible = tuple(algo for algo in possible if algo not in WINOGRAD)
+    return possible
 
 
 def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window, algos: tuple[str, ...]) -> str:
     n, c, height, width = (int(length) for length in x.shape)
     out, threads = window.output_size((height, width)), torch.get_num_threads()
     question: choice.Question
-    if "winograd2" in algos:
+    if x.dtype == torch.float32 and "winograd2" in algos:
         question = choice.Convolution(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=threads
         )
     else:
-        kind = choice.Bfloat16Convolution if "amx" in algos else choice.WindowConvolution
+        kind = choice.Bfloat16Convolution if x.dtype == torch.bfloat16 else choice.WindowConvolution
         question = kind(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0], oh=out[0], ow=out[1],
             kernel=window.kernel, stride=window.stride, pad=window.pad, threads=threads,
@@ -101,7 +102,8 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
     """y = x * w + b, (N, C, spatial...) and (K, C / group, kernel...) to (N, K, spatial...)."""
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
-        return torch.ops.allconv_caffe.winograd(x, winograd.transformed(w, m), b, m, window.pad[0])
+        u, b = winograd.transformed(w.to(torch.float32), m), None if b is None else b.to(torch.float32)
+        return torch.ops.allconv_caffe.winograd(x, u, b, m, window.pad[0])
     if algo == "amx":
         return amx.convolution(x, w, b, window)
     if window.num_axes > MAX_AXES:
@@ -145,7 +147,7 @@ def backward(
     if need[1] and algos[1] in WINOGRAD:
         m = WINOGRAD[algos[1]]
         du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
-        g, a = winograd.filter_transform(m, w), m + 2
+        g, a = winograd.filter_transform(m, du), m + 2
         dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
     if need[1] and algos[1] == "patches":
         dw = (dy.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, window)).view(w.shape)

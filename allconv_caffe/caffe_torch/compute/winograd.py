@@ -1,8 +1,8 @@
 """Winograd's 3x3 convolution on the CPU: the C++ of kernels/winograd.cpp as torch ops, and the transforms of its filters.
 
 oneDNN's direct 3x3 convolution leaves most of a CPU's time to arithmetic that Winograd's identity avoids: 2.25 times fewer
-multiplications on tiles of 2x2 outputs, 4 times fewer on 4x4. Without a C++ compiler there are no kernels; `why_not()` says
-so and the caller convolves directly.
+multiplications on tiles of 2x2 outputs, 4 times fewer on 4x4. Images in bfloat16 are read and written as such; all arithmetic is
+float32's. Without a C++ compiler there are no kernels; `why_not()` says so and the caller convolves directly.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016); the interpolation points are ours.
 """
@@ -33,8 +33,8 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     except (BuildError, OSError) as error:
         return None, str(error)
     i, p = ctypes.c_int64, ctypes.c_void_p
-    library.winograd_forward.argtypes = [i, p, p, p, p, i, i, i, i, i, i, i]
-    library.winograd_weight.argtypes = [i, p, p, p, i, i, i, i, i, i, i]
+    library.winograd_forward.argtypes = [i, i, p, p, p, p, i, i, i, i, i, i, i]
+    library.winograd_weight.argtypes = [i, i, p, p, p, i, i, i, i, i, i, i]
     for function in (library.winograd_forward, library.winograd_weight):
         function.restype = None
     return library, None
@@ -71,19 +71,20 @@ def winograd(x: torch.Tensor, u: torch.Tensor, bias: torch.Tensor | None, m: int
     """A^T [sum over channels of u * (B^T d B)] A + bias, for every tile d of x: a 3x3 convolution with stride 1.
 
     Args:
-        x: (N, C, H, W) float32, C a multiple of 8; without a copy if channels_last.
+        x: (N, C, H, W) float32 or bfloat16, C a multiple of 8; without a copy if channels_last.
         u: ((m + 2)^2, O / 16, C, 16) float32: the transformed filters.
         bias: (O) float32 or None.
         m: outputs per tile side, 2 or 4.
         pad: zeros around the image.
-    Returns: (N, O, H + 2 pad - 2, W + 2 pad - 2), channels_last.
+    Returns: (N, O, H + 2 pad - 2, W + 2 pad - 2) of x's type, channels_last.
     """
     n, c, h, w = x.shape
     image, u = _nhwc(x), u.contiguous()
     bias = None if bias is None else bias.contiguous()
-    y = torch.empty(n, h + 2 * pad - 2, w + 2 * pad - 2, u.shape[1] * PANEL)
+    y = torch.empty(n, h + 2 * pad - 2, w + 2 * pad - 2, u.shape[1] * PANEL, dtype=x.dtype)
     _library().winograd_forward(
         m,
+        x.dtype == torch.bfloat16,
         image.data_ptr(),
         u.data_ptr(),
         None if bias is None else bias.data_ptr(),
@@ -110,23 +111,23 @@ def winograd_weight(x: torch.Tensor, dy: torch.Tensor, m: int, pad: int) -> torc
     """sum over tiles of (B^T d B) (A dy A^T): the gradient of the transformed filters.
 
     Args:
-        x: (N, C, H, W) float32, C a multiple of 8.
-        dy: (N, O, H + 2 pad - 2, W + 2 pad - 2) float32, O a multiple of 16.
+        x: (N, C, H, W) float32 or bfloat16, C a multiple of 8.
+        dy: (N, O, H + 2 pad - 2, W + 2 pad - 2), of the same type, O a multiple of 16.
         m, pad: as for `winograd`.
     Returns: ((m + 2)^2, C, O) float32.
     """
     n, c, h, w = x.shape
     image, diff = _nhwc(x), _nhwc(dy)
     du = torch.empty((m + 2) ** 2, c, dy.shape[1])
-    _library().winograd_weight(
-        m, image.data_ptr(), diff.data_ptr(), du.data_ptr(), n, h, w, c, dy.shape[1], pad, torch.get_num_threads()
-    )
+    half = x.dtype == torch.bfloat16
+    sizes = n, h, w, c, dy.shape[1], pad, torch.get_num_threads()
+    _library().winograd_weight(m, half, image.data_ptr(), diff.data_ptr(), du.data_ptr(), *sizes)
     return du
 
 
 @winograd_weight.register_fake
 def _(x: torch.Tensor, dy: torch.Tensor, m: int, pad: int) -> torch.Tensor:
-    return x.new_empty((m + 2) ** 2, x.shape[1], dy.shape[1])
+    return x.new_empty((m + 2) ** 2, x.shape[1], dy.shape[1], dtype=torch.float32)
 
 
 def transformed(w: torch.Tensor, m: int) -> torch.Tensor:

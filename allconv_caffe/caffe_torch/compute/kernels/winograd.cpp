@@ -1,6 +1,6 @@
-// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32: tiles
-// of the image are transformed, multiplied and transformed back in blocks that stay in the cache. ../winograd.py calls
-// it.
+// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32 or bfloat16:
+// tiles of the image are transformed, multiplied and transformed back in blocks that stay in the cache, in float32.
+// ../winograd.py calls it.
 //
 // From the compiler's command line: P4, Q4, the interpolation points of m = 4; BLOCK, CHUNK, tiles to a block of the
 // forward pass and of the filters' gradient.
@@ -21,21 +21,30 @@ constexpr int LANES = 16, ROWS = 12, PANELS = 2;
 constexpr int LANES = 8, ROWS = 6, PANELS = 1;
 #endif
 typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t Half;  // bfloat16: the upper half of a float's bits
+typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
 // every loop over registers is unrolled, or the compiler keeps them in memory
 #define EACH(i, n) _Pragma("GCC unroll 12") for (int i = 0; i < n; ++i)
 
 static inline vf ld(const float* p) { return *(const vf*)p; }
+static inline vf ld(const Half* p) { return (vf)(__builtin_convertvector(*(const vh*)p, vu) << 16); }
 static inline void st(float* p, vf v) { *(vf*)p = v; }
+static inline void st(Half* p, vf v) {  // the nearest, ties to even
+    const vu bits = (vu)v, near = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16, nan = (vu)(v != v);
+    *(vh*)p = __builtin_convertvector((nan & (bits >> 16 | 0x40)) | (~nan & near), vh);
+}
 
 static thread_local Buffer local_v, local_m, local_zero;
 static Buffer shared_v, shared_m;
 
-static const float* zeros(I n) {
+template <class E>
+static const E* zeros(I n) {
     size_t had = local_zero.n;
     float* z = local_zero.get(n);
     if (local_zero.n != had) memset(z, 0, local_zero.n * 4);
-    return z;
+    return (const E*)z;
 }
 
 // C[i][p * 16 + 0..16) (+)= sum_k A[i * ai + k * ak] * B[p * bp + k * 16 + 0..16)
@@ -84,8 +93,8 @@ struct Shape {
 };
 
 // Where each of the size x size pixels of a tile lies, starting at (y, x); outside the image: zeros.
-template <int size>
-static inline void tile(const float* image, I h, I w, I c, I y, I x, const float* zero, const float** at) {
+template <int size, class E>
+static inline void tile(const E* image, I h, I w, I c, I y, I x, const E* zero, const E** at) {
     for (int i = 0; i < size; ++i)
         for (int j = 0; j < size; ++j) {
             I r = y + i, s = x + j;
@@ -93,8 +102,8 @@ static inline void tile(const float* image, I h, I w, I c, I y, I x, const float
         }
 }
 
-template <int m>
-static inline void to_v(const float** at, I c, float* v, I stride) {  // v[k * stride + channel] = B^T d B
+template <int m, class E>
+static inline void to_v(const E** at, I c, float* v, I stride) {  // v[k * stride + channel] = B^T d B
     constexpr int a = m + 2;
     for (I ch = 0; ch < c; ch += LANES) {
         vf t[a][a];
@@ -112,8 +121,8 @@ static inline void to_v(const float** at, I c, float* v, I stride) {  // v[k * s
     }
 }
 
-template <int m>
-static void forward(const float* x, const float* u, const float* bias, float* y, Shape s) {
+template <int m, class E>
+static void forward(const E* x, const float* u, const float* bias, E* y, Shape s) {
     constexpr int a = m + 2;
     const I tiles = s.n * s.th * s.tw, block = BLOCK, panels = s.co / 16;
     const I vs = block * s.c + 16, ms = block * s.co + 16;  // 16: streams a multiple of 4 KiB apart evict each other
@@ -121,13 +130,13 @@ static void forward(const float* x, const float* u, const float* bias, float* y,
     {
         float* v = local_v.get(a * a * vs);
         float* g = local_m.get(a * a * ms);
-        const float* zero = zeros(std::max(s.c, s.co));
+        const E* zero = zeros<E>(std::max(s.c, s.co));
 #pragma omp for schedule(dynamic, 1)
         for (I b = 0; b < (tiles + block - 1) / block; ++b) {
             const I first = b * block, count = std::min(block, tiles - first);
             for (I t = 0; t < count; ++t) {
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
-                const float* at[a * a];
+                const E* at[a * a];
                 tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
                 to_v<m>(at, s.c, v + t * s.c, vs);
             }
@@ -135,7 +144,7 @@ static void forward(const float* x, const float* u, const float* bias, float* y,
                 product(count, s.c, panels, v + k * vs, s.c, 1, u + k * panels * s.c * 16, s.c * 16, g + k * ms, s.co, false);
             for (I t = 0; t < count; ++t) {
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
-                float* to = y + ((n * s.oh + ty * m) * s.ow + tx * m) * s.co;
+                E* to = y + ((n * s.oh + ty * m) * s.ow + tx * m) * s.co;
                 const I nr = std::min<I>(m, s.oh - ty * m), nc = std::min<I>(m, s.ow - tx * m);
                 for (I ch = 0; ch < s.co; ch += LANES) {
                     vf z[m][a];
@@ -159,8 +168,8 @@ static void forward(const float* x, const float* u, const float* bias, float* y,
     }
 }
 
-template <int m>
-static void weight(const float* x, const float* dy, float* du, Shape s) {  // du: [a * a][c][co]
+template <int m, class E>
+static void weight(const E* x, const E* dy, float* du, Shape s) {  // du: [a * a][c][co]
     constexpr int a = m + 2;
     const I tiles = s.n * s.th * s.tw, chunk = CHUNK, panels = s.co / 16;
     const I vs = chunk * s.c + 16, ms = chunk * s.co + 16, part = 48, parts = (s.c + part - 1) / part;
@@ -168,13 +177,13 @@ static void weight(const float* x, const float* dy, float* du, Shape s) {  // du
     float* g = shared_m.get(a * a * ms);
 #pragma omp parallel
     {
-        const float* zero = zeros(std::max(s.c, s.co));
+        const E* zero = zeros<E>(std::max(s.c, s.co));
         for (I first = 0; first < tiles; first += chunk) {
             const I count = std::min(chunk, tiles - first);
 #pragma omp for schedule(static)
             for (I t = 0; t < count; ++t) {
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
-                const float* at[a * a];
+                const E* at[a * a];
                 tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
                 to_v<m>(at, s.c, v + t * s.c, vs);
                 tile<m>(dy + n * s.oh * s.ow * s.co, s.oh, s.ow, s.co, ty * m, tx * m, zero, at);
@@ -209,16 +218,19 @@ static Shape shape(I n, I h, I w, I c, I co, I pad, I m) {
     return {n, h, w, c, oh, ow, co, pad, (oh + m - 1) / m, (ow + m - 1) / m};
 }
 
-extern "C" void winograd_forward(I m, const float* x, const float* u, const float* bias, float* y, I n, I h, I w, I c,
+// half: x, y and dy are bfloat16, else float32
+extern "C" void winograd_forward(I m, I half, const void* x, const float* u, const float* bias, void* y, I n, I h, I w, I c,
                                  I co, I pad, I threads) {
     omp_set_num_threads((int)threads);
-    if (m == 2) forward<2>(x, u, bias, y, shape(n, h, w, c, co, pad, m));
-    else forward<4>(x, u, bias, y, shape(n, h, w, c, co, pad, m));
+    const Shape s = shape(n, h, w, c, co, pad, m);
+    const auto run = [&](auto* x, auto* y) { m == 2 ? forward<2>(x, u, bias, y, s) : forward<4>(x, u, bias, y, s); };
+    half ? run((const Half*)x, (Half*)y) : run((const float*)x, (float*)y);
 }
 
-extern "C" void winograd_weight(I m, const float* x, const float* dy, float* du, I n, I h, I w, I c, I co, I pad,
+extern "C" void winograd_weight(I m, I half, const void* x, const void* dy, float* du, I n, I h, I w, I c, I co, I pad,
                                 I threads) {
     omp_set_num_threads((int)threads);
-    if (m == 2) weight<2>(x, dy, du, shape(n, h, w, c, co, pad, m));
-    else weight<4>(x, dy, du, shape(n, h, w, c, co, pad, m));
+    const Shape s = shape(n, h, w, c, co, pad, m);
+    const auto run = [&](auto* x, auto* dy) { m == 2 ? weight<2>(x, dy, du, s) : weight<4>(x, dy, du, s); };
+    half ? run((const Half*)x, (const Half*)dy) : run((const float*)x, (const float*)dy);
 }
