@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU without the instructions: float32 products of rounded factors."""
+"""bfloat16 where float32 multiplies it: products of rounded factors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ def test_rounded_is_the_conversion_there_and_back() -> None:
     """Every number, ties and numbers that are none included, as the conversion gives it; in a compiled graph too."""
     odd = torch.tensor([0x7FFFFFFF, 0x7F800001, -1], dtype=torch.int32).view(torch.float32)
     x = torch.cat([torch.randn(4096, generator=torch.Generator().manual_seed(0)) * 100, torch.tensor(SPECIAL), odd])
-    for round_ in (bf16.rounded, torch.compile(bf16.rounded)):
+
+    def there_and_back(x: torch.Tensor) -> torch.Tensor:
+        return bf16.widened(x.bfloat16())
+
+    for round_ in (bf16.rounded, torch.compile(bf16.rounded), there_and_back, torch.compile(there_and_back)):
         torch.testing.assert_close(round_(x), x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
 
 

@@ -1,4 +1,4 @@
-"""bfloat16 on processors that cannot multiply it: float32 products of factors rounded to bfloat16."""
+"""bfloat16 where float32 multiplies it: products of factors rounded to bfloat16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-__all__ = ["cpu_multiplies_bf16", "rounded"]
+__all__ = ["cpu_multiplies_bf16", "rounded", "widened"]
 
 
 @functools.cache
@@ -29,3 +29,8 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
     bits = x.view(torch.int32)
     near = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
     return torch.where(torch.isnan(x), x, near.view(torch.float32))
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """bfloat16 `x` in float32; as ``x.float()``, and likewise on the bits: what was rounded before stays so."""
+    return (x.view(torch.int16).to(torch.int32) << 16).view(torch.float32) if x.dtype == torch.bfloat16 else x

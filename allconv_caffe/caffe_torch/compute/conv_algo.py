@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from allconv_caffe.caffe_torch.compute import amx, choice, winograd
+from allconv_caffe.caffe_torch.compute import amx, bf16, choice, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
@@ -102,8 +102,8 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
     """y = x * w + b, (N, C, spatial...) and (K, C / group, kernel...) to (N, K, spatial...)."""
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
-        u, b = winograd.transformed(w.to(torch.float32), m), None if b is None else b.to(torch.float32)
-        return torch.ops.allconv_caffe.winograd(x, u, b, m, window.pad[0])
+        u = winograd.transformed(bf16.widened(w), m)
+        return torch.ops.allconv_caffe.winograd(x, u, None if b is None else bf16.widened(b), m, window.pad[0])
     if algo == "amx":
         return amx.convolution(x, w, b, window)
     if window.num_axes > MAX_AXES:
