@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from allconv_caffe.caffe_torch.compute import choice
 from allconv_caffe.caffe_torch.compute.choice import Bfloat16Convolution, Convolution, Product
 
-QUESTION = Convolution(what="forward", n=4, c=16, h=8, w=8, o=16, pad=1, threads=1)
+QUESTION = Convolution(what="forward", n=4, c=16, h=8, w=8, o=16, kernel=3, pad=1, threads=1)
 
 
 class Clock:
@@ -147,7 +147,7 @@ def test_random_numbers_stay_as_they_are() -> None:
 def test_a_large_batch_is_tried_in_part() -> None:
     """As many images as are work enough."""
     assert QUESTION.part() == 4
-    large = Convolution(what="dw", n=1000, c=96, h=32, w=32, o=96, pad=1, threads=1)
+    large = Convolution(what="dw", n=1000, c=96, h=32, w=32, o=96, kernel=3, pad=1, threads=1)
     assert 1 < large.part() < 100
     halves = Bfloat16Convolution(
         what="dx", n=1000, c=96, h=32, w=32, o=96, oh=32, ow=32, kernel=(3, 3), stride=(1, 1), pad=(1, 1), threads=1
@@ -163,10 +163,14 @@ def test_a_line_for_each_shape(clock: Clock) -> None:
     choice.fastest(QUESTION, {"a": clock.trial(1.0)})
     with choice.recording() as record:
         choice.fastest(QUESTION, {"a": clock.trial(1.0)})
-        choice.fastest(Convolution(what="dw", n=4, c=16, h=8, w=8, o=16, pad=1, threads=1), {"b": clock.trial(1.0)})
+        choice.fastest(
+            Convolution(what="dw", n=4, c=16, h=8, w=8, o=16, kernel=3, pad=1, threads=1), {"b": clock.trial(1.0)}
+        )
         choice.fastest(Product(what="a b.t", m=64, k=800, n=500, threads=1), {"a": clock.trial(1.0)})
-    choice.fastest(Convolution(what="dx", n=1, c=16, h=8, w=8, o=16, pad=1, threads=1), {"b": clock.trial(1.0)})
+    choice.fastest(
+        Convolution(what="dx", n=1, c=16, h=8, w=8, o=16, kernel=3, pad=1, threads=1), {"b": clock.trial(1.0)}
+    )
     assert choice.lines(record) == [
-        "Convolution of 4x16x8x8 to 16 channels, pad 1: forward a, dw b",
+        "Convolution of 4x16x8x8 to 16 channels, kernel 3x3, pad 1: forward a, dw b",
         "Product of 64x800 by 800x500: a b.t a",
     ]

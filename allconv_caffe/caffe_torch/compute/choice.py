@@ -68,8 +68,8 @@ class Question(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Question):
-    """A 3x3 convolution with stride 1: `what` of it is computed ("forward", "dx" or "dw"), of images (n, c, h, w) that become
-    o channels."""
+    """A convolution through a square window with stride 1: `what` of it is computed ("forward", "dx" or "dw"), of images
+    (n, c, h, w) that become o channels."""
 
     kernels = ("winograd",)
 
@@ -79,15 +79,17 @@ class Convolution(Question):
     h: int
     w: int
     o: int
+    kernel: int
     pad: int
 
     def part(self) -> int:
         """The images of a trial: all, or as many as are work enough to tell."""
-        flop = 2 * 9 * self.c * self.o * (self.h + 2 * self.pad - 2) * (self.w + 2 * self.pad - 2)
+        less = 2 * self.pad - self.kernel + 1
+        flop = 2 * self.kernel**2 * self.c * self.o * (self.h + less) * (self.w + less)
         return max(1, min(self.n, math.ceil(ENOUGH_FLOP / max(flop, 1))))
 
     def __str__(self) -> str:
-        return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, pad {self.pad}"
+        return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, kernel {self.kernel}x{self.kernel}, pad {self.pad}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """Which algorithm convolves: one interface, forward and backward, over torch operations.
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
-convolution. "winograd2" and "winograd4" compute 3x3 convolutions with stride 1 on tiles of 2x2 and 4x4 outputs with
-2.25 and 4 times fewer multiplications, in float32, of bfloat16, too; see `winograd.py`. "amx" is for bfloat16 where the
-processor multiplies its tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy with turned filters.
-"patches" makes dw of images of one channel as a product of dy and what lies under each window. Which of them is taken is
-measured, see `choice.py`.
+convolution. "winograd2" and "winograd4" compute convolutions through 3x3, and the former through 5x5, with stride 1 on tiles
+of 2x2 and 4x4 outputs with 2.25 to 4 times fewer multiplications, in float32, of bfloat16, too; see `winograd.py`. "amx" is
+for bfloat16 where the processor multiplies its tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy
+with turned filters. "patches" makes dw of images of one channel as a product of dy and what lies under each window. Which of
+them is taken is measured, see `choice.py`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def choose(
 
 def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
     """The algorithms that can compute it, whether their kernels are there or not; the usual one first."""
-    tiles = tuple(reversed(WINOGRAD)) if winograd.fits(w, window) else ()
+    tiles = tuple(f"winograd{m}" for m in winograd.tiles(w, window))
     if x.dtype == torch.bfloat16:
         turns = what == "dx" and window.turned() is not None
         return ("direct", *(("turned",) * turns + ("amx",) if amx.fits(x, window) else ()), *tiles)
@@ -75,8 +75,9 @@ def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     question: choice.Question
     if x.dtype == torch.float32 and "winograd2" in algos:
         question = choice.Convolution(
-            what=what, n=n, c=c, h=height, w=width, o=w.shape[0], pad=window.pad[0], threads=threads
-        )
+            what=what, n=n, c=c, h=height, w=width, o=w.shape[0],
+            kernel=window.kernel[0], pad=window.pad[0], threads=threads,
+        )  # fmt: skip
     else:
         kind = choice.Bfloat16Convolution if x.dtype == torch.bfloat16 else choice.WindowConvolution
         question = kind(
@@ -147,8 +148,8 @@ def backward(
     if need[1] and algos[1] in WINOGRAD:
         m = WINOGRAD[algos[1]]
         du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
-        g, a = winograd.filter_transform(m, du), m + 2
-        dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(a, a, x.shape[1], dy.shape[1]))
+        g = winograd.filter_transform(m, du, w.shape[2])
+        dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(len(g), len(g), x.shape[1], dy.shape[1]))
     if need[1] and algos[1] == "patches":
         dw = (dy.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, window)).view(w.shape)
     if need[1] and algos[1] == "amx":

@@ -26,7 +26,6 @@ from allconv_caffe.caffe_torch.compute.window import Window
 from allconv_caffe.caffe_torch.tracing import current
 
 DIRECT = 0  # tiles of so many outputs a side; Winograd's otherwise
-TILES: dict[tuple[int, ...], tuple[int, ...]] = {(3, 3): (2, 4), (5, 5): (2,)}  # by kernel
 #: what Winograd's transforms of a channel of a tile of so many places a side cost, in multiply-adds: measured
 TRANSFORM = {4: 150, 6: 730}
 CLEARING = ("last_conv", "last_winograd", "last_affine")  # kernels that may clear what is negative before they store
@@ -446,7 +445,7 @@ def fastest(n: int, w: torch.Tensor, window: Window, out: Sequence[int], lanes: 
     if not whole or window.stride != (1, 1) or window.dilation != (1, 1):
         return DIRECT
     work = {DIRECT: float(math.prod(window.kernel) * o * c * (n * math.prod(out) + FETCH))}
-    for tile in TILES.get(window.kernel, ()):
+    for tile in winograd.TILES.get(window.kernel, ()):
         places, tiles = tile + window.kernel[0] - 1, n * math.prod(-(-size // tile) for size in out)
         work[tile] = places**2 * o * c * (tiles + FETCH) + tiles * TRANSFORM[places] * (o + c)
     return min(work, key=lambda tile: work[tile])

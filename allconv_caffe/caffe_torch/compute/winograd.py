@@ -1,8 +1,9 @@
-"""Winograd's 3x3 convolution on the CPU: the C++ of kernels/winograd.cpp as torch ops, and the transforms of its filters.
+"""Winograd's convolution on the CPU: the C++ of kernels/winograd.cpp as torch ops, and the transforms of its filters.
 
-oneDNN's direct 3x3 convolution leaves most of a CPU's time to arithmetic that Winograd's identity avoids: 2.25 times fewer
-multiplications on tiles of 2x2 outputs, 4 times fewer on 4x4. Images in bfloat16 are read and written as such; all arithmetic is
-float32's. Without a C++ compiler there are no kernels; `why_not()` says so and the caller convolves directly.
+oneDNN's direct convolution leaves most of a CPU's time to arithmetic that Winograd's identity avoids: through windows of 3x3
+2.25 times fewer multiplications on tiles of 2x2 outputs, 4 times fewer on 4x4; through 5x5 2.8 times fewer on 2x2. Images in
+bfloat16 are read and written as such; all arithmetic is float32's. Without a C++ compiler there are no kernels; `why_not()` says
+so and the caller convolves directly.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016); the interpolation points are ours.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 
 import torch
 
@@ -18,6 +20,10 @@ from allconv_caffe.caffe_torch.compute.compiler import BuildError, load
 from allconv_caffe.caffe_torch.compute.window import Window
 
 PANEL = 16  # output channels that the innermost loop holds in registers
+TILES: dict[tuple[int, ...], tuple[int, ...]] = {
+    (3, 3): (4, 2),
+    (5, 5): (2,),
+}  # outputs a side, by kernel; the usual one first
 
 #: The finite interpolation points 0, +-p (and +-q). 5/8 and 3/2 have short binary fractions, so the transforms'
 #: constants are exact, and of the pairs tried they round least: a quarter of the largest error of 1/2 and 1.
@@ -33,8 +39,8 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     except (BuildError, OSError) as error:
         return None, str(error)
     i, p = ctypes.c_int64, ctypes.c_void_p
-    library.winograd_forward.argtypes = [i, i, p, p, p, p, i, i, i, i, i, i, i]
-    library.winograd_weight.argtypes = [i, i, p, p, p, i, i, i, i, i, i, i]
+    library.winograd_forward.argtypes = [i, i, i, p, p, p, p, i, i, i, i, i, i, i]
+    library.winograd_weight.argtypes = [i, i, i, p, p, p, i, i, i, i, i, i, i]
     for function in (library.winograd_forward, library.winograd_weight):
         function.restype = None
     return library, None
@@ -45,14 +51,13 @@ def why_not() -> str | None:
     return _load()[1]
 
 
-def fits(w: torch.Tensor, window: Window) -> bool:
-    """3x3, stride 1, equal padding of at most 2, and channels in whole panels both ways."""
-    return (
-        (window.kernel, window.stride, window.dilation, window.group) == ((3, 3), (1, 1), (1, 1), 1)
-        and window.pad[0] == window.pad[1] <= 2
-        and w.shape[0] % PANEL == 0
-        and w.shape[1] % PANEL == 0
-    )
+def tiles(w: torch.Tensor, window: Window) -> tuple[int, ...]:
+    """The outputs per tile side that there are for it: stride 1, equal padding, and channels in whole panels both ways."""
+    plain = (window.stride, window.dilation, window.group) == ((1, 1), (1, 1), 1)
+    whole = w.shape[0] % PANEL == 0 and w.shape[1] % PANEL == 0
+    if not plain or not whole or not window.pad[0] == window.pad[1] < window.kernel[0]:
+        return ()
+    return TILES.get(window.kernel, ())
 
 
 def _library() -> ctypes.CDLL:
@@ -68,22 +73,24 @@ def _nhwc(x: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("allconv_caffe::winograd", mutates_args=(), device_types="cpu")
 def winograd(x: torch.Tensor, u: torch.Tensor, bias: torch.Tensor | None, m: int, pad: int) -> torch.Tensor:
-    """A^T [sum over channels of u * (B^T d B)] A + bias, for every tile d of x: a 3x3 convolution with stride 1.
+    """A^T [sum over channels of u * (B^T d B)] A + bias, for every tile d of x: a convolution through r x r, stride 1.
 
     Args:
-        x: (N, C, H, W) float32 or bfloat16, C a multiple of 8; without a copy if channels_last.
-        u: ((m + 2)^2, O / 16, C, 16) float32: the transformed filters.
+        x: (N, C, H, W) float32 or bfloat16, C a multiple of 16; without a copy if channels_last.
+        u: ((m + r - 1)^2, O / 16, C, 16) float32: the transformed filters.
         bias: (O) float32 or None.
-        m: outputs per tile side, 2 or 4.
+        m: outputs per tile side, see `tiles`.
         pad: zeros around the image.
-    Returns: (N, O, H + 2 pad - 2, W + 2 pad - 2) of x's type, channels_last.
+    Returns: (N, O, H + 2 pad - r + 1, W + 2 pad - r + 1) of x's type, channels_last.
     """
     n, c, h, w = x.shape
+    r = _kernel(u, m)
     image, u = _nhwc(x), u.contiguous()
     bias = None if bias is None else bias.contiguous()
-    y = torch.empty(n, h + 2 * pad - 2, w + 2 * pad - 2, u.shape[1] * PANEL, dtype=x.dtype)
+    y = torch.empty(n, h + 2 * pad - r + 1, w + 2 * pad - r + 1, u.shape[1] * PANEL, dtype=x.dtype)
     _library().winograd_forward(
         m,
+        r,
         x.dtype == torch.bfloat16,
         image.data_ptr(),
         u.data_ptr(),
@@ -102,8 +109,13 @@ def winograd(x: torch.Tensor, u: torch.Tensor, bias: torch.Tensor | None, m: int
 
 @winograd.register_fake
 def _(x: torch.Tensor, u: torch.Tensor, bias: torch.Tensor | None, m: int, pad: int) -> torch.Tensor:
-    n, _, h, w = x.shape
-    return x.new_empty(n, h + 2 * pad - 2, w + 2 * pad - 2, u.shape[1] * PANEL).permute(0, 3, 1, 2)
+    (n, _, h, w), r = x.shape, _kernel(u, m)
+    return x.new_empty(n, h + 2 * pad - r + 1, w + 2 * pad - r + 1, u.shape[1] * PANEL).permute(0, 3, 1, 2)
+
+
+def _kernel(u: torch.Tensor, m: int) -> int:
+    """r of filters that have been transformed for tiles of m outputs."""
+    return math.isqrt(len(u)) - m + 1
 
 
 @torch.library.custom_op("allconv_caffe::winograd_weight", mutates_args=(), device_types="cpu")
@@ -111,32 +123,32 @@ def winograd_weight(x: torch.Tensor, dy: torch.Tensor, m: int, pad: int) -> torc
     """sum over tiles of (B^T d B) (A dy A^T): the gradient of the transformed filters.
 
     Args:
-        x: (N, C, H, W) float32 or bfloat16, C a multiple of 8.
-        dy: (N, O, H + 2 pad - 2, W + 2 pad - 2), of the same type, O a multiple of 16.
+        x: (N, C, H, W) float32 or bfloat16, C a multiple of 16.
+        dy: (N, O, H + 2 pad - r + 1, W + 2 pad - r + 1), of the same type, O a multiple of 16.
         m, pad: as for `winograd`.
-    Returns: ((m + 2)^2, C, O) float32.
+    Returns: ((m + r - 1)^2, C, O) float32.
     """
-    n, c, h, w = x.shape
+    (n, c, h, w), o, r = x.shape, dy.shape[1], x.shape[2] + 2 * pad - dy.shape[2] + 1
     image, diff = _nhwc(x), _nhwc(dy)
-    du = torch.empty((m + 2) ** 2, c, dy.shape[1])
+    du = torch.empty((m + r - 1) ** 2, c, o)
+    sizes = n, h, w, c, o, pad, torch.get_num_threads()
     half = x.dtype == torch.bfloat16
-    sizes = n, h, w, c, dy.shape[1], pad, torch.get_num_threads()
-    _library().winograd_weight(m, half, image.data_ptr(), diff.data_ptr(), du.data_ptr(), *sizes)
+    _library().winograd_weight(m, r, half, image.data_ptr(), diff.data_ptr(), du.data_ptr(), *sizes)
     return du
 
 
 @winograd_weight.register_fake
 def _(x: torch.Tensor, dy: torch.Tensor, m: int, pad: int) -> torch.Tensor:
-    return x.new_empty((m + 2) ** 2, x.shape[1], dy.shape[1], dtype=torch.float32)
+    r = x.shape[2] + 2 * pad - dy.shape[2] + 1
+    return x.new_empty((m + r - 1) ** 2, x.shape[1], dy.shape[1], dtype=torch.float32)
 
 
 def transformed(w: torch.Tensor, m: int) -> torch.Tensor:
-    """G w G^T in the kernels' layout: (O, C, 3, 3) to ((m + 2)^2, O / 16, C, 16)."""
-    o, c = w.shape[:2]
-    a, panel = m + 2, PANEL
-    g = filter_transform(m, w)
+    """G w G^T in the kernels' layout: (O, C, r, r) to ((m + r - 1)^2, O / 16, C, 16)."""
+    o, c, r = w.shape[:3]
+    g = filter_transform(m, w, r)
     u = torch.einsum("ir,js,ocrs->ijoc", g, g, w)
-    return u.reshape(a * a, o // panel, panel, c).transpose(2, 3).contiguous()
+    return u.reshape(len(g) ** 2, o // PANEL, PANEL, c).transpose(2, 3).contiguous()
 
 
 def filter_transform(m: int, like: torch.Tensor, kernel: int = 3) -> torch.Tensor:

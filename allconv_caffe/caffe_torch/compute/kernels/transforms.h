@@ -1,5 +1,5 @@
 // Winograd's transforms along one side of a tile of a places, in vectors V: B^T d of the image, A^T x of the products to m
-// outputs, A y of the gradient of a - 2 outputs. P4 and Q4, the points of the larger tile, are the compiler's to say.
+// outputs, A y of the gradient of m outputs. P4 and Q4, the points of the larger tile, are the compiler's to say.
 
 #pragma once
 
@@ -20,7 +20,7 @@ struct Transform<4> {
         o[0] = x[0] + (x[1] + x[2]);
         o[1] = (x[1] - x[2]) + x[3];
     }
-    template <class V>
+    template <int m, class V>
     static inline void a(const V* y, V* o) {
         o[0] = y[0];
         o[1] = y[0] + y[1];
@@ -53,14 +53,15 @@ struct Transform<6> {
             o[3] = (pp * p) * d + (qq * q) * e + x[5];
         }
     }
-    template <class V>
+    template <int m, class V>
     static inline void a(const V* y, V* o) {
-        V s = y[0] + pp * y[2], d = p * y[1] + (pp * p) * y[3], t = y[0] + qq * y[2], e = q * y[1] + (qq * q) * y[3];
+        V s = y[0], d = p * y[1], t = y[0], e = q * y[1];
+        if constexpr (m == 4) s += pp * y[2], d += (pp * p) * y[3], t += qq * y[2], e += (qq * q) * y[3];
         o[0] = y[0];
         o[1] = s + d;
         o[2] = s - d;
         o[3] = t + e;
         o[4] = t - e;
-        o[5] = y[3];
+        o[5] = y[m - 1];
     }
 };

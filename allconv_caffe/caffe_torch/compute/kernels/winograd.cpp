@@ -1,8 +1,8 @@
-// Convolution 3x3 with stride 1 by Winograd's identity, F(m x m, 3 x 3), m = 2 or 4, over channels_last float32 or bfloat16:
-// tiles of the image are transformed, multiplied and transformed back in blocks that stay in the cache, in float32.
-// ../winograd.py calls it.
+// Convolution 3x3 or 5x5 with stride 1 by Winograd's identity, F(m x m, r x r), on tiles of a = m + r - 1 places a side (4 or
+// 6), over channels_last float32 or bfloat16: tiles of the image are transformed, multiplied and transformed back in blocks that
+// stay in the cache, in float32. ../winograd.py calls it.
 //
-// From the compiler's command line: P4, Q4, the interpolation points of m = 4; BLOCK, CHUNK, tiles to a block of the
+// From the compiler's command line: P4, Q4, the interpolation points of a = 6; BLOCK, CHUNK, tiles to a block of the
 // forward pass and of the filters' gradient.
 
 #include <cstdint>
@@ -102,28 +102,26 @@ static inline void tile(const E* image, I h, I w, I c, I y, I x, const E* zero, 
         }
 }
 
-template <int m, class E>
+template <int a, class E>
 static inline void to_v(const E** at, I c, float* v, I stride) {  // v[k * stride + channel] = B^T d B
-    constexpr int a = m + 2;
     for (I ch = 0; ch < c; ch += LANES) {
         vf t[a][a];
         EACH(j, a) {
             vf d[a], o[a];
             EACH(i, a) d[i] = ld(at[i * a + j] + ch);
-            Transform<m + 2>::bt(d, o);
+            Transform<a>::bt(d, o);
             EACH(i, a) t[i][j] = o[i];
         }
         EACH(i, a) {
             vf o[a];
-            Transform<m + 2>::bt(t[i], o);
+            Transform<a>::bt(t[i], o);
             EACH(j, a) st(v + (i * a + j) * stride + ch, o[j]);
         }
     }
 }
 
-template <int m, class E>
+template <int m, int a, class E>
 static void forward(const E* x, const float* u, const float* bias, E* y, Shape s) {
-    constexpr int a = m + 2;
     const I tiles = s.n * s.th * s.tw, block = BLOCK, panels = s.co / 16;
     const I vs = block * s.c + 16, ms = block * s.co + 16;  // 16: streams a multiple of 4 KiB apart evict each other
 #pragma omp parallel
@@ -138,7 +136,7 @@ static void forward(const E* x, const float* u, const float* bias, E* y, Shape s
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
                 const E* at[a * a];
                 tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
-                to_v<m>(at, s.c, v + t * s.c, vs);
+                to_v<a>(at, s.c, v + t * s.c, vs);
             }
             for (int k = 0; k < a * a; ++k)
                 product(count, s.c, panels, v + k * vs, s.c, 1, u + k * panels * s.c * 16, s.c * 16, g + k * ms, s.co, false);
@@ -151,13 +149,13 @@ static void forward(const E* x, const float* u, const float* bias, E* y, Shape s
                     EACH(j, a) {
                         vf d[a], o[m];
                         EACH(i, a) d[i] = ld(g + (i * a + j) * ms + t * s.co + ch);
-                        Transform<m + 2>::template at<m>(d, o);
+                        Transform<a>::template at<m>(d, o);
                         EACH(i, m) z[i][j] = o[i];
                     }
                     vf add = bias ? ld(bias + ch) : vf{};
                     EACH(i, m) {
                         vf o[m];
-                        Transform<m + 2>::template at<m>(z[i], o);
+                        Transform<a>::template at<m>(z[i], o);
                         if (i < nr)
                             for (int j = 0; j < m; ++j)
                                 if (j < nc) st(to + (i * s.ow + j) * s.co + ch, o[j] + add);
@@ -168,9 +166,8 @@ static void forward(const E* x, const float* u, const float* bias, E* y, Shape s
     }
 }
 
-template <int m, class E>
+template <int m, int a, class E>
 static void weight(const E* x, const E* dy, float* du, Shape s) {  // du: [a * a][c][co]
-    constexpr int a = m + 2;
     const I tiles = s.n * s.th * s.tw, chunk = CHUNK, panels = s.co / 16;
     const I vs = chunk * s.c + 16, ms = chunk * s.co + 16, part = 48, parts = (s.c + part - 1) / part;
     float* v = shared_v.get(a * a * vs);
@@ -185,20 +182,20 @@ static void weight(const E* x, const E* dy, float* du, Shape s) {  // du: [a * a
                 I id = first + t, tx = id % s.tw, ty = id / s.tw % s.th, n = id / (s.tw * s.th);
                 const E* at[a * a];
                 tile<a>(x + n * s.h * s.w * s.c, s.h, s.w, s.c, ty * m - s.pad, tx * m - s.pad, zero, at);
-                to_v<m>(at, s.c, v + t * s.c, vs);
+                to_v<a>(at, s.c, v + t * s.c, vs);
                 tile<m>(dy + n * s.oh * s.ow * s.co, s.oh, s.ow, s.co, ty * m, tx * m, zero, at);
                 for (I ch = 0; ch < s.co; ch += LANES) {
                     vf z[a][m];
                     EACH(j, m) {
                         vf d[m], o[a];
                         EACH(i, m) d[i] = ld(at[i * m + j] + ch);
-                        Transform<m + 2>::a(d, o);
+                        Transform<a>::template a<m>(d, o);
                         EACH(i, a) z[i][j] = o[i];
                     }
                     float* to = g + (ch / 16 * chunk + t) * 16 + ch % 16;
                     EACH(i, a) {
                         vf o[a];
-                        Transform<m + 2>::a(z[i], o);
+                        Transform<a>::template a<m>(z[i], o);
                         EACH(j, a) st(to + (i * a + j) * ms, o[j]);
                     }
                 }
@@ -213,24 +210,29 @@ static void weight(const E* x, const E* dy, float* du, Shape s) {  // du: [a * a
     }
 }
 
-static Shape shape(I n, I h, I w, I c, I co, I pad, I m) {
-    const I oh = h + 2 * pad - 2, ow = w + 2 * pad - 2;
+static Shape shape(I n, I h, I w, I c, I co, I pad, I m, I r) {
+    const I oh = h + 2 * pad - r + 1, ow = w + 2 * pad - r + 1;
     return {n, h, w, c, oh, ow, co, pad, (oh + m - 1) / m, (ow + m - 1) / m};
 }
 
+#define TILES(function, ...)                                          \
+    if (m == 4) function<4, 6>(__VA_ARGS__);                          \
+    else if (r == 3) function<2, 4>(__VA_ARGS__);                     \
+    else function<2, 6>(__VA_ARGS__)
+
 // half: x, y and dy are bfloat16, else float32
-extern "C" void winograd_forward(I m, I half, const void* x, const float* u, const float* bias, void* y, I n, I h, I w, I c,
+extern "C" void winograd_forward(I m, I r, I half, const void* x, const float* u, const float* bias, void* y, I n, I h, I w, I c,
                                  I co, I pad, I threads) {
     omp_set_num_threads((int)threads);
-    const Shape s = shape(n, h, w, c, co, pad, m);
-    const auto run = [&](auto* x, auto* y) { m == 2 ? forward<2>(x, u, bias, y, s) : forward<4>(x, u, bias, y, s); };
+    const Shape s = shape(n, h, w, c, co, pad, m, r);
+    const auto run = [&](auto* x, auto* y) { TILES(forward, x, u, bias, y, s); };
     half ? run((const Half*)x, (Half*)y) : run((const float*)x, (float*)y);
 }
 
-extern "C" void winograd_weight(I m, I half, const void* x, const void* dy, float* du, I n, I h, I w, I c, I co, I pad,
+extern "C" void winograd_weight(I m, I r, I half, const void* x, const void* dy, float* du, I n, I h, I w, I c, I co, I pad,
                                 I threads) {
     omp_set_num_threads((int)threads);
-    const Shape s = shape(n, h, w, c, co, pad, m);
-    const auto run = [&](auto* x, auto* dy) { m == 2 ? weight<2>(x, dy, du, s) : weight<4>(x, dy, du, s); };
+    const Shape s = shape(n, h, w, c, co, pad, m, r);
+    const auto run = [&](auto* x, auto* dy) { TILES(weight, x, dy, du, s); };
     half ? run((const Half*)x, (const Half*)dy) : run((const float*)x, (const float*)dy);
 }
