@@ -38,15 +38,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-    ("algo", "kernel"), [("direct", 3), ("winograd2", 3), ("winograd4", 3), ("direct", 5), ("winograd2", 5)]
+    ("algo", "kernel", "group"),
+    [
+        ("direct", 3, 1),
+        ("winograd2", 3, 1),
+        ("winograd4", 3, 1),
+        ("winograd4", 3, 2),
+        ("direct", 5, 1),
+        ("winograd2", 5, 1),
+        ("winograd2", 5, 3),
+    ],
 )
-def test_every_algorithm_convolves(algo: str, kernel: int, shape: tuple[int, int, int, int, int]) -> None:
+def test_every_algorithm_convolves(algo: str, kernel: int, group: int, shape: tuple[int, int, int, int, int]) -> None:
     """Forward and the three gradients equal float64 convolution, on sizes that are no multiple of a tile too."""
     n, c, o, h, p = shape
     if algo != "direct" and (winograd.why_not() is not None or c % 16):
         pytest.skip(winograd.why_not() or "one channel is no whole vector")
-    g, window = torch.Generator().manual_seed(0), square(kernel=kernel, pad=p)
-    x, w = torch.randn(n, c, h, h, generator=g), torch.randn(o, c, kernel, kernel, generator=g)
+    g, window = torch.Generator().manual_seed(0), square(kernel=kernel, pad=p, group=group)
+    c, o = c * group, o * group
+    x, w = torch.randn(n, c, h, h, generator=g), torch.randn(o, c // group, kernel, kernel, generator=g)
     b, dy = torch.randn(o, generator=g), torch.randn(n, o, *window.output_size((h, h)), generator=g)
     found = [
         conv_algo.forward(algo, x, w, b, window),
@@ -54,9 +64,9 @@ def test_every_algorithm_convolves(algo: str, kernel: int, shape: tuple[int, int
     ]
     exact = [x.double(), w.double(), b.double()]
     expected = [
-        torch.nn.functional.conv2d(*exact, padding=p),
+        torch.nn.functional.conv2d(*exact, padding=p, groups=group),
         *torch.ops.aten.convolution_backward(
-            dy.double(), exact[0], exact[1], [o], [1, 1], [p, p], [1, 1], False, [0, 0], 1, [True, True, True]
+            dy.double(), exact[0], exact[1], [o], [1, 1], [p, p], [1, 1], False, [0, 0], group, [True, True, True]
         ),
     ]
     for one, two in zip(found, expected, strict=True):

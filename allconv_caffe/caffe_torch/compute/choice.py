@@ -81,15 +81,17 @@ class Convolution(Question):
     o: int
     kernel: int
     pad: int
+    group: int = 1
 
     def part(self) -> int:
         """The images of a trial: all, or as many as are work enough to tell."""
         less = 2 * self.pad - self.kernel + 1
-        flop = 2 * self.kernel**2 * self.c * self.o * (self.h + less) * (self.w + less)
+        flop = 2 * self.kernel**2 * self.c // self.group * self.o * (self.h + less) * (self.w + less)
         return max(1, min(self.n, math.ceil(ENOUGH_FLOP / max(flop, 1))))
 
     def __str__(self) -> str:
-        return f"{self.n}x{self.c}x{self.h}x{self.w} to {self.o} channels, kernel {self.kernel}x{self.kernel}, pad {self.pad}"
+        images, groups = f"{self.n}x{self.c}x{self.h}x{self.w}", f", {self.group} groups" if self.group > 1 else ""
+        return f"{images} to {self.o} channels, kernel {self.kernel}x{self.kernel}, pad {self.pad}{groups}"
 
 
 @dataclass(frozen=True, kw_only=True)

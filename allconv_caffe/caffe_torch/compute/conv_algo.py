@@ -10,6 +10,8 @@ them is taken is measured, see `choice.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from allconv_caffe.caffe_torch.compute import amx, bf16, choice, winograd
@@ -76,7 +78,7 @@ def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     if x.dtype == torch.float32 and "winograd2" in algos:
         question = choice.Convolution(
             what=what, n=n, c=c, h=height, w=width, o=w.shape[0],
-            kernel=window.kernel[0], pad=window.pad[0], threads=threads,
+            kernel=window.kernel[0], pad=window.pad[0], group=window.group, threads=threads,
         )  # fmt: skip
     else:
         kind = choice.Bfloat16Convolution if x.dtype == torch.bfloat16 else choice.WindowConvolution
@@ -101,6 +103,10 @@ def _fastest(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
 
 def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, window: Window) -> torch.Tensor:
     """y = x * w + b, (N, C, spatial...) and (K, C / group, kernel...) to (N, K, spatial...)."""
+    if algo in WINOGRAD and window.group > 1:
+        biases = [None] * window.group if b is None else b.chunk(window.group)
+        groups = zip(x.chunk(window.group, 1), w.chunk(window.group), biases, strict=True)
+        return torch.cat([forward(algo, *group, replace(window, group=1)) for group in groups], 1)
     if algo in WINOGRAD:
         m = WINOGRAD[algo]
         u = winograd.transformed(bf16.widened(w), m)
@@ -147,9 +153,10 @@ def backward(
         dx = _data_gradient(algos[0], dy, x, w, window)
     if need[1] and algos[1] in WINOGRAD:
         m = WINOGRAD[algos[1]]
-        du = torch.ops.allconv_caffe.winograd_weight(x, dy, m, window.pad[0])
-        g = winograd.filter_transform(m, du, w.shape[2])
-        dw = torch.einsum("ir,js,ijco->ocrs", g, g, du.reshape(len(g), len(g), x.shape[1], dy.shape[1]))
+        groups = zip(x.chunk(window.group, 1), dy.chunk(window.group, 1), strict=True)
+        parts = [torch.ops.allconv_caffe.winograd_weight(*group, m, window.pad[0]) for group in groups]
+        g = winograd.filter_transform(m, parts[0], w.shape[2])
+        dw = torch.cat([torch.einsum("ir,js,ijco->ocrs", g, g, du.unflatten(0, (len(g), len(g)))) for du in parts])
     if need[1] and algos[1] == "patches":
         dw = (dy.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, window)).view(w.shape)
     if need[1] and algos[1] == "amx":
@@ -170,7 +177,7 @@ def _data_gradient(algo: str, dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor
         return amx.data_gradient(dy, x, w, window)
     within = window.turned()
     assert within is not None  # what fits it has that
-    return forward(algo if algo in WINOGRAD else "direct", dy, turned(w), None, within)
+    return forward(algo if algo in WINOGRAD else "direct", dy, turned(w, window.group), None, within)
 
 
 def turned(w: torch.Tensor, group: int = 1) -> torch.Tensor:

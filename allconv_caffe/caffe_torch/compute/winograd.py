@@ -52,12 +52,10 @@ def why_not() -> str | None:
 
 
 def tiles(w: torch.Tensor, window: Window) -> tuple[int, ...]:
-    """The outputs per tile side that there are for it: stride 1, equal padding, and channels in whole panels both ways."""
-    plain = (window.stride, window.dilation, window.group) == ((1, 1), (1, 1), 1)
-    whole = w.shape[0] % PANEL == 0 and w.shape[1] % PANEL == 0
-    if not plain or not whole or not window.pad[0] == window.pad[1] < window.kernel[0]:
-        return ()
-    return TILES.get(window.kernel, ())
+    """The outputs per tile side that there are for it: stride 1, equal padding, and each group's channels in whole panels."""
+    whole = w.shape[0] // window.group % PANEL == 0 and w.shape[1] % PANEL == 0
+    plain = window.stride == window.dilation == (1, 1) and window.pad[0] == window.pad[1] < window.kernel[0]
+    return TILES.get(window.kernel, ()) if whole and plain else ()
 
 
 def _library() -> ctypes.CDLL:
