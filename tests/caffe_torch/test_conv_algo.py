@@ -174,6 +174,9 @@ def test_bfloat16_is_multiplied_by_tiles_of_the_processor_or_of_winograd(
     for other in (square(pad=1, dilation=2), square(pad=1, group=2)):
         assert conv_algo.choose("dw", x, w, other, compiled=True) == "direct"
     assert not (cache / "bfloat16convolutions").exists()
+    if amx.why_not() is None or winograd.why_not() is None:
+        assert conv_algo.choose("dx", x, w, square(pad=1), compiled=True) in conv_algo.ALGORITHMS
+        assert len(list(cache.glob("bfloat16convolutions/*.json"))) == 1
     tried: list[list[str]] = []
     monkeypatch.setattr(choice, "fastest", lambda question, trials: tried.append(list(trials)) or "direct")
     monkeypatch.setattr(winograd, "why_not", lambda: None)

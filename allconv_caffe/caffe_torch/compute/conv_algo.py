@@ -51,7 +51,8 @@ def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window
     tiles = tuple(f"winograd{m}" for m in winograd.tiles(w, window))
     if x.dtype == torch.bfloat16:
         turns = what == "dx" and window.turned() is not None
-        return ("direct", *(("turned",) * turns + ("amx",) if amx.fits(x, window) else ()), *tiles)
+        ours: tuple[str, ...] = ("turned", "amx") if turns else ("amx",)
+        return ("direct", *(ours if amx.fits(x, window) else ()), *tiles)
     if tiles:
         return (*tiles, "direct")
     simple = x.dim() == 4 and x.shape[1] == 1 and window.dilation == (1, 1) and not any(window.pad)

@@ -1,7 +1,7 @@
 """The fastest sums for forward passes on the CPU: images channels_last, convolution by Winograd's identity where that is less work.
 
 Results differ from those in Caffe's order by rounding alone. What has no kernel here is `CaffeMath`'s, in C order, and what backward
-does not give by Winograd's tiles, too, is PyTorch's.
+does not give as a convolution without stride is PyTorch's.
 The arithmetic is in kernels/channels_last.cpp.
 """
 
@@ -286,9 +286,11 @@ class FastMath(CaffeMath):
             filters = phases.filters(w, window)
             dx = phases.placed(self._convolved(dy, filters, phases.around(filters)), window, x.shape[2:])
         else:
-            within, filters = window.turned(), conv_algo.turned(w, window.group)
-            lanes = self.library.caffe_last_lanes()
-            if within is None or fastest(len(dy), filters, within, x.shape[2:], lanes) == DIRECT:
+            within = window.turned() if window.kernel in winograd.TILES else None
+            if within is None:
+                return PYTORCH.convolution_backward(dy, x, w, window, wanted)
+            filters = conv_algo.turned(w, window.group)
+            if fastest(len(dy), filters, within, x.shape[2:], self.library.caffe_last_lanes()) == DIRECT:
                 return PYTORCH.convolution_backward(dy, x, w, window, wanted)
             dx = self._convolved(dy, filters, within)
         PYTORCH.convolution_backward(dy, x, w, window, replace(wanted, dx=False))
