@@ -77,6 +77,39 @@ def test_every_algorithm_convolves(algo: str, kernel: int, group: int, shape: tu
         assert float((one.double() - two).abs().max()) <= tolerance * float(two.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "pad", "size"),
+    [(3, (11, 11), 4, (0, 0), (39, 43)), (16, (5, 5), 2, (2, 2), (17, 16)), (16, (9, 10), 2, (0, 0), (19, 24))],
+)
+@pytest.mark.parametrize("algo", ["phases2", "phases4"])
+def test_strided_convolution_by_phases(
+    algo: str, channels: int, kernel: tuple[int, int], stride: int, pad: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Forward and the gradients of filters and bias equal float64 convolution."""
+    if winograd.why_not() is not None:
+        pytest.skip(str(winograd.why_not()))
+    g, window = torch.Generator().manual_seed(0), Window(kernel=kernel, stride=(stride,) * 2, pad=pad, dilation=(1, 1))
+    x, w = torch.randn(3, channels, *size, generator=g), torch.randn(32, channels, *kernel, generator=g)
+    b, dy = torch.randn(32, generator=g), torch.randn(3, 32, *window.output_size(size), generator=g)
+    fits = conv_algo.choose("dw", x, w, window, compiled=False, mode=algo) == algo
+    assert fits == (algo == "phases2" or kernel[0] != 9), "tiles of 4x4 through 3x3 alone"
+    assert conv_algo.choose("dx", x, w, window, compiled=False, mode=algo) == "direct"
+    if not fits:
+        return
+    found = [
+        conv_algo.forward(algo, x, w, b, window),
+        *conv_algo.backward(("direct", algo), dy, x, w, window, (False, True, True))[1:],
+    ]
+    arguments = [stride] * 2, list(pad), [1, 1], False, [0, 0], 1
+    exact = [x.double(), w.double(), b.double()]
+    expected = [
+        torch.ops.aten.convolution(*exact, *arguments),
+        *torch.ops.aten.convolution_backward(dy.double(), *exact[:2], [32], *arguments, [False, True, True])[1:],
+    ]
+    for one, two in zip(found, expected, strict=True):
+        assert one is not None and float((one.double() - two).abs().max()) <= 5e-5 * float(two.abs().max())
+
+
 @pytest.mark.parametrize(("size", "kernel", "stride"), [((28, 28), (5, 5), (1, 1)), ((9, 12), (2, 5), (3, 2))])
 def test_filters_of_one_channel_by_patches(
     size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
@@ -243,5 +276,5 @@ def test_an_unknown_algorithm_is_named() -> None:
         conv_algo.choose("dw", torch.empty(1), torch.empty(1), square(), compiled=True, mode="fft")
     assert (
         str(caught.value)
-        == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4, turned, amx, patches)"
+        == "unknown convolution algorithm 'fft' (known: auto, direct, winograd2, winograd4, phases2, phases4, turned, amx, patches)"
     )

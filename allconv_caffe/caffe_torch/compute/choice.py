@@ -98,6 +98,7 @@ class Convolution(Question):
 class WindowConvolution(Question):
     """A convolution of images (n, c, h, w), which become o channels (oh, ow), through windows of two axes."""
 
+    kernels: ClassVar[tuple[str, ...]] = ("winograd",)
     enough_flop: ClassVar[float] = ENOUGH_FLOP
 
     what: What

@@ -2,7 +2,8 @@
 
 `forward(algo, ...)` returns the top; `backward(algo, ...)` returns the three gradients. "direct" is PyTorch's own
 convolution. "winograd2" and "winograd4" compute convolutions through 3x3, and the former through 5x5, with stride 1 on tiles
-of 2x2 and 4x4 outputs with 2.25 to 4 times fewer multiplications, in float32, of bfloat16, too; see `winograd.py`. "amx" is
+of 2x2 and 4x4 outputs with 2.25 to 4 times fewer multiplications, in float32, of bfloat16, too; see `winograd.py`. "phases2"
+and "phases4" make forward and dw of those with stride on the same tiles, of the phases of the image, see `phases.py`. "amx" is
 for bfloat16 where the processor multiplies its tiles, see `amx.py`; there, "turned" makes dx as PyTorch's convolution of dy
 with turned filters. "patches" makes dw of images of one channel as a product of dy and what lies under each window. Which of
 them is taken is measured, see `choice.py`.
@@ -10,17 +11,19 @@ them is taken is measured, see `choice.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
-from allconv_caffe.caffe_torch.compute import amx, bf16, choice, winograd
+from allconv_caffe.caffe_torch.compute import amx, bf16, choice, phases, winograd
 from allconv_caffe.caffe_torch.compute.window import Window
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 Need = tuple[bool, bool, bool]  # of dx, dw, db
 WINOGRAD = {"winograd2": 2, "winograd4": 4}
-ALGORITHMS = ("direct", *WINOGRAD, "turned", "amx", "patches")
+PHASES = {"phases2": "winograd2", "phases4": "winograd4"}
+ALGORITHMS = ("direct", *WINOGRAD, *PHASES, "turned", "amx", "patches")
 DIRECT = ("direct", "direct")
 MAX_AXES = 3  # spatial axes of PyTorch's convolution
 
@@ -48,13 +51,17 @@ def choose(
 
 def _fitting(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Window) -> tuple[str, ...]:
     """The algorithms that can compute it, whether their kernels are there or not; the usual one first."""
-    tiles = tuple(f"winograd{m}" for m in winograd.tiles(w, window))
+    tiles = tuple(f"winograd{m}" for m in winograd.tiles(w.shape[0] // window.group, w.shape[1], window))
     if x.dtype == torch.bfloat16:
         turns = what == "dx" and window.turned() is not None
         ours: tuple[str, ...] = ("turned", "amx") if turns else ("amx",)
         return ("direct", *(ours if amx.fits(x, window) else ()), *tiles)
     if tiles:
         return (*tiles, "direct")
+    within = phases.without_stride(window)
+    if within is not None and what != "dx":
+        parts = winograd.tiles(w.shape[0], w.shape[1] * math.prod(window.stride), within)
+        return ("direct", *(f"phases{m}" for m in parts))
     simple = x.dim() == 4 and x.shape[1] == 1 and window.dilation == (1, 1) and not any(window.pad)
     return ("direct", "patches") if what == "dw" and simple else ("direct",)
 
@@ -67,8 +74,8 @@ def _possible(what: choice.What, x: torch.Tensor, w: torch.Tensor, window: Windo
     if "amx" in possible:  # which no tiles of Winograd's outrun
         left_out = {"turned", "amx"} if amx.why_not() else set(WINOGRAD)
         possible = tuple(algo for algo in possible if algo not in left_out)
-    if WINOGRAD.keys() & set(possible) and winograd.why_not():
-        possible = tuple(algo for algo in possible if algo not in WINOGRAD)
+    if {*WINOGRAD, *PHASES} & set(possible) and winograd.why_not():
+        possible = tuple(algo for algo in possible if algo not in {*WINOGRAD, *PHASES})
     return possible
 
 
@@ -112,6 +119,10 @@ def forward(algo: str, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
         m = WINOGRAD[algo]
         u = winograd.transformed(bf16.widened(w), m)
         return torch.ops.allconv_caffe.winograd(x, u, None if b is None else bf16.widened(b), m, window.pad[0])
+    if algo in PHASES:
+        within = phases.without_stride(window)
+        assert within is not None
+        return forward(PHASES[algo], phases.apart(x, window), phases.filters_apart(w, window), b, within)
     if algo == "amx":
         return amx.convolution(x, w, b, window)
     if window.num_axes > MAX_AXES:
@@ -158,6 +169,12 @@ def backward(
         parts = [torch.ops.allconv_caffe.winograd_weight(*group, m, window.pad[0]) for group in groups]
         g = winograd.filter_transform(m, parts[0], w.shape[2])
         dw = torch.cat([torch.einsum("ir,js,ijco->ocrs", g, g, du.unflatten(0, (len(g), len(g)))) for du in parts])
+    if need[1] and algos[1] in PHASES:
+        within, filters = phases.without_stride(window), phases.filters_apart(w, window)
+        assert within is not None
+        one = PHASES[algos[1]]
+        _, dw, _ = backward((one, one), dy, phases.apart(x, window), filters, within, (False, True, False))
+        dw = None if dw is None else phases.filters_together(dw, window)
     if need[1] and algos[1] == "patches":
         dw = (dy.permute(0, 2, 3, 1).flatten(0, 2).t() @ _patches(x, window)).view(w.shape)
     if need[1] and algos[1] == "amx":

@@ -51,9 +51,9 @@ def why_not() -> str | None:
     return _load()[1]
 
 
-def tiles(w: torch.Tensor, window: Window) -> tuple[int, ...]:
-    """The outputs per tile side that there are for it: stride 1, equal padding, and each group's channels in whole panels."""
-    whole = w.shape[0] // window.group % PANEL == 0 and w.shape[1] % PANEL == 0
+def tiles(outputs: int, channels: int, window: Window) -> tuple[int, ...]:
+    """The outputs per tile side that there are for it: stride 1, equal padding, and a group's outputs and channels in whole panels."""
+    whole = outputs % PANEL == 0 and channels % PANEL == 0
     plain = window.stride == window.dilation == (1, 1) and window.pad[0] == window.pad[1] < window.kernel[0]
     return TILES.get(window.kernel, ()) if whole and plain else ()
 
