@@ -154,13 +154,19 @@ class Solver(ABC):
 
     # what a type gives
     def _check_solver(self) -> None:
-        """What a solver type demands of its parameters."""
-        check(
-            not self.param.weight_decay
-            or self.param.regularization_type in ("L1", "L2"),  # asked for at the first decay
-            f"Unknown regularization type: {self.param.regularization_type}",
-        )
-        check_policy(self.param)
+        """What a solver type demands of its parameters: this one nothing."""
+        return
+
+    def _check_update(self) -> None:
+        """What the first update will ask for: who moves the weights without one needs no policy."""
+        try:
+            check(
+                not self.param.weight_decay or self.param.regularization_type in ("L1", "L2"),
+                f"Unknown regularization type: {self.param.regularization_type}",
+            )
+            check_policy(self.param)
+        except CaffeError as error:
+            raise error.within(self.where) from None
 
     @abstractmethod
     def _pre_solve(self) -> None:
@@ -286,6 +292,8 @@ class Solver(ABC):
     def step(self, iters: int) -> None:
         """Runs `iters` iterations: test, forward and backward, display, update, snapshot."""
         param = self.param
+        if iters > 0:
+            self._check_update()
         stop_iter = self.iter + iters
         self._losses, self._pending, self._smoothed_loss, self._folded = [], [], 0.0, 0
         if self._executor is None and iters > 0:

@@ -231,9 +231,9 @@ ERRORS = [
 
 @pytest.mark.parametrize(("text", "message"), ERRORS)
 def test_a_wrong_solver_is_refused_before_training(text: str, message: str) -> None:
-    """Every mistake stops at construction, in Caffe's words behind the file's name."""
+    """Every mistake stops at construction, or at the first step, in Caffe's words behind the file's name."""
     with pytest.raises(CaffeError) as caught:
-        make(text)
+        make(text).solve()
     assert str(caught.value).startswith(message)
 
 

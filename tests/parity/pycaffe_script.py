@@ -155,6 +155,18 @@ view = net.blobs["data"].data
 net.blobs["data"].reshape(2, 2, 6, 5)
 net.blobs["other"].reshape(2, 4)
 net.reshape()
+for kind, param in (
+    ("Convolution", "convolution_param { num_output: 2 kernel_size: 2 }"),
+    ("Im2col", "convolution_param { kernel_size: 2 }"),
+    ("Pooling", "pooling_param { kernel_size: 2 }"),
+    ("Pooling", "pooling_param { kernel_size: 2 pool: AVE }"),
+):  # an image that is smaller than the window, after one that was not
+    text = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }
+layer { name: "l" type: "%s" bottom: "x" top: "l" %s }"""
+    window = caffe.Net(write("window.prototxt", text % (kind, param)), caffe.TEST)
+    window.forward()
+    window.blobs["x"].reshape(2, 3, 1, 1)
+    put("no place of %s %s" % (kind, param), [list(blob.shape) for blob in window.forward().values()])
 put("smaller", [list(b.data.shape) for b in net.blobs.values()])
 view[...] = 7
 put("same memory when smaller", net.blobs["data"].data)

@@ -274,6 +274,66 @@ def test_solvers_learn_and_resume(name: str) -> None:
     assert other.iter == 4
 
 
+def test_who_trains_by_hand_needs_no_policy() -> None:
+    """A solver file without lr_policy gives a net to move; only a step asks for the policy."""
+    Path("solver.prototxt").write_text('net: "train.prototxt" random_seed: 3')
+    solver = caffe.SGDSolver("solver.prototxt")
+    losses = []
+    for _ in range(5):
+        solver.net.clear_param_diffs()
+        losses.append(float(solver.net.forward()["loss"]))
+        solver.net.backward()
+        for blobs in solver.net.params.values():
+            for blob in blobs:
+                blob.data[...] -= 0.5 * blob.diff
+    assert losses[-1] < losses[0]
+    solver.step(0)
+    with pytest.raises(caffe.CaffeError, match="Unknown learning rate policy"):
+        solver.step(1)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("layer", ["Convolution", "Im2col", "Pooling", "Pooling AVE"])
+def test_an_image_smaller_than_the_window(layer: str, exact: bool) -> None:
+    """Gives an empty top where there was a larger one before, and Caffe's sentence where there was none."""
+    kind, _, pool = layer.partition(" ")
+    word = "pooling" if pool or kind == "Pooling" else "convolution"
+    param = (
+        f"{word}_param {{ kernel_size: 2 {'num_output: 2' if kind == 'Convolution' else ''}{pool and 'pool: AVE'} }}"
+    )
+    size = "input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } }"
+    text = f'layer {{ name: "x" type: "Input" top: "x" {size} }} layer {{ name: "l" type: "{kind}" bottom: "x" top: "l" {param} }}'
+    caffe.set_seed_exact(exact)
+    try:
+        net = caffe.Net.from_text(text, caffe.TEST)
+        net.forward()
+        net.blobs["x"].reshape(2, 3, 1, 1)
+        assert net.forward()["l"].size == 0
+        net = caffe.Net.from_text(text.replace("dim: 4 dim: 5", "dim: 1 dim: 1"), caffe.TEST)
+        with pytest.raises(caffe.CaffeError, match="Check failed: data_"):
+            net.forward()
+    finally:
+        caffe.set_seed_exact(False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "sentence"),
+    [
+        ('type: "PReLU"', (2, 4, 4, 5), "Negative slope size is inconsistent with prototxt config"),
+        ('type: "ArgMax" argmax_param { axis: 1 }', (120,), "axis 1 out of range for 1-D Blob with shape 120"),
+    ],
+)
+def test_a_shape_that_no_longer_fits_a_layer(layer: str, shape: tuple[int, ...], sentence: str) -> None:
+    """Is refused in the words that set-up has for it."""
+    size = "input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } }"
+    text = f'layer {{ name: "x" type: "Input" top: "x" {size} }} layer {{ name: "l" bottom: "x" top: "l" {layer} }}'
+    net = caffe.Net.from_text(text, caffe.TEST)
+    net.forward()
+    net.blobs["x"].reshape(*shape)
+    with pytest.raises(caffe.CaffeError, match=sentence):
+        net.forward()
+
+
 def test_the_same_seed_gives_the_same_weights() -> None:
     """A solver's random_seed starts the stream anew; so does set_random_seed."""
     first, second = (caffe.SGDSolver("solver.prototxt").net.params["ip"][0].data for _ in range(2))

@@ -32,6 +32,7 @@ class ArgMaxLayer(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if self.axis is not None:
+            bottom[0].canonical_axis(self.axis)
             check(self.top_k <= shape[self.axis], "top_k must be less than or equal to the dimension of the axis.")
             top[0].reshape(*shape[: self.axis], self.top_k, *shape[self.axis + 1 :])
             return

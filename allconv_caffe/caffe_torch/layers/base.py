@@ -68,6 +68,15 @@ def leading(blob: Blob) -> int:
     return blob.shape[0]
 
 
+def computes(top: Blob) -> bool:
+    """Whether there is anything to compute: no places of a window in an image that is smaller than it make no top.
+
+    Raises: CaffeError: as in Caffe, where the top never held a value.
+    """
+    check(top.has_data, "Check failed: data_")
+    return top.count > 0
+
+
 def add_filled(layer: Layer, shape: Sequence[int], filler_param: Any) -> Blob:
     """Appends a parameter of `shape`, filled on the CPU stream, to the layer's blobs."""
     blob = layer.new_blob()

@@ -12,7 +12,7 @@ from allconv_caffe.caffe_torch.compute.math_functions import Wanted
 from allconv_caffe.caffe_torch.compute.window import Window, c_int, read_window
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import add_filled
+from allconv_caffe.caffe_torch.layers.base import add_filled, computes
 
 
 @register("Convolution")
@@ -34,7 +34,9 @@ class ConvolutionLayer(Layer):
         param = self.param.convolution_param
         self.axis = bottom[0].canonical_axis(param.axis)
         axes = bottom[0].num_axes - self.axis - 1
-        check(axes >= 1, f"Check failed: num_spatial_axes_ >= 1 ({axes} vs. 1)")
+        check(
+            axes >= 1, "without spatial axes a convolution is an InnerProduct; use that"
+        )  # which Caffe computes as one
         self.channels = bottom[0].shape[self.axis]
         self.window = self._window = self.read_window(axes)
         self.num_output = self.outputs()
@@ -96,7 +98,8 @@ class ConvolutionLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         w, b = self.weights()
         for fro, to in zip(bottom, top, strict=True):
-            check(to.has_data, "Check failed: data_")  # the window is larger than the image
+            if not computes(to):
+                continue
             x = self.under_windows(self.images(fro.data))
             y = self.ctx.math.convolution(x, w, b, self.window, to.room(fro) if self.axis == 1 else None)
             to.data = y.reshape(to.shape)

@@ -13,7 +13,7 @@ from allconv_caffe.caffe_torch.compute import pooling
 from allconv_caffe.caffe_torch.compute.window import read_pooling
 from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.layer import Layer, register
-from allconv_caffe.caffe_torch.layers.base import kept
+from allconv_caffe.caffe_torch.layers.base import computes, kept
 from allconv_caffe.proto import PoolingParameter
 
 
@@ -90,7 +90,8 @@ class PoolingLayer(Layer):
             check(s > 0, f"Check failed: stride_{axis}_ > 0 ({s} vs. 0)")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        check(top[0].count > 0, "Check failed: data_")  # the kernel is larger than the image
+        if not computes(top[0]):
+            return
         if self.method == PoolingParameter.MAX:
             room = top[0].room(bottom[0])
             top[0].data, self.index = self.ctx.math.max_pool(bottom[0].data, self.window, self.out, room)

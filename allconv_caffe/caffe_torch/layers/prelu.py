@@ -35,13 +35,13 @@ class PReLULayer(NeuronLayer):
         else:
             default = FillerParameter(type="constant", value=0.25)
             add_filled(self, () if self.shared else (channels,), param.filler if param.HasField("filler") else default)
-        check(
-            self.blobs[0].count == (1 if self.shared else channels),
-            "Negative slope size is inconsistent with prototxt config",
-        )
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         check(bottom[0].num_axes >= 2, "Number of axes of bottom blob must be >=2.")
+        check(
+            self.blobs[0].count == (1 if self.shared else bottom[0].legacy_shape(1)),
+            "Negative slope size is inconsistent with prototxt config",
+        )
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

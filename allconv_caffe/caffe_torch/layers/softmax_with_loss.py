@@ -18,6 +18,7 @@ from allconv_caffe.caffe_torch.layers.base import (
     float32,
 )
 from allconv_caffe.caffe_torch.layers.normalization import fixed_normalizer, loss_normalization, normalizer
+from allconv_caffe.caffe_torch.tracing import is_tracing
 
 
 @register("SoftmaxWithLoss")
@@ -77,12 +78,17 @@ class SoftmaxWithLossLayer(LossLayer):
         if not propagate_down[0]:
             return
         label, ignored = self.labels(bottom)
-        shape = [1] * len(self.prob.shape)
-        shape[self.axis] = -1
-        each = torch.arange(self.prob.shape[self.axis], device=self.prob.device).view(shape)
-        dx = self.prob - (each == label).to(torch.float32)
+        if is_tracing() or self.prob.is_cuda:
+            shape = [1] * len(self.prob.shape)
+            shape[self.axis] = -1
+            each = torch.arange(self.prob.shape[self.axis], device=self.prob.device).view(shape)
+            dx = self.prob - (each == label).to(torch.float32)
+        else:  # reads the scores once
+            at = label if ignored is None else label.masked_fill(ignored, 0)
+            dx = self.prob.clone()
+            dx.scatter_add_(self.axis, at, torch.full((1,), -1.0).expand(at.shape))
         if ignored is not None:
-            dx = torch.where(ignored, torch.zeros_like(dx), dx)
+            dx = dx.masked_fill(ignored, 0)
         bottom[0].diff = self.ctx.math.scal(top[0].diff / self.divisor(ignored), dx)
 
     def labels(self, bottom: Sequence[Blob]) -> tuple[torch.Tensor, torch.Tensor | None]:

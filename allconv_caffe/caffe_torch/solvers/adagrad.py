@@ -20,7 +20,6 @@ class AdaGradSolver(SGDSolver):
     type = "AdaGrad"
 
     def _check_solver(self) -> None:
-        super()._check_solver()
         check(self.param.momentum == 0, f"Momentum cannot be used with {self.type}.")
 
     def compute_update_value(self, i: int, scalars: Sequence[Scalar]) -> None:

@@ -20,7 +20,6 @@ class RMSPropSolver(SGDSolver):
     type = "RMSProp"
 
     def _check_solver(self) -> None:
-        super()._check_solver()
         check(self.param.momentum == 0, "Momentum cannot be used with RMSProp.")
         check(0 <= self.param.rms_decay < 1, "rms_decay should lie between 0 and 1.")
 
