@@ -357,7 +357,7 @@ def _lrn(graph: Graph, node: Node) -> None:
         count_include_pad=1,
     )
     scaled = graph.add("Mul", mean, graph.constant(layer.alpha, f"{name}:alpha"), hint=name)
-    scale = graph.add("Add", scaled, graph.constant(layer.k, f"{name}:k"), hint=name)
+    scale = graph.add("Add", scaled, graph.constant(1.0, f"{name}:one"), hint=name)  # as in Caffe, whatever k is
     power = graph.add("Pow", scale, graph.constant(-layer.beta, f"{name}:beta"), hint=name)
     graph.add("Mul", x, power, output=y)
 

@@ -193,6 +193,7 @@ class Own:
 
     def _stretch(self, settings: RunSettings, before: int) -> None:
         """Other epochs, or another batch, stretch the whole schedule; the epochs stay where only the batch is another."""
+        self._asked_epochs = settings.epochs
         if settings.epochs is None and self.batch_size == before:
             return
         if len(self._solvers) > 1:
@@ -214,6 +215,7 @@ class Own:
 
     def _timetable(self) -> Timetable:
         solver = self._solvers[self.last_solver]
+        epochs = self._asked_epochs or solver.max_iter * self.batch_size / self._data.n_train
         return Timetable(
             max_iter=solver.max_iter,
             stepvalue=tuple(solver.stepvalue),
@@ -224,7 +226,7 @@ class Own:
             test_interval=solver.test_interval or solver.max_iter,
             display=solver.display or solver.max_iter,
             snapshot=solver.snapshot,
-            epochs=float(f"{solver.max_iter * self.batch_size / self._data.n_train:.6g}"),
+            epochs=float(f"{epochs:.6g}"),
         )
 
     def identity_lines(self) -> list[str]:

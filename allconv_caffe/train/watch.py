@@ -29,7 +29,8 @@ class DeadRule:
     no gradient reaches any weight, and weight decay alone moves them. From iteration ``patience_iters`` on, judged at every
     displayed loss: the mean loss of the last quarter of an epoch (three values at least) within ``tolerance`` of
     ln(classes), or above 2 ln(classes); or three tests in a row no better than chance (1/classes plus four standard
-    deviations of guessing on n_test images), unless that mean is a tenth below ln(classes): a dozen test images cannot
+    deviations of guessing on n_test images; no verdict where that is 1 or more),
+    unless that mean is a tenth below ln(classes): a dozen test images cannot
     deny what the training images show.
 
     patience_iters is three epochs, and at least 1000 iterations (as many as three epochs of CIFAR by batches of 128,
@@ -117,11 +118,11 @@ class DeadWatch:
         if accuracy is None or row.iteration < rule.patience_iters:
             return None
         self._accuracies.append(accuracy)
-        if len(self._accuracies) == 3 and max(self._accuracies) <= rule.chance_accuracy and not self._learns():
+        if len(self._accuracies) == 3 and max(self._accuracies) <= rule.chance_accuracy < 1 and not self._learns():
             shown = ", ".join(f"{100 * value:.4g} %" for value in self._accuracies)
             return (
-                f"test accuracy {shown} in the last three tests, at iteration {row.iteration}: no better than chance "
-                f"({100 / rule.classes:.4g} %)"
+                f"test accuracy {shown} in the last three tests, at iteration {row.iteration}: not above "
+                f"{100 * rule.chance_accuracy:.4g} %, what guessing among {rule.n_test:,} images may reach"
             )
         return None
 

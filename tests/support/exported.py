@@ -71,7 +71,7 @@ ALONE: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "power, idle": ("Power", "", (2, 3, 5)),
     "power, constant": ("Power", "power_param { power: 2 scale: 0 shift: 3 }", (2, 3, 5)),
     "lrn": ("LRN", "lrn_param { local_size: 3 alpha: 0.5 beta: 0.6 k: 2 }", (7, 3, 5)),
-    "lrn in a channel": ("LRN", "lrn_param { local_size: 3 alpha: 0.5 norm_region: WITHIN_CHANNEL }", (2, 5, 7)),
+    "lrn in a channel": ("LRN", "lrn_param { local_size: 3 alpha: 0.5 k: 2 norm_region: WITHIN_CHANNEL }", (2, 5, 7)),
     "inner product": ("InnerProduct", f"inner_product_param {{ num_output: 4 {FILLED} }}", (2, 3, 5)),
     "inner product, transposed": (
         "InnerProduct",

@@ -242,6 +242,13 @@ def test_rate_epochs_batch_and_solver_fields_may_be_given(world: World) -> None:
     assert found.folder.name == words and found.identity != world.plan().identity
 
 
+def test_the_epochs_that_were_asked_for_name_the_run(world: World) -> None:
+    """Four epochs of 60 images are no whole number of batches of 7: the iterations are rounded, the name is not."""
+    found = world.plan(epochs=4.0, batch_size=7)
+    assert solver_of(found).max_iter == 34
+    assert found.folder.name.startswith("seed1-epochs4-torch") and found.taken["epochs"] == 4.0
+
+
 def test_another_batch_alone_keeps_the_epochs(world: World) -> None:
     """Half the batch is twice the iterations."""
     solver = solver_of(world.plan(batch_size=5))

@@ -68,6 +68,13 @@ def test_few_test_images_do_not_deny_a_falling_loss(loss: float, dead: bool) -> 
     assert [why is not None for why in (watch.test(row), watch.test(row), watch.test(row))] == [False, False, dead]
 
 
+def test_too_few_test_images_give_no_verdict() -> None:
+    """Of eight images of two classes guessing may well get all right (1/2 + 4 sqrt(1/32) > 1): no accuracy is a death."""
+    watch = DeadWatch(DeadRule(classes=2, n_test=8, epoch_iters=3, max_iter=90))
+    row = TestRow(iteration=48, outputs={"accuracy": 1.0, "loss": 0.69})
+    assert [watch.test(row) for _ in range(3)] == [None] * 3
+
+
 def test_three_tests_at_chance_are_dead() -> None:
     """Guessing gets 10 % +- 0.3 % of 10,000 images right: three tests in a row below 11.2 % are no success."""
     watch = DeadWatch(RULE)
@@ -79,7 +86,7 @@ def test_three_tests_at_chance_are_dead() -> None:
     assert [test(400, 0.1), test(800, 0.1), test(1200, 0.1), test(1600, 0.13), test(2000, 0.1), test(2400, 0.0)] == [
         None
     ] * 6
-    assert "no better than chance (10 %)" in str(test(2800, 0.1))
+    assert "not above 11.2 %, what guessing among 10,000 images may reach" in str(test(2800, 0.1))
     assert "not a number" in str(test(3200, 1.0, float("nan")))
 
 
