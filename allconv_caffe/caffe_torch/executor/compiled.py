@@ -48,6 +48,8 @@ def why_not(solver: Solver) -> str | None:
         return f"iter_size is {solver.param.iter_size}"
     if solver.param.debug_info:
         return "debug_info looks at every blob"
+    if solver.param.snapshot_diff:
+        return "snapshot_diff keeps the gradients"
     if solver.callbacks:
         return "callbacks look at the net between its steps"
     if not isinstance(solver.ctx.rng, TorchGenerator):
