@@ -402,6 +402,14 @@ def test_a_recipe_comes_back_from_its_text() -> None:
     assert one.solver_param().momentum == pytest.approx(0.9)
 
 
+def test_a_recipe_tells_sources_of_one_name_apart() -> None:
+    """As Caffe allows: each Input layer has the shape of its own source, whatever layers are called."""
+    twins = NET.replace('name: "target"', 'name: "x"').replace('name: "ip"', 'name: "x"')
+    made = recipe(make(twins)).net_param().layer
+    shapes = [list(one.input_param.shape[0].dim) for one in made if one.type == "Input"]
+    assert shapes == [[6, 10], [6, 8]] and made[1].type == "InnerProduct"
+
+
 def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """ALLCONV_COMPILE knows two words."""
     monkeypatch.setenv("ALLCONV_COMPILE", "later")
