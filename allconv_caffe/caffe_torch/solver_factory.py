@@ -63,10 +63,11 @@ def _chooser(wanted: str) -> ChooseExecutor:
             from allconv_caffe.caffe_torch.executor import changing
 
             waits = changing.waits()
-            if not waits and solver.ctx.device.type == "cpu" and solver.company is None:
-                return changing.ChangingExecutor(solver, iters)
-            if iters < MIN_ITERS_TO_COMPILE:
+            alone = solver.ctx.device.type == "cpu" and solver.company is None
+            if (waits or not alone) and iters < MIN_ITERS_TO_COMPILE:
                 reason = f"{iters} iterations are too few to pay for compiling"
+            elif alone:
+                return changing.ChangingExecutor(solver, iters, waits)
         if reason is None:
             glog.info("solver_factory.py:1", "Executor: compiled")
             return compiled.CompiledExecutor(solver)

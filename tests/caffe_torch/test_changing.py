@@ -8,20 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.prototxt import layer
 
 from allconv_caffe import files
+from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute import compiler, fast_math, layout
 from allconv_caffe.caffe_torch.compute.rng import TorchGenerator
 from allconv_caffe.caffe_torch.errors import CaffeError
-from allconv_caffe.caffe_torch.executor import builder, changing, plan
+from allconv_caffe.caffe_torch.executor import build, builder, changing, plan
 from allconv_caffe.caffe_torch.executor.changing import ChangingExecutor
 from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph
 from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
 from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
-from allconv_caffe.caffe_torch.layer import Context
+from allconv_caffe.caffe_torch.layer import REGISTRY, Context
+from allconv_caffe.caffe_torch.layers.data_input import DummyDataLayer
 from allconv_caffe.caffe_torch.solver import Solver
 from allconv_caffe.caffe_torch.solver_factory import create_solver
 from allconv_caffe.proto import SolverParameter, parse_text
@@ -371,6 +374,120 @@ def test_what_cannot_be_kept_is_compiled_here(cache: Path, monkeypatch: pytest.M
         torch.testing.assert_close(a.data, b.data, rtol=1e-4, atol=1e-6)
 
 
+class _Unknown:
+    """A process that compiled, and could not make a plan of it."""
+
+    ended, program_unknown, complaint = True, True, "of another form"
+
+    def __init__(self, recipes: list[Recipe], beside: bool, kernels: bool = False) -> None:
+        pass
+
+
+def _fail(graph: torch.fx.GraphModule, **_: object) -> Callable[..., list[torch.Tensor]]:
+    def run(*_: object) -> list[torch.Tensor]:
+        raise RuntimeError("no compiler works\nhere")
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["beside", "wait"])
+def test_training_goes_on_where_compiling_fails_here(
+    way: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beside or first, `auto` warns once and trains plain, bit for bit; asked for outright, it is one clean line."""
+    monkeypatch.setenv("ALLCONV_COMPILE", way)
+    monkeypatch.setattr(changing, "PAYS_SECONDS", 0.0)
+    monkeypatch.setattr("allconv_caffe.caffe_torch.solver_factory.MIN_ITERS_TO_COMPILE", 1)
+    monkeypatch.setattr(torch, "compile", _fail)
+    monkeypatch.setattr(builder, "Building", _Unknown)
+    solver, plain = make(), make(executor="plain")
+    for one in (solver, plain):
+        one.step(ITERATIONS)
+    assert capfd.readouterr().err.count("Executor: plain (RuntimeError: no compiler works)") == 1
+    for a, b in zip(plain.net.learnable_params, solver.net.learnable_params, strict=True):
+        assert torch.equal(a.data, b.data)
+    with pytest.raises(CaffeError, match=r"executor compiled: RuntimeError: no compiler works \(executors: auto"):
+        make(executor="compiled").step(1)
+
+
+def test_a_machine_without_a_compiler_that_works_is_known_by_what_pytorch_wraps() -> None:
+    """No other process would know better; a program of another form may be compiled in the process that trains."""
+    wrapped = RuntimeError("InductorError")
+    wrapped.inner_exception = OSError("Exec format error")  # type: ignore[attr-defined]
+    caused = RuntimeError("InductorError")
+    caused.__cause__ = type("InvalidCxxCompiler", (RuntimeError,), {})()
+    assert build.fails_anywhere(wrapped) and build.fails_anywhere(caused) and build.fails_anywhere(MemoryError())
+    assert not build.fails_anywhere(build.UnknownProgramError("another form"))
+
+
+SIZES = (9, 9, 12, 9, 12, 9, 11, 9)
+
+
+class Varies(DummyDataLayer):
+    """Images of another size in each batch."""
+
+    sizes: Sequence[int] = SIZES
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        super().setup(bottom, top)
+        self._drawn = 0
+
+    def next_batch(self) -> list[torch.Tensor]:
+        size = self.sizes[self._drawn % len(self.sizes)]
+        self._drawn += 1
+        return [torch.from_numpy(np.random.default_rng(self._drawn).random((3, 16, size, size), dtype=np.float32))]
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        (batch,) = self.next_batch()
+        top[0].reshape(*batch.shape)
+        top[0].data = batch
+
+
+VARYING = IMAGES.replace('bottom: "pool"', 'bottom: "drop"').replace(
+    'layer { name: "loss"', layer("drop", "Dropout", "pool", "") + 'layer { name: "loss"'
+)
+
+
+def _vary(monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int], extra: str = "") -> tuple[Solver, Solver]:
+    """Two solvers, auto and plain, whose source brings images of these sizes."""
+    monkeypatch.setattr(Varies, "sizes", sizes)
+    monkeypatch.setitem(REGISTRY, "DummyData", Varies)
+    return make(VARYING, hyper=HYPER + extra), make(VARYING, "plain", HYPER + extra)
+
+
+@pytest.mark.parametrize("extra", ["", "iter_size: 2"])
+def test_batches_of_other_shapes_run_plain(
+    extra: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same draws and numbers as plain training; nothing is compiled for them, and the log says nothing of it."""
+    solver, plain = _vary(monkeypatch, SIZES, extra)
+    executor = ChangesAt(solver, ITERATIONS)
+    monkeypatch.setattr(ChangesAt, "at", 1)
+    solver._executor = executor
+    ran: list[bool] = []
+    for _ in range(ITERATIONS):
+        solver.step(1)
+        ran.append(executor._ran_plain)
+        plain.step(1)
+    assert executor._now is executor.compiled
+    if not extra:
+        assert ran == [False, False, True, False, True, False, True, False]
+    for a, b in zip(plain.net.learnable_params, solver.net.learnable_params, strict=True):
+        torch.testing.assert_close(a.data, b.data, rtol=1e-4, atol=1e-6)
+
+
+def test_shapes_that_change_all_the_time_end_compiling(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where hardly a batch has the shapes of another, one line says so, and training is plain to its end, bit for bit."""
+    solver, plain = _vary(monkeypatch, range(5, 15))
+    for one in (solver, plain):
+        one.step(ITERATIONS)
+    assert capfd.readouterr().err.count("Executor: plain (the sources' shapes change)") == 1
+    for a, b in zip(plain.net.learnable_params, solver.net.learnable_params, strict=True):
+        assert torch.equal(a.data, b.data)
+
+
 def recipe(solver: Solver) -> Recipe:
     return recipe_of(solver.net, [0, 4], solver)
 
@@ -400,6 +517,14 @@ def test_a_recipe_comes_back_from_its_text() -> None:
     types = [layer.type for layer in one.net_param().layer]
     assert types == ["Input", "InnerProduct", "ReLU", "Dropout", "Input", "EuclideanLoss"]
     assert one.solver_param().momentum == pytest.approx(0.9)
+
+
+def test_a_recipe_tells_sources_of_one_name_apart() -> None:
+    """As Caffe allows: each Input layer has the shape of its own source, whatever layers are called."""
+    twins = NET.replace('name: "target"', 'name: "x"').replace('name: "ip"', 'name: "x"')
+    made = recipe(make(twins)).net_param().layer
+    shapes = [list(one.input_param.shape[0].dim) for one in made if one.type == "Input"]
+    assert shapes == [[6, 10], [6, 8]] and made[1].type == "InnerProduct"
 
 
 def test_a_wrong_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,8 +248,15 @@ def test_compiled_execution_equals_plain_execution(extra: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_compiled_execution_says_what_it_cannot_do() -> None:
-    """Asked for outright, compiled execution of a net whose blobs are watched fails with the reason."""
-    solver = make(NET + HYPER + "debug_info: true display: 1", executor="compiled")
-    with pytest.raises(CaffeError, match="executor compiled: debug_info looks at every blob"):
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ("debug_info: true display: 1", "debug_info looks at every blob"),
+        ("snapshot_diff: true", "snapshot_diff keeps the gradients"),
+    ],
+)
+def test_compiled_execution_says_what_it_cannot_do(extra: str, reason: str) -> None:
+    """Asked for outright, compiled execution of a net whose blobs are looked at fails with the reason."""
+    solver = make(NET + HYPER + extra, executor="compiled")
+    with pytest.raises(CaffeError, match=f"executor compiled: {reason}"):
         solver.solve()

@@ -25,7 +25,7 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute import choice, fast_math
 from allconv_caffe.caffe_torch.executor import plan, shelf
 from allconv_caffe.caffe_torch.executor.builder import BESIDE, KERNELS, UNKNOWN
-from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, forward_graph
+from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor, Graph, first_line, forward_graph
 from allconv_caffe.caffe_torch.executor.kernels import Kernel, UnknownProgramError, build as build_kernels
 from allconv_caffe.caffe_torch.executor.recipe import Recipe
 from allconv_caffe.caffe_torch.net import Net
@@ -52,13 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # whatever it is, whoever waits does without the plan
             if not isinstance(error, UnknownProgramError) and not os.environ.get(RETRIED):
                 _begin_again(arguments)
-            print(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-            failed = isinstance(error, (OSError, MemoryError)) or type(error).__name__ == "CppCompileError"
-            return 1 if failed else UNKNOWN  # then PyTorch's own way, in the process that trains, may know better
+            print(first_line(error))
+            return 1 if fails_anywhere(error) else UNKNOWN  # then PyTorch's own way, where it trains, may know better
     if arguments[-1] == KERNELS and (reason := fast_math.why_not()) is not None:
         print(reason)
         return 1
     return 0
+
+
+def fails_anywhere(error: BaseException) -> bool:
+    """Whether what PyTorch's compiler raises, or wraps, is of this machine: no compiler that works, no memory, no disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (OSError, MemoryError)) or type(cause).__name__ in (
+            "CppCompileError",
+            "InvalidCxxCompiler",
+        ):
+            return True
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__
+    return False
 
 
 def _begin_again(arguments: list[str]) -> None:

@@ -7,8 +7,10 @@ masks follow from seed, layer and iteration. Loss and weights differ by the roun
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,13 @@ from allconv_caffe.caffe_torch import glog
 from allconv_caffe.caffe_torch.compute import fast_math
 from allconv_caffe.caffe_torch.errors import check
 from allconv_caffe.caffe_torch.executor import builder
-from allconv_caffe.caffe_torch.executor.compiled import CompiledExecutor
+from allconv_caffe.caffe_torch.executor.compiled import (
+    MOST_SHAPES,
+    CompiledExecutor,
+    Shapes,
+    first_line,
+    forward_without_sources,
+)
 from allconv_caffe.caffe_torch.executor.plain import PlainExecutor
 
 if TYPE_CHECKING:
@@ -44,36 +52,67 @@ class ChangingExecutor:
 
     Args:
         iters: how many iterations are to be run.
+        wait: compiling comes first, and training after it.
     """
 
-    def __init__(self, solver: Solver, iters: int) -> None:
+    def __init__(self, solver: Solver, iters: int, wait: bool = False) -> None:
         self.solver = solver
         self._left = iters
         self._plain = PlainExecutor(solver)
         self.compiled = CompiledExecutor(solver)
         self._now: Executor = self._plain
-        self._tests: Executor = self._plain
+        self._tests: Executor = self.compiled if wait else self._plain
+        self.compiled.train.instead = self._train_instead
+        if not wait:
+            for graph, net in zip(self.compiled.tests, solver.test_nets, strict=False):
+                graph.instead = functools.partial(forward_without_sources, net)
         self._recipes = [graph.recipe() for graph in (self.compiled.train, *self.compiled.tests)]
         self._building: Building | None = None
         self._kernels: Building | None = None  # of tests
-        self._kernels_wanted = not self.compiled.tests and bool(solver.test_nets)
+        self._kernels_wanted = not self.compiled.tests and bool(solver.test_nets) and not wait
+        self._wait = wait
+        self._ran_plain = False  # the last iteration, for its batch's shapes
+        self._shapes: set[Shapes] = set()  # of the batches
         self._gave_up = False
         self._began: float | None = None
         self._seconds = float("inf")  # of the fastest iteration so far
-        if self._change():
+        if self._change() or (wait and self._compile_here()):
             glog.info("changing.py:1", "Executor: compiled")
-        else:
+        elif not wait:
             glog.info("changing.py:1", "Executor: plain, until a compiled iteration is ready")
 
     @property
     def updates(self) -> bool:
-        return self._now.updates
+        return self._now.updates and not self._ran_plain
 
     def iterate(self, rate: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if not self._gave_up and (self._now is self._plain or self._ran_plain):
+            self._look_at_shapes()
         if self._now is self._plain and not self._gave_up:
             self._look()
         self._left -= 1
+        self._ran_plain = False
         return self._now.iterate(rate)
+
+    def _train_instead(self) -> list[torch.Tensor]:
+        """Forward and backward of a batch, layer by layer; the solver updates."""
+        self._ran_plain = True
+        if self.compiled.updates:
+            self.solver.net.clear_param_diffs()
+        return self.compiled.forward_backward()
+
+    def _look_at_shapes(self) -> None:
+        """Compiling does not pay where hardly a batch has the shapes of another."""
+        graph = self.compiled.train
+        self._shapes.add(tuple(top.shape for i in graph.sources for top in self.solver.net.top_vecs[i]))
+        if len(self._shapes) > MOST_SHAPES:
+            self._give_up("the sources' shapes change", glog.info)
+            if self._building is not None and self._building is not self._kernels:
+                self._building.stop()
+
+    def _give_up(self, reason: str, say: Callable[[str, str], None] = glog.warning) -> None:
+        self._gave_up, self._now = True, self._plain
+        say("changing.py:1", f"Executor: plain ({reason})")
 
     def forward(self) -> torch.Tensor:
         return self._now.forward()
@@ -82,7 +121,7 @@ class ChangingExecutor:
         if not self.compiled.tests:
             return self._test_by_kernels(k)
         graph = self.compiled.tests[k]
-        if self._gave_up or not (graph.ready or graph.take_plan()):
+        if self._gave_up or not (self._wait or graph.ready or graph.take_plan()):
             return self._plain.test(k)
         return self.compiled.test(k)
 
@@ -115,11 +154,20 @@ class ChangingExecutor:
         elif builder.is_there(self._recipes[0]):
             if self._change():
                 glog.info("changing.py:1", f"Executor: compiled, from iteration {self.solver.iter} on")
-        elif self._building.program_unknown:  # then it is compiled here, at once
-            self._now = self.compiled
+        elif self._building.program_unknown:
+            self._compile_here()
         elif self._building.ended:
-            self._gave_up = True
-            glog.warning("changing.py:1", f"Executor: plain ({self._building.complaint})")
+            self._give_up(self._building.complaint)
+
+    def _compile_here(self) -> bool:
+        """At once, in this process. Returns whether that was possible."""
+        try:
+            self.compiled.train.compile()
+        except Exception as error:  # whatever the compiler raises, training goes on without it
+            self._give_up(first_line(error))
+            return False
+        self._now = self.compiled
+        return True
 
     def _change(self) -> bool:
         if not self.compiled.train.take_plan():

@@ -20,7 +20,7 @@ from allconv_caffe.caffe_torch.blob import Blob, Memory
 from allconv_caffe.caffe_torch.compute.compiler import NO_COMPILER, compiler
 from allconv_caffe.caffe_torch.compute.memory import keep_freed_memory
 from allconv_caffe.caffe_torch.compute.rng import MaskStream, TorchGenerator
-from allconv_caffe.caffe_torch.errors import check
+from allconv_caffe.caffe_torch.errors import CaffeError, check
 from allconv_caffe.caffe_torch.executor import builder, plain, plan
 from allconv_caffe.caffe_torch.executor.cuda_graph import Replayed
 from allconv_caffe.caffe_torch.executor.recipe import Recipe, recipe_of
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from allconv_caffe.caffe_torch.solver import Solver
 
 Tensors = list[torch.Tensor]
+Shapes = tuple[tuple[int, ...], ...]
+MOST_SHAPES = 4  # of batches, whose functions are kept
 FORKED = (
     "executor compiled: found a process forked since the net was compiled, expected the same one (or -executor plain)"
 )
@@ -48,6 +50,8 @@ def why_not(solver: Solver) -> str | None:
         return f"iter_size is {solver.param.iter_size}"
     if solver.param.debug_info:
         return "debug_info looks at every blob"
+    if solver.param.snapshot_diff:
+        return "snapshot_diff keeps the gradients"
     if solver.callbacks:
         return "callbacks look at the net between its steps"
     if not isinstance(solver.ctx.rng, TorchGenerator):
@@ -102,15 +106,27 @@ class Graph:
         masks = [layer.masks for layer in net.layers] if self.device.type == "cpu" else []
         self._streams = [stream for stream in masks if isinstance(stream, MaskStream)]
         self._function: Callable[..., Tensors] | None = None
-        self._input_shapes: list[torch.Size] = []
+        self._functions: dict[Shapes, Callable[..., Tensors]] = {}
+        self._without: set[Shapes] = set()  # have no plan
+        self._tried = True  # the function has run once: it is compiled
+        self.instead: Callable[[], Tensors] | None = None  # runs a batch, bound, for whose shapes there is no plan
+        self._shapes: Shapes = ()  # of the sources' tensors, for which the function is
         self._key: tuple[float, ...] = ()
         self._viewed: Tensors = []
         self._process = 0
 
     def __call__(self, scalars: Sequence[float] = ()) -> Tensors:
-        inputs = self.next_inputs()
-        if self._function is None or [t.shape for t in inputs] != self._input_shapes:
-            self._build(inputs)
+        batch = self.next_batch()
+        shapes = tuple(tuple(value.shape) for value in batch)
+        if self._function is None or shapes != self._shapes:
+            known = self._function is not None and self._change(batch, shapes)
+            if not known and self.instead is not None:
+                self._shapes = ()
+                self._bind(batch)
+                return self.instead()
+            if not known:
+                self._build(batch)
+        inputs = [*batch, *self._seeds()]
         check(self._process == os.getpid(), FORKED)
         if scalars and tuple(scalars) != self._key:  # the rate changes seldom; then it is copied without waiting
             self.scalars.copy_(torch.tensor(scalars, dtype=torch.float32), non_blocking=True)
@@ -118,11 +134,29 @@ class Graph:
         assert self._function is not None
         try:
             with torch.no_grad():
-                return self._function(self.buffers(), inputs, self.scalars)
-        except RuntimeError:
+                results = self._function(self.buffers(), inputs, self.scalars)
+        except RuntimeError as error:
             if self.device.type == "cpu":
                 self._say_why(inputs)
+            if not self._tried:
+                raise CaffeError(f"executor compiled: {first_line(error)} (executors: auto, plain, compiled)") from None
             raise
+        self._tried = True
+        return results
+
+    def compile(self) -> None:
+        """Compiles for the shapes that the sources' tops have, and tries it on copies: nothing is drawn, no number changes.
+
+        Raises: what PyTorch's compiler raises.
+        """
+        batch = [torch.zeros(top.shape, device=self.device) for i in self.sources for top in self.net.top_vecs[i]]
+        self._build(batch)
+        assert self._function is not None
+        if not self._tried:
+            with torch.no_grad():
+                buffers = [buffer.clone() for buffer in self.buffers()]
+                self._function(buffers, [*batch, *self._no_seeds()], self.scalars)
+            self._tried = True
 
     def _say_why(self, inputs: Tensors) -> None:
         """Runs the net on `inputs` layer by layer. Raises CaffeError for a value that it cannot take, such as a label."""
@@ -151,6 +185,17 @@ class Graph:
 
     def next_inputs(self) -> Tensors:
         """The sources' next tensors; behind them, where there are masks to be drawn, their seeds."""
+        return [*self.next_batch(), *self._seeds()]
+
+    def _seeds(self) -> Tensors:
+        return [torch.tensor([stream.next_seed() for stream in self._streams])] if self._streams else []
+
+    def _no_seeds(self) -> Tensors:
+        """As many as there are, without drawing them."""
+        return [torch.zeros(len(self._streams), dtype=torch.int64)] if self._streams else []
+
+    def next_batch(self) -> Tensors:
+        """The sources' next tensors."""
         inputs: Tensors = []
         for i in self.sources:
             layer, tops = self.net.layers[i], self.net.top_vecs[i]
@@ -160,8 +205,6 @@ class Graph:
                 layer.reshape([], tops)
                 layer.forward([], tops)
                 inputs += [t.data for t in tops]
-        if self._streams:
-            inputs.append(torch.tensor([stream.next_seed() for stream in self._streams]))
         return inputs
 
     def _bind(self, inputs: Tensors) -> None:
@@ -194,44 +237,62 @@ class Graph:
 
     def _take(self, function: plan.Function) -> None:
         self._find_memories()
-        self._function = lambda buffers, inputs, scalars: function(
-            [*buffers, *(value.contiguous() for value in inputs), scalars]
-        )
-        shapes = [torch.Size(top.shape) for i in self.sources for top in self.net.top_vecs[i]]
-        self._input_shapes = shapes + ([torch.Size([len(self._streams)])] if self._streams else [])
+        self._keep(lambda buffers, inputs, scalars: function([*buffers, *(i.contiguous() for i in inputs), scalars]))
+
+    def _keep(self, function: Callable[..., Tensors]) -> None:
+        """Takes a function for the shapes that the sources' tops have; those of a few other shapes are kept."""
+        if self.device.type != "cpu" or len(self._functions) >= MOST_SHAPES:
+            self._functions.clear()
+        self._shapes = tuple(top.shape for i in self.sources for top in self.net.top_vecs[i])
+        self._function = self._functions[self._shapes] = function
         self._process = os.getpid()
 
-    def _build(self, inputs: Tensors) -> None:
-        if self._function is not None:  # other shapes than before: what is carried along may lie elsewhere now
-            with Tracing():
-                self._bind(inputs)
-                for i, layer in enumerate(self.net.layers):
-                    if i not in self.sources:
-                        layer.reshape(self.net.bottom_vecs[i], self.net.top_vecs[i])
+    def _change(self, batch: Tensors, shapes: Shapes) -> bool:
+        """Takes the function, or the plan, that there is for other shapes than before. Returns whether there was one."""
+        if shapes in self._without:
+            return False
+        self._reshape(batch)
+        if shapes not in self._functions:
+            if self.instead is None or self.take_plan():
+                return self.instead is not None
+            self._without.add(shapes)
+            return False
+        self._find_memories()
+        self._function, self._shapes = self._functions[shapes], shapes
+        return True
+
+    def _reshape(self, batch: Tensors) -> None:
+        """For other shapes than before: what is carried along may lie elsewhere now."""
+        with Tracing():
+            self._bind(batch)
+            for i, layer in enumerate(self.net.layers):
+                if i not in self.sources:
+                    layer.reshape(self.net.bottom_vecs[i], self.net.top_vecs[i])
+
+    def _build(self, batch: Tensors) -> None:
         alone = self._solver is None or self._solver.company is None  # a recipe knows of no others
         if self.device.type == "cpu" and alone:
-            self._shape_sources(inputs)
-            function = builder.get(self.recipe(), [graph.recipe() for graph in self.others])
-            if function is not None:
-                self._take(function)
+            self._shape_sources(batch)
+            planned = builder.get(self.recipe(), [graph.recipe() for graph in self.others])
+            if planned is not None:
+                self._take(planned)
                 return
         start = time.perf_counter()
-        graph = self.capture(inputs)
+        graph = self.capture([*batch, *self._no_seeds()])
         options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
-        self._function = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
-        if self.device.type == "cuda":
-            self._function = Replayed(self._function)
-        self._input_shapes = [t.shape for t in inputs]
-        self._process = os.getpid()
+        function: Callable[..., Tensors] = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
+        self._shape_sources(batch)
+        self._keep(Replayed(function) if self.device.type == "cuda" else function)
+        self._tried = False
         glog.info(
             "compiled.py:2",
             f"Captured {self.net.name or 'the net'}: {len(graph.graph.nodes)} operations in "
             f"{time.perf_counter() - start:.1f} s; compiling at the first run",
         )
 
-    def _shape_sources(self, inputs: Tensors) -> None:
+    def _shape_sources(self, batch: Tensors) -> None:
         tops = [top for i in self.sources for top in self.net.top_vecs[i]]
-        for top, value in zip(tops, inputs, strict=False):
+        for top, value in zip(tops, batch, strict=True):
             top.reshape(*value.shape)
 
     def capture(self, inputs: Tensors) -> torch.fx.GraphModule:
@@ -258,7 +319,7 @@ class Graph:
 
 def forward_graph(net: Net) -> Graph:
     """A net's forward: the loss, then the outputs."""
-    return Graph(net, net.params, lambda scalars: _forward(net))
+    return Graph(net, net.params, lambda scalars: forward_without_sources(net))
 
 
 class CompiledExecutor:
@@ -316,22 +377,22 @@ class CompiledExecutor:
         return plain.test(net)
 
     def _train_body(self, scalars: Tensors) -> Tensors:
-        results = self._forward_backward()
+        results = self.forward_backward()
         self.solver.average()
         self.solver.update(scalars)
         return results
 
     def _accumulate_body(self, scalars: Tensors) -> Tensors:
-        return self._forward_backward()
+        return self.forward_backward()
 
-    def _forward_backward(self) -> Tensors:
+    def forward_backward(self) -> Tensors:
         net = self.solver.net
-        results = _forward(net)
+        results = forward_without_sources(net)
         net.backward()
         return results
 
 
-def _forward(net: Net) -> Tensors:
+def forward_without_sources(net: Net) -> Tensors:
     """Every layer but the sources; the loss, then the outputs. Loss weights stand in the tops' diffs, as in set-up."""
     loss: torch.Tensor | None = None
     for i, layer in enumerate(net.layers):
@@ -344,6 +405,11 @@ def _forward(net: Net) -> Tensors:
                 blob.diff = torch.full(blob.shape, weight, device=blob.device)
     first = torch.zeros((), device=net.ctx.device) if loss is None else loss
     return [first, *(net.blob_list[i].data.to(torch.float32) for i in net.output_ids)]
+
+
+def first_line(error: Exception) -> str:
+    """What a compiler raised, in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _unique(memories: Sequence[Memory]) -> list[Memory]:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from allconv_caffe.caffe_torch.blob import Blob
 from allconv_caffe.caffe_torch.compute.compiler import compiler, processor
 from allconv_caffe.caffe_torch.layer import Context
 from allconv_caffe.proto import NetParameter, SolverParameter
@@ -103,12 +102,12 @@ def recipe_of(net: Net, sources: Sequence[int], solver: Solver | None) -> Recipe
 
 def _bare(net: Net, sources: Sequence[int]) -> NetParameter:
     """The net with Input layers for sources, and nothing that names files or people."""
-    tops: dict[str, Sequence[Blob]] = {net.layer_names[i]: net.top_vecs[i] for i in sources}
+    without_bottoms = (i for i, bottoms in enumerate(net.bottom_vecs) if not bottoms)  # no Split is among them
     bare = NetParameter()
     bare.CopyFrom(net.filtered)
     bare.ClearField("name")
     for layer in bare.layer:
-        if layer.bottom or layer.name not in tops:
+        if layer.bottom or (i := next(without_bottoms)) not in sources:
             continue
         names, weights = list(layer.top), list(layer.loss_weight)
         name = layer.name
@@ -116,7 +115,7 @@ def _bare(net: Net, sources: Sequence[int]) -> NetParameter:
         layer.name, layer.type = name, "Input"
         layer.top.extend(names)
         layer.loss_weight.extend(weights)
-        for blob in tops[name]:
+        for blob in net.top_vecs[i]:
             layer.input_param.shape.add().dim.extend(blob.shape)
     return bare
 
