@@ -95,7 +95,7 @@ class ImageTree:
                 "pictures",
             )
         self.suffixes.add(name.rsplit(".", 1)[-1].lower())
-        if size is not None and size != self._size:
+        if size is not None and sorted(size) != sorted(self._size or ()):  # EXIF may turn it
             self._odd[name] = size
             return
         self._waiting.append((name, data))

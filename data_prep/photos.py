@@ -38,6 +38,7 @@ ENCODINGS = ("", "jpg", "png", "file")
 _CHUNK = 64  # pictures that one thread takes at a time: 13 MB of 256x256 records
 _KEY_BYTES = 511  # LMDB's longest key
 _LARGE = 1 << 24  # pixels, 50 MB: of larger pictures one is in the making at a time
+_LONGEST_SIDE = 65500  # pixels, what JPEG allows
 _one_large = threading.Lock()
 
 
@@ -59,20 +60,15 @@ class Fit:
             raise PrepError("shorter_side", f"{self.shorter_side} beside resize", "one of the two")
         for name, sizes in (("resize", self.resize), ("crop", self.crop), ("shorter_side", self.shorter_side)):
             values = sizes if isinstance(sizes, tuple) else () if sizes is None else (sizes,)
-            if any(not 1 <= value <= 65500 for value in values):
-                raise PrepError(name, "x".join(map(str, values)), "1 to 65500 pixels")
+            if any(not 1 <= value <= _LONGEST_SIDE for value in values):
+                raise PrepError(name, "x".join(map(str, values)), f"1 to {_LONGEST_SIDE} pixels")
         if self.encoded == "file" and (self.resize or self.shorter_side or self.crop or self.grey):
             raise PrepError("encoded", "the files' own bytes beside a new size or one channel", "'jpg' or 'png'")
 
     def apply(self, image: UInt8Array, place: str) -> UInt8Array:
         """An image as OpenCV has it, (H, W, 3) in B, G, R or (H, W), brought to its size. Raises: PrepError."""
-        if self.resize:
-            image = cv2.resize(image, self.resize[::-1]).astype(np.uint8, copy=False)
-        elif self.shorter_side:
-            height, width = image.shape[:2]
-            scale = self.shorter_side / min(height, width)
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = cv2.resize(image, size).astype(np.uint8, copy=False)
+        if self.resize or self.shorter_side:
+            image = _scaled(image, self.resize or self._new_size(image), place)
         if self.crop:
             top, left = ((have - want) // 2 for have, want in zip(image.shape[:2], self.crop, strict=True))
             if min(top, left) < 0:
@@ -81,6 +77,26 @@ class Fit:
                 )
             image = image[top : top + self.crop[0], left : left + self.crop[1]]
         return image
+
+    def _new_size(self, image: UInt8Array) -> tuple[int, int]:
+        assert self.shorter_side
+        scale = self.shorter_side / min(image.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        return height, width
+
+
+def _scaled(image: UInt8Array, size: tuple[int, int], place: str) -> UInt8Array:
+    height, width = size
+    if max(size) > _LONGEST_SIDE or height * width > image_file.MOST_PIXELS:
+        raise PrepError(
+            place,
+            f"{_size(image)} that would have {width}x{height}",
+            f"at most {_LONGEST_SIDE} on a side and {image_file.MOST_PIXELS} in all; give resize",
+        )
+    try:
+        return cv2.resize(image, (width, height)).astype(np.uint8, copy=False)
+    except cv2.error as error:
+        raise PrepError(place, f"{_size(image)} that OpenCV cannot scale ({error.err})", "another size") from error
 
 
 def _size(image: UInt8Array) -> str:

@@ -134,6 +134,20 @@ def test_wrong_shapes_and_broken_images_are_named(helpers: Any, tmp_path: Path) 
         )
 
 
+def test_a_picture_that_exif_turns_has_the_size_it_is_decoded_to(helpers: Any, tmp_path: Path) -> None:
+    """A camera's upright picture, stored lying with orientation 6, fits among upright ones."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    for split in ("train", "test"):
+        for label in helpers.names[:2]:
+            for i, shape in enumerate(((24, 18, 3), (18, 24, 3))):
+                place = tmp_path / split / label / f"{i}.jpg"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                data = cv2.imencode(".jpg", np.full(shape, 90, np.uint8))[1].tobytes()
+                place.write_bytes(data[:2] + segment + data[2:] if i else data)
+    assert source.read(tmp_path, dataset="images", progress=False).train.images.shape == (4, 3, 24, 18)
+
+
 def test_a_folder_without_data_says_what_is_read(tmp_path: Path) -> None:
     """Nothing recognisable in a folder: the error lists every form that is."""
     (tmp_path / "notes.txt").write_text("x")

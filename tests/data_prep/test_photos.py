@@ -186,6 +186,21 @@ def test_a_picture_is_fitted(fit: Fit, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fit", "shape", "line"),
+    [
+        (Fit(shorter_side=256), (2, 60000), "60000x2 pixels that would have 7680000x256; expected at most 65500 on a"),
+        (Fit(resize=(60000, 60000)), (2, 2), "2x2 pixels that would have 60000x60000; expected at most 65500 on a"),
+        (Fit(resize=(4, 4)), (0, 2), "2x0 pixels that OpenCV cannot scale ("),
+    ],
+)
+def test_a_picture_is_not_scaled_beyond_measure(fit: Fit, shape: tuple[int, int], line: str) -> None:
+    """A new size that no memory should be asked for, or that OpenCV refuses, is one line with the picture's name."""
+    with pytest.raises(PrepError) as caught:
+        fit.apply(np.zeros((*shape, 3), np.uint8), "strip.png")
+    assert str(caught.value).startswith("strip.png: found an image of " + line) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("fit", "line"),
     [
         (Fit(resize=(4, 4), shorter_side=3), "shorter_side: found 3 beside resize; expected one of the two"),
